@@ -1,0 +1,48 @@
+# Two commands: `make serve` and `make test`. Both set everything up and can be run again at any time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.quern-setup
+
+.PHONY: help setup serve test check lock bench clean
+
+help:
+	@echo "make serve   set up, fetch the model, serve on 127.0.0.1:8001"
+	@echo "make test    set up, lint, type-check and run every test"
+	@echo "make setup   only the set-up: a virtual environment in .venv with everything locked by hash"
+	@echo "make check   lint, types and architecture, without the tests"
+	@echo "make bench   HTTP against the engine alone, eight clients"
+	@echo "make lock    resolve the dependencies again"
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Quern needs Python 3.11 or newer; set PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(STAMP)
+
+serve: setup
+	$(BIN)/quern serve
+
+check: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+test: check
+	$(BIN)/quern pull qwen2.5-coder-0.5b
+	$(BIN)/pytest
+
+bench: setup
+	$(BIN)/quern pull qwen2.5-coder-0.5b
+	$(BIN)/python bench/http_overhead.py --model qwen2.5-coder-0.5b
+
+lock: setup
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --upgrade --quiet --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

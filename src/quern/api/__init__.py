@@ -1,0 +1,1 @@
+"""HTTP dialects: parse, call turns, write events in their own framing."""

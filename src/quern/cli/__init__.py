@@ -1,0 +1,1 @@
+"""The `quern` command."""

@@ -1,0 +1,1 @@
+"""A client for Quern's own endpoints."""

@@ -1,0 +1,293 @@
+"""Every setting, read once at start and frozen.
+
+Sources, first wins: command line, environment (`QUERN_SERVER__PORT=9000`), the TOML file given by `--config`
+(`[server]` `port = 9000`), the defaults below. The table in docs/operations.md is checked against these classes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import platformdirs
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from quern.errors import ConfigError
+from quern.types import DisconnectPolicy, SamplingParams
+
+ENV_PREFIX = "QUERN_"
+ENV_DELIMITER = "__"
+SECRET_SETTINGS = frozenset({"engine.api_key", "store.url"})
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class EngineName(StrEnum):
+    """Engines that `--engine` accepts."""
+
+    AUTO = "auto"
+    LLAMACPP = "llamacpp"
+    FAKE = "fake"
+
+
+class LogFormat(StrEnum):
+    """How log lines are written."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """The least severe log line that is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class ServerSettings(_Frozen):
+    """The HTTP listener."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8001, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    allow_anonymous: bool = Field(
+        default=False, description="Serve callers without a key on an address that other machines can reach."
+    )
+    shutdown_grace_seconds: float = Field(
+        default=30.0, ge=0, description="How long running turns may go on after SIGTERM before they end as interrupted."
+    )
+    max_request_bytes: int = Field(
+        default=8 * 2**20, ge=1024, description="Largest request body; a larger one is a 413."
+    )
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the listener."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+class ModelSettings(_Frozen):
+    """Which model, and how far its file is trusted."""
+
+    name: str = Field(
+        default="qwen2.5-coder-1.5b", description="A catalog name (`quern models`) or a path to a GGUF file."
+    )
+    verify: bool = Field(
+        default=True, description="Check a downloaded model's SHA-256 at every start (about 0.6 s per GB)."
+    )
+
+
+class EngineSettings(_Frozen):
+    """The inference engine."""
+
+    name: EngineName = Field(default=EngineName.AUTO, description="`auto`, `llamacpp` or `fake`.")
+    url: str | None = Field(
+        default=None,
+        description="A running llama-server to use instead of our own child process; it must hold the same model.",
+    )
+    api_key: SecretStr | None = Field(default=None, description="Key for the llama-server at `engine.url`.")
+    parallel: int = Field(default=16, ge=1, le=256, description="Sequences generated at once; further ones wait.")
+    context_length: int | None = Field(
+        default=None,
+        ge=256,
+        description="Most tokens one sequence may hold; the model's own limit (at most 32768) if unset.",
+    )
+    kv_tokens: int = Field(
+        default=65536,
+        ge=256,
+        description="KV cache shared by all sequences, in tokens; a turn that does not fit waits.",
+    )
+    threads: int | None = Field(default=None, ge=1, description="Threads for inference; every physical core if unset.")
+    batch_tokens: int = Field(
+        default=128,
+        ge=32,
+        description="Most prompt tokens per engine step: small keeps running streams' pace, large prefills.",
+    )
+
+
+class GenerationSettings(_Frozen):
+    """What a request gets where it says nothing."""
+
+    max_tokens: int = Field(default=4096, ge=1, description="Most tokens of an answer.")
+    temperature: float = Field(default=0.7, ge=0, le=2, description="Sampling temperature; 0 is greedy.")
+    top_p: float = Field(default=0.8, gt=0, le=1, description="Nucleus sampling; 1 is off.")
+    top_k: int = Field(default=20, ge=0, description="Sample from the k likeliest tokens; 0 is off.")
+    repetition_penalty: float = Field(
+        default=1.05, gt=0, le=10, description="Penalty on tokens already seen; 1 is off."
+    )
+
+    def sampling(self) -> SamplingParams:
+        """The defaults as a value for an engine."""
+        return SamplingParams(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+        )
+
+
+class TurnSettings(_Frozen):
+    """Turns: the queue, and what happens when nobody listens any more."""
+
+    max_queued: int = Field(default=64, ge=0, description="Turns that may wait for a sequence; one more is a 503.")
+    one_shot_disconnect: DisconnectPolicy = Field(
+        default=DisconnectPolicy.CANCEL,
+        description="One-shot requests whose client went away: `cancel`, `finish` or `hold`.",
+    )
+    conversation_disconnect: DisconnectPolicy = Field(
+        default=DisconnectPolicy.HOLD, description="The same for turns of conversations."
+    )
+    hold_seconds: float = Field(
+        default=60.0, ge=0, description="`hold`: how long a turn goes on without a reader before it is cancelled."
+    )
+    save_interval_ms: int = Field(default=250, ge=10, description="The most text, in time, that a `kill -9` can lose.")
+    save_tokens: int = Field(
+        default=32, ge=1, description="Save earlier than that once a turn has so many unsaved tokens."
+    )
+
+
+class StoreSettings(_Frozen):
+    """The database."""
+
+    url: SecretStr | None = Field(
+        default=None, description="SQLAlchemy URL of the database; `quern.db` (SQLite) in the data directory if unset."
+    )
+
+
+class LogSettings(_Frozen):
+    """Logs go to standard error. Prompts, answers and keys are never in them."""
+
+    format: LogFormat = Field(default=LogFormat.CONSOLE, description="`console` for people, `json` for machines.")
+    level: LogLevel = Field(default=LogLevel.INFO, description="`debug`, `info`, `warning` or `error`.")
+
+
+def default_data_dir() -> Path:
+    """`$XDG_DATA_HOME/quern`, normally `~/.local/share/quern`."""
+    return Path(platformdirs.user_data_dir("quern", appauthor=False))
+
+
+def _expand(value: Any) -> Any:
+    return Path(value).expanduser().absolute() if isinstance(value, str | Path) else value
+
+
+class Settings(_Frozen):
+    """All settings."""
+
+    data_dir: Annotated[Path, BeforeValidator(_expand)] = Field(
+        default_factory=default_data_dir, description="Models and the embedded database."
+    )
+    server: ServerSettings = ServerSettings()
+    model: ModelSettings = ModelSettings()
+    engine: EngineSettings = EngineSettings()
+    generation: GenerationSettings = GenerationSettings()
+    turns: TurnSettings = TurnSettings()
+    store: StoreSettings = StoreSettings()
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _check_exposure(self) -> Self:
+        if not self.server.loopback and not self.server.allow_anonymous:
+            msg = (
+                f"Refusing to listen on {self.server.host}: other machines could reach it and no access control is "
+                f"configured, so anyone on the network could use the model and read every conversation. Keep to "
+                f"127.0.0.1, or accept that with --allow-anonymous (setting server.allow_anonymous)."
+            )
+            raise ValueError(msg)
+        return self
+
+    @property
+    def models_dir(self) -> Path:
+        """Where downloaded models live."""
+        return self.data_dir / "models"
+
+    @property
+    def database_url(self) -> str:
+        """The SQLAlchemy URL in force; may hold a password, so never log it."""
+        if self.store.url is not None:
+            return self.store.url.get_secret_value()
+        return f"sqlite+aiosqlite:///{self.data_dir / 'quern.db'}"
+
+
+def load_settings(config_file: Path | None = None, overrides: dict[str, Any] | None = None) -> Settings:
+    """Read file and environment, put `overrides` (nested, from the command line) on top.
+
+    Raises ConfigError naming the setting and where its value came from.
+    """
+    values: dict[str, Any] = {}
+    for source in (_from_file(config_file), _from_environment(), overrides or {}):
+        _merge(values, source)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from error
+
+
+def hub_environment() -> dict[str, str]:
+    """The variables that Hugging Face's own tools honour and so do we: HF_ENDPOINT and HF_TOKEN, where set."""
+    return {name: os.environ[name] for name in ("HF_ENDPOINT", "HF_TOKEN") if name in os.environ}
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for our own child processes."""
+    return dict(os.environ)
+
+
+def _from_file(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The configuration file {path} can't be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration file {path} is not valid TOML: {error}.") from error
+
+
+def _from_environment() -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in os.environ.items():
+        if not name.startswith(ENV_PREFIX):
+            continue
+        *rooms, setting = name.removeprefix(ENV_PREFIX).lower().split(ENV_DELIMITER)
+        target = values
+        for room in rooms:
+            target = target.setdefault(room, {})
+        target[setting] = value
+    return values
+
+
+def _merge(into: dict[str, Any], source: dict[str, Any]) -> None:
+    for key, value in source.items():
+        present = into.get(key)
+        if isinstance(value, dict) and isinstance(present, dict):
+            _merge(present, value)  # pyright: ignore[reportUnknownArgumentType]
+        else:
+            into[key] = value
+
+
+def _explain(error: ValidationError) -> str:
+    sentences: list[str] = []
+    for item in error.errors(include_url=False, include_context=False):
+        name = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ").rstrip(".")
+        if item["type"] == "extra_forbidden":
+            message = f"There is no setting {name}; docs/operations.md lists them all"
+        elif name in SECRET_SETTINGS:
+            message = f"The setting {name} can't be used: {message}"
+        elif name:
+            message = f"The setting {name} can't be {item['input']!r}: {message}"
+        sentences.append(message + ".")
+    return " ".join(sentences)

@@ -1,0 +1,138 @@
+"""The engine's door: token ids in, token ids out.
+
+Text, JSON, chat templates, tools and stop strings never pass it, so every engine can be swapped under every dialect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Protocol
+
+from quern.types import FinishReason, SamplingParams, Timings, Usage
+
+
+class Priority(IntEnum):
+    """Who goes first when sequences are short; lower runs earlier, equals run in order of arrival."""
+
+    INTERACTIVE = 0
+    NORMAL = 1
+    BACKGROUND = 2
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One sequence to generate.
+
+    `prompt`: token ids, at least one. `stop_token_ids`: generation ends before any of them is emitted. `cache_salt`:
+    prefix reuse happens only between requests with the same salt, so that nobody can time another's prompt.
+    """
+
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    stop_token_ids: frozenset[int] = frozenset()
+    priority: Priority = Priority.NORMAL
+    cache_salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """Waiting for a free sequence; `position` counts from 1."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """Prompt tokens in the KV cache: `done` of `total`, of which `cached` were there before."""
+
+    done: int
+    total: int
+    cached: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Newly generated ids, in order, at least one. `logprobs[i]` belongs to `ids[i]` where asked for."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of a generation that came to its own end."""
+
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+EngineEvent = Queued | Prefill | Tokens | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine serves.
+
+    `context_length`: the most tokens that one sequence may hold. `parallel`: sequences decoded at once. `device` and
+    `quantisation` are for people.
+    """
+
+    engine: str
+    model_id: str
+    context_length: int
+    vocabulary_size: int
+    parallel: int
+    device: str
+    quantisation: str
+
+
+class EngineState(StrEnum):
+    """An engine's life. `RESTARTING`: it was lost and is coming back by itself."""
+
+    NEW = "new"
+    LOADING = "loading"
+    READY = "ready"
+    RESTARTING = "restarting"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot. `load_progress` is 0 to 1; `load_remaining` is an estimate in seconds while loading, else 0."""
+
+    state: EngineState
+    running: int = 0
+    waiting: int = 0
+    load_progress: float = 0.0
+    load_remaining: float = 0.0
+
+
+class Engine(Protocol):
+    """What every engine is. `info` may be read once `start` has returned."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    async def start(self) -> None:
+        """Load the model. Raises ModelLoadError with what to do about it."""
+        ...
+
+    async def close(self) -> None:
+        """Stop and free everything; running generations end with EngineFailed. May be called twice."""
+        ...
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
+        """Generate one sequence.
+
+        Yields `Queued` while no sequence is free, `Prefill`, `Tokens`, then exactly one `Finished`. Raises
+        EngineUnavailable where nothing runs yet and EngineFailed where the generation is lost. Closing the generator
+        cancels: the sequence is free again within one engine step.
+        """
+        ...
+
+    def stats(self) -> EngineStats:
+        """A snapshot; never blocks."""
+        ...

@@ -1,0 +1,151 @@
+"""The one error tree. Every message says what happened, what it means and what to do.
+
+    QuernError
+    ├── ConfigError                 a setting or command-line value that can't be used
+    ├── ModelError
+    │   ├── ModelNotFound           no such catalog name or path
+    │   ├── ModelDownloadError      no source could deliver the file
+    │   ├── ModelCorrupt            a file's bytes are not what they should be
+    │   └── ModelLoadError          an engine could not load the model
+    ├── EngineError
+    │   ├── EngineUnavailable       loading or restarting: try again in `retry_after` seconds
+    │   └── EngineFailed            a running generation was lost
+    ├── TurnRefused                 a request that never became a turn
+    │   ├── InvalidRequest
+    │   ├── ConversationNotFound
+    │   ├── ConversationBusy
+    │   ├── ContextExceeded
+    │   └── QueueFull               try again in `retry_after` seconds
+    ├── TurnNotCompleted            an admitted turn ended as failed, cancelled or interrupted
+    ├── StoreError                  the database can't be used
+    └── ClientError                 what `quern.client` raises
+        ├── ServerUnreachable
+        ├── ServerRefused           an HTTP error status, with the server's own sentence
+        └── AnswerBroken            the connection ended before the answer did
+
+Inside a room plain builtins are fine; what crosses a room's edge is one of these. `api/errors.py` holds the one table
+from here to HTTP; `cli/main.py` the one to exit codes.
+"""
+
+from __future__ import annotations
+
+from quern.types import TurnState
+
+
+class QuernError(Exception):
+    """Base of everything Quern raises on purpose; `str()` is a sentence for a person."""
+
+
+class ConfigError(QuernError):
+    """A setting or a command-line value can't be used."""
+
+
+class ModelError(QuernError):
+    """Something about model files."""
+
+
+class ModelNotFound(ModelError):
+    """Neither a catalog name nor a model on disk."""
+
+
+class ModelDownloadError(ModelError):
+    """No source could deliver the file."""
+
+
+class ModelCorrupt(ModelError):
+    """A file's bytes are not what they should be."""
+
+
+class ModelLoadError(ModelError):
+    """An engine could not load the model."""
+
+
+class EngineError(QuernError):
+    """Something about a running engine."""
+
+
+class EngineUnavailable(EngineError):
+    """The engine is loading or restarting; `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EngineFailed(EngineError):
+    """A running generation was lost."""
+
+
+class TurnRefused(QuernError):
+    """A request that never became a turn. Nothing was stored, nothing was lost."""
+
+
+class InvalidRequest(TurnRefused):
+    """A value that can't be used; `field` names it."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class ConversationNotFound(TurnRefused):
+    """Unknown, malformed, or somebody else's: the caller can't tell which, on purpose."""
+
+
+class ConversationBusy(TurnRefused):
+    """A turn of this conversation is still queued or running."""
+
+
+class ContextExceeded(TurnRefused):
+    """Prompt, history and room for an answer don't fit the context. All counts are tokens."""
+
+    def __init__(self, prompt_tokens: int, max_tokens: int, context_length: int) -> None:
+        super().__init__(
+            f"This request needs {prompt_tokens + max_tokens} tokens of context: {prompt_tokens} for the prompt with "
+            f"its history and {max_tokens} reserved for the answer (max_tokens). The limit is {context_length}. "
+            f"Nothing was truncated: shorten the prompt, lower max_tokens, or start a new conversation."
+        )
+        self.prompt_tokens = prompt_tokens
+        self.max_tokens = max_tokens
+        self.context_length = context_length
+
+
+class QueueFull(TurnRefused):
+    """Every place is taken; `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TurnNotCompleted(QuernError):
+    """An admitted turn ended without completing; the text so far is kept on the turn."""
+
+    def __init__(self, state: TurnState, message: str) -> None:
+        super().__init__(message)
+        self.state = state
+
+
+class StoreError(QuernError):
+    """The database can't be used."""
+
+
+class ClientError(QuernError):
+    """What `quern.client` raises."""
+
+
+class ServerUnreachable(ClientError):
+    """Nothing answered at the server's address."""
+
+
+class ServerRefused(ClientError):
+    """The server answered with an error status."""
+
+    def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class AnswerBroken(ClientError):
+    """The connection ended before the answer did."""

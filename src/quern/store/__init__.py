@@ -1,0 +1,1 @@
+"""The database: conversations, messages, turns and the journal of unfinished ones."""

@@ -1,0 +1,1 @@
+"""One turn's life. Every dialect calls this room and nothing below it."""
