@@ -1,0 +1,110 @@
+"""All that the other rooms need to know of prompts: one object for a model's tokenizer, template and facts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import structlog
+
+from quern.errors import InvalidRequest, ModelError, ModelLoadError
+from quern.prompt.chat import ChatEncoder
+from quern.prompt.incremental import IncrementalText
+from quern.prompt.isolated_template import IsolatedTemplate
+from quern.prompt.model_file import ModelFacts, read_model_file
+from quern.prompt.template import CHATML, ChatTemplate, InProcessTemplate
+from quern.prompt.tokenizer import Tokenizer, byte_vocabulary
+from quern.prompt.vocabulary import Vocabulary
+from quern.types import Message, Role
+
+log = structlog.get_logger(__name__)
+
+
+class Prompt:
+    """Messages to token ids and token ids to text, as one model does it. Safe to use from several threads.
+
+    `facts` are the model's, read from its file. `close` frees a child process; it also ends by itself.
+    """
+
+    def __init__(self, facts: ModelFacts, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+        self.facts = facts
+        self.tokenizer = tokenizer
+        self._template = template
+        self._chat = ChatEncoder(tokenizer, template)
+
+    @classmethod
+    def load(cls, model_path: Path) -> Self:
+        """Read a GGUF model file and start its chat template. Takes about a second.
+
+        Raises ModelNotFound, ModelCorrupt, or ModelLoadError where the model is of a kind that can't be served.
+        """
+        started = time.monotonic()
+        model = read_model_file(model_path)
+        tokenizer = Tokenizer(model.vocabulary)
+        try:
+            prompt = cls(
+                model.facts, tokenizer, IsolatedTemplate(model.chat_template, _template_variables(model.vocabulary))
+            )
+            prompt.encode_chat([Message(Role.USER, "Hello")])
+        except (InvalidRequest, ModelError) as error:
+            raise ModelLoadError(f"The model file {model_path} can't be served: {error}") from error
+        log.info("vocabulary_loaded", model=model.facts.name, seconds=round(time.monotonic() - started, 2))
+        return prompt
+
+    @classmethod
+    def builtin(cls) -> Self:
+        """Bytes as tokens and a ChatML template: for the fake engine, without a model file."""
+        vocabulary = byte_vocabulary()
+        facts = ModelFacts(
+            architecture="bytes",
+            name="built-in bytes",
+            quantisation="none",
+            context_length=32768,
+            vocabulary_size=len(vocabulary.tokens),
+            head_count=0,
+            kv_heads=(),
+            key_length=0,
+            value_length=0,
+        )
+        return cls(facts, Tokenizer(vocabulary), InProcessTemplate(CHATML, _template_variables(vocabulary)))
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens in the vocabulary, special and unused ones included."""
+        return self.tokenizer.vocabulary_size
+
+    @property
+    def quantisation(self) -> str:
+        """How the weights are stored, for people: `Q4_K_M`."""
+        return self.facts.quantisation
+
+    @property
+    def stop_token_ids(self) -> frozenset[int]:
+        """An answer is over where the model generates one of these."""
+        return self.tokenizer.end_of_turn_ids
+
+    def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Ids of a conversation, ready for the assistant's next message.
+
+        Takes milliseconds, a long history some hundreds, so call it in a thread. Raises InvalidRequest where the
+        template refuses the messages, ModelError where the template fails.
+        """
+        return self._chat.encode(messages)
+
+    def incremental_text(self, stops: Sequence[str] = ()) -> IncrementalText:
+        """The text of one answer, from its ids. Raises InvalidRequest for an empty stop string."""
+        return IncrementalText(self.tokenizer.token_bytes, stops)
+
+    def close(self) -> None:
+        """May be called twice."""
+        self._template.close()
+
+
+def _template_variables(vocabulary: Vocabulary) -> dict[str, str]:
+    return {
+        "bos_token": vocabulary.text(vocabulary.bos_id),
+        "eos_token": vocabulary.text(vocabulary.eos_id),
+        "pad_token": vocabulary.text(vocabulary.padding_id),
+    }

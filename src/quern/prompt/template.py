@@ -1,0 +1,104 @@
+"""A chat template: Jinja, as Transformers renders it.
+
+Source of the conventions (block trimming, loop controls, `raise_exception`, `strftime_now`, `tojson` without HTML
+escapes, the variables): `apply_chat_template` in Hugging Face Transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, Protocol
+
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from quern.errors import InvalidRequest, ModelError
+
+MOST_OUTPUT = 32 * 2**20
+"""Characters of a rendered prompt; the longest contexts in use are a tenth of that."""
+
+CHATML = """\
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+
+
+class ChatTemplate(Protocol):
+    """Renders a conversation, ready for the assistant's next message."""
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """`messages` have the keys `role` and `content`.
+
+        Raises InvalidRequest where the template refuses the messages, ModelError where the template fails.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what it holds. May be called twice."""
+        ...
+
+
+class InProcessTemplate:
+    """Renders here and now. Only for templates that are known to be harmless: nothing bounds its time and memory.
+
+    `variables`: the texts of special tokens, such as `bos_token`. Raises ModelError where the template can't be parsed.
+    """
+
+    def __init__(self, source: str, variables: Mapping[str, str]) -> None:
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = _tojson
+        try:
+            self._template = environment.from_string(source)
+        except (jinja2.TemplateError, RecursionError) as error:
+            raise ModelError(f"The model's chat template can't be parsed ({error}).") from error
+        self._variables = {**FUNCTIONS, **NO_TOOLS, **variables, "add_generation_prompt": True}
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """See ChatTemplate."""
+        pieces: list[str] = []
+        room = MOST_OUTPUT
+        try:
+            for piece in self._template.generate(self._variables, messages=messages):
+                room -= len(piece)
+                if room < 0:
+                    break
+                pieces.append(piece)
+        except _RefusedError as error:
+            raise InvalidRequest(f"The model's chat template refuses these messages: {error}.") from error
+        except Exception as error:  # a template may fail in any way that Python knows
+            raise ModelError(f"The model's chat template failed ({type(error).__name__}: {error}).") from error
+        if room < 0:
+            raise ModelError(f"The model's chat template writes more than {MOST_OUTPUT} characters for one prompt.")
+        return "".join(pieces)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class _RefusedError(jinja2.TemplateError):
+    """The template called `raise_exception`."""
+
+
+def _refuse(message: str) -> NoReturn:
+    raise _RefusedError(message.rstrip("."))
+
+
+FUNCTIONS = {"raise_exception": _refuse, "strftime_now": time.strftime}
+NO_TOOLS = {"tools": None, "documents": None}
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

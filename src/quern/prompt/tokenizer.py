@@ -1,0 +1,79 @@
+"""Text to token ids and back, with the model's own vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import tokenizers
+from tokenizers.models import BPE
+
+from quern.errors import ModelCorrupt
+from quern.prompt.byte_level import ALPHABET, to_bytes
+from quern.prompt.pretokenizers import build_pretokenizer
+from quern.prompt.vocabulary import SpecialTokens, TokenType, Vocabulary, find_special_tokens, ids_of_type
+
+
+class Tokenizer:
+    """Byte-level BPE. Safe to use from several threads; encoding leaves the interpreter lock free.
+
+    Raises ModelLoadError for a way of splitting text that is not known, ModelCorrupt where the parts do not fit.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.special: SpecialTokens = find_special_tokens(vocabulary)
+        self.vocabulary_size = len(vocabulary.tokens)
+        self._user_defined = {token_id: text.encode() for text, token_id in self.special.user_defined.items()}
+        tokens = vocabulary.tokens
+        normal = {tokens[token_id]: token_id for token_id in ids_of_type(vocabulary, TokenType.NORMAL)}
+        try:
+            self._bpe = tokenizers.Tokenizer(BPE(vocab=normal, merges=list(vocabulary.merges)))
+        except Exception as error:  # the Rust library raises nothing narrower
+            raise ModelCorrupt(
+                f"The model's vocabulary and its merges don't fit each other ({error}). Fetch the model file again."
+            ) from error
+        self._bpe.pre_tokenizer = build_pretokenizer(vocabulary.pretokenizer)
+
+    @property
+    def end_of_turn_ids(self) -> frozenset[int]:
+        """A turn is over where the model generates one of these."""
+        return self.special.end_of_turn_ids
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text: the text of a special token is text like any other. Lone surrogates become U+FFFD."""
+        return self.encode_many([text])[0]
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` for each text."""
+        # Only the batch call lets other threads run meanwhile.
+        encodings = self._bpe.encode_batch_fast([_well_formed(text) for text in texts], add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token adds to an answer; none for control tokens and for ids without a token."""
+        token = self._bpe.id_to_token(token_id)
+        return self._user_defined.get(token_id, b"") if token is None else to_bytes(token)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; bytes that are no UTF-8 become U+FFFD."""
+        return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
+
+
+def byte_vocabulary() -> Vocabulary:
+    """A vocabulary that needs no model file: ids 0 to 255 are the bytes themselves, three special tokens follow."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    return Vocabulary(
+        tokens=[*ALPHABET, *special],
+        types=[TokenType.NORMAL] * len(ALPHABET) + [TokenType.CONTROL] * len(special),
+        merges=[],
+        pretokenizer="qwen2",
+        eos_id=len(ALPHABET) + special.index("<|im_end|>"),
+        padding_id=len(ALPHABET) + special.index("<|endoftext|>"),
+    )
+
+
+def _well_formed(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

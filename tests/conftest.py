@@ -1,0 +1,19 @@
+"""What every kind of test shares."""
+
+from pathlib import Path
+
+import pytest
+
+from quern.config import Settings
+
+SMALL_MODEL = "qwen2.5-coder-0.5b"
+
+
+@pytest.fixture(scope="session")
+def small_model_path() -> Path:
+    """The real small model that `make test` fetched."""
+    folder = Settings().models_dir / SMALL_MODEL
+    found = sorted(folder.glob("*.gguf"))
+    if not found:
+        pytest.fail(f"{SMALL_MODEL} is not in {folder}; `make test` fetches it (or `quern pull {SMALL_MODEL}`)")
+    return found[0]
