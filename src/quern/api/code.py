@@ -1,0 +1,176 @@
+"""The two original endpoints: one-shot generation and streaming chat, both with form bodies."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import FormData
+
+from quern.api.deps import Owner, RequestId, Wired
+from quern.api.errors import validation_error
+from quern.api.raw_text import CLIENT_CLOSED_REQUEST, TurnTextResponse, whole_text
+from quern.config import GenerationSettings
+from quern.turns.service import TurnRequest
+from quern.types import DisconnectPolicy, SamplingParams
+
+router = APIRouter(prefix="/v1/code", tags=["code"])
+
+DISCONNECT_HEADER = "x-quern-on-disconnect"
+FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+SEND_A_PROMPT = (
+    "Send the form field `prompt` with some text in it (Content-Type: application/x-www-form-urlencoded), for example "
+    "prompt=Write+a+bubble+sort."
+)
+
+
+class GenerateForm(BaseModel):
+    """The form fields of both endpoints. Unset ones take the server's defaults."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str = Field(description="What to write, in any language.")
+    max_tokens: int | None = Field(default=None, ge=1, description="Most tokens of the answer.")
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False, description="0 is greedy.")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="Nucleus sampling; 1 is off.")
+    top_k: int | None = Field(default=None, ge=0, le=2**31 - 1, description="Sample from the k likeliest; 0 is off.")
+    repetition_penalty: float | None = Field(default=None, gt=0, le=10, description="1 is off.")
+    seed: int | None = Field(default=None, ge=0, lt=2**63, description="The same seed draws the same tokens.")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list[str], max_length=16, description="Texts that end the answer; the field may be repeated."
+    )
+
+    def sampling(self, defaults: GenerationSettings) -> SamplingParams:
+        """These values over the defaults."""
+        given = self.model_dump(exclude={"prompt", "stop", "conversation_id"}, exclude_none=True)
+        return SamplingParams(**{**defaults.model_dump(), **given})
+
+
+Form = TypeVar("Form", bound=GenerateForm)
+
+
+class ChatForm(GenerateForm):
+    """Those of the chat."""
+
+    conversation_id: str | None = Field(
+        default=None, description="Absent on a conversation's first request, required on every later one."
+    )
+
+
+async def _read_form(request: Request, model: type[Form]) -> Form:
+    """Parse and check a form body, with a sentence for each thing that is wrong with it."""
+    if not request.headers.get("content-type", "").lower().startswith(FORM_TYPES):
+        raise validation_error(("body", "prompt"), "missing", SEND_A_PROMPT, None)
+    form = await request.form()
+    try:
+        parsed = model.model_validate(_fields(form))
+    except ValidationError as error:
+        raise RequestValidationError([_sentence(item) for item in error.errors(include_url=False)]) from error
+    if not parsed.prompt.strip():
+        raise validation_error(("body", "prompt"), "missing", SEND_A_PROMPT, parsed.prompt)
+    return parsed
+
+
+def _fields(form: FormData) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in form:
+        given = form.getlist(name)
+        values[name] = given if name == "stop" else given[-1]
+    return values
+
+
+def _sentence(item: Any) -> dict[str, Any]:
+    name = ".".join(str(part) for part in item["loc"])
+    message = f"The form field {name} can't be used: {item['msg']}."
+    if item["type"] == "missing":
+        message = SEND_A_PROMPT
+    elif item["type"] == "extra_forbidden":
+        message = f"There is no form field {name}. Leave it out: unknown fields are refused, never ignored."
+    return {"type": item["type"], "loc": ("body", *item["loc"]), "msg": message, "input": item["input"]}
+
+
+async def generate_form(request: Request) -> GenerateForm:
+    """The body of a one-shot request."""
+    return await _read_form(request, GenerateForm)
+
+
+async def chat_form(request: Request) -> ChatForm:
+    """The body of a chat request."""
+    return await _read_form(request, ChatForm)
+
+
+def disconnect_policy(request: Request) -> DisconnectPolicy | None:
+    """What the caller wants should its connection close; None leaves it to the settings."""
+    value = request.headers.get(DISCONNECT_HEADER)
+    if value is None:
+        return None
+    try:
+        return DisconnectPolicy(value.strip().lower())
+    except ValueError:
+        names = ", ".join(DisconnectPolicy)
+        message = f"The header {DISCONNECT_HEADER} takes one of {names}."
+        raise validation_error(("header", DISCONNECT_HEADER), "enum", message, value) from None
+
+
+Disconnect = Annotated[DisconnectPolicy | None, Depends(disconnect_policy)]
+
+
+def _form_body(model: type[BaseModel]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {FORM_TYPES[0]: {"schema": model.model_json_schema()}}}}
+
+
+@router.post("/generate", openapi_extra=_form_body(GenerateForm), response_model=None)
+async def generate(
+    request: Request,
+    form: Annotated[GenerateForm, Depends(generate_form)],
+    wired: Wired,
+    owner: Owner,
+    request_id: RequestId,
+    disconnect: Disconnect,
+) -> Response:
+    """One prompt, one answer, no memory. With `Accept: text/plain` the answer streams as plain text."""
+    turn = await wired.turns.start(
+        TurnRequest(
+            owner=owner,
+            prompt=form.prompt,
+            sampling=form.sampling(wired.generation),
+            remember=False,
+            stops=tuple(form.stop),
+            disconnect=disconnect,
+            request_id=request_id,
+        )
+    )
+    if request.headers.get("accept", "").strip().lower() == "text/plain":
+        return TurnTextResponse(turn, media_type="text/plain")
+    text = await whole_text(turn, request)
+    if text is None:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return JSONResponse({"status": "success", "result": text})
+
+
+@router.post("/chat_stream", openapi_extra=_form_body(ChatForm), response_model=None)
+async def chat_stream(
+    form: Annotated[ChatForm, Depends(chat_form)],
+    wired: Wired,
+    owner: Owner,
+    request_id: RequestId,
+    disconnect: Disconnect,
+) -> Response:
+    """A turn of a conversation, streamed as raw text. The first one begins with `conversation_id:<UUID>` and `---`."""
+    turn = await wired.turns.start(
+        TurnRequest(
+            owner=owner,
+            prompt=form.prompt,
+            sampling=form.sampling(wired.generation),
+            remember=True,
+            conversation_id=form.conversation_id,
+            stops=tuple(form.stop),
+            disconnect=disconnect,
+            request_id=request_id,
+        )
+    )
+    preamble = "" if form.conversation_id is not None else f"conversation_id:{turn.conversation_id}\n---\n"
+    return TurnTextResponse(turn, media_type="text/event-stream", preamble=preamble)

@@ -1,0 +1,124 @@
+"""Stored conversations: list, read, attach to the running turn, delete."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+
+from quern.api.deps import Owner, Wired
+from quern.api.errors import validation_error
+from quern.api.raw_text import TurnTextResponse
+from quern.errors import ConversationNotFound
+from quern.store.conversations import Conversation, StoredMessage
+from quern.store.turns import TurnRecord
+
+router = APIRouter(prefix="/v1/conversations", tags=["conversations"])
+
+Limit = Annotated[int, Query(ge=1, le=100, description="Most items of a page.")]
+After = Annotated[str | None, Query(description="The last id of the page before this one.")]
+
+
+@router.get("")
+async def list_conversations(wired: Wired, owner: Owner, limit: Limit = 20, after: After = None) -> dict[str, Any]:
+    """The caller's conversations, newest activity first."""
+    page = await wired.conversations.page(owner, limit=limit, after=after)
+    data = [_conversation(item) for item in page.items]
+    return {"object": "list", "data": data, "has_more": page.has_more, "last_id": data[-1]["id"] if data else None}
+
+
+@router.delete("")
+async def delete_conversations(
+    wired: Wired, owner: Owner, all_: Annotated[bool, Query(alias="all", description="Must be true.")] = False
+) -> dict[str, Any]:
+    """Delete every conversation of the caller. Without `?all=true` nothing happens: a lost id must not delete all."""
+    if not all_:
+        message = "This deletes all of your conversations. Add ?all=true if you mean it, or name one in the path."
+        raise validation_error(("query", "all"), "missing", message, None)
+    return {"object": "list.deleted", "deleted": await wired.conversations.delete_all(owner)}
+
+
+@router.get("/{conversation_id}")
+async def get_conversation(
+    conversation_id: str, wired: Wired, owner: Owner, limit: Limit = 100, after: After = None
+) -> dict[str, Any]:
+    """One conversation: a page of its messages and the turns they belong to, with states, usage and timings."""
+    view = await wired.conversations.view(conversation_id, owner, limit=limit, after=after)
+    messages = [_message(item) for item in view.messages.items]
+    return {
+        **_conversation(view.conversation),
+        "messages": messages,
+        "turns": [_turn(item) for item in view.turns],
+        "has_more": view.messages.has_more,
+        "last_id": messages[-1]["id"] if messages else None,
+    }
+
+
+@router.delete("/{conversation_id}")
+async def delete_conversation(conversation_id: str, wired: Wired, owner: Owner) -> dict[str, Any]:
+    """Delete one conversation; a turn that runs in it is cancelled first."""
+    await wired.conversations.delete(conversation_id, owner)
+    return {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
+
+
+@router.get("/{conversation_id}/stream", response_model=None)
+async def attach(conversation_id: str, wired: Wired, owner: Owner) -> Response:
+    """Come back to a running turn after a lost connection: its text from the start, then as it comes. 404 where no turn
+    runs: then the conversation itself has what there is.
+    """
+    turn = wired.turns.running_turn(conversation_id, owner)
+    if turn is None:
+        message = f"No turn of this conversation is running. GET /v1/conversations/{conversation_id} has its messages."
+        raise ConversationNotFound(message)
+    return TurnTextResponse(turn, media_type="text/event-stream")
+
+
+def _seconds(moment: datetime | None) -> int | None:
+    return int(moment.timestamp()) if moment is not None else None
+
+
+def _conversation(item: Conversation) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "object": "conversation",
+        "created_at": _seconds(item.created_at),
+        "updated_at": _seconds(item.updated_at),
+    }
+
+
+def _message(item: StoredMessage) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "role": item.role,
+        "content": item.content,
+        "turn_id": item.turn_id,
+        "created_at": _seconds(item.created_at),
+    }
+
+
+def _turn(item: TurnRecord) -> dict[str, Any]:
+    speed = item.timings.tokens_per_second(item.usage.completion_tokens)
+    return {
+        "id": item.id,
+        "state": item.state,
+        "finish_reason": item.finish_reason,
+        "error": item.error,
+        "text": item.text,
+        "model": item.model_id,
+        "created_at": _seconds(item.created_at),
+        "started_at": _seconds(item.started_at),
+        "finished_at": _seconds(item.finished_at),
+        "usage": {
+            "prompt_tokens": item.usage.prompt_tokens,
+            "cached_tokens": item.usage.cached_tokens,
+            "completion_tokens": item.usage.completion_tokens,
+        },
+        "timings": {
+            "queued_ms": round(item.timings.queued_ms, 1),
+            "prefill_ms": round(item.timings.prefill_ms, 1),
+            "decode_ms": round(item.timings.decode_ms, 1),
+            "tokens_per_second": round(speed, 2) if speed is not None else None,
+            "drafts_accepted": item.timings.drafts_accepted,
+        },
+    }

@@ -1,0 +1,135 @@
+"""The only place that wires things together: settings in, a served application out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from fastapi import FastAPI
+
+from quern import __version__
+from quern.api import code, conversations, health, models
+from quern.api.deps import Services
+from quern.api.errors import install_error_handlers
+from quern.api.middleware import BodyLimit, RequestContext
+from quern.config import EngineName, Settings
+from quern.engine.base import Engine
+from quern.engine.fake import FakeEngine
+from quern.errors import ConfigError
+from quern.prompt.prompt import Prompt
+from quern.store.conversations import ConversationStore
+from quern.store.database import Database
+from quern.store.turns import TurnStore
+from quern.turns.conversations import ConversationService
+from quern.turns.service import TurnService
+
+log = structlog.get_logger(__name__)
+
+DESCRIPTION = "Code generation with Qwen-Coder models: one shot or in conversations that survive whatever happens."
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model file on disk, checked, and the name that clients see."""
+
+    path: Path
+    model_id: str
+
+
+class Application:
+    """A wired server: `asgi` answers while `running()` lasts."""
+
+    def __init__(self, settings: Settings, engine: Engine, prompt: Prompt) -> None:
+        self.engine = engine
+        self.prompt = prompt
+        self._database = Database(settings.database_url)
+        conversation_store = ConversationStore(self._database)
+        turn_store = TurnStore(self._database)
+        self.turns = TurnService(
+            engine=engine,
+            prompt=prompt,
+            conversations=conversation_store,
+            turns=turn_store,
+            settings=settings.turns,
+        )
+        services = Services(
+            turns=self.turns,
+            conversations=ConversationService(conversation_store, turn_store, self.turns),
+            engine=engine,
+            generation=settings.generation,
+        )
+        self.asgi = _build_asgi(services, settings)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[asyncio.Task[None]]:
+        """Open the database and serve; yields the task that loads the model, so that its outcome can be awaited.
+
+        Requests are answered meanwhile: liveness at once, turns with a 503 until the model is there.
+        """
+        await self._database.open()
+        try:
+            async with self.turns.running():
+                loading = asyncio.get_running_loop().create_task(self.engine.start())
+                try:
+                    yield loading
+                finally:
+                    loading.cancel()
+                    await asyncio.wait([loading])
+                    await self.turns.drain(0)
+                    await self.engine.close()
+        finally:
+            await self._database.close()
+            await asyncio.to_thread(self.prompt.close)
+
+
+def build_app(settings: Settings, model: ServedModel | None) -> Application:
+    """Wire a server. `model` is None for the fake engine only. Reads the model's vocabulary, so it may take seconds.
+
+    Raises ConfigError or ModelError.
+    """
+    if settings.engine.name is EngineName.FAKE:
+        engine, prompt = _fake(settings)
+    elif model is None:
+        msg = "This engine needs a model file."
+        raise ConfigError(msg)
+    else:
+        prompt = Prompt.load(model.path)
+        engine = _llamacpp(settings, model, prompt)
+    return Application(settings, engine, prompt)
+
+
+def _fake(settings: Settings) -> tuple[Engine, Prompt]:
+    prompt = Prompt.builtin()
+    engine = FakeEngine(
+        parallel=settings.engine.parallel,
+        context_length=settings.engine.context_length or 32768,
+        vocabulary_size=prompt.vocabulary_size,
+    )
+    return engine, prompt
+
+
+def _llamacpp(settings: Settings, model: ServedModel, prompt: Prompt) -> Engine:
+    from quern.engine.llamacpp import LlamaCppEngine  # noqa: PLC0415 (brings xllamacpp's client along)
+
+    return LlamaCppEngine(
+        model.path,
+        model_id=model.model_id,
+        quantisation=prompt.quantisation,
+        vocabulary_size=prompt.vocabulary_size,
+        settings=settings.engine,
+    )
+
+
+def _build_asgi(services: Services, settings: Settings) -> FastAPI:
+    app = FastAPI(title="Quern", version=__version__, description=DESCRIPTION)
+    app.state.services = services
+    for room in (code, conversations, models, health):
+        app.include_router(room.router)
+    install_error_handlers(app)
+    app.add_middleware(BodyLimit, limit=settings.server.max_request_bytes)
+    app.add_middleware(RequestContext)
+    return app

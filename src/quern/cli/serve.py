@@ -1,0 +1,190 @@
+"""`quern serve`: from nothing to a server that answers, and from a signal to a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+import uvicorn
+import uvloop
+from rich.console import Console
+
+from quern.api.raw_text import AnswerAborted
+from quern.app import Application, ServedModel, build_app
+from quern.cli.progress import progress_display
+from quern.config import EngineName, LogFormat, Settings, load_settings
+from quern.engine.base import EngineState
+from quern.errors import ConfigError
+from quern.models.pull import ensure
+from quern.obs.logging import configure_logging
+
+PROGRESS_POLL_SECONDS = 0.1
+CONNECTIONS_END_SECONDS = 5
+
+
+def serve(
+    model: Annotated[str | None, typer.Option(help="A catalog name (see `quern models`) or a GGUF file.")] = None,
+    engine: Annotated[EngineName | None, typer.Option(help="What runs the model.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where models and the database live.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file with settings.")] = None,
+    allow_anonymous: Annotated[
+        bool | None,
+        typer.Option("--allow-anonymous", help="Serve callers without a key on an address others can reach."),
+    ] = None,
+    log_format: Annotated[LogFormat | None, typer.Option(help="Log lines for people or for machines.")] = None,
+) -> None:
+    """Fetch the model if need be, load it and serve it.
+
+    Example: quern serve --model qwen2.5-coder-0.5b --port 9000
+    """
+    overrides = {
+        "data_dir": data_dir,
+        "model": {"name": model},
+        "engine": {"name": engine},
+        "server": {"host": host, "port": port, "allow_anonymous": allow_anonymous},
+        "log": {"format": log_format},
+    }
+    settings = load_settings(config, _given(overrides))
+    configure_logging(settings.log, expected=(AnswerAborted,))
+    listener = _bind(settings)
+    console = Console()
+    application = build_app(settings, _model(settings, console))
+    if uvloop.run(_Process(application, settings, listener, console).run()) == signal.SIGINT:
+        raise KeyboardInterrupt
+
+
+def _given(overrides: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, as nested settings."""
+    given: dict[str, Any] = {}
+    for name, value in overrides.items():
+        if isinstance(value, dict):
+            given[name] = _given(cast("dict[str, Any]", value))
+        elif value is not None:
+            given[name] = value
+    return given
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """Take the port before anything slow happens."""
+    host, port = settings.server.host, settings.server.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        msg = (
+            f"Can't listen on {host}:{port}: {error.strerror}. Another program may be using the port: stop it, or "
+            f"choose another port with --port."
+        )
+        raise ConfigError(msg) from error
+    return listener
+
+
+def _model(settings: Settings, console: Console) -> ServedModel | None:
+    if settings.engine.name is EngineName.FAKE:
+        return None
+    with progress_display() as progress:
+        path = ensure(settings.model.name, settings.models_dir, verify=settings.model.verify, progress=progress)
+    console.print(f"Model    {settings.model.name} ({path}, {path.stat().st_size / 1e9:.2f} GB)", soft_wrap=True)
+    name = settings.model.name
+    return ServedModel(path, Path(name).stem if Path(name).suffix == ".gguf" else name)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: ours let running turns finish first."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+class _Process:
+    """The serving process: the HTTP server, the loading model, the signals."""
+
+    def __init__(self, application: Application, settings: Settings, listener: socket.socket, console: Console) -> None:
+        self._application = application
+        self._settings = settings
+        self._listener = listener
+        self._console = console
+        self._signal: signal.Signals | None = None
+        self._stop = asyncio.Event()
+        self._server = _Server(
+            uvicorn.Config(
+                application.asgi,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=CONNECTIONS_END_SECONDS,
+            )
+        )
+
+    async def run(self) -> signal.Signals | None:
+        """Serve until a signal and return it. Raises ModelLoadError where the model can't be loaded."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal, number)
+        async with self._application.running() as loading, asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(self._server.serve(sockets=[self._listener]))
+            tasks.create_task(self._announce(loading))
+            stopping = tasks.create_task(self._drain_on_signal())
+            await asyncio.wait([serving])
+            stopping.cancel()
+        if not loading.cancelled() and (error := loading.exception()) is not None:
+            raise error
+        return self._signal
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._signal is not None:
+            self._application.turns.interrupt()
+            return
+        self._signal = number
+        self._stop.set()
+
+    async def _drain_on_signal(self) -> None:
+        await self._stop.wait()
+        grace = self._settings.server.shutdown_grace_seconds
+        if self._application.turns.active:
+            self._console.print(f"Stopping: running turns have {grace:g} s to finish. Signal again to stop at once.")
+        await self._application.turns.drain(grace)
+        self._server.should_exit = True
+
+    async def _announce(self, loading: asyncio.Task[None]) -> None:
+        """Show the load's progress, then where the server is; a failed load stops the server."""
+        with progress_display() as progress:
+            while not loading.done() and not self._stop.is_set():
+                await asyncio.wait([loading], timeout=PROGRESS_POLL_SECONDS)
+                progress.loading(self._application.engine.stats().load_progress)
+        if not loading.done():
+            return
+        if loading.cancelled() or loading.exception() is not None:
+            self._server.should_exit = True
+            return
+        if self._application.engine.stats().state is EngineState.READY:
+            self._print_welcome()
+
+    def _print_welcome(self) -> None:
+        info = self._application.engine.info
+        host, port = self._listener.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        chosen = ", chosen by auto" if self._settings.engine.name is EngineName.AUTO else ""
+        lines = f"""\
+Engine   {info.engine}{chosen}: {info.quantisation} on {info.device}
+         {info.parallel} turns at once, {info.context_length} tokens of context each
+Data     {self._settings.data_dir}
+Serving  {url}   (API page: {url}/docs)
+
+Try it:
+  curl {url}/v1/code/generate --data-urlencode "prompt=Write a bubble sort in Python, only the function."
+"""
+        self._console.print(lines, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,63 @@
+"""Logging: structlog for our own lines and for the libraries', to standard error, for people or as JSON."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from structlog.types import Processor
+
+from quern.config import LogFormat, LogSettings
+
+QUIET_LIBRARIES = ("aiosqlite", "alembic", "filelock", "httpcore2", "httpx2", "huggingface_hub", "uvicorn.access")
+
+
+def configure_logging(settings: LogSettings, expected: tuple[type[BaseException], ...] = ()) -> None:
+    """Send every log line of this process through one formatter. Call once, at start.
+
+    `expected`: exceptions that end a connection on purpose, so the HTTP server's traceback of them is noise.
+    """
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.level.upper()]),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(settings.format)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(settings.level.upper())
+    for name in QUIET_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_without(expected))
+
+
+def _without(exceptions: tuple[type[BaseException], ...]) -> Callable[[logging.LogRecord], bool]:
+    def keep(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], exceptions))
+
+    return keep
+
+
+def _renderers(log_format: LogFormat) -> list[Any]:
+    if log_format is LogFormat.JSON:
+        return [
+            structlog.processors.EventRenamer("message"),
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(ensure_ascii=False),
+        ]
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]

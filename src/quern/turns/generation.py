@@ -1,0 +1,91 @@
+"""One engine generation, seen as a turn's events: text instead of token ids, stop strings, the turn's own clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+
+from quern.engine.base import Engine, Finished, Prefill, Queued, Tokens
+from quern.errors import EngineFailed
+from quern.store.turns import JournalEntry
+from quern.turns.events import TurnEnded, TurnPrefill, TurnQueued, TurnText
+from quern.turns.journal import Journal
+from quern.turns.turn import Turn
+from quern.types import FinishReason, Timings, TurnState, Usage
+
+
+class Generation:
+    """Writes a turn's queue, prefill and text events; its terminal event is the caller's to append."""
+
+    def __init__(self, turn: Turn, journal: Journal, on_running: Callable[[], Awaitable[None]]) -> None:
+        self._turn = turn
+        self._text = turn.incremental_text
+        self._journal = journal
+        self._on_running = on_running
+        self._admitted = time.monotonic()
+        self._running_since: float | None = None
+        self._cached_tokens = 0
+
+    async def consume(self, engine: Engine) -> TurnEnded:
+        """Generate until the model, a limit or a stop string ends it. Raises EngineError; cancelling it cancels the
+        sequence.
+        """
+        async with aclosing(engine.generate(self._turn.request)) as events:
+            async for event in events:
+                match event:
+                    case Queued(position):
+                        self._turn.log.append(TurnQueued(position))
+                    case Prefill(done, total, cached):
+                        await self._runs()
+                        self._cached_tokens = cached
+                        self._turn.log.append(TurnPrefill(done, total, cached))
+                    case Tokens(ids):
+                        await self._runs()
+                        self._count(ids)
+                        self._show(self._text.push(ids), len(ids))
+                        if self._text.stopped:
+                            return self._completed(FinishReason.STOP, self._usage(), self._timings())
+                    case Finished(reason, usage, timings):
+                        self._show(self._text.finish(), 0)
+                        return self._completed(reason, usage, timings)
+        msg = "The engine ended the generation without saying why."
+        raise EngineFailed(msg)
+
+    def ended_early(self, state: TurnState, error: str) -> TurnEnded:
+        """The terminal event of a turn that did not complete, with what was measured so far."""
+        return TurnEnded(state, None, error, self._usage(), self._timings())
+
+    @staticmethod
+    def _completed(reason: FinishReason, usage: Usage, timings: Timings) -> TurnEnded:
+        return TurnEnded(TurnState.COMPLETED, reason, None, usage, timings)
+
+    async def _runs(self) -> None:
+        if self._running_since is None:
+            self._running_since = time.monotonic()
+            await self._on_running()
+
+    def _count(self, ids: tuple[int, ...]) -> None:
+        if self._turn.first_token_at is None:
+            self._turn.first_token_at = time.monotonic()
+        self._turn.generated_tokens += len(ids)
+
+    def _show(self, text: str, tokens: int) -> None:
+        if not text:
+            return
+        numbered = self._turn.log.append(TurnText(text))
+        if self._turn.keeps_text:
+            self._journal.add(JournalEntry(self._turn.id, numbered.number, text), tokens)
+
+    def _usage(self) -> Usage:
+        return Usage(len(self._turn.request.prompt), self._cached_tokens, self._turn.generated_tokens)
+
+    def _timings(self) -> Timings:
+        now = time.monotonic()
+        running = self._running_since if self._running_since is not None else now
+        first_token = self._turn.first_token_at if self._turn.first_token_at is not None else now
+        return Timings(
+            queued_ms=(running - self._admitted) * 1000,
+            prefill_ms=(first_token - running) * 1000,
+            decode_ms=(now - first_token) * 1000,
+        )

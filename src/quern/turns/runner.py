@@ -1,0 +1,122 @@
+"""Runs one admitted turn to its terminal event.
+
+The terminal event is appended after the terminal state is stored, so whoever has seen a turn complete can rely on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import structlog
+
+from quern.engine.base import Engine
+from quern.errors import EngineError, StoreError
+from quern.store.turns import TurnEnd, TurnStore
+from quern.turns.events import TurnEnded
+from quern.turns.generation import Generation
+from quern.turns.journal import Journal
+from quern.turns.turn import Turn
+from quern.types import TurnState
+
+log = structlog.get_logger(__name__)
+
+STORE_RETRY_SECONDS = 1.0
+
+
+class TurnRunner:
+    """Generates a turn, ends it exactly once, stores the end."""
+
+    def __init__(self, engine: Engine, store: TurnStore, journal: Journal) -> None:
+        self._engine = engine
+        self._store = store
+        self._journal = journal
+
+    async def run(self, turn: Turn) -> None:
+        """Run the turn. What goes wrong becomes the turn's end; returns once that end is stored."""
+        end = await self._generate(turn)
+        self._journal.forget(turn.id)
+        try:
+            await self._store_end(turn, end)
+        except StoreError as error:
+            log.error("turn_end_not_saved", turn=turn.id, error=str(error))  # noqa: TRY400
+            message = f"The answer could not be saved, so it is not part of the conversation. {error}"
+            end = replace(end, state=TurnState.FAILED, finish_reason=None, error=message)
+            turn.log.append(end)
+            await self._store_end_later(turn, end)
+        else:
+            turn.log.append(end)
+        log.info(
+            "turn_ended",
+            turn=turn.id,
+            state=end.state,
+            reason=end.finish_reason,
+            prompt_tokens=end.usage.prompt_tokens,
+            cached_tokens=end.usage.cached_tokens,
+            completion_tokens=end.usage.completion_tokens,
+            queued_ms=round(end.timings.queued_ms),
+            prefill_ms=round(end.timings.prefill_ms),
+            decode_ms=round(end.timings.decode_ms),
+        )
+
+    async def _generate(self, turn: Turn) -> TurnEnded:
+        async def on_running() -> None:
+            await self._mark_running(turn)
+
+        generation = Generation(turn, self._journal, on_running)
+        task = asyncio.get_running_loop().create_task(generation.consume(self._engine))
+        turn.generation = task
+        if turn.ending is not None:
+            task.cancel()
+        await _until_done(task)
+        if task.cancelled():
+            state, reason = turn.ending or (TurnState.INTERRUPTED, "The server stopped while this turn was running.")
+            return generation.ended_early(state, reason)
+        error = task.exception()
+        if error is None:
+            return task.result()
+        if isinstance(error, EngineError):
+            return generation.ended_early(TurnState.FAILED, str(error))
+        log.error("turn_crashed", turn=turn.id, exc_info=error)
+        return generation.ended_early(TurnState.FAILED, f"{type(error).__name__}: {error}")
+
+    async def _mark_running(self, turn: Turn) -> None:
+        try:
+            await self._store.mark_running(turn.id, datetime.now(UTC))
+        except StoreError as error:  # a missing start time is not worth losing a turn over
+            log.warning("turn_start_not_saved", turn=turn.id, error=str(error))
+
+    async def _store_end(self, turn: Turn, end: TurnEnded) -> None:
+        await self._store.finish(
+            TurnEnd(
+                turn_id=turn.id,
+                state=end.state,
+                finish_reason=end.finish_reason,
+                error=end.error,
+                text=turn.text() if turn.keeps_text else None,
+                usage=end.usage,
+                timings=end.timings,
+                finished_at=datetime.now(UTC),
+            )
+        )
+
+    async def _store_end_later(self, turn: Turn, end: TurnEnded) -> None:
+        while True:
+            await asyncio.sleep(STORE_RETRY_SECONDS)
+            try:
+                await self._store_end(turn, end)
+            except StoreError as error:
+                log.warning("turn_end_still_not_saved", turn=turn.id, error=str(error))
+            else:
+                return
+
+
+async def _until_done(task: asyncio.Task[TurnEnded]) -> None:
+    """Wait for the task without taking over its outcome; it never outlives the waiter."""
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait([task])
+        raise

@@ -1,0 +1,96 @@
+"""A turn that lives: its log, its readers, and what happens when the last of them has gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from quern.engine.base import GenerateRequest
+from quern.prompt.incremental import IncrementalText
+from quern.turns.events import TurnEnded, TurnLog, TurnText
+from quern.types import DisconnectPolicy, TurnState
+
+
+@dataclass(frozen=True, slots=True)
+class Abandonment:
+    """What a turn does without readers; `hold_seconds` counts for `DisconnectPolicy.HOLD` only."""
+
+    policy: DisconnectPolicy
+    hold_seconds: float
+
+
+class Turn:
+    """One admitted turn. Its runner writes the log; dialects read it inside `reading()`."""
+
+    def __init__(
+        self,
+        turn_id: str,
+        *,
+        owner: str,
+        conversation_id: str | None,
+        request: GenerateRequest,
+        incremental_text: IncrementalText,
+        abandonment: Abandonment,
+    ) -> None:
+        self.id = turn_id
+        self.owner = owner
+        self.conversation_id = conversation_id
+        self.request = request
+        self.incremental_text = incremental_text
+        self.log = TurnLog()
+        self.generated_tokens = 0
+        self.first_token_at: float | None = None
+        self.ending: tuple[TurnState, str] | None = None
+        self.generation: asyncio.Task[TurnEnded] | None = None
+        self.life: asyncio.Task[None] | None = None
+        self._abandonment = abandonment
+        self._readers = 0
+        self._hold: asyncio.TimerHandle | None = None
+
+    @property
+    def keeps_text(self) -> bool:
+        """Whether the store keeps the turn's text: one-shot turns have no memory."""
+        return self.conversation_id is not None
+
+    @contextmanager
+    def reading(self) -> Generator[TurnLog]:
+        """Be a reader of the turn's log for as long as the block runs."""
+        self._readers += 1
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
+        try:
+            yield self.log
+        finally:
+            self._readers -= 1
+            if self._readers == 0 and self.log.end is None:
+                self._abandon()
+
+    def end_early(self, state: TurnState, reason: str) -> None:
+        """Ask the turn to end as `state` (cancelled or interrupted); the first such request decides."""
+        if self.log.end is not None or self.ending is not None:
+            return
+        self.ending = (state, reason)
+        if self.generation is not None:
+            self.generation.cancel()
+
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(item.event.text for item in self.log.snapshot() if isinstance(item.event, TurnText))
+
+    def _abandon(self) -> None:
+        match self._abandonment.policy:
+            case DisconnectPolicy.CANCEL:
+                self.end_early(TurnState.CANCELLED, "The client closed the connection.")
+            case DisconnectPolicy.HOLD:
+                seconds = self._abandonment.hold_seconds
+                self._hold = asyncio.get_running_loop().call_later(
+                    seconds,
+                    self.end_early,
+                    TurnState.CANCELLED,
+                    f"The client closed the connection and nobody came back within {seconds:g} s.",
+                )
+            case DisconnectPolicy.FINISH:
+                return

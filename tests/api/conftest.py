@@ -1,0 +1,119 @@
+"""The whole application on the fake engine: in process for most tests, on a real socket where a socket matters."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import pytest
+import uvicorn
+from blockbuster import BlockBuster, blockbuster_ctx
+
+from quern.app import Application
+from quern.config import Settings
+from quern.engine.fake import FakeEngine
+from quern.prompt.prompt import Prompt
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls() -> Generator[BlockBuster]:
+    """Fail on any blocking call on the event loop that comes from Quern's own code."""
+    with blockbuster_ctx("quern") as detector:
+        yield detector
+
+
+@dataclass
+class Quern:
+    """A running application and a client for it."""
+
+    application: Application
+    engine: FakeEngine
+    client: httpx2.AsyncClient
+    settings: Settings
+
+    async def chat(self, prompt: str, conversation_id: str | None = None, **fields: str) -> httpx2.Response:
+        data = {"prompt": prompt, **fields}
+        if conversation_id is not None:
+            data["conversation_id"] = conversation_id
+        return await self.client.post("/v1/code/chat_stream", data=data)
+
+    async def begin(self, prompt: str = "hello") -> str:
+        """Begin a conversation and return its id."""
+        response = await self.chat(prompt)
+        assert response.status_code == 200, response.text
+        return response.text.partition("\n---\n")[0].removeprefix("conversation_id:")
+
+
+Start = Callable[..., AbstractAsyncContextManager[Quern]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    """Start applications with settings and fake engines of the test's choice, on one data directory."""
+
+    @asynccontextmanager
+    async def starting(
+        engine: FakeEngine | None = None, *, wait_until_loaded: bool = True, live: bool = False, **overrides: object
+    ) -> AsyncGenerator[Quern]:
+        settings = Settings.model_validate({"data_dir": tmp_path, **overrides})
+        prompt = Prompt.builtin()
+        engine = engine or FakeEngine(vocabulary_size=prompt.vocabulary_size)
+        application = Application(settings, engine, prompt)
+        async with application.running() as loading:
+            if wait_until_loaded:
+                await loading
+            async with _client(application, live=live) as client:
+                yield Quern(application, engine, client, settings)
+
+    return starting
+
+
+@asynccontextmanager
+async def _client(application: Application, *, live: bool) -> AsyncGenerator[httpx2.AsyncClient]:
+    if not live:
+        transport = httpx2.ASGITransport(app=application.asgi, raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://quern.test") as client:
+            yield client
+        return
+    async with listening(application) as url, httpx2.AsyncClient(base_url=url, timeout=20) as client:
+        yield client
+
+
+@asynccontextmanager
+async def listening(application: Application) -> AsyncGenerator[str]:
+    """Serve the application on a real loopback socket."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    config = uvicorn.Config(application.asgi, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    server.capture_signals = _no_signals  # pyright: ignore[reportAttributeAccessIssue]
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(server.serve(sockets=[listener]))
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await asyncio.wait([serving])
+
+
+class _NoSignals:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+def _no_signals() -> _NoSignals:
+    return _NoSignals()
+
+
+@pytest.fixture
+async def quern(start: Start) -> AsyncIterator[Quern]:
+    """An application that is ready, in process."""
+    async with start() as running:
+        yield running

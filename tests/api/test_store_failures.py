@@ -1,0 +1,93 @@
+"""A database that can't be written in the middle of things: nothing hangs, nothing is claimed that isn't stored."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from quern.engine.fake import FakeEngine
+from quern.errors import StoreError
+from quern.store.turns import TurnStore
+
+from .conftest import Start
+
+FULL = "The disk is full."
+
+
+@pytest.fixture
+def broken_methods(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of TurnStore methods that fail as long as they are in this set."""
+    broken: set[str] = set()
+
+    def breakable(name: str) -> None:
+        original = getattr(TurnStore, name)
+
+        async def method(self: TurnStore, *arguments: object) -> object:
+            if name in broken:
+                raise StoreError(FULL)
+            return await original(self, *arguments)
+
+        monkeypatch.setattr(TurnStore, name, method)
+
+    for name in ("create", "mark_running", "append", "finish"):
+        breakable(name)
+    return broken
+
+
+async def test_a_turn_that_cannot_be_stored_is_a_500_and_never_reaches_the_engine(
+    start: Start, broken_methods: set[str]
+) -> None:
+    async with start() as quern:
+        broken_methods.add("create")
+        response = await quern.chat("hello")
+        assert response.status_code == 500
+        assert response.json() == {"detail": f"服务器内部错误: {FULL}"}
+        assert not quern.engine.requests
+        broken_methods.clear()
+        assert (await quern.chat("hello")).status_code == 200
+
+
+async def test_a_turn_whose_end_cannot_be_stored_is_failed_and_the_conversation_goes_on_once_it_can(
+    start: Start, broken_methods: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quern.turns.runner.STORE_RETRY_SECONDS", 0.02)
+    async with start(FakeEngine(reply=lambda _request: tuple(b"answer"))) as quern:
+        conversation_id = await quern.begin("first")
+        broken_methods.add("finish")
+        await asyncio.gather(quern.chat("second", conversation_id), return_exceptions=True)
+        assert (await quern.chat("too early", conversation_id)).status_code == 409
+        broken_methods.clear()
+        async with asyncio.timeout(5):
+            while quern.application.turns.active:
+                await asyncio.sleep(0.01)
+        assert (await quern.chat("third", conversation_id)).text == "answer"
+        body = (await quern.client.get(f"/v1/conversations/{conversation_id}")).json()
+    assert [turn["state"] for turn in body["turns"]] == ["completed", "failed", "completed"]
+    assert FULL in body["turns"][1]["error"]
+    assert body["turns"][1]["text"] == "answer", "the text is kept all the same"
+
+
+async def test_a_journal_that_cannot_be_written_for_a_while_costs_no_turn(
+    start: Start, broken_methods: set[str]
+) -> None:
+    engine = FakeEngine(token_delay=0.005, reply=lambda _request: tuple(b"x" * 60))
+    async with start(engine, turns={"save_interval_ms": 10}) as quern:
+        broken_methods.update({"append", "mark_running"})
+        response = await quern.chat("hello")
+        assert response.text.endswith("x" * 60)
+
+
+async def test_stopping_does_not_wait_for_a_store_that_never_works_again(
+    start: Start, broken_methods: set[str]
+) -> None:
+    async with asyncio.timeout(10):
+        async with start() as quern:
+            broken_methods.add("finish")
+            await asyncio.gather(quern.chat("hello"), return_exceptions=True)
+    broken_methods.clear()
+    async with start() as quern:
+        conversation_id = (await quern.client.get("/v1/conversations")).json()["data"][0]["id"]
+        body = (await quern.client.get(f"/v1/conversations/{conversation_id}")).json()
+        assert body["turns"][0]["state"] == "interrupted"
+        assert (await quern.chat("again", conversation_id)).status_code == 200

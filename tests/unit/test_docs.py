@@ -1,0 +1,72 @@
+"""The docs tell the truth: every setting, route and command appears."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from typer.main import get_command
+
+from quern.app import Application
+from quern.cli.main import build_app
+from quern.config import Settings
+from quern.engine.fake import FakeEngine
+from quern.prompt.prompt import Prompt
+
+ROOT = Path(__file__).parents[2]
+DOCS = {path.name: path.read_text(encoding="utf-8") for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default()
+    if value is None or isinstance(value, SecretStr):
+        return ""
+    shown = value.value if isinstance(value, Enum) else value
+    return f"`{str(shown).lower() if isinstance(shown, bool) else shown}`"
+
+
+def settings_table() -> str:
+    """The table of docs/operations.md, from the settings themselves."""
+    rows = ["| setting | default | |", "|---|---|---|"]
+    rows.append(f"| `data_dir` | `$XDG_DATA_HOME/quern` | {Settings.model_fields['data_dir'].description} |")
+    for room, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            for name, setting in field.annotation.model_fields.items():
+                rows.append(f"| `{room}.{name}` | {_default(setting)} | {setting.description} |")
+    return "\n".join(rows)
+
+
+def test_the_operations_page_has_the_table_of_all_settings() -> None:
+    assert settings_table() in DOCS["operations.md"], f"put this table there:\n{settings_table()}"
+
+
+def test_the_api_page_has_every_route(tmp_path: Path) -> None:
+    application = Application(Settings(data_dir=tmp_path), FakeEngine(), Prompt.builtin())
+    for path, methods in application.asgi.openapi()["paths"].items():
+        for method in methods:
+            assert f"`{method.upper()} {path}" in DOCS["api.md"], f"{method.upper()} {path} is not in docs/api.md"
+
+
+def test_every_command_is_in_the_readme_and_explains_itself() -> None:
+    commands: dict[str, object] = getattr(get_command(build_app()), "commands", {})
+    assert set(commands) >= {"serve", "generate", "chat", "pull", "models", "doctor"}
+    for name, command in commands.items():
+        assert f"quern {name}" in DOCS["README.md"], f"quern {name} is not in the README"
+        assert getattr(command, "help", None), f"quern {name} has no help"
+
+
+@pytest.mark.parametrize("page", sorted(DOCS))
+def test_links_between_pages_lead_somewhere(page: str) -> None:
+    folder = ROOT if (ROOT / page).exists() else ROOT / "docs"
+    for target in re.findall(r"\]\(([^)#]+)", DOCS[page]):
+        if "://" not in target:
+            assert (folder / target).exists(), f"{page} links to {target}, which does not exist"
+
+
+def test_no_page_names_a_path_of_somebodys_machine() -> None:
+    for page, text in DOCS.items():
+        assert not re.search(r"/(home|root|work)/\w", text), page

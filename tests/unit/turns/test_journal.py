@@ -1,0 +1,94 @@
+"""The journal writer: batches, their triggers, and a store that fails for a while."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from quern.errors import StoreError
+from quern.store.turns import JournalEntry
+from quern.turns.journal import Journal
+
+
+class RecordingStore:
+    """Stands in for the store: remembers each batch, fails while told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[JournalEntry]] = []
+        self.failing = False
+
+    async def append(self, entries: Sequence[JournalEntry]) -> None:
+        await asyncio.sleep(0)
+        if self.failing:
+            msg = "The disk is full."
+            raise StoreError(msg)
+        self.batches.append(list(entries))
+
+
+@asynccontextmanager
+async def _running(store: RecordingStore, *, interval: float, token_limit: int = 1000) -> AsyncGenerator[Journal]:
+    journal = Journal(store, interval=interval, token_limit=token_limit)  # pyright: ignore[reportArgumentType]
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(journal.run())
+        yield journal
+        running.cancel()
+
+
+async def _until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_what_comes_within_the_interval_is_saved_in_one_batch_for_all_turns() -> None:
+    store = RecordingStore()
+    async with _running(store, interval=0.05) as journal:
+        entries = [JournalEntry(turn, number, "x") for number in (1, 2, 3) for turn in ("a", "b")]
+        for entry in entries:
+            journal.add(entry, 1)
+        await _until(lambda: store.batches)
+    assert len(store.batches) == 1
+    assert sorted(store.batches[0], key=str) == sorted(entries, key=str)
+
+
+async def test_a_turn_with_enough_unsaved_tokens_is_saved_without_waiting() -> None:
+    store = RecordingStore()
+    async with _running(store, interval=60, token_limit=32) as journal:
+        journal.add(JournalEntry("a", 1, "x"), 31)
+        await asyncio.sleep(0.02)
+        assert not store.batches
+        journal.add(JournalEntry("a", 2, "x"), 1)
+        await _until(lambda: store.batches)
+    assert [entry.number for entry in store.batches[0]] == [1, 2]
+
+
+async def test_an_idle_journal_writes_nothing() -> None:
+    store = RecordingStore()
+    async with _running(store, interval=0.001):
+        await asyncio.sleep(0.02)
+    assert store.batches == []
+
+
+async def test_a_forgotten_turn_is_not_saved_and_the_others_are() -> None:
+    store = RecordingStore()
+    async with _running(store, interval=0.02) as journal:
+        journal.add(JournalEntry("a", 1, "x"), 1)
+        journal.add(JournalEntry("b", 1, "x"), 1)
+        journal.forget("a")
+        await _until(lambda: store.batches)
+    assert [entry.turn_id for batch in store.batches for entry in batch] == ["b"]
+
+
+async def test_what_a_failing_store_did_not_take_is_saved_in_order_once_it_works_again() -> None:
+    store = RecordingStore()
+    store.failing = True
+    async with _running(store, interval=0.005) as journal:
+        journal.add(JournalEntry("a", 1, "x"), 1)
+        await asyncio.sleep(0.03)
+        journal.add(JournalEntry("a", 2, "y"), 1)
+        await asyncio.sleep(0.03)
+        assert store.batches == []
+        store.failing = False
+        await _until(lambda: sum(map(len, store.batches)) == 2)
+    assert [entry.number for batch in store.batches for entry in batch] == [1, 2]
