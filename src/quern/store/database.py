@@ -1,0 +1,112 @@
+"""Opening and closing the database, and the one door through which every statement goes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from quern.errors import StoreError
+from quern.store import sqlite
+from quern.store.failures import explain
+from quern.store.migrate import load_migrations, upgrade
+from quern.store.uninterrupted import uninterrupted
+
+DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
+
+
+class Database:
+    """One database, named by an SQLAlchemy URL (`sqlite+aiosqlite:///path`, `postgresql+psycopg://…`)."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._where = ""
+        self._engine: AsyncEngine | None = None
+        self._resources = AsyncExitStack()
+
+    async def open(self) -> None:
+        """Create what is missing, take the lock of an SQLite file, bring the schema up to date.
+
+        Raises StoreError: the URL or the place can't be used, the disk is full, the file is damaged or no database,
+        another process has it open, or a newer version of Quern has changed its schema.
+        """
+        # At its debug level this logger writes every statement with its values: prompts and answers.
+        logging.getLogger("aiosqlite").setLevel(logging.INFO)
+        url = _parse(self._url)
+        async with AsyncExitStack() as resources:
+            self._engine = await self._connect(url, resources)
+            resources.callback(self._forget)
+            await self._migrate()
+            self._resources = resources.pop_all()
+
+    async def close(self) -> None:
+        """Close every connection and free the lock. May be called twice, and without `open`."""
+        await self._resources.aclose()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[AsyncConnection]:
+        """A connection inside a transaction: committed at the end of the block, rolled back if it raises.
+
+        Raises StoreError for whatever the database can't do. To be used inside `uninterrupted` functions.
+        """
+        if self._engine is None:
+            raise StoreError("The database is closed: this server is starting or stopping. Try again once it is up.")
+        try:
+            async with self._engine.begin() as connection:
+                yield connection
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise StoreError(explain(error, self._where)) from error
+
+    async def _connect(self, url: URL, resources: AsyncExitStack) -> AsyncEngine:
+        if url.get_backend_name() == "sqlite":
+            path = await asyncio.to_thread(sqlite.file_of, url)
+            lock = await asyncio.to_thread(sqlite.claim, path)
+            resources.push_async_callback(asyncio.to_thread, lock.release)
+            self._where = str(path)
+            engine = await asyncio.to_thread(sqlite.create_engine, url.set(database=str(path)))
+        else:
+            self._where = f"{url.database} on {url.host}"
+            engine = await asyncio.to_thread(_create_server_engine, url)
+        resources.push_async_callback(engine.dispose)
+        return engine
+
+    @uninterrupted
+    async def _migrate(self) -> None:
+        migrations = await asyncio.to_thread(load_migrations)
+        async with self.transaction() as connection:
+            await connection.run_sync(upgrade, migrations, self._where)
+
+    def _forget(self) -> None:
+        self._engine = None
+
+
+def _parse(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except (SQLAlchemyError, ValueError):
+        url = URL.create("unreadable")
+    backend = url.get_backend_name()
+    driver = DRIVERS.get(backend)
+    if driver is None or url.drivername not in (driver, backend):
+        # The URL may hold a password, so neither this sentence nor an error chained to it shows it.
+        raise StoreError(
+            "The setting store.url is not a database URL that Quern can use. It must look like "
+            "sqlite+aiosqlite:////var/lib/quern/quern.db or postgresql+psycopg://user:password@host/database."
+        )
+    return url.set(drivername=driver)
+
+
+def _create_server_engine(url: URL) -> AsyncEngine:
+    try:
+        return create_async_engine(url, hide_parameters=True, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"The setting store.url asks for {url.get_backend_name()}, whose driver is not installed. Install it with "
+            f"`pip install 'psycopg[binary]'`."
+        ) from error

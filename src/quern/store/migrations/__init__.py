@@ -1,0 +1,1 @@
+"""The database's history, one file a step under `versions/`. Append-only: a step that was released never changes."""

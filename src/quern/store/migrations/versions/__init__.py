@@ -1,0 +1,1 @@
+"""Migration steps, linked by `down_revision`."""

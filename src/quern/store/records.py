@@ -1,0 +1,118 @@
+"""What is kept of a turn, as values, and their columns."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row
+
+from quern.types import FinishReason, SamplingParams, Timings, TurnState, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class NewTurn:
+    """An admitted turn. `conversation_id` is None for a one-shot request; `new_conversation` says to create it."""
+
+    id: str
+    owner: str
+    request_id: str
+    model_id: str
+    prompt: str
+    sampling: SamplingParams
+    created_at: datetime
+    conversation_id: str | None
+    new_conversation: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRecord:
+    """A turn as stored. `text` is the answer, or what there was of it, once the turn is terminal; times are in UTC."""
+
+    id: str
+    conversation_id: str | None
+    owner: str
+    request_id: str
+    model_id: str
+    state: TurnState
+    finish_reason: FinishReason | None
+    error: str | None
+    text: str | None
+    usage: Usage
+    timings: Timings
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """A piece of an unfinished turn's text; the numbers of a turn only grow."""
+
+    turn_id: str
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """How a turn ended. `text`: the whole answer, or the text so far; None where none is to be kept."""
+
+    turn_id: str
+    state: TurnState
+    finish_reason: FinishReason | None
+    error: str | None
+    text: str | None
+    usage: Usage
+    timings: Timings
+    finished_at: datetime
+
+
+def queued_columns(turn: NewTurn) -> dict[str, Any]:
+    """A new turn's row."""
+    return {
+        "id": turn.id,
+        "conversation_id": turn.conversation_id,
+        "owner": turn.owner,
+        "request_id": turn.request_id,
+        "model_id": turn.model_id,
+        "state": TurnState.QUEUED,
+        "sampling": asdict(turn.sampling),
+        "created_at": turn.created_at,
+        **asdict(Usage()),
+        **asdict(Timings()),
+    }
+
+
+def ended_columns(end: TurnEnd) -> dict[str, Any]:
+    """What changes in a turn's row when it ends."""
+    return {
+        "state": end.state,
+        "finish_reason": end.finish_reason,
+        "error": end.error,
+        "text": end.text,
+        "finished_at": end.finished_at,
+        **asdict(end.usage),
+        **asdict(end.timings),
+    }
+
+
+def turn_record(row: Row[Any]) -> TurnRecord:
+    """A turn from a row of all its columns."""
+    return TurnRecord(
+        id=row.id,
+        conversation_id=row.conversation_id,
+        owner=row.owner,
+        request_id=row.request_id,
+        model_id=row.model_id,
+        state=row.state,
+        finish_reason=row.finish_reason,
+        error=row.error,
+        text=row.text,
+        usage=Usage(row.prompt_tokens, row.cached_tokens, row.completion_tokens),
+        timings=Timings(row.queued_ms, row.prefill_ms, row.decode_ms, row.drafts_accepted),
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )

@@ -1,0 +1,174 @@
+"""The tables. `migrations/` builds exactly this; a test compares the two."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Named,
+    Table,
+    Text,
+    TypedColumns,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+from quern.types import ACTIVE_STATES, FinishReason, Role, TurnState
+
+ACTIVE_TURN_INDEX = "uq_turns_active_conversation"
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def storable(text: str) -> str:
+    """`text` as every database can hold it: U+FFFD for NUL, which PostgreSQL refuses, and for lone surrogates."""
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+class StorableText(TypeDecorator[str]):
+    """Text of any length; see `storable`. An identifier that can't be stored therefore simply matches no row."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """Make the value storable."""
+        return None if value is None else storable(value)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware datetimes, kept in UTC: `timestamptz` in PostgreSQL, ISO text without an offset in SQLite."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Convert to UTC; ValueError for a datetime that does not say its offset."""
+        if value is None:
+            return None
+        if value.utcoffset() is None:
+            raise ValueError(f"{value!r} has no time zone")
+        in_utc = value.astimezone(UTC)
+        return in_utc.replace(tzinfo=None) if dialect.name == "sqlite" else in_utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give an aware datetime in UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+
+def _values(kind: type[StrEnum]) -> list[str]:
+    return [member.value for member in kind]
+
+
+def _word(kind: type[StrEnum], check: str | None = None) -> Enum:
+    return Enum(
+        kind,
+        name=check,
+        create_constraint=check is not None,
+        native_enum=False,
+        length=32,
+        values_callable=_values,
+    )
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+
+class _ConversationColumns(TypedColumns):
+    id: Named[str] = Column(StorableText, primary_key=True)
+    owner: Named[str] = Column(StorableText)
+    created_at: Named[datetime] = Column(UtcDateTime)
+    updated_at: Named[datetime] = Column(UtcDateTime)
+
+
+class _TurnColumns(TypedColumns):
+    id: Named[str] = Column(StorableText, primary_key=True)
+    conversation_id: Named[str | None] = Column(
+        StorableText, ForeignKey("conversations.id", ondelete="CASCADE"), index=True
+    )
+    owner: Named[str] = Column(StorableText)
+    request_id: Named[str] = Column(StorableText)
+    model_id: Named[str] = Column(StorableText)
+    state: Named[TurnState] = Column(_word(TurnState, check="state"))
+    finish_reason: Named[FinishReason | None] = Column(_word(FinishReason))
+    error: Named[str | None] = Column(StorableText)
+    sampling: Named[dict[str, Any]] = Column(JSON[dict[str, Any]])
+    text: Named[str | None] = Column(StorableText)
+    prompt_tokens: Named[int]
+    cached_tokens: Named[int]
+    completion_tokens: Named[int]
+    queued_ms: Named[float]
+    prefill_ms: Named[float]
+    decode_ms: Named[float]
+    drafts_accepted: Named[int]
+    created_at: Named[datetime] = Column(UtcDateTime)
+    started_at: Named[datetime | None] = Column(UtcDateTime)
+    finished_at: Named[datetime | None] = Column(UtcDateTime)
+
+
+class _MessageColumns(TypedColumns):
+    id: Named[str] = Column(StorableText, primary_key=True)
+    conversation_id: Named[str] = Column(StorableText, ForeignKey("conversations.id", ondelete="CASCADE"))
+    turn_id: Named[str] = Column(StorableText, ForeignKey("turns.id", ondelete="CASCADE"), index=True)
+    position: Named[int]
+    role: Named[Role] = Column(_word(Role))
+    content: Named[str] = Column(StorableText)
+    created_at: Named[datetime] = Column(UtcDateTime)
+
+
+class _TurnEventColumns(TypedColumns):
+    turn_id: Named[str] = Column(StorableText, ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True)
+    number: Named[int] = Column(Integer, primary_key=True)
+    text: Named[str] = Column(StorableText)
+    created_at: Named[datetime] = Column(UtcDateTime)
+
+
+conversations = Table(
+    "conversations",
+    metadata,
+    _ConversationColumns,
+    Index(None, "owner", "updated_at", "id"),
+)
+
+turns = Table("turns", metadata, _TurnColumns)
+
+active_turn = turns.c.state.in_(sorted(ACTIVE_STATES))
+
+Index(
+    ACTIVE_TURN_INDEX,
+    turns.c.conversation_id,
+    unique=True,
+    sqlite_where=active_turn,
+    postgresql_where=active_turn,
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    _MessageColumns,
+    UniqueConstraint("conversation_id", "position"),
+)
+
+turn_events = Table("turn_events", metadata, _TurnEventColumns)

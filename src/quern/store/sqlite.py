@@ -1,0 +1,95 @@
+"""The embedded database: one SQLite file, one process, one connection."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import filelock
+from sqlalchemy import URL, Connection, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from quern.errors import StoreError
+
+BUSY_TIMEOUT_SECONDS = 5.0
+
+
+def file_of(url: URL) -> Path:
+    """The database file that an SQLite URL names, symbolic links followed, so that one file has one lock.
+
+    Raises StoreError for a database in memory and for SQLite's own `file:` names.
+    """
+    name = url.database or ":memory:"
+    if name == ":memory:" or name.startswith("file:"):
+        raise StoreError(
+            f"The setting store.url names the SQLite database {name!r}, but Quern keeps its database in a file, to "
+            f"survive restarts. Give the file's plain path: sqlite+aiosqlite:////var/lib/quern/quern.db."
+        )
+    return Path(name).resolve()
+
+
+def claim(path: Path) -> filelock.BaseFileLock:
+    """Create folder (0700) and file (0600) where missing and take the lock beside the file. Blocks briefly.
+
+    The kernel frees the lock when this process ends, however it ends. Raises StoreError when another process holds
+    it, or when the folder or the file can't be used.
+    """
+    lock = filelock.FileLock(
+        path.with_name(path.name + ".lock"), timeout=0, mode=0o600, thread_local=False, fallback_to_soft=False
+    )
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock.acquire()
+        path.touch(mode=0o600)
+    except filelock.Timeout as error:
+        raise StoreError(
+            f"The database {path} is in use by another Quern server, and two servers on one file would spoil each "
+            f"other's conversations. Stop that server first, or give this one another place with the setting data_dir "
+            f"or store.url."
+        ) from error
+    except OSError as error:
+        lock.release()
+        raise StoreError(
+            f"The database {path} can't be opened for writing: {error.strerror or error}. Check the folder and the "
+            f"disk it is on, or choose another place with the setting data_dir or store.url."
+        ) from error
+    return lock
+
+
+def journal_mode(version: tuple[int, int, int]) -> str:
+    """WAL where SQLite's WAL is sound: before 3.51.3 its reset could corrupt a database that is opened twice."""
+    return "WAL" if version >= (3, 51, 3) else "TRUNCATE"
+
+
+def create_engine(url: URL) -> AsyncEngine:
+    """An engine of one connection, whose transactions take the write lock when they begin."""
+    engine = create_async_engine(
+        url,
+        pool_size=1,
+        max_overflow=0,
+        hide_parameters=True,
+        connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "isolation_level": None},
+    )
+    event.listen(engine.sync_engine, "connect", _configure)
+    event.listen(engine.sync_engine, "begin", _begin)
+    return engine
+
+
+def _configure(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    try:
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute(f"PRAGMA journal_mode={journal_mode(sqlite3.sqlite_version_info)}")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.close()
+    except BaseException:
+        # The pool forgets a connection whose listener fails; its thread would outlive it.
+        connection.close()
+        raise
+
+
+def _begin(connection: Connection) -> None:
+    # The driver's own BEGIN is switched off (isolation_level None): it comes late, and leaves reads outside.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,224 @@
+"""Turns: their life from queued to exactly one terminal state, and the journal of the text so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from sqlalchemy import ColumnElement, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from quern.errors import ConversationBusy, ConversationNotFound, InvalidRequest, StoreError
+from quern.store.database import Database
+from quern.store.records import JournalEntry, NewTurn, TurnEnd, TurnRecord, ended_columns, queued_columns, turn_record
+from quern.store.schema import ACTIVE_TURN_INDEX, active_turn, conversations, messages, storable, turn_events, turns
+from quern.store.uninterrupted import uninterrupted
+from quern.types import Message, Role, TurnState
+
+__all__ = ["JournalEntry", "NewTurn", "TurnEnd", "TurnRecord", "TurnStore"]
+
+INTERRUPTED = "The server stopped while this turn was running. The text so far is kept; ask again for a whole answer."
+
+
+class TurnStore:
+    """Writes turns, each step in one transaction. Every method raises StoreError where the database can't be used."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @uninterrupted
+    async def create(self, turn: NewTurn) -> None:
+        """Store the turn as queued, with its conversation where that is new, and the user's message.
+
+        A one-shot turn's prompt is not stored. Raises ConversationNotFound when the owner has no such conversation,
+        ConversationBusy while another turn of it is active, and InvalidRequest for a prompt with characters that no
+        database can hold (NUL, lone surrogates).
+        """
+        if turn.conversation_id is not None:
+            _check_prompt(turn.prompt)
+        async with self._database.transaction() as connection:
+            if turn.conversation_id is not None:
+                await _open_conversation(connection, turn, turn.conversation_id)
+            try:
+                await connection.execute(insert(turns).values(queued_columns(turn)))
+            except IntegrityError as error:
+                if _is_second_active_turn(error):
+                    raise ConversationBusy(
+                        "Another turn of this conversation is still queued or running, so this one was not started. "
+                        "Wait until it has ended, or cancel it, then try again."
+                    ) from error
+                raise
+            if turn.conversation_id is not None:
+                question = Message(Role.USER, turn.prompt)
+                await _append_message(connection, turn.conversation_id, turn.id, question, turn.created_at)
+
+    @uninterrupted
+    async def mark_running(self, turn_id: str, started_at: datetime) -> None:
+        """Note that a queued turn began to run; nothing happens if its conversation was deleted.
+
+        Raises StoreError if the turn is not queued any more.
+        """
+        started = {"state": TurnState.RUNNING, "started_at": started_at}
+        async with self._database.transaction() as connection:
+            begun = update(turns).where(turns.c.id == turn_id, turns.c.state == TurnState.QUEUED).values(started)
+            if (await connection.execute(begun)).rowcount == 0:
+                await _refuse_unless_deleted(connection, turn_id, TurnState.RUNNING)
+
+    @uninterrupted
+    async def append(self, entries: Sequence[JournalEntry]) -> None:
+        """Save pieces of text of any number of unfinished turns at once.
+
+        Entries of turns that ended or were deleted are left out, and so are numbers already saved: after an error or
+        a cancellation the same entries may be given again.
+        """
+        now = datetime.now(UTC)
+        last_saved = select(func.coalesce(func.max(turn_events.c.number), -1)).where(
+            turn_events.c.turn_id == turns.c.id
+        )
+        wanted = (
+            select(turns.c.id, last_saved.scalar_subquery())
+            .where(turns.c.id.in_({entry.turn_id for entry in entries}), active_turn)
+            .with_for_update(read=True)
+        )
+        async with self._database.transaction() as connection:
+            saved = dict((await connection.execute(wanted)).all())
+            rows = [
+                {"turn_id": entry.turn_id, "number": entry.number, "text": entry.text, "created_at": now}
+                for entry in entries
+                if entry.turn_id in saved and entry.number > saved[entry.turn_id]
+            ]
+            if rows:
+                await connection.execute(insert(turn_events), rows)
+
+    @uninterrupted
+    async def finish(self, end: TurnEnd) -> None:
+        """Store how the turn ended, drop its journal, and add the answer to the conversation if it is complete.
+
+        Nothing happens if the conversation was deleted. Raises StoreError if the turn has ended before: it keeps that
+        end.
+        """
+        async with self._database.transaction() as connection:
+            wanted = select(turns.c.conversation_id).where(turns.c.id == end.turn_id)
+            conversation_id = (await connection.execute(wanted)).scalar_one_or_none()
+            if conversation_id is not None:
+                # Before the turn, as in `create`: one order of locks, so that two transactions can't wait in a circle.
+                await _touch(connection, conversation_id, end.finished_at)
+            ended = update(turns).where(turns.c.id == end.turn_id, active_turn).values(ended_columns(end))
+            if (await connection.execute(ended)).rowcount == 0:
+                await _refuse_unless_deleted(connection, end.turn_id, end.state)
+                return
+            if conversation_id is not None and end.state is TurnState.COMPLETED:
+                answer = Message(Role.ASSISTANT, end.text or "")
+                await _append_message(connection, conversation_id, end.turn_id, answer, end.finished_at)
+            await connection.execute(delete(turn_events).where(turn_events.c.turn_id == end.turn_id))
+
+    @uninterrupted
+    async def recover_interrupted(self, now: datetime) -> int:
+        """Mark every turn that a stopped server left queued or running as interrupted; how many there were.
+
+        Each keeps the text that its journal holds. To be called at start, before any turn: it takes every active turn
+        in the database for a lost one.
+        """
+        async with self._database.transaction() as connection:
+            lost = (await connection.execute(select(turns.c.id, turns.c.conversation_id).where(active_turn))).all()
+            for turn_id, conversation_id in lost:
+                journal = select(turn_events.c.text).where(turn_events.c.turn_id == turn_id)
+                pieces = (await connection.execute(journal.order_by(turn_events.c.number))).scalars().all()
+                interrupted = {
+                    "state": TurnState.INTERRUPTED,
+                    "error": INTERRUPTED,
+                    "text": "".join(pieces) if pieces or conversation_id is not None else None,
+                    "finished_at": now,
+                }
+                await connection.execute(update(turns).where(turns.c.id == turn_id).values(interrupted))
+                await connection.execute(delete(turn_events).where(turn_events.c.turn_id == turn_id))
+        return len(lost)
+
+    @uninterrupted
+    async def get(self, turn_id: str, owner: str) -> TurnRecord | None:
+        """The turn, or None if there is none of that id or it is another owner's."""
+        async with self._database.transaction() as connection:
+            row = (
+                await connection.execute(select(*turns.c).where(turns.c.id == turn_id, turns.c.owner == owner))
+            ).one_or_none()
+        return None if row is None else turn_record(row)
+
+    @uninterrupted
+    async def by_ids(self, turn_ids: Sequence[str]) -> list[TurnRecord]:
+        """Those of the turns that exist, oldest first."""
+        wanted = select(*turns.c).where(turns.c.id.in_(turn_ids)).order_by(turns.c.created_at, turns.c.id)
+        async with self._database.transaction() as connection:
+            return [turn_record(row) for row in await connection.execute(wanted)]
+
+    @uninterrupted
+    async def active(self, conversation_id: str) -> str | None:
+        """The id of the conversation's queued or running turn; there is never more than one."""
+        wanted = select(turns.c.id).where(turns.c.conversation_id == conversation_id, active_turn)
+        async with self._database.transaction() as connection:
+            return (await connection.execute(wanted)).scalar_one_or_none()
+
+
+def _check_prompt(prompt: str) -> None:
+    if storable(prompt) != prompt:
+        raise InvalidRequest(
+            "The prompt contains a NUL character (U+0000) or half of a surrogate pair, which a conversation can't "
+            "store. Remove it and send the prompt again.",
+            field="prompt",
+        )
+
+
+async def _open_conversation(connection: AsyncConnection, turn: NewTurn, conversation_id: str) -> None:
+    if turn.new_conversation:
+        new = {
+            "id": conversation_id,
+            "owner": turn.owner,
+            "created_at": turn.created_at,
+            "updated_at": turn.created_at,
+        }
+        await connection.execute(insert(conversations).values(new))
+    elif not await _touch(connection, conversation_id, turn.created_at, conversations.c.owner == turn.owner):
+        raise ConversationNotFound(
+            f"There is no conversation {conversation_id!r}: it was deleted, or the id is wrong. Leave the id out to "
+            f"start a new conversation."
+        )
+
+
+async def _touch(
+    connection: AsyncConnection, conversation_id: str, now: datetime, *conditions: ColumnElement[bool]
+) -> bool:
+    touched = update(conversations).where(conversations.c.id == conversation_id, *conditions).values(updated_at=now)
+    return (await connection.execute(touched)).rowcount > 0
+
+
+async def _append_message(
+    connection: AsyncConnection, conversation_id: str, turn_id: str, message: Message, now: datetime
+) -> None:
+    last = func.max(messages.c.position)
+    position = select(func.coalesce(last + 1, 0)).where(messages.c.conversation_id == conversation_id)
+    row = {
+        "id": str(uuid4()),
+        "conversation_id": conversation_id,
+        "turn_id": turn_id,
+        "position": (await connection.execute(position)).scalar_one(),
+        "role": message.role,
+        "content": message.content,
+        "created_at": now,
+    }
+    await connection.execute(insert(messages).values(row))
+
+
+async def _refuse_unless_deleted(connection: AsyncConnection, turn_id: str, wanted: TurnState) -> None:
+    state = (await connection.execute(select(turns.c.state).where(turns.c.id == turn_id))).scalar_one_or_none()
+    if state is not None:
+        raise StoreError(
+            f"Turn {turn_id} can't become {wanted}: it is {state} already, and stays that. This is a fault in Quern; "
+            f"report it with the server's log."
+        )
+
+
+def _is_second_active_turn(error: IntegrityError) -> bool:
+    """PostgreSQL names the index, SQLite its column."""
+    message = str(error.orig)
+    return ACTIVE_TURN_INDEX in message or "turns.conversation_id" in message

@@ -1,0 +1,119 @@
+"""An open database, and short ways to say what happens to a turn."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from blockbuster import blockbuster_ctx
+from sqlalchemy import func, select
+
+from quern.store.conversations import ConversationStore
+from quern.store.database import Database
+from quern.store.schema import metadata
+from quern.store.turns import NewTurn, TurnEnd, TurnStore
+from quern.types import FinishReason, SamplingParams, Timings, TurnState, Usage
+
+
+@pytest.fixture(autouse=True)
+def _nothing_blocks_the_event_loop() -> Iterator[None]:
+    with blockbuster_ctx("quern"):
+        yield
+
+
+@pytest.fixture
+def database_file(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "quern.db"
+
+
+@pytest.fixture
+async def database(database_file: Path) -> AsyncIterator[Database]:
+    database = Database(f"sqlite+aiosqlite:///{database_file}")
+    await database.open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def turns(database: Database) -> TurnStore:
+    return TurnStore(database)
+
+
+@pytest.fixture
+def conversations(database: Database) -> ConversationStore:
+    return ConversationStore(database)
+
+
+@pytest.fixture
+def rows(database: Database) -> Callable[[], Awaitable[dict[str, int]]]:
+    """Counts the rows of each table."""
+
+    async def count_rows() -> dict[str, int]:
+        async with database.transaction() as connection:
+            return {
+                table.name: (await connection.execute(select(func.count()).select_from(table))).scalar_one()
+                for table in metadata.sorted_tables
+            }
+
+    return count_rows
+
+
+@pytest.fixture
+def tick() -> Callable[[], datetime]:
+    """A clock that goes on by a second whenever it is read."""
+    seconds = count()
+    return lambda: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=next(seconds))
+
+
+@pytest.fixture
+def new_turn(tick: Callable[[], datetime]) -> Callable[..., NewTurn]:
+    """A turn that begins a conversation of `ann`, unless a keyword says otherwise."""
+
+    def build(
+        *,
+        conversation_id: str | None = "",
+        new_conversation: bool = True,
+        owner: str = "ann",
+        prompt: str = "Sort a list.",
+        sampling: SamplingParams | None = None,
+    ) -> NewTurn:
+        return NewTurn(
+            id=str(uuid4()),
+            owner=owner,
+            request_id="request-1",
+            model_id="a-model",
+            prompt=prompt,
+            sampling=sampling or SamplingParams(),
+            created_at=tick(),
+            conversation_id=str(uuid4()) if not conversation_id and conversation_id is not None else conversation_id,
+            new_conversation=new_conversation,
+        )
+
+    return build
+
+
+@pytest.fixture
+def ended(tick: Callable[[], datetime]) -> Callable[..., TurnEnd]:
+    """The end of a turn, complete unless a keyword says otherwise."""
+
+    def build(
+        turn_id: str,
+        text: str | None = "sorted(xs)",
+        *,
+        state: TurnState = TurnState.COMPLETED,
+        error: str | None = None,
+    ) -> TurnEnd:
+        return TurnEnd(
+            turn_id=turn_id,
+            state=state,
+            finish_reason=FinishReason.STOP if state is TurnState.COMPLETED else None,
+            error=error,
+            text=text,
+            usage=Usage(prompt_tokens=12, cached_tokens=4, completion_tokens=3),
+            timings=Timings(queued_ms=1.5, prefill_ms=20.25, decode_ms=300.125, drafts_accepted=2),
+            finished_at=tick(),
+        )
+
+    return build

@@ -1,0 +1,35 @@
+"""A server to be killed: opens the database, starts a turn, and saves numbered pieces of text for ever.
+
+Arguments: the database's URL and the turn's id. Writes `open`, then each number once its piece is saved.
+"""
+
+import asyncio
+import sys
+from datetime import UTC, datetime
+from itertools import count
+
+from quern.store.database import Database
+from quern.store.turns import JournalEntry, NewTurn, TurnStore
+from quern.types import SamplingParams
+
+
+async def write(url: str, turn_id: str) -> None:
+    """Write until killed."""
+    database = Database(url)
+    await database.open()
+    sys.stdout.write("open\n")
+    sys.stdout.flush()
+    turns = TurnStore(database)
+    now = datetime.now(UTC)
+    await turns.create(
+        NewTurn(turn_id, "ann", "request-1", "a-model", "Count.", SamplingParams(), now, f"of-{turn_id}", True)
+    )
+    await turns.mark_running(turn_id, now)
+    for number in count():
+        await turns.append([JournalEntry(turn_id, number, f"{number} 个 ")])
+        sys.stdout.write(f"{number}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(write(*sys.argv[1:]))
