@@ -51,7 +51,7 @@ class TurnRunner:
             "turn_ended",
             turn=turn.id,
             state=end.state,
-            reason=end.finish_reason,
+            reason=end.finish_reason or end.error,
             prompt_tokens=end.usage.prompt_tokens,
             cached_tokens=end.usage.cached_tokens,
             completion_tokens=end.usage.completion_tokens,

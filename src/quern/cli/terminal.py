@@ -1,0 +1,58 @@
+"""What the commands that talk to a server share: its address, the prompt's bytes, the answer's way to the screen."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Annotated, Self, TextIO
+
+import typer
+
+from quern.errors import ConfigError
+
+DEFAULT_SERVER = "http://127.0.0.1:8001"
+
+ServerUrl = Annotated[str, typer.Option("--server", metavar="URL", help="Address of the server.")]
+
+_KEPT = {ord("\n"), ord("\t")}
+_VISIBLE_CONTROLS = {
+    code: chr(0x2400 + code) if code < 0x20 else "\N{REPLACEMENT CHARACTER}"
+    for code in (*range(0x20), *range(0x7F, 0xA0))
+    if code not in _KEPT
+}
+
+
+class AnswerWriter:
+    """Writes an answer piece by piece; a context manager that ends the last line.
+
+    On a terminal, control characters are shown as symbols, because a model could be talked into writing escape
+    sequences that change the terminal. Anywhere else the bytes are exactly the answer's.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._screen = out.isatty()
+        self._last = "\n"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._last != "\n":
+            self.write("\n")
+
+    def write(self, text: str) -> None:
+        """Show `text` at once; it is not empty."""
+        self._last = text[-1]
+        self._out.write(text.translate(_VISIBLE_CONTROLS) if self._screen else text)
+        self._out.flush()
+
+
+def read_standard_input() -> str:
+    """All of standard input. Raises ConfigError if it is not UTF-8."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"Standard input is not UTF-8 text ({error.reason} at byte {error.start}).") from error
