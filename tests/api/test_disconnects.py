@@ -56,8 +56,9 @@ async def _states(quern: Quern) -> list[str]:
     return [turn["state"] for conversation in conversations for turn in conversation["turns"]]
 
 
-def _slow(**settings: float) -> FakeEngine:
-    return FakeEngine(parallel=1, reply=lambda _request: tuple(b"x" * 3000), **settings)
+def _slow(*, token_delay: float = 0.0, prefill_delay: float = 0.0) -> FakeEngine:
+    reply = tuple(b"x" * 3000)
+    return FakeEngine(parallel=1, reply=lambda _request: reply, token_delay=token_delay, prefill_delay=prefill_delay)
 
 
 CANCEL = "X-Quern-On-Disconnect: cancel"

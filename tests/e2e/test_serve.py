@@ -48,7 +48,8 @@ def test_a_second_server_on_the_same_data_is_refused(server: ServerProcess) -> N
 
 def test_a_model_file_that_is_none_is_refused_with_a_sentence(tmp_path: Path, small_model_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
-    broken.write_bytes(small_model_path.open("rb").read(20_000_000))
+    with small_model_path.open("rb") as whole:
+        broken.write_bytes(whole.read(20_000_000))
     for path in (broken, tmp_path / "missing.gguf"):
         result = _run("serve", "--model", str(path), "--port", "0", "--data-dir", str(tmp_path / "data"))
         assert result.returncode == 1, result.stderr

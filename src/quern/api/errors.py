@@ -61,8 +61,9 @@ def validation_error(location: tuple[str, ...], kind: str, message: str, value: 
 
 
 async def _invalid_request(_request: Request, error: Exception) -> JSONResponse:
-    entries = error.errors() if isinstance(error, RequestValidationError) else []
-    return JSONResponse({"detail": jsonable_encoder(entries)}, 422)
+    if not isinstance(error, RequestValidationError):
+        raise error
+    return JSONResponse({"detail": jsonable_encoder(error.errors())}, 422)
 
 
 async def _quern_error(request: Request, error: Exception) -> JSONResponse:

@@ -1,0 +1,219 @@
+"""An engine without a model: deterministic, scriptable, as slow and as unreliable as it is told to be."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
+
+from quern.engine.base import (
+    EngineEvent,
+    EngineInfo,
+    EngineState,
+    EngineStats,
+    Finished,
+    GenerateRequest,
+    Prefill,
+    Queued,
+    Tokens,
+)
+from quern.engine.gate import Gate
+from quern.engine.slots import SlotTable
+from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, ModelLoadError
+from quern.types import FinishReason, Timings, Usage
+
+Reply = Callable[[GenerateRequest], Sequence[int]]
+
+BYTES = 256
+CRASHED = "The fake engine crashed while it was answering, so this answer was lost. Ask again."
+
+
+def echo(request: GenerateRequest) -> Sequence[int]:
+    """The prompt's text: its ids without the special tokens of the byte vocabulary."""
+    return [token for token in request.prompt if token < BYTES]
+
+
+class FakeEngine:
+    """Answers every request with the ids that `reply` returns for it, then ends the turn.
+
+    Delays are in seconds: `token_delay` before each token, `prefill_delay` before each `prefill_chunk` prompt tokens,
+    `load_delay` for `start` and for coming back after `crash`. A generation fails after `fail_after` tokens, `start`
+    fails with `load_error`. `requests` holds every request that got a sequence. With `ignore_eos` the reply is repeated
+    up to `max_tokens`. Sampling values change nothing, so equal requests have equal answers.
+    """
+
+    def __init__(
+        self,
+        *,
+        reply: Reply = echo,
+        parallel: int = 4,
+        context_length: int = 32768,
+        kv_tokens: int | None = None,
+        vocabulary_size: int = BYTES + 3,
+        token_delay: float = 0.0,
+        prefill_delay: float = 0.0,
+        prefill_chunk: int = 64,
+        load_delay: float = 0.0,
+        load_error: str | None = None,
+        fail_after: int | None = None,
+        model_id: str = "fake",
+    ) -> None:
+        self.reply = reply
+        self.token_delay = token_delay
+        self.prefill_delay = prefill_delay
+        self.fail_after = fail_after
+        self.requests: list[GenerateRequest] = []
+        self._prefill_chunk = prefill_chunk
+        self._load_delay = load_delay
+        self._load_error = load_error
+        self._info = EngineInfo(
+            engine="fake",
+            model_id=model_id,
+            context_length=context_length,
+            vocabulary_size=vocabulary_size,
+            parallel=parallel,
+            device="no device",
+            quantisation="no weights",
+        )
+        self._gate = Gate(parallel, kv_tokens if kv_tokens is not None else parallel * context_length)
+        self._slots = SlotTable(parallel)
+        self._state = EngineState.NEW
+        self._loading_since = 0.0
+        self._life = 0
+        self._comeback: asyncio.Task[None] | None = None
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is served."""
+        return self._info
+
+    async def start(self) -> None:
+        """Take `load_delay`. Raises ModelLoadError where a `load_error` was given."""
+        self._state = EngineState.LOADING
+        await self._load()
+
+    async def close(self) -> None:
+        """End everything; waiting and running generations end with EngineFailed."""
+        self._lose_everything(EngineState.CLOSED)
+        self._gate.refuse_waiting(EngineFailed("The engine was closed while this request waited its turn."))
+        if self._comeback is not None:
+            self._comeback.cancel()
+            await asyncio.wait([self._comeback])
+            self._comeback = None
+
+    def crash(self) -> None:
+        """Lose every running generation, and come back by itself after `load_delay`."""
+        self._lose_everything(EngineState.RESTARTING)
+        if self._comeback is not None:
+            self._comeback.cancel()
+        self._comeback = asyncio.get_running_loop().create_task(self._load())
+
+    def stats(self) -> EngineStats:
+        """A snapshot."""
+        loading = self._state in {EngineState.LOADING, EngineState.RESTARTING}
+        elapsed = asyncio.get_running_loop().time() - self._loading_since if loading else 0.0
+        return EngineStats(
+            self._state,
+            running=self._gate.running,
+            waiting=self._gate.waiting,
+            load_progress=min(elapsed / self._load_delay, 1.0) if loading and self._load_delay else float(self._ready),
+            load_remaining=max(self._load_delay - elapsed, 0.0) if loading else 0.0,
+        )
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
+        """Generate one sequence; see `Engine.generate`. Raises ContextExceeded where it could never fit."""
+        if not self._ready:
+            raise self._unavailable()
+        prompt_tokens, max_tokens = len(request.prompt), request.sampling.max_tokens
+        if prompt_tokens + max_tokens > self._info.context_length:
+            raise ContextExceeded(prompt_tokens, max_tokens, self._info.context_length)
+        arrived = _now()
+        place = self._gate.arrive(prompt_tokens + max_tokens, request.priority)
+        try:
+            seen = 0
+            while position := self._gate.position(place):
+                if position == seen:
+                    await self._gate.change()
+                else:
+                    seen = position
+                    yield Queued(position)
+            async with aclosing(self._run(request, queued_ms=(_now() - arrived) * 1000)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._gate.leave(place)
+
+    @property
+    def _ready(self) -> bool:
+        return self._state is EngineState.READY
+
+    async def _load(self) -> None:
+        self._loading_since = _now()
+        await asyncio.sleep(self._load_delay)
+        if self._load_error is not None:
+            self._state = EngineState.CLOSED
+            raise ModelLoadError(self._load_error)
+        self._state = EngineState.READY
+        self._gate.resume()
+
+    def _lose_everything(self, state: EngineState) -> None:
+        self._state = state
+        self._life += 1
+        self._slots = SlotTable(self._info.parallel)
+        self._gate.pause()
+
+    def _unavailable(self) -> EngineUnavailable:
+        seconds = max(1, math.ceil(self.stats().load_remaining))
+        return EngineUnavailable(f"The fake engine is {self._state}. Try again in {seconds} s.", seconds)
+
+    async def _run(self, request: GenerateRequest, queued_ms: float) -> AsyncGenerator[EngineEvent]:
+        if not self._ready:
+            raise self._unavailable()
+        life, slots = self._life, self._slots
+        lease = slots.take(request.cache_salt, request.prompt)
+        self.requests.append(request)
+        shown: list[int] = []
+        reason = FinishReason.STOP
+        began = _now()
+        try:
+            total, cached = len(request.prompt), lease.reusable
+            for done in range(cached, total, self._prefill_chunk):
+                yield Prefill(done, total, cached)
+                await self._sleep(self.prefill_delay, life)
+            yield Prefill(total, total, cached)
+            decoding = _now()
+            for token in self._answer(request):
+                self._fail_after(shown)
+                await self._sleep(self.token_delay, life)
+                if token in request.stop_token_ids:
+                    break
+                shown.append(token)
+                yield Tokens((token,))
+                if len(shown) == request.sampling.max_tokens:
+                    reason = FinishReason.LENGTH
+                    break
+            self._fail_after(shown)
+            timings = Timings(queued_ms, (decoding - began) * 1000, (_now() - decoding) * 1000)
+            yield Finished(reason, Usage(total, cached, len(shown)), timings)
+        finally:
+            slots.give_back(lease, request.cache_salt, (*request.prompt, *shown))
+
+    def _answer(self, request: GenerateRequest) -> Iterable[int]:
+        reply = self.reply(request)
+        return itertools.cycle(reply or (0,)) if request.sampling.ignore_eos else reply
+
+    async def _sleep(self, seconds: float, life: int) -> None:
+        await asyncio.sleep(seconds)
+        if self._life != life:
+            raise EngineFailed(CRASHED)
+
+    def _fail_after(self, shown: list[int]) -> None:
+        if self.fail_after is not None and len(shown) >= self.fail_after:
+            msg = f"The fake engine failed after {len(shown)} tokens, as it was told to."
+            raise EngineFailed(msg)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

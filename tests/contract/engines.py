@@ -1,0 +1,149 @@
+"""Engines under test, each with what a case needs to know of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from quern.config import EngineSettings
+from quern.engine.base import Engine, EngineEvent, EngineState, Finished, GenerateRequest, Prefill, Queued, Tokens
+from quern.engine.fake import FakeEngine
+from quern.engine.llama_process import InferenceProcess
+from quern.engine.llamacpp import LlamaCppEngine
+from quern.prompt.prompt import Prompt
+from quern.types import Message, Role, SamplingParams
+
+PARALLEL = 2
+CONTEXT_LENGTH = 3072
+KV_TOKENS = 4096
+SETTINGS = EngineSettings(
+    parallel=PARALLEL, context_length=CONTEXT_LENGTH, kv_tokens=KV_TOKENS, batch_tokens=32, threads=None
+)
+
+
+@dataclass
+class Subject:
+    """An engine that can be started, its model's prompts, and a way to make it crash."""
+
+    engine: Engine
+    prompt: Prompt
+    crash: Callable[[], Awaitable[None]]
+    salts: int = field(default=0)
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        return self.prompt.encode_chat([Message(Role.USER, text)])
+
+    def request(self, text: str = "Say hello.", *, max_tokens: int = 8, salt: str | None = None) -> GenerateRequest:
+        """A greedy request under a salt of its own, so that no earlier case's cache changes its course."""
+        self.salts += 1
+        return GenerateRequest(
+            self.ids(text),
+            SamplingParams(max_tokens=max_tokens, temperature=0),
+            cache_salt=f"case {self.salts}" if salt is None else salt,
+        )
+
+    def endless(self, text: str = "Say hello.", *, max_tokens: int = 1500) -> GenerateRequest:
+        """A request that never ends by itself before `max_tokens`."""
+        sampling = SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True)
+        return GenerateRequest(self.ids(text), sampling, cache_salt=self.request().cache_salt)
+
+    def long_prompt(self, tokens: int) -> GenerateRequest:
+        """A request whose prompt takes a while."""
+        once = self.ids("many words, ")
+        prompt = (once * (tokens // len(once) + 1))[:tokens]
+        return replace(self.endless(max_tokens=100), prompt=prompt)
+
+    async def run(self, request: GenerateRequest) -> Run:
+        return await collect(self.engine, request)
+
+    @asynccontextmanager
+    async def running(self, request: GenerateRequest) -> AsyncGenerator[AsyncIterator[EngineEvent]]:
+        """A generation that has shown its first token."""
+        async with aclosing(self.engine.generate(request)) as events:
+            async for event in events:
+                if isinstance(event, Tokens):
+                    break
+            yield events
+
+    async def wait_until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    async def wait_until_idle(self) -> None:
+        await self.wait_until(lambda: self.engine.stats().running == 0)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One generation's events."""
+
+    events: list[EngineEvent]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(token for event in self.events if isinstance(event, Tokens) for token in event.ids)
+
+    @property
+    def positions(self) -> list[int]:
+        return [event.position for event in self.events if isinstance(event, Queued)]
+
+    @property
+    def prefills(self) -> list[Prefill]:
+        return [event for event in self.events if isinstance(event, Prefill)]
+
+    @property
+    def finished(self) -> Finished:
+        (end,) = [event for event in self.events if isinstance(event, Finished)]
+        return end
+
+
+async def collect(engine: Engine, request: GenerateRequest) -> Run:
+    async with aclosing(engine.generate(request)) as events:
+        return Run([event async for event in events])
+
+
+def fake_subject() -> Subject:
+    engine = FakeEngine(
+        parallel=PARALLEL,
+        context_length=CONTEXT_LENGTH,
+        kv_tokens=KV_TOKENS,
+        token_delay=0.002,
+        prefill_delay=0.005,
+        prefill_chunk=32,
+        load_delay=0.3,
+    )
+
+    async def crash() -> None:
+        engine.crash()
+
+    return Subject(engine, Prompt.builtin(), crash)
+
+
+def llamacpp_subject(model: Path, prompt: Prompt, settings: EngineSettings = SETTINGS) -> Subject:
+    engine = LlamaCppEngine(
+        model,
+        model_id="small",
+        quantisation="Q4_K_M",
+        settings=settings,
+        vocabulary_size=prompt.vocabulary_size,
+    )
+
+    async def crash() -> None:
+        kill_child(engine)
+        while engine.stats().state is EngineState.READY:
+            await asyncio.sleep(0.01)
+
+    return Subject(engine, prompt, crash)
+
+
+def kill_child(engine: LlamaCppEngine) -> None:
+    """kill -9 the engine's inference process."""
+    assert isinstance(engine.backend, InferenceProcess)
+    assert engine.backend.pid is not None
+    os.kill(engine.backend.pid, signal.SIGKILL)

@@ -1,0 +1,258 @@
+"""What every engine promises: the same cases against each of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from quern.engine.base import EngineState, Finished, Prefill, Priority, Queued, Tokens
+from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable
+from quern.prompt.prompt import Prompt
+from quern.types import FinishReason, SamplingParams
+
+from .engines import CONTEXT_LENGTH, PARALLEL, Subject, fake_subject, llamacpp_subject
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ENGINES = ["fake", "llamacpp"]
+
+
+def _subject(name: str, model: Path) -> Subject:
+    return fake_subject() if name == "fake" else llamacpp_subject(model, Prompt.load(model))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
+async def started(request: pytest.FixtureRequest, small_model_path: Path) -> AsyncGenerator[Subject]:
+    """A started engine, one for all cases of this module."""
+    subject = _subject(request.param, small_model_path)
+    await subject.engine.start()
+    yield subject
+    await subject.engine.close()
+    subject.prompt.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def subject(started: Subject) -> AsyncGenerator[Subject]:
+    """Every case leaves the engine ready and idle, or it has found a leak."""
+    yield started
+    await started.wait_until_idle()
+    stats = started.engine.stats()
+    assert (stats.state, stats.waiting) == (EngineState.READY, 0)
+
+
+async def test_one_finished_comes_last_and_the_counts_add_up(subject: Subject) -> None:
+    request = subject.request("Count to three.", max_tokens=40)
+    run = await subject.run(request)
+    assert isinstance(run.events[-1], Finished)
+    usage = run.finished.usage
+    assert usage.prompt_tokens == len(request.prompt)
+    assert usage.completion_tokens == len(run.ids) > 0
+    assert usage.cached_tokens == 0
+    kinds = [type(event) for event in run.events]
+    assert kinds.index(Tokens) > max(index for index, kind in enumerate(kinds) if kind is Prefill)
+    assert all(event.ids for event in run.events if isinstance(event, Tokens))
+
+
+async def test_prefill_is_told_from_the_first_token_to_the_last(subject: Subject) -> None:
+    request = replace(subject.long_prompt(100), sampling=SamplingParams(max_tokens=1))
+    run = await subject.run(request)
+    assert [prefill.done for prefill in run.prefills] == sorted({prefill.done for prefill in run.prefills})
+    assert {prefill.total for prefill in run.prefills} == {len(request.prompt)}
+    assert run.prefills[-1].done == len(request.prompt)
+    assert len(run.prefills) > 2
+    timings = run.finished.timings
+    assert timings.prefill_ms > 0
+
+
+async def test_max_tokens_is_honoured_to_the_token(subject: Subject) -> None:
+    for max_tokens in (1, 5):
+        request = subject.endless(max_tokens=max_tokens)
+        run = await subject.run(request)
+        assert len(run.ids) == max_tokens
+        assert run.finished.reason is FinishReason.LENGTH
+
+
+async def test_an_answer_that_ends_by_itself_is_a_stop_and_its_end_token_is_not_shown(subject: Subject) -> None:
+    run = await subject.run(subject.request("Answer with the word yes only.", max_tokens=200))
+    assert run.finished.reason is FinishReason.STOP
+    assert run.finished.usage.completion_tokens == len(run.ids)
+    assert not subject.prompt.stop_token_ids & set(run.ids)
+
+
+async def test_a_stop_id_ends_the_generation_and_is_not_shown(subject: Subject) -> None:
+    request = subject.endless("Count from 1 to 20.", max_tokens=12)
+    whole = (await subject.run(request)).ids
+    stop = next(token for token in whole if whole.index(token) > 3)
+    again = replace(request, stop_token_ids=frozenset({stop}), cache_salt="another")
+    run = await subject.run(again)
+    assert run.ids == whole[: whole.index(stop)]
+    assert run.finished.reason is FinishReason.STOP
+    assert run.finished.usage.completion_tokens == len(run.ids)
+    assert run.finished.usage.prompt_tokens == len(request.prompt)
+
+
+async def test_greedy_decoding_is_deterministic(subject: Subject) -> None:
+    first, second = [(await subject.run(subject.request("Write a haiku.", max_tokens=16))).ids for _ in range(2)]
+    assert first == second
+
+
+async def test_the_same_seed_draws_the_same_tokens(subject: Subject) -> None:
+    sampling = SamplingParams(max_tokens=16, temperature=1.0, top_p=1.0, top_k=0, seed=2**40 + 7)
+    requests = [replace(subject.request("Write a poem."), sampling=sampling) for _ in range(2)]
+    first, second = [(await subject.run(request)).ids for request in requests]
+    assert first == second
+
+
+async def test_the_next_turn_reuses_its_history_and_another_salt_reuses_nothing(subject: Subject) -> None:
+    first = subject.request("Name three colours. " * 5, max_tokens=12, salt="alice")
+    answer = (await subject.run(first)).ids
+    follow_up = (*first.prompt, *answer, *subject.ids("And three more."))
+    stranger = await subject.run(replace(first, prompt=follow_up, cache_salt="mallory"))
+    assert stranger.finished.usage.cached_tokens == 0
+    assert stranger.prefills[0].cached == 0
+    own = await subject.run(replace(first, prompt=follow_up))
+    assert own.finished.usage.cached_tokens >= len(first.prompt) + len(answer) - 1
+    assert own.prefills[0].cached == own.finished.usage.cached_tokens
+
+
+async def test_more_requests_than_sequences_wait_with_falling_positions_and_all_finish(subject: Subject) -> None:
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(subject.run(subject.endless(f"Number {n}", max_tokens=6))) for n in range(PARALLEL + 3)
+        ]
+    runs = [task.result() for task in tasks]
+    assert all(len(run.ids) == 6 for run in runs)
+    assert [run.positions[:1] for run in runs] == [[]] * PARALLEL + [[1], [2], [3]]
+    for run in runs:
+        assert all(later < earlier for earlier, later in pairwise(run.positions))
+    assert all(run.finished.timings.queued_ms > 0 for run in runs[PARALLEL:])
+
+
+async def test_a_higher_priority_goes_first(subject: Subject) -> None:
+    order: list[Priority] = []
+
+    async def runs(priority: Priority) -> None:
+        request = replace(subject.endless(max_tokens=2), priority=priority)
+        async with aclosing(subject.engine.generate(request)) as events:
+            async for event in events:
+                if isinstance(event, Tokens) and priority not in order:
+                    order.append(priority)
+
+    # Large enough that one at a time fits beside the first.
+    async with asyncio.TaskGroup() as group, subject.running(subject.endless(max_tokens=CONTEXT_LENGTH - 100)):
+        async with subject.running(subject.endless(max_tokens=800)):
+            for waiting, priority in enumerate(reversed(Priority), 1):
+                group.create_task(runs(priority))
+                await subject.wait_until(lambda waiting=waiting: subject.engine.stats().waiting == waiting)
+    assert order[0] is Priority.INTERACTIVE
+    assert set(order) == set(Priority)
+
+
+async def test_a_request_waits_where_a_sequence_is_free_but_the_cache_has_no_room_for_it(subject: Subject) -> None:
+    large = subject.endless(max_tokens=CONTEXT_LENGTH - 100)
+    async with aclosing(subject.engine.generate(replace(large, cache_salt="second"))) as second:
+        async with subject.running(large):
+            assert await anext(second) == Queued(1)
+            assert subject.engine.stats().running == 1 < PARALLEL
+        assert isinstance(await anext(second), Prefill)
+
+
+async def test_leaving_the_queue_frees_the_place_and_the_next_one_runs(subject: Subject) -> None:
+    async with subject.running(subject.endless(max_tokens=500)), subject.running(subject.endless(max_tokens=500)):
+        async with aclosing(subject.engine.generate(subject.endless())) as waits:
+            assert await anext(waits) == Queued(1)
+            assert subject.engine.stats().waiting == 1
+        assert subject.engine.stats().waiting == 0
+        assert subject.engine.stats().running == PARALLEL
+
+
+@pytest.mark.parametrize("phase", [Prefill, Tokens])
+async def test_closing_frees_the_sequence_within_a_step_or_two(subject: Subject, phase: type) -> None:
+    request = subject.long_prompt(1500) if phase is Prefill else subject.endless()
+    events = subject.engine.generate(request)
+    async for event in events:
+        if isinstance(event, phase):
+            break
+    await events.aclose()
+    # The prompt alone would take several times as long.
+    await subject.wait_until(lambda: subject.engine.stats().running == 0, seconds=5)
+    assert len((await subject.run(subject.request(max_tokens=3))).ids) > 0
+
+
+async def test_cancelling_the_task_that_reads_frees_the_sequence(subject: Subject) -> None:
+    task = asyncio.get_running_loop().create_task(subject.run(subject.endless()))
+    await subject.wait_until(lambda: subject.engine.stats().running == 1)
+    await asyncio.sleep(0.2)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    await subject.wait_until(lambda: subject.engine.stats().running == 0, seconds=5)
+
+
+async def test_what_can_never_fit_the_context_is_refused_with_the_counts(subject: Subject) -> None:
+    request = subject.request(max_tokens=CONTEXT_LENGTH)
+    with pytest.raises(ContextExceeded) as refused:
+        await subject.run(request)
+    assert refused.value.prompt_tokens == len(request.prompt)
+    assert refused.value.context_length == subject.engine.info.context_length == CONTEXT_LENGTH
+
+
+async def test_a_crash_fails_what_runs_keeps_what_waits_and_the_engine_comes_back(subject: Subject) -> None:
+    async with asyncio.TaskGroup() as group, subject.running(subject.endless(max_tokens=CONTEXT_LENGTH - 100)) as runs:
+        waits = group.create_task(subject.run(subject.endless("waiting", max_tokens=CONTEXT_LENGTH - 200)))
+        await subject.wait_until(lambda: subject.engine.stats().waiting == 1)
+        await subject.crash()
+        with pytest.raises(EngineFailed, match="lost"):
+            async for event in runs:
+                assert not isinstance(event, Finished)
+        assert subject.engine.stats().state is EngineState.RESTARTING
+        assert subject.engine.stats().load_remaining > 0
+        with pytest.raises(EngineUnavailable) as refused:
+            await subject.run(subject.request())
+        assert refused.value.retry_after >= 1
+        await subject.wait_until(lambda: subject.engine.stats().state is EngineState.READY)
+        await subject.wait_until(lambda: subject.engine.stats().running == 1)
+        waits.cancel()
+    assert (await subject.run(subject.request(max_tokens=3))).ids
+
+
+@pytest.mark.parametrize("name", ENGINES)
+async def test_a_closed_engine_ends_what_runs_and_waits_and_takes_nothing_more(
+    name: str, small_model_path: Path
+) -> None:
+    subject = _subject(name, small_model_path)
+    engine = subject.engine
+    assert engine.stats().state is EngineState.NEW
+    with pytest.raises(EngineUnavailable):
+        await subject.run(subject.request())
+    await engine.start()
+    assert engine.stats().state is EngineState.READY
+    assert engine.stats().load_progress == 1
+    async with asyncio.TaskGroup() as group, subject.running(subject.endless(max_tokens=CONTEXT_LENGTH - 100)) as runs:
+        waits = group.create_task(_failure(subject))
+        await subject.wait_until(lambda: engine.stats().waiting == 1)
+        await engine.close()
+        with pytest.raises(EngineFailed):
+            async for event in runs:
+                assert not isinstance(event, Finished)
+    assert isinstance(waits.result(), EngineFailed)
+    await engine.close()
+    assert engine.stats().state is EngineState.CLOSED
+    with pytest.raises(EngineUnavailable):
+        await subject.run(subject.request())
+    subject.prompt.close()
+
+
+async def _failure(subject: Subject) -> EngineFailed | None:
+    try:
+        await subject.run(subject.endless("waiting", max_tokens=CONTEXT_LENGTH - 100))
+    except EngineFailed as error:
+        return error
+    return None

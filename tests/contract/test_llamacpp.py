@@ -1,0 +1,369 @@
+"""What only the llama.cpp engine has to show: a real child process, its protocol's gaps, and servers of others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+import pytest_asyncio
+
+from quern.config import EngineSettings
+from quern.engine import llama_backend
+from quern.engine.base import EngineState, GenerateRequest, Prefill, Tokens
+from quern.engine.llama_child import ChildConfig
+from quern.engine.llama_process import COMMAND, InferenceProcess
+from quern.engine.llama_server import LlamaServer
+from quern.engine.llamacpp import LlamaCppEngine
+from quern.errors import EngineFailed, ModelLoadError
+from quern.prompt.prompt import Prompt
+from quern.types import SamplingParams
+
+from .engines import SETTINGS, Subject, collect, kill_child, llamacpp_subject
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TINY = EngineSettings(parallel=2, context_length=256, kv_tokens=256, batch_tokens=32)
+KEY = "a key of the test's own"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def prompt(small_model_path: Path) -> AsyncGenerator[Prompt]:
+    prompt = Prompt.load(small_model_path)
+    yield prompt
+    prompt.close()
+
+
+@asynccontextmanager
+async def _started(model: Path, prompt: Prompt, settings: EngineSettings = SETTINGS) -> AsyncGenerator[Subject]:
+    subject = llamacpp_subject(model, prompt, settings)
+    await subject.engine.start()
+    try:
+        yield subject
+    finally:
+        await subject.engine.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def subject(small_model_path: Path, prompt: Prompt) -> AsyncGenerator[Subject]:
+    async with _started(small_model_path, prompt) as subject:
+        yield subject
+
+
+def _child(subject: Subject) -> psutil.Process:
+    assert isinstance(subject.engine, LlamaCppEngine)
+    assert isinstance(subject.engine.backend, InferenceProcess)
+    return psutil.Process(subject.engine.backend.pid)
+
+
+def _server(subject: Subject) -> LlamaServer:
+    assert isinstance(subject.engine, LlamaCppEngine)
+    assert subject.engine._connected is not None
+    return subject.engine._connected.server
+
+
+async def _processing(subject: Subject) -> list[int]:
+    """The slots that llama-server itself says are at work."""
+    slots = (await _server(subject)._http.get("/slots")).json()
+    return [slot["id"] for slot in slots if slot["is_processing"]]
+
+
+RARE = "🦄🀄𠜎龘 x 🦄🀄𠜎龘 x 🦄🀄𠜎龘"
+
+
+async def test_every_character_arrives_although_the_protocol_swallows_ids_inside_of_one(subject: Subject) -> None:
+    ids = subject.prompt.tokenizer.encode(RARE)
+    request = GenerateRequest(tuple(ids), SamplingParams(max_tokens=40, temperature=0, repetition_penalty=1))
+    body = {
+        "prompt": ids,
+        "n_predict": 40,
+        "temperature": 0,
+        "id_slot": 0,
+        "cache_prompt": False,
+        "samplers": ["top_k"],
+    }
+    told = (await _server(subject)._http.post("/completion", json=body, timeout=60)).json()["content"]
+    run = await subject.run(replace(request, cache_salt="rare"))
+    text = subject.prompt.tokenizer.decode(run.ids)
+    assert any(ord(character) > 0xFFFF for character in told), "the model did not write what this test is about"
+    assert text.rstrip("\ufffd") == told.rstrip("\ufffd")
+    assert run.finished.usage.completion_tokens == 40
+
+
+@pytest.mark.parametrize("phase", [Prefill, Tokens])
+async def test_after_closing_llama_server_itself_is_idle_once_the_sequence_counts_as_free(
+    subject: Subject, phase: type
+) -> None:
+    request = subject.long_prompt(1500) if phase is Prefill else subject.endless()
+    async with aclosing(subject.engine.generate(request)) as events:
+        async for event in events:
+            if isinstance(event, phase):
+                break
+        assert await _processing(subject)
+    await subject.wait_until(lambda: subject.engine.stats().running == 0, seconds=10)
+    assert not await _processing(subject)
+
+
+async def test_secrets_are_neither_in_the_childs_arguments_nor_in_its_environment_and_others_are_refused(
+    subject: Subject,
+) -> None:
+    child, server = _child(subject), _server(subject)
+    key = server._http.headers["authorization"].removeprefix("Bearer ")
+    assert len(key) > 30
+    assert key not in " ".join(child.cmdline())
+    assert key not in str(child.environ())
+    async with httpx2.AsyncClient(base_url=server._http.base_url, trust_env=False) as stranger:
+        assert (await stranger.get("/slots")).status_code == 401
+        assert (await stranger.post("/completion", json={"prompt": [1]})).status_code == 401
+    assert all(connection.laddr.ip == "127.0.0.1" for connection in child.net_connections())
+
+
+async def test_signals_to_the_whole_group_leave_the_child_to_its_parent(subject: Subject) -> None:
+    child = _child(subject)
+    assert os.getsid(child.pid) != os.getsid(0)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        child.send_signal(number)
+    assert (await subject.run(subject.request(max_tokens=2))).ids
+    assert subject.engine.stats().state is EngineState.READY
+
+
+async def test_finished_conversations_make_room_in_a_full_cache(small_model_path: Path, prompt: Prompt) -> None:
+    async with _started(small_model_path, prompt, TINY) as subject:
+        for text in ("alpha", "beta", "gamma"):
+            request = replace(subject.long_prompt(200), prompt=tuple(prompt.tokenizer.encode(text) * 200)[:200])
+            run = await subject.run(replace(request, sampling=replace(request.sampling, max_tokens=56)))
+            assert len(run.ids) == 56
+
+
+async def test_each_slot_has_its_own_part_of_the_cache_where_that_is_enough(
+    small_model_path: Path, prompt: Prompt
+) -> None:
+    settings = TINY.model_copy(update={"kv_tokens": 512})
+    async with _started(small_model_path, prompt, settings) as subject:
+        requests = [replace(subject.long_prompt(100), cache_salt=salt) for salt in "ab"]
+        async with asyncio.TaskGroup() as group:
+            runs = [group.create_task(subject.run(request)) for request in requests]
+        assert {len(run.result().ids) for run in runs} == {100}
+        assert not any(run.result().positions for run in runs)
+        assert subject.engine.info.context_length == 256
+
+
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from quern.config import EngineSettings
+from quern.engine.llamacpp import LlamaCppEngine
+
+async def main():
+    settings = EngineSettings(parallel=2, context_length=256, kv_tokens=512)
+    engine = LlamaCppEngine(Path(sys.argv[1]), model_id="m", quantisation="q", settings=settings)
+    loading = asyncio.ensure_future(engine.start())
+    while engine.backend.pid is None:
+        await asyncio.sleep(0.001)
+    if sys.argv[2] == "ready":
+        await loading
+    print("child", engine.backend.pid, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("when", ["loading", "ready"])
+async def test_the_child_never_outlives_its_parent_not_even_after_kill_9(small_model_path: Path, when: str) -> None:
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PARENT, str(small_model_path), when, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert parent.stdout is not None
+    while not (line := await parent.stdout.readline()).startswith(b"child "):
+        assert line, "the parent has ended"
+    child = psutil.Process(int(line.split()[1]))
+    assert child.is_running()
+    parent.kill()
+    await parent.wait()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, [child], timeout=10)
+    assert not alive
+
+
+async def test_a_model_that_is_gone_after_a_crash_fails_those_who_wait_and_once_it_is_back_so_is_the_engine(
+    small_model_path: Path, prompt: Prompt, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.gguf"
+    model.symlink_to(small_model_path)
+    async with _started(model, prompt, TINY) as subject, subject.running(subject.endless(max_tokens=200)):
+        waits = asyncio.ensure_future(collect(subject.engine, subject.endless(max_tokens=200)))
+        await subject.wait_until(lambda: subject.engine.stats().waiting == 1)
+        model.unlink()
+        await subject.crash()
+        with pytest.raises(EngineFailed, match=r"could not be brought back at once.*model\.gguf"):
+            await waits
+        assert subject.engine.stats().state is EngineState.RESTARTING
+        model.symlink_to(small_model_path)
+        await subject.wait_until(lambda: subject.engine.stats().state is EngineState.READY)
+
+
+async def _load_error(model: Path, settings: EngineSettings = TINY, *, vocabulary_size: int | None = None) -> str:
+    engine = LlamaCppEngine(
+        model, model_id="small", quantisation="q", settings=settings, vocabulary_size=vocabulary_size
+    )
+    with pytest.raises(ModelLoadError) as error:
+        await engine.start()
+    assert engine.stats().state is EngineState.CLOSED
+    await engine.close()
+    return str(error.value)
+
+
+async def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    message = await _load_error(tmp_path / "missing.gguf")
+    assert str(tmp_path / "missing.gguf") in message
+    assert "quern pull" in message
+
+
+async def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "page.gguf").write_text("<html>not found</html>")
+    assert "not a GGUF file" in await _load_error(tmp_path / "page.gguf")
+
+
+async def test_a_truncated_model_is_reported_with_llama_cpps_own_last_words(
+    tmp_path: Path, small_model_path: Path
+) -> None:
+    with small_model_path.open("rb") as whole:
+        (tmp_path / "half.gguf").write_bytes(whole.read(1_000_000))
+    message = await _load_error(tmp_path / "half.gguf")
+    assert "exit code 1. The file may be damaged" in message
+    assert "failed to load model" in message
+    assert "Traceback" not in message
+
+
+async def test_a_child_that_is_killed_while_loading_is_a_load_error(small_model_path: Path) -> None:
+    engine = LlamaCppEngine(small_model_path, model_id="small", quantisation="q", settings=TINY)
+    loading = asyncio.ensure_future(engine.start())
+    assert isinstance(engine.backend, InferenceProcess)
+    while engine.backend.pid is None:
+        await asyncio.sleep(0.001)
+    kill_child(engine)
+    with pytest.raises(ModelLoadError, match="not enough memory"):
+        await loading
+
+
+async def test_a_load_that_is_cancelled_leaves_no_process(small_model_path: Path) -> None:
+    engine = LlamaCppEngine(small_model_path, model_id="small", quantisation="q", settings=TINY)
+    loading = asyncio.ensure_future(engine.start())
+    assert isinstance(engine.backend, InferenceProcess)
+    while engine.backend.pid is None:
+        await asyncio.sleep(0.001)
+    child = psutil.Process(engine.backend.pid)
+    loading.cancel()
+    await asyncio.wait([loading])
+    assert loading.cancelled()
+    assert not child.is_running()
+    await engine.close()
+
+
+async def test_progress_grows_while_the_model_loads(small_model_path: Path) -> None:
+    engine = LlamaCppEngine(small_model_path, model_id="small", quantisation="q", settings=SETTINGS)
+    loading = asyncio.ensure_future(engine.start())
+    seen: list[float] = []
+    while not loading.done():
+        await asyncio.sleep(0.05)
+        if engine.stats().state is EngineState.LOADING:
+            seen.append(engine.stats().load_progress)
+            assert engine.stats().load_remaining > 0
+    await engine.close()
+    assert seen == sorted(seen)
+    assert seen[-1] > 0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def remote(small_model_path: Path) -> AsyncGenerator[str]:
+    """A llama-server that the engine did not start: its URL."""
+    async with _llama_server(small_model_path) as (url, _):
+        yield url
+
+
+@asynccontextmanager
+async def _llama_server(model: Path) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    config = ChildConfig(
+        model=str(model), api_key=KEY, slots=1, kv_tokens=512, slot_tokens=512, threads=2, batch_tokens=32
+    )
+    pipe = subprocess.PIPE
+    server = await asyncio.create_subprocess_exec(*COMMAND, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(json.dumps(asdict(config)).encode() + b"\n")
+    try:
+        yield json.loads(await server.stdout.readline())["address"], server
+    finally:
+        server.stdin.close()
+        await server.wait()
+
+
+def _at(url: str, key: str | None = KEY) -> EngineSettings:
+    return EngineSettings.model_validate({"url": url, "api_key": key, "parallel": 16})
+
+
+async def test_a_running_llama_server_is_used_by_its_url_within_its_own_limits(
+    remote: str, small_model_path: Path, prompt: Prompt
+) -> None:
+    async with _started(small_model_path, prompt, _at(remote)) as subject:
+        info = subject.engine.info
+        assert (info.parallel, info.context_length) == (1, 512)
+        assert remote in info.device
+        assert KEY not in repr(info)
+        run = await subject.run(subject.request(max_tokens=5))
+        assert run.finished.usage.completion_tokens == len(run.ids)
+
+
+async def test_a_wrong_key_is_reported_as_that(remote: str, small_model_path: Path) -> None:
+    for key in ("wrong", None):
+        assert "engine.api_key" in await _load_error(small_model_path, _at(remote, key))
+
+
+async def test_a_server_with_another_vocabulary_is_refused(remote: str, small_model_path: Path) -> None:
+    message = await _load_error(small_model_path, _at(remote), vocabulary_size=1234)
+    assert "151936" in message
+    assert "1234" in message
+    assert "not the same model" in message
+
+
+async def test_an_address_where_nothing_answers_is_named(small_model_path: Path, unused_tcp_port: int) -> None:
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    assert f"No llama-server answers at {url}" in await _load_error(small_model_path, _at(url))
+
+
+async def test_a_server_of_another_kind_is_refused(small_model_path: Path) -> None:
+    async def hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(hello, "127.0.0.1", 0) as other:
+        url = f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}"
+        assert "does not speak llama-server's protocol" in await _load_error(small_model_path, _at(url))
+
+
+async def test_a_remote_server_that_vanishes_is_noticed_and_its_running_answers_fail(
+    small_model_path: Path, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama_backend, "PROBE_INTERVAL_SECONDS", 0.05)
+    async with (
+        _llama_server(small_model_path) as (url, server),
+        _started(small_model_path, prompt, _at(url)) as subject,
+        subject.running(subject.endless(max_tokens=400)) as runs,
+    ):
+        server.kill()
+        with pytest.raises(EngineFailed, match="lost"):
+            async for _ in runs:
+                pass
+        await subject.wait_until(lambda: subject.engine.stats().state is EngineState.RESTARTING)
