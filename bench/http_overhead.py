@@ -12,11 +12,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import httpx2
@@ -27,6 +25,7 @@ from quern.config import Settings
 from quern.engine.base import Finished, GenerateRequest
 from quern.models.pull import ensure
 from quern.types import Message, Role
+from serving import served
 
 TASKS = (
     "Write a red-black tree in Python with insert and delete.",
@@ -83,28 +82,6 @@ async def _speed(work: Callable[[], Awaitable[int]]) -> float:
     return tokens / (time.monotonic() - started)
 
 
-@asynccontextmanager
-async def _served(model_dir: Path, model: str) -> AsyncGenerator[httpx2.AsyncClient]:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "models").symlink_to(model_dir, target_is_directory=True)
-        quern = str(Path(sys.executable).with_name("quern"))
-        process = await asyncio.create_subprocess_exec(
-            *(quern, "serve", "--port", "0", "--model", model, "--data-dir", folder),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        assert process.stdout is not None
-        url = ""
-        async for line in process.stdout:
-            if line.startswith(b"Serving"):
-                url = line.split()[1].decode()
-                break
-        async with httpx2.AsyncClient(base_url=url, timeout=None) as client:
-            yield client
-        process.terminate()
-        await process.wait()
-
-
 async def main() -> None:
     """Alternate the two sides and print what each gave."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,7 +97,7 @@ async def main() -> None:
         application = build_app(
             settings.model_copy(update={"data_dir": Path(folder)}), ServedModel(path, options.model)
         )
-        async with application.running() as loading, _served(settings.models_dir, options.model) as client:
+        async with application.running() as loading, served(settings.models_dir, options.model) as client:
             await loading
             await over_http(client, _prompts(options.clients, -1), 8)
             await direct(application, _prompts(options.clients, -1), 8)
