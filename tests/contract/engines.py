@@ -108,6 +108,12 @@ async def collect(engine: Engine, request: GenerateRequest) -> Run:
         return Run([event async for event in events])
 
 
+async def exhaust(events: AsyncIterator[EngineEvent]) -> None:
+    """Read on to an end that must not be `Finished`."""
+    async for event in events:
+        assert not isinstance(event, Finished)
+
+
 def fake_subject() -> Subject:
     engine = FakeEngine(
         parallel=PARALLEL,

@@ -17,7 +17,7 @@ from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable
 from quern.prompt.prompt import Prompt
 from quern.types import FinishReason, SamplingParams
 
-from .engines import CONTEXT_LENGTH, PARALLEL, Subject, fake_subject, llamacpp_subject
+from .engines import CONTEXT_LENGTH, PARALLEL, Subject, exhaust, fake_subject, llamacpp_subject
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -145,12 +145,14 @@ async def test_a_higher_priority_goes_first(subject: Subject) -> None:
                 if isinstance(event, Tokens) and priority not in order:
                     order.append(priority)
 
-    # Large enough that one at a time fits beside the first.
-    async with asyncio.TaskGroup() as group, subject.running(subject.endless(max_tokens=CONTEXT_LENGTH - 100)):
-        async with subject.running(subject.endless(max_tokens=800)):
-            for waiting, priority in enumerate(reversed(Priority), 1):
-                group.create_task(runs(priority))
-                await subject.wait_until(lambda waiting=waiting: subject.engine.stats().waiting == waiting)
+    async with (
+        asyncio.TaskGroup() as group,
+        subject.running(subject.endless(max_tokens=CONTEXT_LENGTH - 100)),
+        subject.running(subject.endless(max_tokens=800)),
+    ):
+        for waiting, priority in enumerate(reversed(Priority), 1):
+            group.create_task(runs(priority))
+            await subject.wait_until(lambda waiting=waiting: subject.engine.stats().waiting == waiting)
     assert order[0] is Priority.INTERACTIVE
     assert set(order) == set(Priority)
 
@@ -210,8 +212,7 @@ async def test_a_crash_fails_what_runs_keeps_what_waits_and_the_engine_comes_bac
         await subject.wait_until(lambda: subject.engine.stats().waiting == 1)
         await subject.crash()
         with pytest.raises(EngineFailed, match="lost"):
-            async for event in runs:
-                assert not isinstance(event, Finished)
+            await exhaust(runs)
         assert subject.engine.stats().state is EngineState.RESTARTING
         assert subject.engine.stats().load_remaining > 0
         with pytest.raises(EngineUnavailable) as refused:
@@ -240,8 +241,7 @@ async def test_a_closed_engine_ends_what_runs_and_waits_and_takes_nothing_more(
         await subject.wait_until(lambda: engine.stats().waiting == 1)
         await engine.close()
         with pytest.raises(EngineFailed):
-            async for event in runs:
-                assert not isinstance(event, Finished)
+            await exhaust(runs)
     assert isinstance(waits.result(), EngineFailed)
     await engine.close()
     assert engine.stats().state is EngineState.CLOSED

@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import json
 import os
+import select
 import signal
 import sys
 from dataclasses import dataclass
@@ -34,27 +35,38 @@ class ChildConfig:
 
 def main() -> None:
     """Serve until standard input ends."""
-    _outlive_nobody()
+    _belong_to_the_parent()
     config = ChildConfig(**json.loads(sys.stdin.buffer.readline()))
+    if _standard_input_has_ended():
+        sys.exit(1)
     answers = _reserve_standard_output()
     xllamacpp: Any = importlib.import_module("xllamacpp")  # it has no types
     try:
         server = xllamacpp.Server(_parameters(xllamacpp, config))
     except RuntimeError:
         sys.exit(1)  # llama.cpp has written why
-    ready = {"address": server.listening_address, "system": xllamacpp.get_system_info()}
-    os.write(answers, json.dumps(ready).encode() + b"\n")
-    os.close(answers)
-    sys.stdin.buffer.read()
-    os._exit(0)
+    try:
+        ready = {"address": server.listening_address, "system": xllamacpp.get_system_info()}
+        os.write(answers, json.dumps(ready).encode() + b"\n")
+        os.close(answers)
+        sys.stdin.buffer.read()
+    finally:
+        os._exit(0)  # an orderly end would wait for connections that nobody reads
 
 
-def _outlive_nobody() -> None:
-    """Die with the parent, also while loading, when nothing else can run; let only the parent decide when."""
+def _belong_to_the_parent() -> None:
+    """Die with the parent, also while loading, when nothing here can run; let only the parent decide when."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _standard_input_has_ended() -> bool:
+    """True where the parent died before we asked to die with it."""
+    poll = select.poll()
+    poll.register(sys.stdin.fileno(), select.POLLHUP)
+    return bool(poll.poll(0))
 
 
 def _reserve_standard_output() -> int:

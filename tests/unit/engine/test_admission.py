@@ -1,12 +1,11 @@
 """Who runs and who waits, as transcripts."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from quern.engine.admission import Admission, Place
 from quern.engine.base import Priority
-
-import pytest
 
 
 def _transcript(admission: Admission, names: dict[str, Place]) -> dict[str, int]:

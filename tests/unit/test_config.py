@@ -1,0 +1,103 @@
+"""Settings: where they come from, which one wins, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from quern.config import load_settings
+from quern.errors import ConfigError
+from quern.types import DisconnectPolicy
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os  # noqa: PLC0415
+
+    for name in [name for name in os.environ if name.startswith("QUERN_")]:
+        monkeypatch.delenv(name)
+
+
+def _file(folder: Path, text: str) -> Path:
+    path = folder / "quern.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_command_line_wins_over_the_environment_over_the_file_over_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _file(tmp_path, "[server]\nport = 1001\nhost = '127.0.0.2'\nshutdown_grace_seconds = 5\n")
+    monkeypatch.setenv("QUERN_SERVER__PORT", "1002")
+    monkeypatch.setenv("QUERN_SERVER__HOST", "127.0.0.3")
+    settings = load_settings(path, {"server": {"port": 1003}})
+    assert settings.server.port == 1003
+    assert settings.server.host == "127.0.0.3"
+    assert settings.server.shutdown_grace_seconds == 5
+    assert settings.turns.conversation_disconnect is DisconnectPolicy.HOLD
+
+
+def test_settings_cannot_be_changed_once_read() -> None:
+    settings = load_settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.server.port = 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "named"),
+    [
+        ("QUERN_SERVER__PROT", "1", "server.prot"),
+        ("QUERN_PORT", "1", "port"),
+        ("QUERN_SERVER__PORT", "99999", "server.port"),
+        ("QUERN_TURNS__MAX_QUEUED", "many", "turns.max_queued"),
+        ("QUERN_LOG__FORMAT", "xml", "log.format"),
+    ],
+)
+def test_a_variable_that_is_no_setting_or_has_no_usable_value_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, named: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=named.replace(".", r"\.")):
+        load_settings()
+
+
+@pytest.mark.parametrize("text", ["[server]\nprot = 1\n", "[sever]\nport = 1\n", "surprise = true\n"])
+def test_an_unknown_key_in_the_file_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="There is no setting"):
+        load_settings(_file(tmp_path, text))
+
+
+def test_a_file_that_cannot_be_read_or_parsed_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.toml", _file(tmp_path, "port = = 1")):
+        with pytest.raises(ConfigError, match=path.name):
+            load_settings(path)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "quern.example", ""])
+def test_an_address_beyond_loopback_is_refused_unless_everybody_is_let_in_on_purpose(host: str) -> None:
+    with pytest.raises(ConfigError, match="--allow-anonymous"):
+        load_settings(overrides={"server": {"host": host}})
+    assert load_settings(overrides={"server": {"host": host, "allow_anonymous": True}}).server.host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_loopback_addresses_need_no_permission(host: str) -> None:
+    assert load_settings(overrides={"server": {"host": host}}).server.loopback
+
+
+def test_secrets_appear_neither_in_a_settings_repr_nor_in_an_error() -> None:
+    secret = "postgresql://user:hunter2@host/db"
+    settings = load_settings(overrides={"store": {"url": secret}, "engine": {"api_key": "sk-hunter2"}})
+    assert "hunter2" not in repr(settings)
+    assert settings.database_url == secret
+    with pytest.raises(ConfigError) as refused:
+        load_settings(overrides={"store": {"url": ["hunter2"]}})
+    assert "hunter2" not in str(refused.value)
+
+
+def test_the_data_directory_is_made_absolute_and_home_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_settings(overrides={"data_dir": "~/quern"}).data_dir == tmp_path / "quern"
+    monkeypatch.chdir(tmp_path)
+    assert load_settings(overrides={"data_dir": "here"}).database_url == f"sqlite+aiosqlite:///{tmp_path}/here/quern.db"
