@@ -105,7 +105,7 @@ class EngineSettings(_Frozen):
         description="Most tokens one sequence may hold; the model's own limit (at most 32768) if unset.",
     )
     kv_tokens: int = Field(
-        default=65536,
+        default=81920,
         ge=256,
         description="KV cache shared by all sequences, in tokens; a turn that does not fit waits.",
     )
@@ -241,8 +241,8 @@ def hub_environment() -> dict[str, str]:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment for our own child processes."""
-    return dict(os.environ)
+    """The environment for our own child processes: without the variables that may hold secrets."""
+    return {name: value for name, value in os.environ.items() if not name.startswith((ENV_PREFIX, "HF_TOKEN"))}
 
 
 def _from_file(path: Path | None) -> dict[str, Any]:

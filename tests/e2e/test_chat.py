@@ -65,30 +65,35 @@ def test_the_same_seed_gives_the_same_answer(server: ServerProcess) -> None:
 
 
 def test_sixteen_streams_at_once_all_make_progress_and_health_answers_meanwhile(server: ServerProcess) -> None:
-    first_text = threading.Barrier(17, timeout=120)
-    texts = [""] * 16
+    everyone_has_text = threading.Barrier(17, timeout=120)
+    statuses: list[int] = []
 
     def stream(index: int) -> None:
-        data = {"prompt": f"Explain {index} sorting algorithms in detail.", "max_tokens": 48}
-        response = requests.post(f"{server.url}/v1/code/chat_stream", data=data, stream=True, timeout=360)
-        met = False
-        for chunk in response.iter_content(chunk_size=None, decode_unicode=True):
-            if chunk.startswith("conversation_id:"):
-                continue
-            texts[index] += chunk
-            if not met:
-                met = True
-                first_text.wait()
+        with requests.post(
+            f"{server.url}/v1/code/chat_stream",
+            data={"prompt": f"Write a long story about {index} sorting algorithms."},
+            headers={"X-Quern-On-Disconnect": "cancel"},
+            stream=True,
+            timeout=360,
+        ) as response:
+            chunks = response.iter_content(chunk_size=None, decode_unicode=True)
+            assert next(chunks).startswith("conversation_id:")
+            assert next(chunks)
+            everyone_has_text.wait()
+            statuses.append(response.status_code)
 
     threads = [threading.Thread(target=stream, args=(index,)) for index in range(16)]
     for thread in threads:
         thread.start()
-    first_text.wait()
-    for _ in range(20):
+    while any(thread.is_alive() for thread in threads):
         assert requests.get(f"{server.url}/health", timeout=1).status_code == 200
+        if everyone_has_text.n_waiting == 16:
+            everyone_has_text.wait()
+            break
     for thread in threads:
         thread.join()
-    assert all(texts)
+    assert statuses == [200] * 16
+    server.wait_for(lambda stats: stats["running"] == 0)
 
 
 def test_logs_are_json_with_request_ids_and_hold_no_prompt_and_no_answer(server: ServerProcess) -> None:

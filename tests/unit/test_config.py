@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quern.config import load_settings
+from quern.config import child_environment, load_settings
 from quern.errors import ConfigError
 from quern.types import DisconnectPolicy
 
@@ -101,3 +101,11 @@ def test_the_data_directory_is_made_absolute_and_home_is_known(tmp_path: Path, m
     assert load_settings(overrides={"data_dir": "~/quern"}).data_dir == tmp_path / "quern"
     monkeypatch.chdir(tmp_path)
     assert load_settings(overrides={"data_dir": "here"}).database_url == f"sqlite+aiosqlite:///{tmp_path}/here/quern.db"
+
+
+def test_child_processes_inherit_no_variable_that_may_hold_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUERN_ENGINE__API_KEY", "sk-hunter2")
+    monkeypatch.setenv("HF_TOKEN", "hf_hunter2")
+    monkeypatch.setenv("PIP_INDEX_URL", "kept")
+    assert child_environment()["PIP_INDEX_URL"] == "kept"
+    assert "hunter2" not in str(child_environment())

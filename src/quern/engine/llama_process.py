@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import httpx2
 import psutil
 import structlog
 
@@ -114,7 +115,7 @@ class InferenceProcess:
         )
         try:
             facts = await self._server.facts()
-        except OSError as error:
+        except (OSError, httpx2.HTTPError) as error:
             msg = (
                 f"The inference process was lost right after it had loaded {self._model}.{last_words(self._last_lines)}"
             )
@@ -165,7 +166,7 @@ class InferenceProcess:
         async for line in stderr:
             text = line.decode(errors="replace").rstrip()
             self._last_lines.append(text)
-            log.debug("llama.cpp", line=text)
+            log.debug("llama_cpp_log", line=text)
 
     async def _measure(self, pid: int) -> None:
         first = await asyncio.to_thread(_resident_bytes, pid)

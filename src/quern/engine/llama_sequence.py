@@ -76,6 +76,7 @@ class Sequence:
         return (Tokens(ids),) if ids else ()
 
     def _ended(self, end: Ended, reason: FinishReason) -> Finished:
+        """The server's own counts: a last character that the limit cut short counts, although it is no text."""
         end_tokens = int(end.end_of_text or self._filter.stopped)
         return Finished(
             reason,

@@ -61,23 +61,19 @@ class LlamaServer:
 
     async def facts(self) -> ServerFacts:
         """What the server holds."""
-        models = await self._get("/v1/models")
-        props = await self._get("/props")
+        models = await self._read("/v1/models")
+        props = await self._read("/props")
         meta = models["data"][0]["meta"]
         return ServerFacts(meta["n_vocab"], props["default_generation_settings"]["n_ctx"], props["total_slots"])
 
     async def ready(self) -> bool:
         """Whether it has loaded its model."""
-        try:
-            response = await self._http.get("/health", timeout=PROBE_SECONDS)
-        except httpx2.TransportError as error:
-            raise ConnectionError(str(error)) from error
-        return response.status_code == 200
+        return (await self._get("/health")).status_code == 200
 
     async def processing(self, slot: int) -> bool:
         """Whether the slot is at work; False where the server doesn't tell."""
         try:
-            slots = await self._get("/slots")
+            slots = await self._read("/slots")
         except httpx2.HTTPStatusError:
             return False
         return any(entry["id"] == slot and entry["is_processing"] for entry in slots)
@@ -87,18 +83,19 @@ class LlamaServer:
         tokenised again.
         """
         self._check_open()
-        reader = CompletionReader()
+        reader, answering = CompletionReader(), False
         try:
             async with self._http.stream("POST", "/completion", json=body) as response:
+                answering = True
                 if response.status_code != 200:
                     await response.aread()
-                    raise EngineFailed(explain(response.json()))
+                    raise EngineFailed(_refusal(response))
                 async for chunk in response.aiter_raw():
                     for part in reader.feed(chunk):
                         yield await self._with_ids(part)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise ConnectionError(str(error)) from error
-        except httpx2.TransportError as error:
+        except httpx2.HTTPError as error:
+            if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout) and not answering:
+                raise ConnectionError(str(error)) from error
             raise EngineFailed(LOST) from error
 
     async def _with_ids(self, part: Part) -> Progress | NewTokens | Ended:
@@ -120,14 +117,24 @@ class LlamaServer:
             msg = "the connection was closed"
             raise ConnectionError(msg)
 
-    async def _get(self, path: str) -> Any:
+    async def _get(self, path: str) -> httpx2.Response:
         self._check_open()
         try:
-            response = await self._http.get(path, timeout=PROBE_SECONDS)
+            return await self._http.get(path, timeout=PROBE_SECONDS)
         except httpx2.TransportError as error:
             raise ConnectionError(str(error)) from error
+
+    async def _read(self, path: str) -> Any:
+        response = await self._get(path)
         if response.status_code == 401:
             msg = "the key was refused"
             raise PermissionError(msg)
         response.raise_for_status()
         return response.json()
+
+
+def _refusal(response: httpx2.Response) -> str:
+    try:
+        return explain(response.json())
+    except (ValueError, LookupError, TypeError):
+        return f"The inference server refused this request with the HTTP status {response.status_code}."

@@ -95,14 +95,14 @@ class Supervisor:
             raise
         self._load_seconds = time.monotonic() - self._began
         self._state = EngineState.READY
-        log.info("engine ready", device=connected.device, seconds=round(self._load_seconds, 1))
+        log.info("engine_ready", device=connected.device, seconds=round(self._load_seconds, 1))
 
     async def _keep_up(self) -> None:
         delay = FIRST_DELAY_SECONDS
         while True:
             ready_since = time.monotonic()
             reason = await self._backend.lost()
-            log.error("engine lost", reason=reason)
+            log.error("engine_lost", reason=reason)
             self._state = EngineState.RESTARTING
             self._on_lost()
             await self._backend.stop()
@@ -119,7 +119,7 @@ class Supervisor:
             try:
                 await self._bring_up()
             except ModelLoadError as error:
-                log.error("engine restart failed", error=str(error), next_try_seconds=delay)  # noqa: TRY400
+                log.error("engine_restart_failed", error=str(error), next_try_seconds=delay)  # noqa: TRY400
                 self._on_failed(error)
             else:
                 return delay

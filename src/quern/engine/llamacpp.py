@@ -216,7 +216,7 @@ class LlamaCppEngine:
                     await asyncio.sleep(POLL_SECONDS)
                     processing = await sequence.processing()
         except OSError as error:
-            log.debug("slot freed without the server's word", reason=repr(error))
+            log.debug("slot_freed_unconfirmed", reason=repr(error))
         finally:
             sequence.give_back()
             gate.leave(place)

@@ -1,0 +1,106 @@
+"""The protocol's client against servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from quern.engine.base import EngineEvent, GenerateRequest, Prefill, Tokens
+from quern.engine.llama_sequence import Sequence
+from quern.engine.llama_server import LlamaServer
+from quern.engine.slots import SlotTable
+from quern.errors import EngineFailed
+from quern.types import SamplingParams
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+PROGRESS = (
+    b'data: {"content":"","tokens":[0],"stop":false,"tokens_predicted":0,'
+    b'"prompt_progress":{"total":2,"cache":0,"processed":2,"time_ms":1}}\n\n'
+)
+NOTHING_ELSE = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
+TOKEN = b'data: {"content":"a","tokens":[7],"stop":false,"tokens_predicted":1}\n\n'
+
+
+@asynccontextmanager
+async def _answering(answer: bytes, *, reset: bool = False) -> AsyncGenerator[LlamaServer]:
+    """A client of a server that gives one answer to completions, then closes the connection or breaks it."""
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer if request.startswith(b"POST /completion ") else NOTHING_ELSE)
+        await writer.drain()
+        if reset:
+            await asyncio.sleep(0.05)
+            writer.transport.abort()
+        writer.close()
+
+    async with await asyncio.start_server(respond, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        server = LlamaServer(f"http://127.0.0.1:{port}", "key", connections=2, trust_env=False)
+        yield server
+        await server.close()
+
+
+async def _generate(server: LlamaServer) -> tuple[list[EngineEvent], EngineFailed]:
+    """Everything until the failure, and the failure."""
+    request = GenerateRequest((1, 2), SamplingParams(max_tokens=5))
+    sequence = Sequence(request, server, SlotTable(1), queued_ms=0)
+    events: list[EngineEvent] = []
+    try:
+        async for event in sequence.events():
+            events.append(event)  # noqa: PERF401 (a comprehension would lose them with the failure)
+    except EngineFailed as error:
+        return events, error
+    pytest.fail("the generation did not fail")
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_an_answer_that_breaks_off_is_a_failure_after_what_came(reset: bool) -> None:
+    async with _answering(HEAD + PROGRESS + TOKEN, reset=reset) as server:
+        events, error = await _generate(server)
+    assert events == [Prefill(2, 2, 0), Tokens((7,))]
+    assert "lost" in str(error)
+
+
+async def test_a_connection_that_closes_without_an_answer_is_a_failure() -> None:
+    async with _answering(b"") as server:
+        events, error = await _generate(server)
+    assert not events
+    assert "lost" in str(error)
+
+
+async def test_a_refusal_is_told_in_the_servers_words() -> None:
+    body = b'{"error":{"code":400,"message":"Prompt contains invalid tokens","type":"invalid_request_error"}}'
+    head = b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with _answering(head + body) as server:
+        _, error = await _generate(server)
+    assert str(error) == "The inference server refused or dropped this request: Prompt contains invalid tokens."
+
+
+async def test_a_refusal_without_words_is_told_by_its_status() -> None:
+    async with _answering(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 6\r\n\r\n<html>") as server:
+        _, error = await _generate(server)
+    assert "HTTP status 502" in str(error)
+
+
+async def test_ids_that_cannot_be_asked_for_any_more_are_a_failure_not_a_gap() -> None:
+    swallowed = TOKEN.replace(b'"tokens_predicted":1', b'"tokens_predicted":3')
+    async with _answering(HEAD + PROGRESS + swallowed) as server:
+        events, error = await _generate(server)
+    assert events == [Prefill(2, 2, 0)]
+    assert "lost" in str(error)
+
+
+async def test_where_nothing_listens_or_the_client_is_closed_it_is_a_connection_error(unused_tcp_port: int) -> None:
+    server = LlamaServer(f"http://127.0.0.1:{unused_tcp_port}", "", connections=1, trust_env=False)
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            await server.facts()
+        with pytest.raises(ConnectionError):
+            await anext(server.complete({"prompt": [1]}))
+        with pytest.raises(ConnectionError):
+            await server.ready()
+        await server.close()
