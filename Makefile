@@ -11,7 +11,7 @@ help:
 	@echo "make test    set up, lint, type-check and run every test"
 	@echo "make setup   only the set-up: a virtual environment in .venv with everything locked by hash"
 	@echo "make check   lint, types and architecture, without the tests"
-	@echo "make bench   HTTP against the engine alone, eight clients"
+	@echo "make bench   HTTP against the engine alone, /health under load: some ten minutes"
 	@echo "make lock    resolve the dependencies again"
 
 setup: $(STAMP)
@@ -37,8 +37,9 @@ test: check
 	$(BIN)/pytest
 
 bench: setup
-	$(BIN)/quern pull qwen2.5-coder-0.5b
-	$(BIN)/python bench/http_overhead.py --model qwen2.5-coder-0.5b
+	$(BIN)/quern pull qwen2.5-coder-1.5b
+	$(BIN)/python bench/http_overhead.py --max-tokens 64
+	$(BIN)/python bench/health_latency.py
 
 lock: setup
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -10,11 +11,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData
 
-from quern.api.deps import Owner, RequestId, Wired
+from quern.api.deps import Owner, RequestId, Services, Wired
 from quern.api.errors import validation_error
 from quern.api.raw_text import CLIENT_CLOSED_REQUEST, TurnTextResponse, whole_text
 from quern.config import GenerationSettings
 from quern.turns.service import TurnRequest
+from quern.turns.turn import Turn
 from quern.types import DisconnectPolicy, SamplingParams
 
 router = APIRouter(prefix="/v1/code", tags=["code"])
@@ -115,7 +117,16 @@ def disconnect_policy(request: Request) -> DisconnectPolicy | None:
         raise validation_error(("header", DISCONNECT_HEADER), "enum", message, value) from None
 
 
-Disconnect = Annotated[DisconnectPolicy | None, Depends(disconnect_policy)]
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, under which request id, and what to do should the connection close."""
+
+    owner: Owner
+    request_id: RequestId
+    disconnect: Annotated[DisconnectPolicy | None, Depends(disconnect_policy)]
+
+
+Calling = Annotated[Caller, Depends()]
 
 
 def _form_body(model: type[BaseModel]) -> dict[str, Any]:
@@ -124,25 +135,10 @@ def _form_body(model: type[BaseModel]) -> dict[str, Any]:
 
 @router.post("/generate", openapi_extra=_form_body(GenerateForm), response_model=None)
 async def generate(
-    request: Request,
-    form: Annotated[GenerateForm, Depends(generate_form)],
-    wired: Wired,
-    owner: Owner,
-    request_id: RequestId,
-    disconnect: Disconnect,
+    request: Request, form: Annotated[GenerateForm, Depends(generate_form)], wired: Wired, caller: Calling
 ) -> Response:
     """One prompt, one answer, no memory. With `Accept: text/plain` the answer streams as plain text."""
-    turn = await wired.turns.start(
-        TurnRequest(
-            owner=owner,
-            prompt=form.prompt,
-            sampling=form.sampling(wired.generation),
-            remember=False,
-            stops=tuple(form.stop),
-            disconnect=disconnect,
-            request_id=request_id,
-        )
-    )
+    turn = await _start(form, wired, caller, remember=False)
     if request.headers.get("accept", "").strip().lower() == "text/plain":
         return TurnTextResponse(turn, media_type="text/plain")
     text = await whole_text(turn, request)
@@ -152,25 +148,25 @@ async def generate(
 
 
 @router.post("/chat_stream", openapi_extra=_form_body(ChatForm), response_model=None)
-async def chat_stream(
-    form: Annotated[ChatForm, Depends(chat_form)],
-    wired: Wired,
-    owner: Owner,
-    request_id: RequestId,
-    disconnect: Disconnect,
-) -> Response:
+async def chat_stream(form: Annotated[ChatForm, Depends(chat_form)], wired: Wired, caller: Calling) -> Response:
     """A turn of a conversation, streamed as raw text. The first one begins with `conversation_id:<UUID>` and `---`."""
-    turn = await wired.turns.start(
-        TurnRequest(
-            owner=owner,
-            prompt=form.prompt,
-            sampling=form.sampling(wired.generation),
-            remember=True,
-            conversation_id=form.conversation_id,
-            stops=tuple(form.stop),
-            disconnect=disconnect,
-            request_id=request_id,
-        )
-    )
+    turn = await _start(form, wired, caller, remember=True, conversation_id=form.conversation_id)
     preamble = "" if form.conversation_id is not None else f"conversation_id:{turn.conversation_id}\n---\n"
     return TurnTextResponse(turn, media_type="text/event-stream", preamble=preamble)
+
+
+async def _start(
+    form: GenerateForm, wired: Services, caller: Caller, *, remember: bool, conversation_id: str | None = None
+) -> Turn:
+    return await wired.turns.start(
+        TurnRequest(
+            owner=caller.owner,
+            request_id=caller.request_id,
+            prompt=form.prompt,
+            sampling=form.sampling(wired.generation),
+            remember=remember,
+            conversation_id=conversation_id,
+            stops=tuple(form.stop),
+            disconnect=caller.disconnect,
+        )
+    )
