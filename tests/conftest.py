@@ -1,10 +1,14 @@
 """What every kind of test shares."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from quern.config import Settings
+
+# A shell that starts a job in the background has it ignore Ctrl-C, and so would every process that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL_MODEL = "qwen2.5-coder-0.5b"
 
