@@ -46,9 +46,9 @@ class Application:
     def __init__(self, settings: Settings, engine: Engine, prompt: Prompt) -> None:
         self.engine = engine
         self.prompt = prompt
-        self._database = Database(settings.database_url)
-        conversation_store = ConversationStore(self._database)
-        turn_store = TurnStore(self._database)
+        self.database = Database(settings.database_url)
+        conversation_store = ConversationStore(self.database)
+        turn_store = TurnStore(self.database)
         self.turns = TurnService(
             engine=engine,
             prompt=prompt,
@@ -61,6 +61,7 @@ class Application:
             conversations=ConversationService(conversation_store, turn_store, self.turns),
             engine=engine,
             generation=settings.generation,
+            max_request_bytes=settings.server.max_request_bytes,
         )
         self.asgi = _build_asgi(services, settings)
 
@@ -70,7 +71,7 @@ class Application:
 
         Requests are answered meanwhile: liveness at once, turns with a 503 until the model is there.
         """
-        await self._database.open()
+        await self.database.open()
         try:
             async with self.turns.running():
                 loading = asyncio.get_running_loop().create_task(self.engine.start())
@@ -82,7 +83,7 @@ class Application:
                     await self.turns.drain(0)
                     await self.engine.close()
         finally:
-            await self._database.close()
+            await self.database.close()
             await asyncio.to_thread(self.prompt.close)
 
 

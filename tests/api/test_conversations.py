@@ -2,9 +2,11 @@
 
 import asyncio
 
+import httpx2
 import pytest
 
 from quern.engine.fake import FakeEngine
+from quern.store.conversations import ConversationStore
 
 from .conftest import Quern, Start
 
@@ -99,3 +101,20 @@ async def test_deleting_everything_needs_to_be_said(quern: Quern) -> None:
     response = await quern.client.delete("/v1/conversations", params={"all": "true"})
     assert response.json() == {"object": "list.deleted", "deleted": 2}
     assert (await quern.client.get("/v1/conversations")).json()["data"] == []
+
+
+async def test_a_turn_whose_conversation_vanished_under_it_is_no_whole_answer(start: Start) -> None:
+    engine = FakeEngine(token_delay=0.01, reply=lambda _request: tuple(b"x" * 40))
+    async with start(engine, live=True) as quern:
+        broken = False
+        async with quern.client.stream("POST", "/v1/code/chat_stream", data={"prompt": "hello"}) as response:
+            chunks = response.aiter_text()
+            conversation_id = (await anext(chunks)).partition("\n")[0].removeprefix("conversation_id:")
+            await ConversationStore(quern.application.database).delete(conversation_id, "anonymous")
+            try:
+                async for _ in chunks:
+                    pass
+            except httpx2.RemoteProtocolError:
+                broken = True
+        assert broken
+        assert quern.application.turns.active == 0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import pytest
+from structlog.testing import capture_logs
 
 from quern.engine.fake import FakeEngine
 
@@ -167,7 +168,10 @@ async def test_an_unknown_policy_is_a_422_that_names_the_header_and_its_values(q
 async def test_a_client_that_leaves_in_mid_request_starts_no_turn(start: Start) -> None:
     async with start(live=True) as quern:
         client = await RawClient.post(quern, CHAT, "prompt=half", announced=1000)
-        await client.vanish()
-        await asyncio.sleep(0.1)
+        with capture_logs() as lines:
+            await client.vanish()
+            await asyncio.sleep(0.1)
+        assert [line["status"] for line in lines if line["event"] == "request"] == [499]
+        assert not [line for line in lines if line["log_level"] == "error"]
         assert not quern.engine.requests
         assert await _states(quern) == []

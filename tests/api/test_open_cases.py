@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import time
 import uuid
+from collections.abc import Sequence
 
 import httpx2
 import pytest
@@ -240,3 +242,49 @@ async def test_special_token_text_cannot_open_a_system_message(quern: Quern) -> 
     special = [[token for token in request.prompt if token >= 256] for request in quern.engine.requests]
     assert special[0] == special[1]
     assert forged in quern.application.prompt.tokenizer.decode(quern.engine.requests[0].prompt)
+
+
+async def test_a_prompt_of_more_than_a_megabyte_is_judged_by_the_limits_that_are_documented(quern: Quern) -> None:
+    for response in (
+        await quern.client.post(ENDPOINTS[0], data={"prompt": "x" * 1_500_000}),
+        await quern.client.post(ENDPOINTS[0], files={"prompt": (None, "x" * 1_500_000)}),
+    ):
+        assert response.status_code == 413
+        assert "tokens of context" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/x-www-form-urlencoded", b"&".join(b"f%d=1" % n for n in range(2000))),
+        ("multipart/form-data; boundary=x", b"no boundary in here"),
+    ],
+)
+async def test_a_form_that_cannot_be_read_is_a_422(quern: Quern, content_type: str, body: bytes) -> None:
+    response = await quern.client.post(ENDPOINTS[0], content=body, headers={"content-type": content_type})
+    assert response.status_code == 422
+
+
+async def test_an_uploaded_file_is_no_prompt_and_its_insides_are_not_shown(quern: Quern) -> None:
+    response = await quern.client.post(ENDPOINTS[0], files={"prompt": ("prompt.txt", b"secret")})
+    assert response.status_code == 422
+    assert response.json()["detail"][0]["loc"] == ["body", "prompt"]
+    assert response.json()["detail"][0]["input"] is None
+
+
+async def test_a_turn_being_admitted_keeps_others_out_so_that_its_history_stays_the_latest(
+    quern: Quern, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation_id = await quern.begin("hello")
+    encode = quern.application.prompt.encode_chat
+
+    def slow(messages: Sequence[Message]) -> tuple[int, ...]:
+        if "slow" in messages[-1].content:
+            time.sleep(0.3)
+        return encode(messages)
+
+    monkeypatch.setattr(quern.application.prompt, "encode_chat", slow)
+    first = asyncio.ensure_future(quern.chat("slow", conversation_id))
+    await asyncio.sleep(0.1)
+    assert (await quern.chat("quick", conversation_id)).status_code == 409
+    assert (await first).status_code == 200

@@ -9,11 +9,12 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 
 from quern.api.deps import Owner, RequestId, Services, Wired
-from quern.api.errors import validation_error
-from quern.api.raw_text import CLIENT_CLOSED_REQUEST, TurnTextResponse, whole_text
+from quern.api.errors import CLIENT_CLOSED_REQUEST, validation_error
+from quern.api.raw_text import TurnTextResponse, whole_text
 from quern.config import GenerationSettings
 from quern.turns.service import TurnRequest
 from quern.turns.turn import Turn
@@ -62,13 +63,16 @@ class ChatForm(GenerateForm):
     )
 
 
-async def _read_form(request: Request, model: type[Form]) -> Form:
+async def _read_form(request: Request, model: type[Form], wired: Services) -> Form:
     """Parse and check a form body, with a sentence for each thing that is wrong with it."""
     if not request.headers.get("content-type", "").lower().startswith(FORM_TYPES):
         raise validation_error(("body", "prompt"), "missing", SEND_A_PROMPT, None)
-    form = await request.form()
     try:
-        parsed = model.model_validate(_fields(form))
+        async with request.form(max_part_size=wired.max_request_bytes) as form:
+            parsed = model.model_validate(_fields(form))
+    except HTTPException as error:
+        message = f"The form can't be read: {error.detail}"
+        raise validation_error(("body",), "form_parsing", message, None) from error
     except ValidationError as error:
         raise RequestValidationError([_sentence(item) for item in error.errors(include_url=False)]) from error
     if not parsed.prompt.strip():
@@ -91,17 +95,22 @@ def _sentence(item: Any) -> dict[str, Any]:
         message = SEND_A_PROMPT
     elif item["type"] == "extra_forbidden":
         message = f"There is no form field {name}. Leave it out: unknown fields are refused, never ignored."
-    return {"type": item["type"], "loc": ("body", *item["loc"]), "msg": message, "input": item["input"]}
+    return {"type": item["type"], "loc": ("body", *item["loc"]), "msg": message, "input": _shown(item["input"])}
 
 
-async def generate_form(request: Request) -> GenerateForm:
+def _shown(value: Any) -> Any:
+    """What was sent, as JSON can show it; an uploaded file is not shown."""
+    return None if isinstance(value, UploadFile) else value
+
+
+async def generate_form(request: Request, wired: Wired) -> GenerateForm:
     """The body of a one-shot request."""
-    return await _read_form(request, GenerateForm)
+    return await _read_form(request, GenerateForm, wired)
 
 
-async def chat_form(request: Request) -> ChatForm:
+async def chat_form(request: Request, wired: Wired) -> ChatForm:
     """The body of a chat request."""
-    return await _read_form(request, ChatForm)
+    return await _read_form(request, ChatForm, wired)
 
 
 def disconnect_policy(request: Request) -> DisconnectPolicy | None:

@@ -23,6 +23,7 @@ class Services:
     conversations: ConversationService
     engine: Engine
     generation: GenerationSettings
+    max_request_bytes: int
 
 
 def services(request: Request) -> Services:

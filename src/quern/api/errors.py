@@ -33,6 +33,9 @@ from quern.errors import (
 
 log = structlog.get_logger(__name__)
 
+CLIENT_CLOSED_REQUEST = 499
+"""What the log says of a request whose client went away; nobody receives it."""
+
 INTERNAL_ERROR_PREFIX = "服务器内部错误: "
 STATUS: dict[type[QuernError], int] = {
     ConversationNotFound: 404,

@@ -8,10 +8,11 @@ import uuid
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from quern.api.errors import detail, internal_error
+from quern.api.errors import CLIENT_CLOSED_REQUEST, detail, internal_error
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,8 @@ class RequestContext:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
+            except ClientDisconnect:
+                status = CLIENT_CLOSED_REQUEST
             except Exception as error:
                 if status == 0:
                     await internal_error(error)(scope, receive, send_with_id)

@@ -17,8 +17,6 @@ from quern.turns.events import TurnEnded, TurnLog, TurnText
 from quern.turns.turn import Turn
 from quern.types import TurnState
 
-CLIENT_CLOSED_REQUEST = 499
-
 
 class AnswerAborted(Exception):
     """Raised through the HTTP server to close a connection in mid-answer; a clean end would look like a whole one."""

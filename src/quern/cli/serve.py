@@ -54,9 +54,13 @@ def serve(
     }
     settings = load_settings(config, _given(overrides))
     configure_logging(settings.log, expected=(AnswerAborted,))
-    listener = _bind(settings)
     console = Console()
-    application = build_app(settings, _model(settings, console))
+    with _port_trouble_told(settings):
+        listener = _bind(settings)
+    model_file = _model(settings, console)
+    with _port_trouble_told(settings):
+        listener.listen()
+    application = build_app(settings, model_file)
     if uvloop.run(_Process(application, settings, listener, console).run()) == signal.SIGINT:
         raise KeyboardInterrupt
 
@@ -73,21 +77,29 @@ def _given(overrides: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bind(settings: Settings) -> socket.socket:
-    """Take the port before anything slow happens."""
+    """Take the port before anything slow happens; nobody is let in yet, so that nobody waits for a download."""
     host, port = settings.server.host, settings.server.port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except OSError as error:
+    except OSError:
         listener.close()
+        raise
+    return listener
+
+
+@contextmanager
+def _port_trouble_told(settings: Settings) -> Generator[None]:
+    host, port = settings.server.host, settings.server.port
+    try:
+        yield
+    except OSError as error:
         msg = (
             f"Can't listen on {host}:{port}: {error.strerror}. Another program may be using the port: stop it, or "
             f"choose another port with --port."
         )
         raise ConfigError(msg) from error
-    return listener
 
 
 def _model(settings: Settings, console: Console) -> ServedModel | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.types import Processor
 
 from quern.config import LogFormat, LogSettings
@@ -54,10 +55,13 @@ def _without(exceptions: tuple[type[BaseException], ...]) -> Callable[[logging.L
 
 
 def _renderers(log_format: LogFormat) -> list[Any]:
+    """Tracebacks never show local variables: prompts and keys are among them."""
     if log_format is LogFormat.JSON:
         return [
             structlog.processors.EventRenamer("message"),
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(ensure_ascii=False),
         ]
-    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    return [
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+    ]

@@ -17,9 +17,13 @@ from quern.store.schema import ACTIVE_TURN_INDEX, active_turn, conversations, me
 from quern.store.uninterrupted import uninterrupted
 from quern.types import Message, Role, TurnState
 
-__all__ = ["JournalEntry", "NewTurn", "TurnEnd", "TurnRecord", "TurnStore"]
+__all__ = ["JournalEntry", "NewTurn", "TurnAlreadyEnded", "TurnEnd", "TurnRecord", "TurnStore"]
 
 INTERRUPTED = "The server stopped while this turn was running. The text so far is kept; ask again for a whole answer."
+
+
+class TurnAlreadyEnded(StoreError):
+    """The turn has a terminal state already, and keeps it."""
 
 
 class TurnStore:
@@ -93,11 +97,11 @@ class TurnStore:
                 await connection.execute(insert(turn_events), rows)
 
     @uninterrupted
-    async def finish(self, end: TurnEnd) -> None:
+    async def finish(self, end: TurnEnd) -> bool:
         """Store how the turn ended, drop its journal, and add the answer to the conversation if it is complete.
 
-        Nothing happens if the conversation was deleted. Raises StoreError if the turn has ended before: it keeps that
-        end.
+        False, and nothing happens, if the conversation was deleted. Raises TurnAlreadyEnded if the turn has ended
+        before: it keeps that end.
         """
         async with self._database.transaction() as connection:
             wanted = select(turns.c.conversation_id).where(turns.c.id == end.turn_id)
@@ -108,11 +112,12 @@ class TurnStore:
             ended = update(turns).where(turns.c.id == end.turn_id, active_turn).values(ended_columns(end))
             if (await connection.execute(ended)).rowcount == 0:
                 await _refuse_unless_deleted(connection, end.turn_id, end.state)
-                return
+                return False
             if conversation_id is not None and end.state is TurnState.COMPLETED:
                 answer = Message(Role.ASSISTANT, end.text or "")
                 await _append_message(connection, conversation_id, end.turn_id, answer, end.finished_at)
             await connection.execute(delete(turn_events).where(turn_events.c.turn_id == end.turn_id))
+        return True
 
     @uninterrupted
     async def recover_interrupted(self, now: datetime) -> int:
@@ -212,7 +217,7 @@ async def _append_message(
 async def _refuse_unless_deleted(connection: AsyncConnection, turn_id: str, wanted: TurnState) -> None:
     state = (await connection.execute(select(turns.c.state).where(turns.c.id == turn_id))).scalar_one_or_none()
     if state is not None:
-        raise StoreError(
+        raise TurnAlreadyEnded(
             f"Turn {turn_id} can't become {wanted}: it is {state} already, and stays that. This is a fault in Quern; "
             f"report it with the server's log."
         )

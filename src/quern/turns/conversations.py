@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from quern.errors import ConversationNotFound
 from quern.store.conversations import Conversation, ConversationStore, Page, StoredMessage
 from quern.store.turns import TurnRecord, TurnStore
+from quern.turns.runner import DELETED
 from quern.turns.service import NOT_FOUND, TurnService
-
-DELETED = "The conversation was deleted."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +48,17 @@ class ConversationService:
             await self._service.cancel(running, DELETED)
         if not await self._conversations.delete(conversation_id, owner):
             raise ConversationNotFound(NOT_FOUND)
+        started_meanwhile = self._service.running_turn(conversation_id, owner)
+        if started_meanwhile is not None:
+            await self._service.cancel(started_meanwhile, DELETED)
 
     async def delete_all(self, owner: str) -> int:
         """Delete every conversation of the owner and return how many there were."""
+        await self._cancel_all(owner)
+        deleted = await self._conversations.delete_all(owner)
+        await self._cancel_all(owner)  # turns that were being started when the first round looked
+        return deleted
+
+    async def _cancel_all(self, owner: str) -> None:
         for running in self._service.running_turns(owner):
             await self._service.cancel(running, DELETED)
-        return await self._conversations.delete_all(owner)

@@ -13,7 +13,7 @@ import structlog
 
 from quern.engine.base import Engine
 from quern.errors import EngineError, StoreError
-from quern.store.turns import TurnEnd, TurnStore
+from quern.store.turns import TurnAlreadyEnded, TurnEnd, TurnStore
 from quern.turns.events import TurnEnded
 from quern.turns.generation import Generation
 from quern.turns.journal import Journal
@@ -23,6 +23,7 @@ from quern.types import TurnState
 log = structlog.get_logger(__name__)
 
 STORE_RETRY_SECONDS = 1.0
+DELETED = "The conversation was deleted."
 
 
 class TurnRunner:
@@ -38,7 +39,8 @@ class TurnRunner:
         end = await self._generate(turn)
         self._journal.forget(turn.id)
         try:
-            await self._store_end(turn, end)
+            if not await self._store_end(turn, end):
+                end = replace(end, state=TurnState.CANCELLED, finish_reason=None, error=DELETED)
         except StoreError as error:
             log.error("turn_end_not_saved", turn=turn.id, error=str(error))  # noqa: TRY400
             message = f"The answer could not be saved, so it is not part of the conversation. {error}"
@@ -87,8 +89,8 @@ class TurnRunner:
         except StoreError as error:  # a missing start time is not worth losing a turn over
             log.warning("turn_start_not_saved", turn=turn.id, error=str(error))
 
-    async def _store_end(self, turn: Turn, end: TurnEnded) -> None:
-        await self._store.finish(
+    async def _store_end(self, turn: Turn, end: TurnEnded) -> bool:
+        return await self._store.finish(
             TurnEnd(
                 turn_id=turn.id,
                 state=end.state,
@@ -106,6 +108,8 @@ class TurnRunner:
             await asyncio.sleep(STORE_RETRY_SECONDS)
             try:
                 await self._store_end(turn, end)
+            except TurnAlreadyEnded:  # what reported an error was saved all the same
+                return
             except StoreError as error:
                 log.warning("turn_end_still_not_saved", turn=turn.id, error=str(error))
             else:

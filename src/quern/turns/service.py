@@ -19,6 +19,7 @@ from quern.prompt.prompt import Prompt
 from quern.store.conversations import ConversationStore
 from quern.store.turns import NewTurn, TurnStore
 from quern.turns.budget import Progress, TurnLengths, check_context, retry_after
+from quern.turns.events import TurnEnded
 from quern.turns.journal import Journal
 from quern.turns.runner import TurnRunner
 from quern.turns.turn import Abandonment, Turn
@@ -76,6 +77,7 @@ class TurnService:
         self._lengths = TurnLengths()
         self._active: dict[str, Turn] = {}
         self._starting = 0
+        self._admitting: set[str] = set()
         self._stopping = False
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -104,7 +106,7 @@ class TurnService:
         self.check_serving()
         if request.conversation_id is not None:
             await self._check_conversation(request.conversation_id, request.owner)
-        with self._place():
+        with self._place(), self._alone_in(request.conversation_id):
             history = await self._history(request)
             prompt = await asyncio.to_thread(self._prompt.encode_chat, [*history, Message(Role.USER, request.prompt)])
             check_context(len(prompt), request.sampling.max_tokens, self._engine.info.context_length)
@@ -183,7 +185,7 @@ class TurnService:
     async def _check_conversation(self, conversation_id: str, owner: str) -> None:
         if await self._conversations.get(conversation_id, owner) is None:
             raise ConversationNotFound(NOT_FOUND)
-        if self.running_turn(conversation_id, owner) is not None:
+        if self._is_active(conversation_id):
             raise ConversationBusy(BUSY)
 
     @contextmanager
@@ -199,6 +201,23 @@ class TurnService:
             yield
         finally:
             self._starting -= 1
+
+    @contextmanager
+    def _alone_in(self, conversation_id: str | None) -> Generator[None]:
+        """Admit one turn of a conversation at a time, so that the history it was given stays the latest."""
+        if conversation_id is None:
+            yield
+            return
+        if conversation_id in self._admitting or self._is_active(conversation_id):
+            raise ConversationBusy(BUSY)
+        self._admitting.add(conversation_id)
+        try:
+            yield
+        finally:
+            self._admitting.discard(conversation_id)
+
+    def _is_active(self, conversation_id: str) -> bool:
+        return any(turn.conversation_id == conversation_id for turn in self._active.values())
 
     def _retry_after(self) -> int:
         now = time.monotonic()
@@ -260,6 +279,10 @@ class TurnService:
     async def _run(self, turn: Turn) -> None:
         try:
             await self._runner.run(turn)
+        except Exception as error:  # one turn's bug must not end the others, nor leave its readers waiting
+            log.exception("turn_crashed", turn=turn.id)
+            if turn.log.end is None:
+                turn.log.append(TurnEnded(TurnState.FAILED, error=f"{type(error).__name__}: {error}"))
         finally:
             del self._active[turn.id]
         if turn.log.end is not None and turn.log.end.state is TurnState.COMPLETED:
