@@ -1,6 +1,8 @@
 """An open database, and short ways to say what happens to a turn."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -117,3 +119,12 @@ def ended(tick: Callable[[], datetime]) -> Callable[..., TurnEnd]:
         )
 
     return build
+
+
+@pytest.fixture(autouse=True)
+async def drivers_threads_end_before_the_loop() -> AsyncGenerator[None]:
+    """A connection that could not be opened leaves a thread that still reports to the event loop for a moment."""
+    yield
+    async with asyncio.timeout(5):
+        while any("_connection_worker_thread" in thread.name for thread in threading.enumerate()):
+            await asyncio.sleep(0.005)
