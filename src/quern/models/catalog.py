@@ -83,10 +83,6 @@ class CatalogEntry:
         """Bytes of KV cache that one token takes: keys and values in 16 bits."""
         return 2 * 2 * self.layers * self.kv_heads * self.head_size
 
-    def memory_bytes(self, kv_tokens: int) -> int:
-        """The least memory for the weights and a KV cache of `kv_tokens`; an engine's work buffers come on top."""
-        return self.size + kv_tokens * self.kv_bytes_per_token
-
     @property
     def pins(self) -> frozenset[str]:
         """The SHA-256 sums that are known without asking anybody."""

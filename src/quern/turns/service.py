@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import structlog
 
 from quern.config import TurnSettings
-from quern.engine.base import Engine, EngineState, EngineStats, GenerateRequest, Priority
+from quern.engine.base import Engine, EngineState, GenerateRequest, Priority
 from quern.errors import ConversationBusy, ConversationNotFound, EngineUnavailable, QueueFull
 from quern.prompt.prompt import Prompt
 from quern.store.conversations import ConversationStore
@@ -106,7 +106,7 @@ class TurnService:
         self.check_serving()
         if request.conversation_id is not None:
             await self._check_conversation(request.conversation_id, request.owner)
-        with self._place(), self._alone_in(request.conversation_id):
+        with self._alone_in(request.conversation_id), self._place():
             history = await self._history(request)
             prompt = await asyncio.to_thread(self._prompt.encode_chat, [*history, Message(Role.USER, request.prompt)])
             check_context(len(prompt), request.sampling.max_tokens, self._engine.info.context_length)
@@ -140,10 +140,6 @@ class TurnService:
         """How many turns are queued or running."""
         return len(self._active)
 
-    def engine_stats(self) -> EngineStats:
-        """The engine's snapshot."""
-        return self._engine.stats()
-
     async def drain(self, grace_seconds: float) -> None:
         """Refuse new turns, let active ones finish for `grace_seconds`, then end the rest as interrupted."""
         self._stopping = True
@@ -171,6 +167,7 @@ class TurnService:
         return [turn for turn in self._active.values() if turn.log.end is None]
 
     def check_serving(self) -> None:
+        """Raise EngineUnavailable, with the seconds to wait, while no turn can be taken."""
         if self._stopping:
             msg = "The server is about to stop and takes no new turns. Try again once it is back."
             raise EngineUnavailable(msg, LOADING_RETRY_AFTER)
@@ -185,8 +182,6 @@ class TurnService:
     async def _check_conversation(self, conversation_id: str, owner: str) -> None:
         if await self._conversations.get(conversation_id, owner) is None:
             raise ConversationNotFound(NOT_FOUND)
-        if self._is_active(conversation_id):
-            raise ConversationBusy(BUSY)
 
     @contextmanager
     def _place(self) -> Generator[None]:
@@ -208,16 +203,14 @@ class TurnService:
         if conversation_id is None:
             yield
             return
-        if conversation_id in self._admitting or self._is_active(conversation_id):
+        active = any(turn.conversation_id == conversation_id for turn in self._active.values())
+        if active or conversation_id in self._admitting:
             raise ConversationBusy(BUSY)
         self._admitting.add(conversation_id)
         try:
             yield
         finally:
             self._admitting.discard(conversation_id)
-
-    def _is_active(self, conversation_id: str) -> bool:
-        return any(turn.conversation_id == conversation_id for turn in self._active.values())
 
     def _retry_after(self) -> int:
         now = time.monotonic()

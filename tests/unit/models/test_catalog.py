@@ -53,7 +53,6 @@ def test_memory_is_the_file_and_the_kv_cache() -> None:
     entry = find("qwen2.5-coder-1.5b")
     # 28 layers, 2 KV heads of 128, keys and values of 2 bytes each.
     assert entry.kv_bytes_per_token == 28_672
-    assert entry.memory_bytes(65_536) == entry.size + 65_536 * 28_672
 
 
 def test_a_misspelt_name_gets_a_hint() -> None:
