@@ -1,0 +1,1 @@
+"""Quern's own engine for CPUs: native code computes, Python decides."""

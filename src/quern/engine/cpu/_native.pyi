@@ -1,0 +1,117 @@
+"""What the native module offers; `native/src/bindings.cpp` is the other side.
+
+Every call that computes releases the GIL. One thread at a time may call into one `Model`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+BLOCK_TOKENS: int
+"""Tokens in one block of the KV cache."""
+
+ARCHITECTURES: tuple[str, ...]
+"""Values of a model's `general.architecture` (GGUF) or `model_type` (Hugging Face) that `Model` runs."""
+
+def instruction_set() -> str | None:
+    """The widest instruction set of this CPU that the kernels use: `avx512_vnni`, `avx_vnni`, `avx2`, or None."""
+
+class ModelFileError(Exception):
+    """A model file cannot be read or run; the message is a sentence that names the file."""
+
+class Token:
+    """A sampled token. `logprob` is the natural logarithm of its probability before temperature and truncation."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def logprob(self) -> float: ...
+    @property
+    def top(self) -> list[tuple[int, float]]:
+        """The likeliest (id, logprob) pairs, best first; as many as `top_logprobs` asked for."""
+
+class Sampler:
+    """How one sequence draws its tokens, with what it has drawn. The defaults switch every step off: greedy.
+
+    The n-th token of a seed depends on the seed, on n and on the logits alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary_size: int,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        seed: int = 0,
+        logit_bias: Mapping[int, float] | None = None,
+        top_logprobs: int = 0,
+    ) -> None: ...
+    def observe_prompt(self, ids: Sequence[int]) -> None:
+        """Tell the repetition penalty which ids the prompt has."""
+
+    def sample(self, logits: object) -> Token:
+        """Draw from float32 logits, shape [vocabulary_size]. For tests; `Model.forward` does it by itself."""
+
+class Item:
+    """One sequence's part of a step.
+
+    `tokens`: ids to compute, at least one; the first stands at `position`. `blocks`: the sequence's KV blocks from
+    position 0 on, enough to hold all of `tokens`. With a `sampler` the last `samples` tokens give logits, sampled in
+    order; sampling stops after the first token that differs from the one that follows it in `tokens`, so the last
+    `samples - 1` tokens are drafts to be verified.
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[int],
+        position: int,
+        blocks: Sequence[int],
+        sampler: Sampler | None = None,
+        samples: int = 1,
+    ) -> None: ...
+
+class Model:
+    """A loaded model with its KV cache.
+
+    `path`: a GGUF file, or a directory with `config.json` and safetensors. `kv_tokens` is rounded up to whole blocks;
+    memory is touched only as blocks are used. `kv_type`: `bf16` or `int8`. `quantise`: `q8` or `q4`, for the weights
+    of files that hold floats. `isa`: one of `instruction_set`'s values to force, or empty. `progress` gets the share
+    of weights loaded, 0 to 1; what it raises ends the loading. Raises ModelFileError.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        threads: int,
+        kv_tokens: int,
+        kv_type: str = "bf16",
+        quantise: str = "q8",
+        isa: str = "",
+        progress: Callable[[float], None] | None = None,
+    ) -> None: ...
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def vocabulary_size(self) -> int: ...
+    @property
+    def kv_blocks(self) -> int: ...
+    @property
+    def kv_bytes_per_token(self) -> int: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+    def forward(self, items: Sequence[Item]) -> list[list[Token]]:
+        """Compute one step; the result has one list for each item, empty for items without a sampler.
+
+        Raises ValueError for ids, positions or blocks out of range; nothing has been computed then.
+        """
+
+    def logits(self, items: Sequence[Item]) -> list[object]:
+        """The same step, giving each item's raw logits: float32 NumPy arrays, shape [samples, vocabulary_size]."""
