@@ -1,0 +1,134 @@
+#pragma once
+
+#include "kernels/kernels.h"
+
+// Row-wise work between the matrix multiplications. Included once per instruction set.
+namespace quern::QUERN_ISA {
+namespace {
+
+constexpr size_t lanes = 16;
+
+// e^x as 2^n * e^r with a degree-6 polynomial for |r| <= ln(2) / 2 (Cephes' expf); relative error below 2e-7.
+QUERN_INLINE Floats exponential(Floats x) {
+    x = max(min(x, broadcast(88.0F)), broadcast(-87.0F));
+    const Floats n = round_to_nearest(mul(x, broadcast(1.44269504088896341F)));
+    Floats r = multiply_add(n, broadcast(-0.693359375F), x);
+    r = multiply_add(n, broadcast(2.12194440e-4F), r);
+    Floats y = broadcast(1.9875691500e-4F);
+    y = multiply_add(y, r, broadcast(1.3981999507e-3F));
+    y = multiply_add(y, r, broadcast(8.3334519073e-3F));
+    y = multiply_add(y, r, broadcast(4.1665795894e-2F));
+    y = multiply_add(y, r, broadcast(1.6666665459e-1F));
+    y = multiply_add(y, r, broadcast(5.0000001201e-1F));
+    y = add(multiply_add(y, mul(r, r), r), broadcast(1.0F));
+    return scale_by_power_of_two(y, n);
+}
+
+QUERN_INLINE Floats silu(Floats x) {
+    return divide(x, add(broadcast(1.0F), exponential(sub(zero(), x))));
+}
+
+QUERN_INLINE float dot(const float* a, const float* b, size_t count) {
+    Floats sum = zero();
+    size_t i = 0;
+    for (; i + lanes <= count; i += lanes) sum = multiply_add(load(a + i), load(b + i), sum);
+    float rest = 0.0F;
+    for (; i < count; ++i) rest += a[i] * b[i];
+    return horizontal_sum(sum) + rest;
+}
+
+float dot_rows(const float* a, const float* b, size_t count) { return dot(a, b, count); }
+
+void accumulate(float a, const float* x, float* out, size_t count) {
+    const Floats factor = broadcast(a);
+    size_t i = 0;
+    for (; i + lanes <= count; i += lanes) store(out + i, multiply_add(factor, load(x + i), load(out + i)));
+    for (; i < count; ++i) out[i] += a * x[i];
+}
+
+QUERN_INLINE float inverse_rms(const float* x, size_t count, float epsilon) {
+    return 1.0F / __builtin_sqrtf(dot(x, x, count) / static_cast<float>(count) + epsilon);
+}
+
+void normalise_heads(float* x, size_t heads, size_t dim, const float* weight, float epsilon) {
+    for (size_t head = 0; head < heads; ++head, x += dim) {
+        const float factor = inverse_rms(x, dim, epsilon);
+        for (size_t i = 0; i < dim; ++i) x[i] = x[i] * factor * weight[i];
+    }
+}
+
+void rotate(float* x, size_t heads, size_t dim, const float* cosine, const float* sine) {
+    const size_t half = dim / 2;
+    for (size_t head = 0; head < heads; ++head, x += dim) {
+        for (size_t i = 0; i < half; ++i) {
+            const float first = x[i], second = x[i + half];
+            x[i] = first * cosine[i] - second * sine[i];
+            x[i + half] = second * cosine[i] + first * sine[i];
+        }
+    }
+}
+
+// `count` is a multiple of 16.
+void to_bfloat16(const float* x, size_t count, float scale, uint16_t* out) {
+    for (size_t i = 0; i < count; i += lanes) store_as_bfloat16(out + i, mul(load(x + i), broadcast(scale)));
+}
+
+// 256 values (or the last, fewer): codes in [-127, 127], their sums, and the scale.
+QUERN_INLINE void quantise_superblock(const float* x, const float* weight, float factor, size_t count, int8_t* codes,
+                                      float* scale, int16_t* sums16, int16_t* sums32) {
+    alignas(64) float values[superblock_columns];
+    Floats largest = zero();
+    for (size_t i = 0; i < count; i += lanes) {
+        Floats value = mul(load(x + i), broadcast(factor));
+        if (weight) value = mul(value, load(weight + i));
+        store(values + i, value);
+        largest = max(largest, absolute(value));
+    }
+    const float top = horizontal_max(largest);
+    *scale = top / 127.0F;
+    const Floats inverse = broadcast(top > 0.0F ? 127.0F / top : 0.0F);
+    for (size_t group = 0; group < superblock_columns / lanes; ++group) {
+        int32_t sum = 0;
+        if (group * lanes < count) {
+            const Ints code = to_ints(mul(load(values + group * lanes), inverse));
+            store_as_bytes(codes + group / 2 * tile_rows * block_columns + group % 2 * lanes, code);
+            sum = horizontal_sum(code);
+        }
+        sums16[group] = static_cast<int16_t>(sum);
+        sums32[group / 2] = static_cast<int16_t>(group % 2 == 0 ? sum : sums32[group / 2] + sum);
+    }
+}
+
+QUERN_INLINE void quantise_row(const float* x, const float* weight, float factor, size_t columns, size_t row,
+                               uint8_t* tile) {
+    const TileLayout layout{columns};
+    for (size_t s = 0; s < layout.superblocks(); ++s) {
+        const size_t begin = s * superblock_columns;
+        const size_t count = columns - begin < superblock_columns ? columns - begin : superblock_columns;
+        quantise_superblock(
+            x + begin, weight ? weight + begin : nullptr, factor, count,
+            reinterpret_cast<int8_t*>(tile) + begin * tile_rows + row * block_columns,
+            reinterpret_cast<float*>(tile + layout.scales()) + s * tile_rows + row,
+            reinterpret_cast<int16_t*>(tile + layout.sums16()) + (s * tile_rows + row) * 16,
+            reinterpret_cast<int16_t*>(tile + layout.sums32()) + (s * tile_rows + row) * 8);
+    }
+}
+
+void quantise(const float* x, size_t stride, size_t rows, size_t columns, size_t tile, uint8_t* tiles) {
+    uint8_t* out = tiles + tile * TileLayout{columns}.bytes();
+    for (size_t row = 0; row < tile_rows && tile * tile_rows + row < rows; ++row) {
+        quantise_row(x + (tile * tile_rows + row) * stride, nullptr, 1.0F, columns, row, out);
+    }
+}
+
+void normalise(const float* x, size_t stride, size_t rows, size_t columns, const float* weight, float epsilon,
+               size_t tile, uint8_t* tiles) {
+    uint8_t* out = tiles + tile * TileLayout{columns}.bytes();
+    for (size_t row = 0; row < tile_rows && tile * tile_rows + row < rows; ++row) {
+        const float* from = x + (tile * tile_rows + row) * stride;
+        quantise_row(from, weight, inverse_rms(from, columns, epsilon), columns, row, out);
+    }
+}
+
+}  // namespace
+}  // namespace quern::QUERN_ISA
