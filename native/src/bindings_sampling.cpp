@@ -50,5 +50,5 @@ void bind_sampling(nb::module_& m) {
         .def(
             "observe_prompt",
             [](quern::Sampler& sampler, const std::vector<int32_t>& ids) { sampler.observe_prompt(ids); }, "ids"_a)
-        .def("sample", &sample, "logits"_a);
+        .def("sample", &sample, "logits"_a.noconvert());
 }

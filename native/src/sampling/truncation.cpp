@@ -1,9 +1,13 @@
 #include "sampling/truncation.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <span>
+
+#include "sampling/exponential.h"
 
 namespace quern {
 
@@ -15,7 +19,7 @@ struct Softmax {
     float scale;
 
     double operator()(const Candidate& candidate) const {
-        return std::exp(static_cast<double>(candidate.logit - highest) * scale);
+        return exp_of_nonpositive((candidate.logit - highest) * scale);
     }
 };
 
@@ -25,41 +29,60 @@ double total_weight(std::span<const Candidate> candidates, Softmax softmax) {
     return total;
 }
 
-// How many of the likeliest reach `goal` together. Halves the part that holds the last of them instead of sorting.
-size_t count_reaching(double goal, std::vector<Candidate> candidates, Softmax softmax) {
-    size_t first = 0;
-    size_t end = candidates.size();
-    double before = 0.0;
-    while (end - first > 1) {
-        const size_t middle = first + (end - first) / 2;
-        const std::span part(&candidates[first], end - first);
-        std::ranges::nth_element(part, part.begin() + static_cast<ptrdiff_t>(middle - first), likelier);
-        const double upper = total_weight(part.first(middle - first), softmax);
-        if (before + upper >= goal) {
-            end = middle;
-        } else {
-            before += upper;
-            first = middle;
-        }
+// Drops all but the fewest of the likeliest that reach `goal` together.
+//
+// Sorts only the candidates about as likely as the last of them: a histogram over their logits tells where it is.
+void keep_nucleus(std::vector<Candidate>& candidates, double goal, Softmax softmax) {
+    constexpr size_t bins = 1400;
+    constexpr float bins_per_nat = 16.0F;  // weights are 0 from 87 nats on
+    const auto bin_of = [softmax](const Candidate& candidate) {
+        const float nats = (softmax.highest - candidate.logit) * softmax.scale;
+        return static_cast<size_t>(std::min(nats * bins_per_nat, float{bins - 1}));
+    };
+    std::array<double, bins> weights{};
+    for (const Candidate& candidate : candidates) weights[bin_of(candidate)] += softmax(candidate);
+    size_t last_bin = 0;
+    double reached = 0.0;
+    while (last_bin < bins - 1 && reached + weights[last_bin] < goal) reached += weights[last_bin++];
+
+    std::vector<Candidate> around;
+    std::ranges::copy_if(candidates, std::back_inserter(around),
+                         [&](const Candidate& candidate) { return bin_of(candidate) == last_bin; });
+    std::ranges::sort(around, likelier);
+    if (around.empty()) return;  // rounding alone: all of them together just miss the goal
+    Candidate last = around.back();
+    for (const Candidate& candidate : around) {
+        reached += softmax(candidate);
+        if (reached < goal) continue;
+        last = candidate;
+        break;
     }
-    return end;
+    std::erase_if(candidates, [last](const Candidate& candidate) { return likelier(last, candidate); });
+}
+
+// What can be in the nucleus: candidates that reach `goal` together, with all that are as likely as one of them.
+std::vector<Candidate> around_nucleus(const Logits& logits, double total, double goal, Softmax softmax) {
+    // Tokens that are each below an even part of what may be left out can all be left out, halved to be safe from
+    // rounding. Mostly the nucleus ends far above that, so a higher threshold is tried first.
+    const double all_parts = 2.0 * static_cast<double>(logits.size());
+    for (double parts = 64.0;; parts *= 64.0) {
+        const double smallest = (total - goal) / std::min(parts, all_parts);
+        const double nats = std::log(smallest) / softmax.scale;
+        std::vector<Candidate> found = logits.at_least(softmax.highest + static_cast<float>(nats));
+        if (parts >= all_parts || total_weight(found, softmax) >= goal) return found;
+    }
 }
 
 std::vector<Candidate> most_probable(const Logits& logits, const SamplerOptions& options, Softmax softmax) {
     const bool nucleus = options.top_p < 1.0;
-    std::vector<Candidate> kept;
-    double total = 0.0;
     if (options.top_k > 0) {
-        kept = logits.best(static_cast<size_t>(options.top_k));
-        total = nucleus ? total_weight(kept, softmax) : 0.0;
-    } else if (nucleus) {
-        // Tokens that are each below an even part of what top-p may leave out can all be left out. Halved, so that
-        // rounding does not matter.
-        total = logits.total_weight(softmax.scale);
-        const double even_part = (1.0 - options.top_p) * total / static_cast<double>(logits.size());
-        kept = logits.at_least(softmax.highest + static_cast<float>(std::log(even_part / 2) / softmax.scale));
+        std::vector<Candidate> kept = logits.best(static_cast<size_t>(options.top_k));
+        if (nucleus) keep_nucleus(kept, options.top_p * total_weight(kept, softmax), softmax);
+        return kept;
     }
-    if (nucleus) keep_best(kept, count_reaching(options.top_p * total, kept, softmax));
+    const double total = logits.total_weight(softmax.scale);
+    std::vector<Candidate> kept = around_nucleus(logits, total, options.top_p * total, softmax);
+    keep_nucleus(kept, options.top_p * total, softmax);
     return kept;
 }
 
