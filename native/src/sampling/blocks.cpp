@@ -1,5 +1,7 @@
 #include "sampling/blocks.h"
 
+#include <algorithm>
+
 #include "sampling/exponential.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -36,7 +38,8 @@ QUERN_FOR_EACH_CPU float sum_of(const Block& block) {
 }
 
 QUERN_FOR_EACH_CPU void to_weights(Block& block, float highest, float scale) {
-    for (size_t i = 0; i < block_size; ++i) block.values[i] = exp_of_nonpositive((block.values[i] - highest) * scale);
+    for (float& value : block.values) value = std::max((value - highest) * scale, least_exponent);
+    for (float& value : block.values) value = exp_of(value);
 }
 
 }  // namespace quern

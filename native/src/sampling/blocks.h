@@ -37,7 +37,7 @@ float highest_of(const Block& block);
 float sum_of(const Block& block);
 
 // Turns logits into exp((logit - highest) * scale), for logits <= highest and scale > 0. The relative error is below
-// 2e-7; results below e^-87 become 0, as that of -inf does.
+// 2e-7; results below e^-87.7 become 0, as that of -inf does.
 void to_weights(Block& block, float highest, float scale);
 
 }  // namespace quern

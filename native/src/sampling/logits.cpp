@@ -60,15 +60,13 @@ std::vector<Candidate> Logits::at_least(float threshold) const {
 }
 
 std::vector<Candidate> Logits::best(size_t count) const {
-    // The blocks that hold the `count` highest peaks have at least as many logits of that height.
-    float threshold = ruled_out;
-    if (count <= blocks()) {
-        std::vector<float> peaks = peaks_;
-        const auto last = peaks.begin() + static_cast<ptrdiff_t>(count - 1);
-        std::ranges::nth_element(peaks, last, std::greater<>());
-        threshold = *last;
-    }
-    std::vector<Candidate> found = at_least(threshold);
+    // The blocks with the `count` highest peaks have at least as many logits of that height. More than there are
+    // blocks are mostly found above the lowest peak, too.
+    std::vector<float> peaks = peaks_;
+    const auto last = peaks.begin() + static_cast<ptrdiff_t>(std::min(count, blocks()) - 1);
+    std::ranges::nth_element(peaks, last, std::greater<>());
+    std::vector<Candidate> found = at_least(*last);
+    if (found.size() < count) found = at_least(ruled_out);
     keep_best(found, count);
     return found;
 }

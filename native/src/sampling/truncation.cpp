@@ -19,7 +19,7 @@ struct Softmax {
     float scale;
 
     double operator()(const Candidate& candidate) const {
-        return exp_of_nonpositive((candidate.logit - highest) * scale);
+        return exp_of(std::max((candidate.logit - highest) * scale, least_exponent));
     }
 };
 
