@@ -1,8 +1,8 @@
 // Arithmetic over blocks of logits: the only loops that see the whole vocabulary.
 //
-// A block has a fixed length, so every loop has a constant count and no remainder, and the compiler vectorises it; sums
-// and maxima go by halves for the same reason. Each function is compiled for AVX-512, AVX2 and plain x86-64, and the
-// loader picks one.
+// A block has a fixed length, so every loop has a constant count and no remainder, and the compiler
+// vectorises it; sums and maxima go by halves for the same reason. Each function is compiled for AVX-512,
+// AVX2 and plain x86-64, and the loader picks one.
 #pragma once
 
 #include <array>
@@ -36,8 +36,8 @@ float highest_of(const Block& block);
 // The sum of all values, added pairwise.
 float sum_of(const Block& block);
 
-// Turns logits into exp((logit - highest) * scale), for logits <= highest and scale > 0. The relative error is below
-// 2e-7; results below e^-87.7 become 0, as that of -inf does.
+// Turns logits into exp((logit - highest) * scale), for logits <= highest and scale > 0. The relative error
+// is below 2e-7; results below e^-87.7 become 0, as that of -inf does.
 void to_weights(Block& block, float highest, float scale);
 
 }  // namespace quern

@@ -10,9 +10,19 @@ namespace {
 
 bool lower_id(const Candidate& candidate, int32_t id) { return candidate.id < id; }
 
+// Drops all but the likeliest `count`; the others stay in their order.
+void keep_best(std::vector<Candidate>& candidates, size_t count) {
+    if (candidates.size() <= count) return;
+    std::vector<Candidate> ranked = candidates;
+    const auto last = ranked.begin() + static_cast<ptrdiff_t>(count - 1);
+    std::ranges::nth_element(ranked, last, likelier);
+    std::erase_if(candidates, [last](const Candidate& candidate) { return likelier(*last, candidate); });
+}
+
 }  // namespace
 
-Logits::Logits(std::span<const float> logits) : logits_(logits), peaks_((logits.size() + block_size - 1) / block_size) {
+Logits::Logits(std::span<const float> logits)
+    : logits_(logits), peaks_((logits.size() + block_size - 1) / block_size) {
     Block block;
     for (size_t i = 0; i < blocks(); ++i) {
         read(i, block);
@@ -60,8 +70,8 @@ std::vector<Candidate> Logits::at_least(float threshold) const {
 }
 
 std::vector<Candidate> Logits::best(size_t count) const {
-    // The blocks with the `count` highest peaks have at least as many logits of that height. More than there are
-    // blocks are mostly found above the lowest peak, too.
+    // The blocks with the `count` highest peaks have at least as many logits of that height. More than there
+    // are blocks are mostly found above the lowest peak, too.
     std::vector<float> peaks = peaks_;
     const auto last = peaks.begin() + static_cast<ptrdiff_t>(std::min(count, blocks()) - 1);
     std::ranges::nth_element(peaks, last, std::greater<>());
@@ -110,14 +120,6 @@ std::span<const Candidate> Logits::replaced_in(size_t index) const {
     auto last = first;
     while (last != replaced_.end() && last->id < end) ++last;
     return {first, last};
-}
-
-void keep_best(std::vector<Candidate>& candidates, size_t count) {
-    if (candidates.size() <= count) return;
-    std::vector<Candidate> ranked = candidates;
-    const auto last = ranked.begin() + static_cast<ptrdiff_t>(count - 1);
-    std::ranges::nth_element(ranked, last, likelier);
-    std::erase_if(candidates, [last](const Candidate& candidate) { return likelier(*last, candidate); });
 }
 
 }  // namespace quern

@@ -20,13 +20,15 @@ inline bool likelier(const Candidate& a, const Candidate& b) {
     return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
 }
 
-// A view of logits [vocabulary size], which must outlive it. NaN counts as -inf and +inf as the largest float. It knows
-// the highest logit of every block, so that a search for the best reads only the few blocks that can hold them.
+// A view of logits [vocabulary size], which must outlive it. NaN counts as -inf and +inf as the largest
+// float. It knows the highest logit of every block, so that a search for the best reads only the few blocks
+// that can hold them.
 class Logits {
 public:
     explicit Logits(std::span<const float> logits);
 
-    // The same logits with some of them replaced; `replaced` is sorted by id and its logits are comparable (blocks.h).
+    // The same logits with some of them replaced; `replaced` is sorted by id and its logits are comparable
+    // (blocks.h).
     Logits with(std::vector<Candidate> replaced) const;
 
     size_t size() const { return logits_.size(); }
@@ -41,7 +43,8 @@ public:
     // The likeliest `count` (at least one) that can be drawn, or all if there are fewer; sorted by id.
     std::vector<Candidate> best(size_t count) const;
 
-    // exp((logit - highest()) * scale) of one block's logits; returns their sum. Block i starts with id i * block_size.
+    // exp((logit - highest()) * scale) of one block's logits; returns their sum. The first belongs to the id
+    // index * block_size.
     double weigh(size_t index, float scale, Block& weights) const;
 
     // The sum of all weights; at least 1, the weight of the highest.
@@ -56,8 +59,5 @@ private:
     std::vector<float> peaks_;  // of each block, after replacement
     float highest_;
 };
-
-// Keeps the likeliest `count` of `candidates`, and their order.
-void keep_best(std::vector<Candidate>& candidates, size_t count);
 
 }  // namespace quern

@@ -27,7 +27,8 @@ void check_bias(const SamplerOptions& options) {
         require(id >= 0 && id < options.vocabulary_size, "An id of logit_bias", id, of.str());
         std::ostringstream name;
         name << "logit_bias of id " << id;
-        require(bias < std::numeric_limits<float>::infinity(), name.str(), bias, "finite, or -inf to rule the id out");
+        require(bias < std::numeric_limits<float>::infinity(), name.str(), bias,
+                "finite, or -inf to rule the id out");
     }
 }
 
@@ -35,7 +36,8 @@ void check_bias(const SamplerOptions& options) {
 
 void check(const SamplerOptions& options) {
     require(options.vocabulary_size >= 1, "vocabulary_size", options.vocabulary_size, "at least 1");
-    require(between(0, options.temperature, 100), "temperature", options.temperature, "from 0 (greedy) to 100");
+    require(between(0, options.temperature, 100), "temperature", options.temperature,
+            "from 0 (greedy) to 100");
     require(options.top_k >= 0, "top_k", options.top_k, "at least 1, or 0 to switch it off");
     require(options.top_p > 0 && options.top_p <= 1, "top_p", options.top_p, "above 0 and at most 1 (off)");
     require(between(0, options.min_p, 1), "min_p", options.min_p, "from 0 (off) to 1");

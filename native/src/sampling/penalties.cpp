@@ -1,6 +1,7 @@
 #include "sampling/penalties.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace quern {
 

@@ -1,8 +1,8 @@
 // The steps that change single logits: bias, then the repetition, presence and frequency penalties.
 //
 // They follow Transformers (RepetitionPenaltyLogitsProcessor, after Keskar et al., arXiv:1909.05858) and vLLM
-// (vllm/model_executor/layers/utils.py): repetition divides positive logits and multiplies negative ones, for ids of
-// the prompt and of the answer; presence and frequency look at the answer alone.
+// (vllm/model_executor/layers/utils.py): repetition divides positive logits and multiplies negative ones, for
+// ids of the prompt and of the answer; presence and frequency look at the answer alone.
 #pragma once
 
 #include <cstdint>

@@ -6,7 +6,7 @@ namespace {
 
 using Words = std::array<uint32_t, 4>;
 
-// The known answers that the authors publish with their Random123 library (tests/kat_vectors, "philox4x32 10").
+// The authors' known answers: Random123, tests/kat_vectors, "philox4x32 10".
 static_assert(philox4x32({0, 0, 0, 0}, {0, 0}) == Words{0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8});
 static_assert(philox4x32({0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF}, {0xFFFFFFFF, 0xFFFFFFFF}) ==
               Words{0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD});

@@ -1,7 +1,7 @@
-// A counter-based random number generator: the n-th number of a seed is a function of both and needs no state.
+// A counter-based random number generator: the n-th number of a seed is a function of both, with no state.
 //
-// Philox 4x32 with ten rounds, from J. K. Salmon, M. A. Moraes, R. O. Dror and D. E. Shaw, "Parallel Random Numbers:
-// As Easy as 1, 2, 3", SC'11, doi:10.1145/2063384.2063405.
+// Philox 4x32 with ten rounds, from J. K. Salmon, M. A. Moraes, R. O. Dror and D. E. Shaw, "Parallel Random
+// Numbers: As Easy as 1, 2, 3", SC'11, doi:10.1145/2063384.2063405.
 #pragma once
 
 #include <array>
@@ -17,8 +17,9 @@ constexpr std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, st
     for (int round = 0; round < rounds; ++round) {
         const uint64_t product0 = multiplier0 * counter[0];
         const uint64_t product1 = multiplier1 * counter[2];
-        counter = {static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(product1),
-                   static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key[1], static_cast<uint32_t>(product0)};
+        counter = {
+            static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(product1),
+            static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key[1], static_cast<uint32_t>(product0)};
         key = {key[0] + weyl0, key[1] + weyl1};
     }
     return counter;

@@ -10,16 +10,16 @@
 
 namespace quern {
 
-// A drawn token. Logprobs are natural logarithms of the model's own distribution: before penalties, bias, temperature
-// and truncation.
+// A drawn token. Logprobs are natural logarithms of the model's own distribution: before penalties, bias,
+// temperature and truncation.
 struct Sampled {
     int32_t id;
     float logprob;
     std::vector<std::pair<int32_t, float>> top;  // the likeliest ids and their logprobs, best first
 };
 
-// How one sequence draws its tokens, with what it has drawn. The n-th token depends on the seed, on n, on the logits
-// and on what the penalties have seen. Different samplers may draw at the same time.
+// How one sequence draws its tokens, with what it has drawn. The n-th token depends on the seed, on n, on the
+// logits and on what the penalties have seen. Different samplers may draw at the same time.
 class Sampler {
 public:
     explicit Sampler(SamplerOptions options);  // throws std::invalid_argument with a sentence

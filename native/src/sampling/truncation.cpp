@@ -31,10 +31,10 @@ double total_weight(std::span<const Candidate> candidates, Softmax softmax) {
 
 // Drops all but the fewest of the likeliest that reach `goal` together.
 //
-// Sorts only the candidates about as likely as the last of them: a histogram over their logits tells where it is.
+// Sorts only the candidates about as likely as the last of them: a histogram over their logits finds it.
 void keep_nucleus(std::vector<Candidate>& candidates, double goal, Softmax softmax) {
     constexpr size_t bins = 1400;
-    constexpr float bins_per_nat = 16.0F;  // weights are 0 from 87 nats on
+    constexpr float bins_per_nat = 16.0F;  // 87.5 nats in all; weights are 0 from there on
     const auto bin_of = [softmax](const Candidate& candidate) {
         const float nats = (softmax.highest - candidate.logit) * softmax.scale;
         return static_cast<size_t>(std::min(nats * bins_per_nat, float{bins - 1}));
@@ -60,10 +60,10 @@ void keep_nucleus(std::vector<Candidate>& candidates, double goal, Softmax softm
     std::erase_if(candidates, [last](const Candidate& candidate) { return likelier(last, candidate); });
 }
 
-// What can be in the nucleus: candidates that reach `goal` together, with all that are as likely as one of them.
+// All down to some likelihood that reach `goal` together, so that the nucleus is among them.
 std::vector<Candidate> around_nucleus(const Logits& logits, double total, double goal, Softmax softmax) {
-    // Tokens that are each below an even part of what may be left out can all be left out, halved to be safe from
-    // rounding. Mostly the nucleus ends far above that, so a higher threshold is tried first.
+    // Tokens that are each below an even part of what may be left out can all be left out, halved to be safe
+    // from rounding. Mostly the nucleus ends far above that, so a higher threshold is tried first.
     const double all_parts = 2.0 * static_cast<double>(logits.size());
     for (double parts = 64.0;; parts *= 64.0) {
         const double smallest = (total - goal) / std::min(parts, all_parts);
@@ -111,7 +111,10 @@ int32_t draw_from_all(const Logits& logits, float scale, double uniform) {
     std::vector<double> sums(logits.blocks());
     Block weights;
     double total = 0.0;
-    for (size_t i = 0; i < sums.size(); ++i) total += sums[i] = logits.weigh(i, scale, weights);
+    for (size_t i = 0; i < sums.size(); ++i) {
+        sums[i] = logits.weigh(i, scale, weights);
+        total += sums[i];
+    }
     double left = uniform * total;
     size_t index = 0;
     for (size_t i = 0; i < sums.size() && left >= 0.0; ++i) {
