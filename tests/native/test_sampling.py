@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from quern.engine.cpu import _native
@@ -62,16 +62,17 @@ SETTINGS = st.builds(
 )
 
 
-@given(logits=logit_rows(), settings=SETTINGS, data=st.data())
-def test_every_draw_is_the_naive_samplers(logits: Floats, settings: Settings, data: st.DataObject) -> None:
+@settings(deadline=None)
+@given(logits=logit_rows(), options=SETTINGS, data=st.data())
+def test_every_draw_is_the_naive_samplers(logits: Floats, options: Settings, data: st.DataObject) -> None:
     ids = st.integers(0, logits.size - 1)
     biases = st.one_of(st.floats(-100, 100, width=32), st.just(-INF))
-    settings.logit_bias = data.draw(st.dictionaries(ids, biases, max_size=5))
-    settings.logit_bias.pop(0, None)  # one finite logit has to stay
+    options.logit_bias = data.draw(st.dictionaries(ids, biases, max_size=5))
+    options.logit_bias.pop(0, None)  # one finite logit has to stay
     prompt = data.draw(st.lists(ids, max_size=20))
-    native = sampler(logits, **asdict(settings))
+    native = sampler(logits, **asdict(options))
     native.observe_prompt(prompt)
-    naive = NaiveSampler(settings, prompt)
+    naive = NaiveSampler(options, prompt)
     for _ in range(5):
         expected = naive.sample(logits)
         assume(expected.margin > 2e-6)  # nearer than that, single precision may decide otherwise
