@@ -146,6 +146,12 @@ def test_top_p_includes_the_token_that_reaches_it() -> None:
     assert set(draws(logits, 200, temperature=1.0, top_p=0.81)) == {0, 1, 2}
 
 
+def test_top_p_may_be_reached_exactly_and_prefers_the_lower_of_equal_ids() -> None:
+    for size in (4, 1000):
+        drawn = draws(np.zeros(size, np.float32), 20 * size, temperature=1.0, top_p=0.5)
+        assert set(drawn) == set(range(size // 2))
+
+
 def test_top_p_is_a_share_of_what_top_k_leaves() -> None:
     logits = np.log(row(0.4, 0.3, 0.2, 0.1))
     assert set(draws(logits, 200, temperature=1.0, top_p=0.55)) == {0, 1}
