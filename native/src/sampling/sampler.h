@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "sampling/options.h"
+#include "sampling/penalties.h"
+
+namespace quern {
+
+// A drawn token. Logprobs are natural logarithms of the model's own distribution: before penalties, bias,
+// temperature and truncation.
+struct Sampled {
+    int32_t id;
+    float logprob;
+    std::vector<std::pair<int32_t, float>> top;  // the likeliest ids and their logprobs, best first
+};
+
+// How one sequence draws its tokens, with what it has drawn. The n-th token depends on the seed, on n, on the
+// logits and on what the penalties have seen. Different samplers may draw at the same time.
+class Sampler {
+public:
+    explicit Sampler(SamplerOptions options);  // throws std::invalid_argument with a sentence
+
+    int32_t vocabulary_size() const { return options_.vocabulary_size; }
+
+    // The repetition penalty's ids. Throws std::invalid_argument for one that is not in the vocabulary.
+    void observe_prompt(std::span<const int32_t> ids);
+
+    // Draws the next token from logits [vocabulary_size]. Throws std::invalid_argument for another length and
+    // std::runtime_error where nothing can be drawn; nothing has changed then.
+    Sampled sample(std::span<const float> logits);
+
+private:
+    int32_t choose(const Logits& logits) const;
+
+    SamplerOptions options_;
+    Penalties penalties_;
+    uint64_t drawn_ = 0;
+};
+
+}  // namespace quern
