@@ -62,7 +62,7 @@ nb::object name_text(const std::string& name) {
 nb::list tensor_list(const ModelFile& model) {
     nb::list list;
     for (const auto& [name, tensor] : model.tensors()) {
-        const std::string type(quern::name(tensor.type));
+        const std::string type(type_name(tensor.type));
         list.append(nb::make_tuple(name_text(name), type, nb::tuple(nb::cast(tensor.shape))));
     }
     return list;
@@ -93,7 +93,8 @@ Floats read_floats(const ModelFile& model, const std::string& name) {
     }
     const std::vector<size_t> shape(tensor.shape.begin(), tensor.shape.end());
     float* data = floats.get();
-    nb::capsule owner(data, [](void* array) noexcept { std::default_delete<float[]>()(static_cast<float*>(array)); });
+    nb::capsule owner(
+        data, [](void* array) noexcept { std::default_delete<float[]>()(static_cast<float*>(array)); });
     floats.release();  // the capsule deletes it from here on
     return Floats(data, shape.size(), shape.data(), owner);
 }

@@ -36,8 +36,9 @@ private:
     void need(const std::string& name, const Shape& shape) {
         const TensorInfo& tensor = model_.at(name);
         if (tensor.shape != shape) {
-            throw damaged(model_.path, "its tensor " + in_quotes(name) + " has the shape " + shape_text(tensor.shape) +
-                                           " where its configuration says " + shape_text(shape));
+            throw damaged(model_.path, "its tensor " + in_quotes(name) + " has the shape " +
+                                           shape_text(tensor.shape) + " where its configuration says " +
+                                           shape_text(shape));
         }
         known_.insert(tensor.name);
     }
@@ -83,9 +84,9 @@ private:
     void refuse_others() const {
         for (const auto& [name, tensor] : model_.tensors()) {
             if (!known_.contains(name)) {
-                throw unsupported(model_.path, "it has a tensor " + in_quotes(name) + ", which is no part of a " +
-                                                   config_.architecture + " model of " +
-                                                   std::to_string(config_.layers) + " layers");
+                throw unsupported(model_.path, "it has a tensor " + in_quotes(name) +
+                                                   ", which is no part of a " + config_.architecture +
+                                                   " model of " + std::to_string(config_.layers) + " layers");
             }
         }
     }

@@ -21,20 +21,21 @@ struct Range {
 
 std::string number_text(double value) {
     std::array<char, 32> text{};
-    std::snprintf(text.data(), text.size(), "%.9g", value);
+    std::snprintf(text.data(), text.size(), "%.10g", value);
     return text.data();
 }
 
 // Written so that NaN is out of every range.
 void check_range(const Range& range, const std::string& path) {
     if (!(range.value >= range.least && range.value <= range.most)) {
-        throw damaged(path, std::string("its ") + range.what + " is " + number_text(range.value) + ", not between " +
-                                number_text(range.least) + " and " + number_text(range.most));
+        throw damaged(path, std::string("its ") + range.what + " is " + number_text(range.value) +
+                                ", not between " + number_text(range.least) + " and " +
+                                number_text(range.most));
     }
 }
 
-// The bounds are an order of magnitude beyond the largest published models: they keep products of two or three of
-// these values far from overflow.
+// The bounds are an order of magnitude beyond the largest published models: they keep products of two or
+// three of these values far from overflow.
 void check_ranges(const ModelConfig& config, const std::string& path) {
     const std::array<Range, 9> dense{{
         {"number of layers", double(config.layers), 1, 1024},
@@ -102,7 +103,8 @@ void finish_config(ModelConfig& config, const std::string& path) {
     }
     check_ranges(config, path);
     if (config.head_dim % 2 != 0) {
-        throw damaged(path, "the size of its attention heads, " + std::to_string(config.head_dim) + ", is odd");
+        throw damaged(path,
+                      "the size of its attention heads, " + std::to_string(config.head_dim) + ", is odd");
     }
     if (config.heads % config.kv_heads != 0) {
         throw damaged(path, "its " + std::to_string(config.heads) + " attention heads can't share " +

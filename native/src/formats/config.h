@@ -51,8 +51,8 @@ std::string known_architecture(const std::string& path, std::string_view name_in
 // YaRN's own factor for the attention, used where a file gives none: 0.1 ln(factor) + 1.
 float yarn_attention_factor(float factor);
 
-// Completes values that follow from others, and refuses those out of any reasonable range or at odds with each other;
-// throws FileError.
+// Completes values that follow from others, and refuses those out of any reasonable range or at odds with
+// each other; throws FileError.
 void finish_config(ModelConfig& config, const std::string& path);
 
 }  // namespace quern

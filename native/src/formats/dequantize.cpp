@@ -10,8 +10,8 @@
 namespace quern {
 namespace {
 
-// Formats and formulas: the block_* structs of ggml-common.h and dequantize_row_* of ggml-quants.c. All integers are
-// little-endian. The order of the float operations is ggml's too: it decides the last bit.
+// Formats and formulas: the block_* structs of ggml-common.h and dequantize_row_* of ggml-quants.c. All
+// integers are little-endian. The order of the float operations is ggml's too: it decides the last bit.
 
 uint8_t byte_at(const std::byte* bytes, size_t index) {
     return std::to_integer<uint8_t>(bytes[index]);
@@ -106,7 +106,8 @@ void from_q8_0(const std::byte* block, float* out) {
 
 // scale; 32 x 4 bits, indices into a table.
 void from_iq4_nl(const std::byte* block, float* out) {
-    constexpr std::array<float, 16> values{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+    constexpr std::array<float, 16> values{-127, -104, -83, -65, -49, -35, -22, -10,
+                                           1,    13,   25,  38,  53,  69,  89,  113};
     const float scale = load_half(block);
     const std::byte* quants = block + 2;
     for (size_t j = 0; j < 16; ++j) {
@@ -135,7 +136,7 @@ ScaleAndMinimum k_scale(const std::byte* block, size_t group) {
     return {load_half(block) * static_cast<float>(scale), load_half(block + 2) * static_cast<float>(minimum)};
 }
 
-// Super-scales of scales and minimums; 8 x (scale, minimum); 256 x 4 bits: each 32 bytes hold two groups of 32.
+// Super-scales of scales and minimums; 8 x (scale, minimum); 256 x 4 bits: 32 bytes hold two groups of 32.
 void from_q4_k(const std::byte* block, float* out) {
     const std::byte* quants = block + 16;
     for (size_t pair = 0; pair < 4; ++pair, quants += 32, out += 64) {
@@ -165,8 +166,8 @@ void from_q5_k(const std::byte* block, float* out) {
     }
 }
 
-// 256 x lower 4 bits, 256 x upper 2 bits, 16 x int8 scale, super-scale; less 32. Each half of the block: 64 bytes of
-// lower bits, 32 of upper bits, 8 scales, four groups of 32 elements.
+// 256 x lower 4 bits, 256 x upper 2 bits, 16 x int8 scale, super-scale; less 32. Each half of the block: 64
+// bytes of lower bits, 32 of upper bits, 8 scales, four groups of 32 elements.
 void from_q6_k(const std::byte* block, float* out) {
     const float super_scale = load_half(block + 208);
     for (size_t half = 0; half < 2; ++half) {
@@ -177,7 +178,8 @@ void from_q6_k(const std::byte* block, float* out) {
             for (size_t j = 0; j < 32; ++j) {
                 const int low_bits = byte_at(lower, j + 32 * (group % 2)) >> (group < 2 ? 0 : 4) & 0xf;
                 const int high_bits = byte_at(upper, j) >> (2 * group) & 3;
-                const auto scale = static_cast<float>(static_cast<int8_t>(byte_at(scales, 2 * group + j / 16)));
+                const auto scale =
+                    static_cast<float>(static_cast<int8_t>(byte_at(scales, 2 * group + j / 16)));
                 out[j] = super_scale * scale * static_cast<float>((low_bits | high_bits << 4) - 32);
             }
         }

@@ -7,8 +7,8 @@
 
 namespace quern {
 
-// A model file can't be read or run. The message is a sentence that names the file and says what to do; it is ASCII
-// wherever it quotes the file's own contents.
+// A model file can't be read or run. The message is a sentence that names the file and says what to do; it is
+// ASCII wherever it quotes the file's own contents.
 class FileError : public std::runtime_error {
 public:
     using std::runtime_error::runtime_error;

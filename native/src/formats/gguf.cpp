@@ -89,10 +89,11 @@ std::vector<TensorInfo> read_tensors(HeaderReader& reader, uint64_t count, const
     const uint32_t alignment = metadata.count("general.alignment").value_or(32);
     const uint64_t begin = data_begin(reader, alignment);
     for (auto& tensor : tensors) {
-        if (tensor.offset % alignment != 0 || __builtin_add_overflow(tensor.offset, begin, &tensor.offset)) {
+        if (tensor.offset % alignment != 0 || tensor.offset > file.size()) {
             throw damaged(reader.path(), "its tensor " + in_quotes(tensor.name) + " can't lie at offset " +
                                              std::to_string(tensor.offset));
         }
+        tensor.offset += begin;
         tensor.file = file_index;
     }
     check_places(file, begin, tensors);
@@ -122,10 +123,10 @@ void check_part(const GgufMetadata& metadata, uint32_t number, uint32_t parts) {
     const uint32_t says_number = metadata.needed_count("split.no");
     const uint32_t says_parts = metadata.needed_count("split.count");
     if (says_number != number - 1 || says_parts != parts || parts > most_parts) {
-        throw damaged(metadata.path(), "it says it is part " + std::to_string(uint64_t{says_number} + 1) + " of " +
-                                           std::to_string(says_parts) + ", and should be part " +
-                                           std::to_string(number) + " of " + std::to_string(parts) + " (at most " +
-                                           std::to_string(most_parts) + ")");
+        throw damaged(metadata.path(), "it says it is part " + std::to_string(uint64_t{says_number} + 1) +
+                                           " of " + std::to_string(says_parts) + ", and should be part " +
+                                           std::to_string(number) + " of " + std::to_string(parts) +
+                                           " (at most " + std::to_string(most_parts) + ")");
     }
 }
 

@@ -5,9 +5,10 @@
 namespace quern {
 namespace {
 
-// YaRN as the converters write it: yarn_attn_factor is Hugging Face's attention_factor, which replaces YaRN's own;
-// attn_factor multiplies whichever it is.
-std::optional<Yarn> rope_scaling(const GgufMetadata& metadata, const std::string& prefix, uint32_t context_length) {
+// YaRN as the converters write it: yarn_attn_factor is Hugging Face's attention_factor, which replaces YaRN's
+// own; attn_factor multiplies whichever it is.
+std::optional<Yarn> rope_scaling(const GgufMetadata& metadata, const std::string& prefix,
+                                 uint32_t context_length) {
     const std::string scaling = prefix + "rope.scaling.";
     const std::string type = metadata.text(scaling + "type").value_or("none");
     const float factor = metadata.number(scaling + "factor").value_or(1.0f);
@@ -17,16 +18,18 @@ std::optional<Yarn> rope_scaling(const GgufMetadata& metadata, const std::string
     const bool extrapolates_fully = metadata.number(scaling + "yarn_ext_factor").value_or(1.0f) == 1.0f;
     const bool own_logarithm = metadata.number(scaling + "yarn_log_multiplier").value_or(0.0f) == 0.0f;
     if (type != "yarn" || !extrapolates_fully || !own_logarithm) {
-        throw unsupported(metadata.path(), "its RoPE scaling is of type " + in_quotes(type) +
-                                               " with settings that no Qwen model has; supported is plain YaRN");
+        throw unsupported(metadata.path(),
+                          "its RoPE scaling is of type " + in_quotes(type) +
+                              " with settings that no Qwen model has; supported is plain YaRN");
     }
     Yarn yarn;
     yarn.factor = factor;
     yarn.original_context = metadata.count(scaling + "original_context_length").value_or(context_length);
     yarn.beta_fast = metadata.number(scaling + "yarn_beta_fast").value_or(yarn.beta_fast);
     yarn.beta_slow = metadata.number(scaling + "yarn_beta_slow").value_or(yarn.beta_slow);
-    yarn.attention_factor = metadata.number(scaling + "yarn_attn_factor").value_or(yarn_attention_factor(factor)) *
-                            metadata.number(scaling + "attn_factor").value_or(1.0f);
+    yarn.attention_factor =
+        metadata.number(scaling + "yarn_attn_factor").value_or(yarn_attention_factor(factor)) *
+        metadata.number(scaling + "attn_factor").value_or(1.0f);
     return yarn;
 }
 
@@ -34,7 +37,8 @@ void set_experts(ModelConfig& config, const GgufMetadata& metadata, const std::s
     config.experts = metadata.needed_count(prefix + "expert_count");
     config.experts_used = metadata.needed_count(prefix + "expert_used_count");
     config.expert_ffn = metadata.needed_count(prefix + "expert_feed_forward_length");
-    config.normalize_expert_weights = true;  // no key says it: build_moe_ffn(norm_w = true) in llama.cpp's qwen3moe.cpp
+    // No key says it: llama.cpp's qwen3moe.cpp calls build_moe_ffn with norm_w = true.
+    config.normalize_expert_weights = true;
 }
 
 // Settings that would change the result, and that no Qwen model sets to anything else.

@@ -7,8 +7,8 @@
 
 namespace quern {
 
-// Keys: docs/gguf.md of ggml; meanings and defaults: llama_model_base::load_hparams and models/qwen*.cpp of llama.cpp.
-// Throws FileError.
+// Keys: docs/gguf.md of ggml; meanings and defaults: llama_model_base::load_hparams and models/qwen*.cpp of
+// llama.cpp. Throws FileError.
 ModelConfig gguf_config(const GgufMetadata& metadata, const TensorMap& tensors);
 
 }  // namespace quern

@@ -68,8 +68,8 @@ void skip_array(HeaderReader& reader, const std::string& key) {
         throw unknown_type(reader.path(), key, type);
     }
     if (count > reader.remaining() / *each) {
-        throw damaged(reader.path(), "its metadata value " + in_quotes(key) + " can't have " + std::to_string(count) +
-                                         " items: the file is too short");
+        throw damaged(reader.path(), "its metadata value " + in_quotes(key) + " can't have " +
+                                         std::to_string(count) + " items: the file is too short");
     }
     if (!texts) {
         return reader.skip(count * *each);
@@ -142,7 +142,8 @@ std::optional<uint32_t> GgufMetadata::count(std::string_view key) const {
     if (const auto* natural = std::get_if<uint64_t>(value); natural != nullptr && *natural <= most) {
         return static_cast<uint32_t>(*natural);
     }
-    if (const auto* integer = std::get_if<int64_t>(value); integer != nullptr && *integer >= 0 && *integer <= most) {
+    if (const auto* integer = std::get_if<int64_t>(value);
+        integer != nullptr && *integer >= 0 && *integer <= most) {
         return static_cast<uint32_t>(*integer);
     }
     throw wrong_kind(path_, key, "a whole number below 4294967296");

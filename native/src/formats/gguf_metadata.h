@@ -12,7 +12,8 @@
 
 namespace quern {
 
-// Values by key. Arrays and long strings, which describe the tokenizer, are passed over: such a key has a monostate.
+// Values by key. Arrays and long strings, which describe the tokenizer, are passed over: their value is a
+// monostate.
 class GgufMetadata {
 public:
     using Value = std::variant<std::monostate, bool, uint64_t, int64_t, double, std::string>;

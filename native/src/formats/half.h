@@ -11,7 +11,7 @@ inline float half_to_float(uint16_t half) {
     const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
     const uint32_t exponent = (half >> 10) & 0x1f;
     const uint32_t mantissa = half & 0x3ff;
-    // A subnormal's last place is 2^-24; as a float it is normal, so this holds with denormals switched off too.
+    // A subnormal half counts 2^-24ths, and is a normal float.
     const uint32_t small = std::bit_cast<uint32_t>(static_cast<float>(mantissa) * 0x1p-24f);
     const uint32_t biased = exponent == 0x1f ? 0xff : exponent + (127 - 15);
     const uint32_t normal = biased << 23 | mantissa << 13;
@@ -33,7 +33,8 @@ inline uint16_t float_to_half(float value) {
         half = 0x7c00;
     } else if (magnitude < smallest_normal) {
         // The last place of 0.5 is 2^-24 like a subnormal half's, so the addition rounds there.
-        half = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - std::bit_cast<uint32_t>(0.5f);
+        half =
+            std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - std::bit_cast<uint32_t>(0.5f);
     } else {
         constexpr uint32_t rebias = (127 - 15) << 23;
         half = (magnitude - rebias + 0xfff + ((magnitude >> 13) & 1)) >> 13;
@@ -50,7 +51,8 @@ inline float bfloat16_to_float(uint16_t bfloat16) {
 inline uint16_t float_to_bfloat16(float value) {
     const uint32_t bits = std::bit_cast<uint32_t>(value);
     if ((bits & 0x7fffffff) > 0x7f800000) {
-        return static_cast<uint16_t>(bits >> 16 | 0x40);  // a NaN whose upper bits are zero would turn into infinity
+        // Without this bit a NaN whose upper bits are zero would turn into infinity.
+        return static_cast<uint16_t>(bits >> 16 | 0x40);
     }
     return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }

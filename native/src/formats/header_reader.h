@@ -15,8 +15,8 @@ namespace quern {
 
 static_assert(std::endian::native == std::endian::little, "the formats are little-endian");
 
-// A buffered cursor. Every read is checked against the file's end before memory is taken for it; what doesn't fit
-// throws FileError.
+// A buffered cursor. Every read is checked against the file's end before memory is taken for it; what doesn't
+// fit throws FileError.
 class HeaderReader {
 public:
     explicit HeaderReader(const InputFile& file) : file_(file) {}

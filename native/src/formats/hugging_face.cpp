@@ -27,7 +27,8 @@ Json read_json(const fs::path& path, uint64_t most_bytes) {
 
 // A name in the index must not lead out of the folder.
 bool is_plain_name(const std::string& name) {
-    return name.ends_with(".safetensors") && name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
+    return name.ends_with(".safetensors") &&
+           name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
 }
 
 std::set<std::string> shards_of(const fs::path& index_path) {
@@ -39,8 +40,9 @@ std::set<std::string> shards_of(const fs::path& index_path) {
     std::set<std::string> shards;
     for (const auto& [tensor, shard] : *weight_map->object()) {
         if (shard.text() == nullptr || !is_plain_name(*shard.text())) {
-            throw damaged(index_path.string(), "it doesn't say in which .safetensors file of this folder the tensor " +
-                                                   in_quotes(tensor) + " is");
+            throw damaged(index_path.string(),
+                          "it doesn't say in which .safetensors file of this folder the tensor " +
+                              in_quotes(tensor) + " is");
         }
         shards.insert(*shard.text());
     }
@@ -66,7 +68,8 @@ std::set<std::string> weight_files(const fs::path& folder) {
 
 // Buffers that old checkpoints carry, and an output matrix that tied embeddings replace.
 bool is_superfluous(const TensorInfo& tensor, const ModelConfig& config) {
-    return tensor.name.ends_with(".rotary_emb.inv_freq") || (config.tied_embeddings && tensor.name == "lm_head.weight");
+    return tensor.name.ends_with(".rotary_emb.inv_freq") ||
+           (config.tied_embeddings && tensor.name == "lm_head.weight");
 }
 
 }  // namespace

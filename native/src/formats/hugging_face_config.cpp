@@ -104,13 +104,15 @@ void refuse_variants(const Members& json, const ModelConfig& config) {
         refuse("it is quantised already (quantization_config); supported are BF16, F16 and F32 weights");
     }
     const Json* dense_layers = json.find("mlp_only_layers");
-    const bool some_dense = dense_layers != nullptr && (!dense_layers->array() || !dense_layers->array()->empty());
+    const bool some_dense =
+        dense_layers != nullptr && (!dense_layers->array() || !dense_layers->array()->empty());
     if (config.has_experts() && (some_dense || json.count("decoder_sparse_step").value_or(1) != 1)) {
         refuse("some of its layers have no experts (mlp_only_layers, decoder_sparse_step)");
     }
 }
 
-// The older rope_scaling and the newer rope_parameters hold the same keys; `type` is the oldest name of rope_type.
+// The older rope_scaling and the newer rope_parameters hold the same keys; `type` is the oldest name of
+// rope_type.
 std::optional<Yarn> rope_scaling(const Members& rope, uint32_t context_length) {
     const std::string type = rope.text("rope_type").value_or(rope.text("type").value_or("default"));
     if (type == "default") {

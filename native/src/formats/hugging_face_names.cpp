@@ -42,7 +42,8 @@ constexpr std::array<Name, 3> inside_experts{{
 
 template <size_t count>
 std::optional<std::string> look_up(const std::array<Name, count>& names, std::string_view wanted) {
-    const auto* found = std::find_if(names.begin(), names.end(), [&](const Name& name) { return name.first == wanted; });
+    const auto* found =
+        std::find_if(names.begin(), names.end(), [&](const Name& name) { return name.first == wanted; });
     return found == names.end() ? std::nullopt : std::optional(std::string(found->second));
 }
 

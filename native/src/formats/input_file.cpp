@@ -30,7 +30,7 @@ InputFile::InputFile(const std::filesystem::path& path) : path_(path.string()) {
     if (descriptor_ < 0) {
         throw unreadable(path_, errno);
     }
-    struct stat status {};
+    struct stat status{};
     const int error = ::fstat(descriptor_, &status) == 0 ? 0 : errno;
     if (error != 0 || !S_ISREG(status.st_mode)) {
         close_file(descriptor_);
@@ -58,8 +58,9 @@ InputFile& InputFile::operator=(InputFile&& other) noexcept {
 
 void InputFile::read(uint64_t offset, std::span<std::byte> out) const {
     if (offset > size_ || out.size() > size_ - offset) {
-        throw damaged(path_, "it ends after " + std::to_string(size_) + " bytes, and " + std::to_string(out.size()) +
-                                 " are expected at byte " + std::to_string(offset));
+        throw damaged(path_, "it ends after " + std::to_string(size_) + " bytes, and " +
+                                 std::to_string(out.size()) + " are expected at byte " +
+                                 std::to_string(offset));
     }
     while (!out.empty()) {
         const ssize_t count = ::pread(descriptor_, out.data(), out.size(), static_cast<off_t>(offset));
@@ -79,7 +80,8 @@ void InputFile::read(uint64_t offset, std::span<std::byte> out) const {
 std::string read_text(const std::filesystem::path& path, uint64_t most_bytes) {
     const InputFile file(path);
     if (file.size() > most_bytes) {
-        throw damaged(file.path(), "it has " + std::to_string(file.size()) + " bytes, far more than such a file needs");
+        throw damaged(file.path(),
+                      "it has " + std::to_string(file.size()) + " bytes, far more than such a file needs");
     }
     std::string text(static_cast<size_t>(file.size()), '\0');
     file.read(0, std::as_writable_bytes(std::span(text)));

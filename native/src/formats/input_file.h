@@ -11,7 +11,8 @@
 
 namespace quern {
 
-// Reads with pread and not through a memory map: a file that shrinks while it is mapped kills the process (SIGBUS).
+// Reads with pread and not through a memory map: a file that shrinks while it is mapped kills the process
+// (SIGBUS).
 class InputFile {
 public:
     // Opens a regular file; throws FileError.
@@ -27,7 +28,8 @@ public:
     // Bytes when the file was opened.
     uint64_t size() const { return size_; }
 
-    // Fills all of `out` with the bytes from `offset` on; throws FileError if they are not there. Any thread may call.
+    // Fills all of `out` with the bytes from `offset` on; throws FileError if they are not there. Any thread
+    // may call.
     void read(uint64_t offset, std::span<std::byte> out) const;
 
 private:

@@ -126,7 +126,8 @@ private:
             skip_space();
         } while (take(','));
         need('}');
-        std::sort(members.begin(), members.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+        std::sort(members.begin(), members.end(),
+                  [](const auto& a, const auto& b) { return a.first < b.first; });
         const auto same_key = [](const auto& a, const auto& b) { return a.first == b.first; };
         if (std::adjacent_find(members.begin(), members.end(), same_key) != members.end()) {
             fail("an object with the same key twice, which ends");

@@ -29,7 +29,8 @@ public:
 
     bool is_null() const { return std::holds_alternative<std::monostate>(value_); }
 
-    // The value where it is of that kind, otherwise nullptr. number() is for doubles; whole numbers are integers.
+    // The value where it is of that kind, otherwise nullptr. number() is for doubles; whole numbers are
+    // integers.
     const bool* boolean() const { return std::get_if<bool>(&value_); }
     const int64_t* integer() const { return std::get_if<int64_t>(&value_); }
     const double* number() const { return std::get_if<double>(&value_); }
@@ -44,8 +45,9 @@ private:
     std::variant<std::monostate, bool, int64_t, double, std::string, Array, Object> value_;
 };
 
-// Refuses, with JsonError, more than 32 levels of nesting, two million values, a key twice, numbers beyond double's
-// range, unpaired surrogates, anything after the value. Bytes above 0x7f in strings are not checked to be UTF-8.
+// Refuses, with JsonError, more than 32 levels of nesting, two million values, a key twice, numbers beyond
+// double's range, unpaired surrogates, anything after the value. Bytes above 0x7f in strings are not checked
+// to be UTF-8.
 Json parse_json(std::string_view text);
 
 }  // namespace quern

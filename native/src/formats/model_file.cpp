@@ -10,7 +10,10 @@
 namespace quern {
 
 ModelFile::ModelFile(std::string path, ModelConfig config, std::vector<InputFile> files, TensorMap tensors)
-    : path(std::move(path)), config(std::move(config)), files_(std::move(files)), tensors_(std::move(tensors)) {}
+    : path(std::move(path)),
+      config(std::move(config)),
+      files_(std::move(files)),
+      tensors_(std::move(tensors)) {}
 
 const TensorInfo* ModelFile::find(std::string_view name) const {
     const auto found = tensors_.find(name);

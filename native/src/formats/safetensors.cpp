@@ -20,7 +20,7 @@ TensorType dtype(const std::string& path, const std::string& name, const Json& e
         throw wrong_entry(path, name, "dtype");
     }
     for (const TensorType type : {TensorType::BF16, TensorType::F16, TensorType::F32}) {
-        if (*value->text() == quern::name(type)) {
+        if (*value->text() == type_name(type)) {
             return type;
         }
     }
@@ -44,7 +44,8 @@ std::vector<uint64_t> natural_numbers(const std::string& path, const std::string
     return numbers;
 }
 
-TensorInfo tensor_info(const std::string& path, const std::string& name, const Json& entry, uint64_t data_begin) {
+TensorInfo tensor_info(const std::string& path, const std::string& name, const Json& entry,
+                       uint64_t data_begin) {
     TensorInfo tensor;
     tensor.name = name;
     tensor.type = dtype(path, name, entry);

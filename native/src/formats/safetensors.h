@@ -8,8 +8,8 @@
 
 namespace quern {
 
-// The tensors of one file, under the names they have there; `file_index` goes into TensorInfo::file. Reads the header
-// only. Throws FileError.
+// The tensors of one file, under the names they have there; `file_index` goes into TensorInfo::file. Reads
+// the header only. Throws FileError.
 std::vector<TensorInfo> read_safetensors(const InputFile& file, size_t file_index);
 
 }  // namespace quern

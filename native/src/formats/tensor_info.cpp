@@ -22,8 +22,8 @@ uint64_t byte_count(const std::string& path, const std::string& name, TensorType
     }
     const uint64_t row = shape.back();
     if (row == 0 || row % block_elements(type) != 0) {
-        throw wrong("has rows that aren't whole blocks of " + std::to_string(block_elements(type)) + " elements (" +
-                    std::string(quern::name(type)) + ")");
+        throw wrong("has rows that aren't whole blocks of " + std::to_string(block_elements(type)) +
+                    " elements (" + std::string(type_name(type)) + ")");
     }
     uint64_t bytes = block_bytes(type);
     const auto multiply = [&](uint64_t by) {
@@ -40,15 +40,18 @@ void check_places(const InputFile& file, uint64_t begin, const std::vector<Tenso
     std::vector<const TensorInfo*> in_order;
     in_order.reserve(tensors.size());
     for (const auto& tensor : tensors) {
-        if (tensor.offset < begin || tensor.offset > file.size() || tensor.bytes > file.size() - tensor.offset) {
+        if (tensor.offset < begin || tensor.offset > file.size() ||
+            tensor.bytes > file.size() - tensor.offset) {
             throw damaged(file.path(), "its tensor " + in_quotes(tensor.name) + " should be " +
                                            std::to_string(tensor.bytes) + " bytes at byte " +
-                                           std::to_string(tensor.offset) + ", and the file's tensors lie between byte " +
+                                           std::to_string(tensor.offset) +
+                                           ", and the file's tensors lie between byte " +
                                            std::to_string(begin) + " and " + std::to_string(file.size()));
         }
         in_order.push_back(&tensor);
     }
-    std::sort(in_order.begin(), in_order.end(), [](const auto* a, const auto* b) { return a->offset < b->offset; });
+    std::sort(in_order.begin(), in_order.end(),
+              [](const auto* a, const auto* b) { return a->offset < b->offset; });
     for (size_t i = 1; i < in_order.size(); ++i) {
         if (in_order[i - 1]->offset + in_order[i - 1]->bytes > in_order[i]->offset) {
             throw damaged(file.path(), "its tensors " + in_quotes(in_order[i - 1]->name) + " and " +

@@ -28,12 +28,14 @@ using TensorMap = std::map<std::string, TensorInfo, std::less<>>;
 // "[rows, columns]", for messages.
 std::string shape_text(const std::vector<uint64_t>& shape);
 
-// The bytes that a tensor of this type and shape takes. Throws FileError where a dimension is 0, where there are none
-// or more than 4, where the length of a row isn't a multiple of the type's block, or where the product overflows.
+// The bytes that a tensor of this type and shape takes. Throws FileError where a dimension is 0, where there
+// are none or more than 4, where the length of a row isn't a multiple of the type's block, or where the
+// product overflows.
 uint64_t byte_count(const std::string& path, const std::string& name, TensorType type,
                     const std::vector<uint64_t>& shape);
 
-// All of one file's tensors must lie between `begin` and the file's end, and none may lie on another; throws FileError.
+// All of one file's tensors must lie between `begin` and the file's end, and none may lie on another; throws
+// FileError.
 void check_places(const InputFile& file, uint64_t begin, const std::vector<TensorInfo>& tensors);
 
 // Adds a file's tensors to the model's; throws FileError where one has a name that is already there.

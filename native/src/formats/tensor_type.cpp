@@ -26,7 +26,9 @@ constexpr std::array<TensorTypeTraits, 12> all_traits{{
 }  // namespace
 
 std::optional<TensorType> tensor_type(uint32_t number) {
-    const auto has_number = [number](const auto& entry) { return static_cast<uint32_t>(entry.type) == number; };
+    const auto has_number = [number](const auto& entry) {
+        return static_cast<uint32_t>(entry.type) == number;
+    };
     const auto* found = std::find_if(all_traits.begin(), all_traits.end(), has_number);
     return found == all_traits.end() ? std::nullopt : std::optional(found->type);
 }

@@ -35,8 +35,14 @@ std::optional<TensorType> tensor_type(uint32_t number);
 
 const TensorTypeTraits& traits(TensorType type);
 
-inline size_t block_elements(TensorType type) { return traits(type).block_elements; }
-inline size_t block_bytes(TensorType type) { return traits(type).block_bytes; }
-inline std::string_view name(TensorType type) { return traits(type).name; }
+inline size_t block_elements(TensorType type) {
+    return traits(type).block_elements;
+}
+inline size_t block_bytes(TensorType type) {
+    return traits(type).block_bytes;
+}
+inline std::string_view type_name(TensorType type) {
+    return traits(type).name;
+}
 
 }  // namespace quern
