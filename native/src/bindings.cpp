@@ -4,7 +4,15 @@ namespace nb = nanobind;
 
 void bind_sampling(nb::module_& m);
 
+namespace quern {
+void bind_formats(nb::module_& m);
+void bind_model(nb::module_& m);
+void bind_kernels(nb::module_& m);
+}  // namespace quern
+
 NB_MODULE(_native, m) {
-  m.attr("BLOCK_TOKENS") = 32;
-  bind_sampling(m);
+    quern::bind_formats(m);
+    bind_sampling(m);
+    quern::bind_model(m);
+    quern::bind_kernels(m);
 }

@@ -115,3 +115,35 @@ class Model:
 
     def logits(self, items: Sequence[Item]) -> list[object]:
         """The same step, giving each item's raw logits: float32 NumPy arrays, shape [samples, vocabulary_size]."""
+
+# For tests and tools: looking into model files.
+
+class ModelFile:
+    """A model file's header. Tensors have GGUF's names, whichever format the file has."""
+
+    @property
+    def config(self) -> dict[str, object]:
+        """The members of `ModelConfig` in `formats/config.h` by name; `yarn` is None or such a dictionary."""
+
+    @property
+    def tensors(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """(name, type, shape) by name; shapes are slowest dimension first, as NumPy's."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files with tensors."""
+
+    def check_tensors(self) -> None:
+        """Raise ModelFileError unless the tensors are exactly those that the configuration needs."""
+
+    def read_floats(self, name: str) -> object:
+        """A tensor's values: a float32 NumPy array. Raises ModelFileError."""
+
+def open_model(path: str) -> ModelFile:
+    """Read the header of a GGUF file or a Hugging Face folder. Raises ModelFileError."""
+
+def float_to_half(value: float) -> int:
+    """The bits of the nearest IEEE 754 half-precision number, ties to even."""
+
+def float_to_bfloat16(value: float) -> int:
+    """The bits of the nearest bfloat16 number, ties to even."""

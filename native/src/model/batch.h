@@ -1,0 +1,47 @@
+// What one step computes: a ragged batch of prefill chunks, single decoded tokens and drafts.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "sampling/sampler.h"
+
+namespace quern {
+
+// One sequence's part of a step. Its tokens stand at `position` and after; `blocks` holds them and all before.
+struct Item {
+    std::vector<int32_t> tokens;
+    size_t position = 0;
+    std::vector<int32_t> blocks;
+    Sampler* sampler = nullptr;
+    size_t samples = 1;  // of the last tokens; counts only with a sampler or where logits are asked for
+};
+
+// One row of the batch.
+struct Row {
+    int32_t token;
+    size_t position;
+    size_t item;
+};
+
+// A run of query tokens of one item that attends in one task.
+struct QueryRun {
+    size_t item;
+    size_t first_row;
+    size_t tokens;
+};
+
+struct Batch {
+    std::vector<Item> items;
+    std::vector<Row> rows;             // all items' tokens, one after the other
+    std::vector<size_t> logit_rows;    // rows whose logits are wanted, in order
+    std::vector<size_t> logit_starts;  // per item, its first index in logit_rows; and one more at the end
+
+    // Throws std::invalid_argument with a sentence for ids, positions, blocks or samples out of range.
+    Batch(std::vector<Item> items, size_t vocabulary, size_t blocks, bool all_give_logits);
+
+    std::vector<QueryRun> query_runs(size_t most_tokens) const;
+};
+
+}  // namespace quern
