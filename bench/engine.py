@@ -126,7 +126,7 @@ def main() -> None:
         comparison.pair(number)
     for measure in measures:
         comparison.rows[measure.name].limit = limits.speed(measure)
-    print(f"\n{options.model}, {options.threads} threads, KV cache in {options.kv_type}")
+    print(f"\n{options.model}, {options.threads} threads, KV cache in {options.kv_type}; peaks of {limits.peaks}")
     print(f"load average before: {here['load_average']:.1f}; a busy machine disturbs spinning threads most\n")
     print(markdown_table(comparison.rows.values()))
     memory = _memory(model, comparison.runs)

@@ -40,6 +40,12 @@ class Peaks:
             max(_native.bf16_peak(threads, seconds) for _ in range(3)),
         )
 
+    def __str__(self) -> str:
+        return (
+            f"{self.threads} threads: read {self.bandwidth / 1e9:.1f} GB/s, 8-bit {self.int8 / 1e12:.2f} TOPS, "
+            f"BF16 {self.bf16 / 1e12:.2f} TFLOPS"
+        )
+
     def as_dict(self) -> dict[str, float]:
         """For the results' JSON."""
         return asdict(self)
