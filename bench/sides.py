@@ -22,14 +22,15 @@ CELL_PADDING = 256  # llama.cpp rounds a sequence's context up to this many toke
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one process measured. `speeds` has one entry for each workload; `seconds` is the whole process's life.
+    """What one process measured. `speeds` has one entry for each workload.
 
-    `peak_bytes` is its most resident memory, mapped files included. `facts` is what our side says of its load.
+    `peak_bytes` is its most resident memory, mapped files included; `load_seconds` its life without the workloads:
+    start, load, warm-up and end. `facts` is what our side says of its load.
     """
 
     speeds: list[Speeds]
     peak_bytes: int
-    seconds: float
+    load_seconds: float
     facts: dict[str, Any]
 
 
@@ -66,7 +67,8 @@ def measure_llama_cpp(model: Path, workloads: Sequence[Workload], threads: int) 
     if len(lines) != len(workloads):
         msg = f"llama-batched-bench measured {len(lines)} of {len(workloads)} workloads"
         raise RuntimeError(msg)
-    return Run([Speeds(line["speed_pp"], line["speed_tg"]) for line in lines], peak, seconds, {})
+    speeds = [Speeds(line["speed_pp"], line["speed_tg"]) for line in lines]
+    return Run(speeds, peak, seconds - sum(line["t"] for line in lines), {})
 
 
 def measure_quern(
@@ -90,7 +92,8 @@ def measure_quern(
         )
         for work, line in zip(workloads, lines, strict=True)
     ]
-    return Run(speeds, lines[-1]["peak_bytes"], seconds, facts)
+    computing = sum(line["prefill_seconds"] + line["decode_seconds"] for line in lines)
+    return Run(speeds, lines[-1]["peak_bytes"], seconds - computing, facts)
 
 
 def _finish(command: list[str], given: str = "") -> tuple[list[dict[str, Any]], int, float]:
