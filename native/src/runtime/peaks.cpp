@@ -3,7 +3,6 @@
 #include <immintrin.h>
 
 #include <array>
-#include <atomic>
 #include <barrier>
 #include <chrono>
 #include <cstddef>
@@ -19,11 +18,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Independent sums: more than latency times throughput of any of the instructions, fewer than there are registers.
+// Independent sums: more than latency times throughput of any of these instructions, fewer than registers.
 constexpr int sums = 12;
 constexpr int rounds = 20000;
 
-// An empty `asm` below hides a register's value from the optimiser, which could otherwise fold the loop away.
+// Each empty `asm` below hides a register's value from the optimiser, which could fold the loop away.
 
 __attribute__((target("avx512f,avx512vnni"))) double int8_avx512() {
     __m512i sum[sums] = {};
@@ -98,22 +97,23 @@ void check(int threads, double seconds) {
         throw std::invalid_argument("a peak is measured with at least one thread and for more than no time");
     }
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
-        throw std::runtime_error("this CPU has no AVX2, so the CPU engine does not run on it and has no peaks here");
+        throw std::runtime_error("this CPU has no AVX2, which the CPU engine needs: use another machine");
     }
 }
 
-// What `threads` threads get done per second together: each prepares its work, then repeats it until the time is up.
-// The work returns how much it did.
+// Repeated until the time is up; returns how much was done.
 using Work = std::function<double()>;
+using Works = std::vector<Work>;
 
-double rate(int threads, double seconds, const std::function<Work()>& prepare) {
-    std::barrier together(threads);
-    std::vector<double> rates(static_cast<std::size_t>(threads));
+// What all of `works` get done per second together, each in a thread of its own.
+double rate(const Works& works, double seconds) {
+    std::barrier together(static_cast<std::ptrdiff_t>(works.size()));
+    std::vector<double> rates(works.size());
     {
         std::vector<std::jthread> running;
-        for (int thread = 0; thread < threads; ++thread) {
-            running.emplace_back([&, thread] {
-                const Work work = prepare();
+        for (std::size_t index = 0; index < works.size(); ++index) {
+            running.emplace_back([&, index] {
+                const Work& work = works[index];
                 work();
                 together.arrive_and_wait();
                 const auto start = Clock::now();
@@ -122,7 +122,7 @@ double rate(int threads, double seconds, const std::function<Work()>& prepare) {
                     done += work();
                     elapsed = std::chrono::duration<double>(Clock::now() - start).count();
                 }
-                rates[static_cast<std::size_t>(thread)] = done / elapsed;
+                rates[index] = done / elapsed;
             });
         }
     }
@@ -134,26 +134,28 @@ double rate(int threads, double seconds, const std::function<Work()>& prepare) {
 double read_bandwidth(int threads, std::size_t bytes, double seconds) {
     check(threads, seconds);
     const std::size_t lines = bytes / sizeof(CacheLine) / static_cast<std::size_t>(threads);
-    if (lines == 0) throw std::invalid_argument("too few bytes to read: give every thread at least a cache line");
-    return rate(threads, seconds, [lines]() -> Work {
-        // Every thread makes its own part, so that the part lies in the memory next to it.
-        return [part = std::make_shared<const std::vector<CacheLine>>(lines)] {
+    if (lines == 0) throw std::invalid_argument("too few bytes to read: each thread needs a cache line");
+    Works works;
+    for (int thread = 0; thread < threads; ++thread) {
+        const auto part = std::make_shared<const std::vector<CacheLine>>(lines);
+        works.emplace_back([part] {
             read_all(*part);
             return static_cast<double>(part->size() * sizeof(CacheLine));
-        };
-    });
+        });
+    }
+    return rate(works, seconds);
 }
 
 double int8_peak(int threads, double seconds) {
     check(threads, seconds);
     const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni");
-    return rate(threads, seconds, [wide]() -> Work { return wide ? int8_avx512 : int8_avx2; });
+    return rate(Works(static_cast<std::size_t>(threads), wide ? int8_avx512 : int8_avx2), seconds);
 }
 
 double bf16_peak(int threads, double seconds) {
     check(threads, seconds);
     const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bf16");
-    return rate(threads, seconds, [wide]() -> Work { return wide ? bf16_avx512 : float_avx2; });
+    return rate(Works(static_cast<std::size_t>(threads), wide ? bf16_avx512 : float_avx2), seconds);
 }
 
 }  // namespace quern
