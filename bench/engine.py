@@ -18,24 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from code_prompts import CodeTokens
+from installed import installed
 from limits import Limits, Peaks
-from quern.config import Settings
-from quern.models.locate import resolve
 from results import Paired, machine, markdown_table, write_json
 from sides import Run, measure_llama_cpp, measure_quern
 from workloads import ENGINE_MEASURES, Measure, Workload, chosen
 
 MEMORY_BAR = 1.15  # peak memory over the file and the KV cache
 FIRST_TOKEN_BAR = 4.0  # seconds from the start of the load, the file being in the page cache
-
-
-def installed(name: str) -> Path:
-    """The model's file. Raises FileNotFoundError where it has not been fetched."""
-    path = resolve(name, Settings().models_dir)
-    if path is None:
-        msg = f"The model {name} is not on this disk. Fetch it first: quern pull {name}"
-        raise FileNotFoundError(msg)
-    return path
 
 
 def _quick(measures: Sequence[Measure]) -> list[Measure]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from engine import installed
+from installed import installed
 from limits import Peaks, Weight, read_weights
 from quern.engine.cpu import _native
 from results import machine, write_json

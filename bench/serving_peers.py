@@ -22,7 +22,7 @@ from pathlib import Path
 import httpx2
 
 from code_prompts import code_snippets
-from engine import installed
+from installed import installed
 from llama_serving import llama_served, stream_completion
 from quern.config import Settings
 from quern.prompt.prompt import Prompt

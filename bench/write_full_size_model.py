@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 
-from engine import installed
 from gguf_tensors import Tensor
+from installed import installed
 from quern.prompt.gguf_header import Metadata, read_metadata
 from random_blocks import RandomBlocks
 
