@@ -105,14 +105,20 @@ def mutated(victims: list[Victim], rounds: int, seed: int) -> Iterator[tuple[Vic
         yield one, one.mutate(rng, one.sound, one.header)
 
 
+def put(path: Path, data: bytes) -> None:
+    """A new file in place of the old one: ext4 writes a file that was truncated to the disk at once."""
+    path.unlink()
+    path.write_bytes(data)
+
+
 def run(cases: Iterator[tuple[Victim, bytes]]) -> tuple[int, int]:
     """Open each damaged model; how many there were, and how many were refused."""
     opened = refused = 0
     for one, data in cases:
-        one.damaged.write_bytes(data)
+        put(one.damaged, data)
         opened += 1
         refused += is_refused(one.opened)
-        one.damaged.write_bytes(one.sound)
+        put(one.damaged, one.sound)
     return opened, refused
 
 
