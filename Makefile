@@ -20,7 +20,7 @@ help:
 	@echo "make check      lint, types and architecture, without the tests"
 	@echo "make bench      HTTP against the engine alone, /health under load: some ten minutes"
 	@echo "make sanitize   the native tests with AddressSanitizer and UndefinedBehaviorSanitizer"
-	@echo "make fuzz       the same with damaged model files only: ROUNDS=$(ROUNDS) SEED=$(SEED), some five minutes"
+	@echo "make fuzz       the same with damaged model files only: ROUNDS=$(ROUNDS) SEED=$(SEED), two minutes"
 	@echo "make lock       resolve the dependencies again"
 
 setup: $(STAMP)

@@ -181,9 +181,10 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         {"rope_scaling": YARN},
         {"rope_scaling": {**YARN, "rope_type": None, "type": "yarn"}},
         {"rope_theta": None, "rope_parameters": {**YARN, "rope_theta": 1e6}},
+        {"rope_scaling": YARN, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
         {"rope_scaling": YARN, "max_position_embeddings": 4096},
     ],
-    ids=["rope_scaling", "its older name", "rope_parameters", "the extended context"],
+    ids=["rope_scaling", "its older name", "rope_parameters", "both", "the extended context"],
 )
 def test_yarn_is_read_from_each_way_of_writing_it(rope: dict[str, Any], tmp_path: Path) -> None:
     config = _native.open_model(str(files.write_folder(tmp_path / "m", config=rope))).config

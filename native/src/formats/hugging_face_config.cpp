@@ -134,7 +134,7 @@ std::optional<Yarn> rope_scaling(const Members& rope, uint32_t context_length) {
 
 void set_rope(ModelConfig& config, const Members& json) {
     config.rope_base = json.number("rope_theta").value_or(10000.0f);
-    for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    for (const char* key : {"rope_parameters", "rope_scaling"}) {  // the last one wins, as in transformers
         if (const Json* value = json.find(key)) {
             if (value->object() == nullptr) {
                 throw damaged(json.path(), std::string("its value ") + key + " is not an object");
