@@ -8,17 +8,24 @@ NATIVE := $(shell find native -type f)
 PEERS := build/peers
 LLAMA_CPP := $(PEERS)/llama.cpp
 LLAMA_CPP_TARGETS := llama-batched-bench llama-bench llama-perplexity llama-server
+SANITIZE := build/sanitize
+SANITIZE_PYTHON := $(SANITIZE)/venv/bin/python
+SANITIZE_STAMP := $(SANITIZE)/.built
+ROUNDS ?= 200000
+SEED ?= 1
 
-.PHONY: help setup serve test check lock bench peers clean
+.PHONY: help setup serve test check lock bench peers sanitize fuzz clean
 
 help:
-	@echo "make serve   set up, fetch the model, serve on 127.0.0.1:8001"
-	@echo "make test    set up, lint, type-check and run every test"
-	@echo "make setup   only the set-up: a virtual environment in .venv with everything locked by hash"
-	@echo "make check   lint, types and architecture, without the tests"
-	@echo "make bench   HTTP against the engine alone, /health under load: some ten minutes"
-	@echo "make peers   llama.cpp, built for this CPU, to measure against: some fifteen minutes, once"
-	@echo "make lock    resolve the dependencies again"
+	@echo "make serve      set up, fetch the model, serve on 127.0.0.1:8001"
+	@echo "make test       set up, lint, type-check and run every test"
+	@echo "make setup      only the set-up: a virtual environment in .venv with everything locked by hash"
+	@echo "make check      lint, types and architecture, without the tests"
+	@echo "make bench      HTTP against the engine alone, /health under load: some ten minutes"
+	@echo "make peers      llama.cpp, built for this CPU, to measure against: some fifteen minutes, once"
+	@echo "make sanitize   the native tests with AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make fuzz       the same with damaged model files only: ROUNDS=$(ROUNDS) SEED=$(SEED), two minutes"
+	@echo "make lock       resolve the dependencies again"
 
 setup: $(STAMP)
 
@@ -63,10 +70,32 @@ $(LLAMA_CPP)/built: bench/peers.txt | setup
 		-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
 	cmake --build $(LLAMA_CPP) --target $(LLAMA_CPP_TARGETS)
 	touch $@
+# A virtual environment that sees the locked packages, but not the editable install: Python doesn't follow the .pth files
+# of a folder that a .pth file names.
+PURELIB = -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+$(SANITIZE_STAMP): $(LOCKED) pyproject.toml $(NATIVE) $(shell find src/quern -name '*.py*')
+	$(BIN)/python -m venv --without-pip $(SANITIZE)/venv
+	$(BIN)/python $(PURELIB) > "$$($(SANITIZE_PYTHON) $(PURELIB))/locked.pth"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(SANITIZE_PYTHON) -m pip install --quiet --disable-pip-version-check \
+		--ignore-installed --no-deps --no-build-isolation --config-settings=build-dir=$(SANITIZE)/cmake \
+		--config-settings=cmake.build-type=Debug --config-settings=cmake.define.QUERN_SANITIZE=ON .
+	touch $(SANITIZE_STAMP)
+
+# The interpreter is not built with sanitizers, so their run-time library comes first; libstdc++ comes with it for the
+# library to find __cxa_throw. Python keeps what it allocates to the end, so leaks are not looked for.
+SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 $(SANITIZE_PYTHON)
+
+sanitize: $(SANITIZE_STAMP)
+	$(SANITIZED) -m pytest tests/native
+
+fuzz: $(SANITIZE_STAMP)
+	rm -rf build/fuzz && mkdir -p build/fuzz
+	$(SANITIZED) -m tests.native.fuzz build/fuzz --rounds $(ROUNDS) --seed $(SEED)
 
 lock: setup
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --upgrade --quiet --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -168,7 +168,17 @@ def test_buffers_that_old_checkpoints_carry_are_passed_over(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["../model.safetensors", "/etc/x.safetensors", "a\\b.safetensors", "model.bin", "a\0.safetensors", "", 3]
+    "name",
+    [
+        "../model.safetensors",
+        "/etc/x.safetensors",
+        "a\\b.safetensors",
+        "model.bin",
+        "a\0.safetensors",
+        "é.safetensors",
+        "",
+        3,
+    ],
 )
 def test_an_index_does_not_lead_out_of_its_folder(name: object, tmp_path: Path) -> None:
     files.write_folder(tmp_path, shards=2)

@@ -181,9 +181,10 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         {"rope_scaling": YARN},
         {"rope_scaling": {**YARN, "rope_type": None, "type": "yarn"}},
         {"rope_theta": None, "rope_parameters": {**YARN, "rope_theta": 1e6}},
+        {"rope_scaling": YARN, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
         {"rope_scaling": YARN, "max_position_embeddings": 4096},
     ],
-    ids=["rope_scaling", "its older name", "rope_parameters", "the extended context"],
+    ids=["rope_scaling", "its older name", "rope_parameters", "both", "the extended context"],
 )
 def test_yarn_is_read_from_each_way_of_writing_it(rope: dict[str, Any], tmp_path: Path) -> None:
     config = _native.open_model(str(files.write_folder(tmp_path / "m", config=rope))).config
@@ -214,12 +215,16 @@ def test_yarns_own_settings_are_read_from_both_formats(tmp_path: Path) -> None:
     assert by_gguf.config["yarn"] == by_folder.config["yarn"] == expected
 
 
-def test_a_head_size_follows_from_the_hidden_size_where_the_file_gives_none(tmp_path: Path) -> None:
-    config = _native.open_model(str(files.write_folder(tmp_path / "m", config={"head_dim": None}))).config
-    assert config["head_dim"] == files.HIDDEN // files.HEADS
+def test_a_head_size_that_config_json_does_not_give_is_what_transformers_takes(tmp_path: Path) -> None:
+    sizes = {}
+    for architecture in ARCHITECTURES:
+        folder = files.write_folder(tmp_path / architecture, architecture, config={"head_dim": None})
+        sizes[architecture] = _native.open_model(str(folder)).config["head_dim"]
+    by_hidden_size = files.HIDDEN // files.HEADS
+    assert sizes == {"qwen2": by_hidden_size, "qwen3": 128, "qwen3moe": by_hidden_size}
 
 
-def test_an_unpublished_weight_norm_default_follows_transformers(tmp_path: Path) -> None:
+def test_expert_weights_are_not_normalised_where_config_json_does_not_say_it(tmp_path: Path) -> None:
     config = _native.open_model(
         str(files.write_folder(tmp_path / "m", "qwen3moe", config={"norm_topk_prob": None}))
     ).config

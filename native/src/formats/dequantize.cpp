@@ -188,8 +188,8 @@ void from_q6_k(const std::byte* block, float* out) {
 
 template <void (*from_block)(const std::byte*, float*)>
 void each_block(TensorType type, const std::byte* blocks, size_t elements, float* out) {
-    const auto [_, name, per_block, bytes] = traits(type);
-    for (size_t done = 0; done < elements; done += per_block, blocks += bytes) {
+    const auto& block = traits(type);
+    for (size_t done = 0; done < elements; done += block.block_elements, blocks += block.block_bytes) {
         from_block(blocks, out + done);
     }
 }

@@ -1,5 +1,6 @@
 #include "formats/hugging_face.h"
 
+#include <algorithm>
 #include <set>
 #include <system_error>
 #include <utility>
@@ -25,10 +26,12 @@ Json read_json(const fs::path& path, uint64_t most_bytes) {
     }
 }
 
-// A name in the index must not lead out of the folder.
+// A name in the index must not lead out of the folder, and becomes part of messages.
 bool is_plain_name(const std::string& name) {
-    return name.ends_with(".safetensors") &&
-           name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
+    const auto is_plain = [](char character) {
+        return character >= 0x20 && character < 0x7f && character != '/' && character != '\\';
+    };
+    return name.ends_with(".safetensors") && std::all_of(name.begin(), name.end(), is_plain);
 }
 
 std::set<std::string> shards_of(const fs::path& index_path) {

@@ -134,7 +134,7 @@ std::optional<Yarn> rope_scaling(const Members& rope, uint32_t context_length) {
 
 void set_rope(ModelConfig& config, const Members& json) {
     config.rope_base = json.number("rope_theta").value_or(10000.0f);
-    for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    for (const char* key : {"rope_parameters", "rope_scaling"}) {  // the last one wins, as in transformers
         if (const Json* value = json.find(key)) {
             if (value->object() == nullptr) {
                 throw damaged(json.path(), std::string("its value ") + key + " is not an object");
@@ -163,8 +163,8 @@ ModelConfig hugging_face_config(const Json& object, const std::string& path) {
     config.hidden = json.needed_count("hidden_size");
     config.heads = json.needed_count("num_attention_heads");
     config.kv_heads = json.count("num_key_value_heads").value_or(config.heads);
-    // Qwen3's classes default to 128, whatever the hidden size.
-    config.head_dim = json.count("head_dim").value_or(config.has_qk_norm() ? 128 : 0);
+    // Qwen3Config defaults to 128, whatever the hidden size; the others divide it by the heads.
+    config.head_dim = json.count("head_dim").value_or(config.architecture == "qwen3" ? 128 : 0);
     config.ffn = json.count("intermediate_size").value_or(0);
     config.vocabulary = json.needed_count("vocab_size");
     config.context_length = json.needed_count("max_position_embeddings");
