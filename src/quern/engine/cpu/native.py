@@ -1,4 +1,4 @@
-"""The native model, seen as `Model`: the only module that imports `_native`, and what it computes with."""
+"""The native model, seen as `Model`: the only module that imports `_native`."""
 
 from __future__ import annotations
 
@@ -92,11 +92,21 @@ class NativeModel:
         return self._model.forward([_item(part) for part in parts])
 
 
+def architectures() -> frozenset[str]:
+    """Models that it runs, by the names that their files give their kind."""
+    return frozenset(_native.ARCHITECTURES)
+
+
+def instruction_set() -> str | None:
+    """The widest instruction set of this machine that it uses; None where it can't run here."""
+    return _native.instruction_set()
+
+
 def _item(part: Part) -> _native.Item:
     sequence, start = part.sequence, part.sequence.computed
     return _native.Item(
         sequence.tokens[start : start + part.count],
         start,
         sequence.blocks,
-        cast(_native.Sampler, sequence.sampler) if part.draws else None,
+        cast("_native.Sampler", sequence.sampler) if part.draws else None,
     )

@@ -1,8 +1,8 @@
 """What each step computes: pure decisions over sequences and KV blocks; no clock, no thread, no model.
 
-Sequences join and leave between any two steps. One is let in when its prompt's blocks are there; its answer gets a block
-at a time. Where none is left, the last in order gives all of its own back and waits again: what it had published is
-likely still there when it returns, the rest is computed again, and nothing is drawn twice.
+Sequences join and leave between any two steps. One is let in when its prompt's blocks are there; its answer then gets a
+block whenever one is full. Where none is left, the last in order gives all of its own back and waits again: what it had
+published is likely still there when it returns, the rest is computed again, and nothing is drawn twice.
 """
 
 from __future__ import annotations
