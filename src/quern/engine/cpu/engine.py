@@ -53,7 +53,7 @@ class CpuEngine:
         self._settings = settings
         self._vocabulary_size = vocabulary_size
         self._end_ids = end_ids
-        self._load = load if load is not None else partial(NativeModel.load, model_path, _options(settings))
+        self._load = load if load is not None else partial(NativeModel.load, model_path, native_options(settings))
         self._state = EngineState.NEW
         self._estimate: LoadEstimate | None = None
         self._info: EngineInfo | None = None
@@ -177,7 +177,8 @@ def with_end_ids(request: GenerateRequest, end_ids: frozenset[int]) -> GenerateR
     return replace(request, sampling=replace(request.sampling, logit_bias=bias))
 
 
-def _options(settings: EngineSettings) -> NativeOptions:
+def native_options(settings: EngineSettings) -> NativeOptions:
+    """How the settings have a model loaded."""
     return NativeOptions(
         threads=settings.threads or usable_cores(),
         kv_tokens=settings.kv_tokens,
