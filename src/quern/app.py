@@ -100,7 +100,11 @@ def build_app(settings: Settings, model: ServedModel | None) -> Application:
         msg = "This engine needs a model file."
         raise ConfigError(msg)
     prompt = Prompt.load(model.path)
-    choice = choose(settings.engine, native_facts(), ModelKind(prompt.facts.architecture, prompt.quantisation))
+    try:
+        choice = choose(settings.engine, native_facts(), ModelKind(prompt.facts.architecture, prompt.quantisation))
+    except ConfigError:
+        prompt.close()
+        raise
     log.info("engine_chosen", engine=choice.name.value, reason=choice.reason)
     make = _cpu if choice.name is EngineName.CPU else _llamacpp
     return Application(settings, make(settings, model, prompt), prompt, choice.reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from quern.config import EngineSettings
 from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, Finished, GenerateRequest
 from quern.engine.cores import usable_cores
 from quern.engine.cpu.loading import LoadEstimate, size_on_disk
-from quern.engine.cpu.model import LoadModel, ModelSpec
+from quern.engine.cpu.model import LoadModel, Model, ModelSpec
 from quern.engine.cpu.native import NativeModel, NativeOptions
 from quern.engine.cpu.readers import Readers
 from quern.engine.cpu.worker import Reports, Worker
@@ -71,7 +71,7 @@ class CpuEngine:
     async def start(self) -> None:
         """Load the model. Raises ModelLoadError with what to do about it."""
         self._state = EngineState.LOADING
-        self._estimate = LoadEstimate(await asyncio.to_thread(size_on_disk, self._model_path))
+        self._estimate = LoadEstimate()
         loaded: asyncio.Future[ModelSpec] = asyncio.get_running_loop().create_future()
         self._worker = self._make_worker(loaded, self._estimate)
         try:
@@ -125,8 +125,13 @@ class CpuEngine:
     def _make_worker(self, loaded: asyncio.Future[ModelSpec], estimate: LoadEstimate) -> Worker:
         """Its reports come in its own thread; all but the progress go on in the event loop."""
         in_loop = loaded.get_loop().call_soon_threadsafe
+
+        def load(progress: Callable[[float], None]) -> Model:
+            estimate.expect(size_on_disk(self._model_path))
+            return self._load(progress)
+
         return Worker(
-            self._load,
+            load,
             Reports(
                 loading=estimate.report,
                 loaded=partial(in_loop, partial(_succeed, loaded)),

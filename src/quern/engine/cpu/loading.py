@@ -10,12 +10,16 @@ TELLING_SHARE = 0.1
 
 
 class LoadEstimate:
-    """`size` in bytes gives a first guess; once a telling share is loaded, its pace gives a better one."""
+    """The model's size gives a first guess; once a telling share is loaded, its pace gives a better one."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self) -> None:
         self._began = time.monotonic()
-        self._expected = 1 + size / ASSUMED_BYTES_PER_SECOND
+        self._expected = 0.0
         self.share = 0.0
+
+    def expect(self, size: int) -> None:
+        """The model has so many bytes."""
+        self._expected = 1 + size / ASSUMED_BYTES_PER_SECOND
 
     def report(self, share: float) -> None:
         """The share of the work that is done, 0 to 1."""

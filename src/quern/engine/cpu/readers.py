@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 
 from quern.engine.base import EngineEvent, Finished, Queued
-from quern.engine.cpu.scheduler import Notice, Preempted, Released
+from quern.engine.cpu.scheduler import Notice, Preempted, Released, Resumed
 from quern.errors import EngineError, EngineFailed
 
 
@@ -82,7 +82,7 @@ class Readers:
             if reader is None:
                 continue
             reader.running = not ended and not isinstance(news, Queued | Preempted)
-            if not isinstance(news, Preempted | Released):
+            if not isinstance(news, Preempted | Resumed | Released):
                 reader.put(news)
 
     def fail(self, message: str) -> None:

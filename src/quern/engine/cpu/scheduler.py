@@ -26,6 +26,11 @@ class Preempted:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed:
+    """A preempted sequence has blocks again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Released:
     """A cancelled sequence has given back what it had."""
 
@@ -35,7 +40,7 @@ class Notice:
     """News of the sequence with this key. An error is its end, as `Finished` is."""
 
     key: int
-    news: EngineEvent | Preempted | Released | EngineError
+    news: EngineEvent | Preempted | Resumed | Released | EngineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +147,10 @@ class Scheduler:
             cached = self._give_blocks(sequence)
             if cached is None:
                 break
-            sequence.admit(cached, now)
             self._running[sequence.key] = self._waiting.pop(0)
+            if sequence.admitted is not None:
+                notices.append(Notice(sequence.key, Resumed()))
+            sequence.admit(cached, now)
             notices += _progress(sequence)
         return notices
 

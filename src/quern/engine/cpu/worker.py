@@ -51,7 +51,7 @@ class _Cancellation:
 
 
 class _Stop:
-    """The last message."""
+    """Wakes the thread for its end."""
 
 
 class Worker:
@@ -98,9 +98,18 @@ class Worker:
             blocks=spec.kv_blocks, block_tokens=spec.block_tokens, parallel=self._parallel, budget=self._budget
         )
         self._reports.loaded(spec)
+        self._serve(model, scheduler)
+
+    def _serve(self, model: Model, scheduler: Scheduler) -> None:
         busy = False
-        while self._read_inbox(model, scheduler, wait=not busy):
-            busy = self._step(model, scheduler)
+        while not self._stopping:
+            try:
+                self._read_inbox(model, scheduler, wait=not busy)
+                busy = not self._stopping and self._step(model, scheduler)
+            except Exception:  # the thread must outlive any one step
+                log.exception("step_failed", running=len(scheduler.running), waiting=len(scheduler.waiting))
+                self._report(scheduler.lose(LOST))
+                busy = True
 
     def _on_progress(self, share: float) -> None:
         if self._stopping:
@@ -108,45 +117,47 @@ class Worker:
             raise ModelLoadError(msg)
         self._reports.loading(share)
 
-    def _read_inbox(self, model: Model, scheduler: Scheduler, *, wait: bool) -> bool:
-        """Do what the messages say; False where there is nothing more to do."""
+    def _read_inbox(self, model: Model, scheduler: Scheduler, *, wait: bool) -> None:
+        """Do what the messages say."""
         notices: list[Notice] = []
         while wait or not self._inbox.empty():
             wait = False
             match self._inbox.get():
                 case _Submission() as submission:
-                    notices += self._submit(model, scheduler, submission)
+                    notices += _submit(model, scheduler, submission)
                 case _Cancellation(key):
                     notices += scheduler.cancel(key)
                 case _Stop():
-                    return False
+                    return
         self._report(notices)
-        return True
-
-    @staticmethod
-    def _submit(model: Model, scheduler: Scheduler, submission: _Submission) -> list[Notice]:
-        try:
-            sampler = model.sampler(submission.request)
-        except (ValueError, TypeError) as error:
-            msg = f"This request can't be sampled as it asks to be: {error}"
-            return [Notice(submission.key, EngineFailed(msg))]
-        scheduler.submit(submission.key, submission.request, sampler, submission.arrived)
-        return []
 
     def _step(self, model: Model, scheduler: Scheduler) -> bool:
         """One step; False where nothing was left to compute."""
-        try:
-            step = scheduler.plan(time.monotonic())
-            self._report(step.notices)
-            if not step.parts:
-                return False
-            drawn = model.forward(step.parts)
-            self._report(scheduler.apply(step, drawn, time.monotonic()))
-        except Exception:
-            log.exception("step_failed", running=len(scheduler.running), waiting=len(scheduler.waiting))
-            self._report(scheduler.lose(LOST))
+        step = scheduler.plan(time.monotonic())
+        self._report(step.notices)
+        if not step.parts:
+            return False
+        drawn = model.forward(step.parts)
+        self._report(scheduler.apply(step, drawn, time.monotonic()))
         return True
 
     def _report(self, notices: list[Notice]) -> None:
         if notices:
             self._reports.news(notices)
+
+
+def _submit(model: Model, scheduler: Scheduler, submission: _Submission) -> list[Notice]:
+    """Let a request join; one that can't be computed fails by itself, or it would take the whole step with it."""
+    request = submission.request
+    try:
+        _check_prompt(request.prompt, model.spec.vocabulary_size)
+        scheduler.submit(submission.key, request, model.sampler(request), submission.arrived)
+    except (ValueError, TypeError) as error:
+        return [Notice(submission.key, EngineFailed(f"This request can't be computed as it is: {error}"))]
+    return []
+
+
+def _check_prompt(prompt: tuple[int, ...], vocabulary_size: int) -> None:
+    if not prompt or min(prompt) < 0 or max(prompt) >= vocabulary_size:
+        msg = f"A prompt has one token or more, with ids from 0 to {vocabulary_size - 1}."
+        raise ValueError(msg)

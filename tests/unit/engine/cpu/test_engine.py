@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from blockbuster import blockbuster_ctx
 from structlog.testing import capture_logs
 from tests.unit.engine.cpu.scripted import VOCABULARY_SIZE, ScriptedModel, answer
 
@@ -175,7 +176,7 @@ async def test_a_failed_step_ends_who_runs_is_logged_once_and_the_engine_goes_on
     async with running(cpu_engine(ScriptedModel(before_step=door), settings=ONE_AT_ONCE)) as engine:
         with capture_logs() as logs:
             failing, waiting = (asyncio.ensure_future(collect(engine, request(5))) for _ in range(2))
-            await asyncio.wait([failing, waiting])
+            await asyncio.wait([failing, waiting], timeout=WAIT_SECONDS)
         error = failing.exception()
         assert isinstance(error, EngineFailed)
         assert "lost" in str(error)
@@ -185,11 +186,47 @@ async def test_a_failed_step_ends_who_runs_is_logged_once_and_the_engine_goes_on
         assert ids(await collect(engine, request(5))) == answer(PROMPT, 5)
 
 
-async def test_a_request_that_cant_be_sampled_fails_alone() -> None:
-    async with running(cpu_engine()) as engine:
-        with pytest.raises(EngineFailed, match="top_p is too high"):
-            await collect(engine, replace(request(), sampling=SamplingParams(top_p=2.0, max_tokens=5)))
-        assert ids(await collect(engine, request())) == answer(PROMPT, 5)
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        (replace(request(), sampling=SamplingParams(top_p=2.0, max_tokens=5)), "top_p is too high"),
+        (replace(request(), prompt=()), "one token or more"),
+        (replace(request(), prompt=(1, VOCABULARY_SIZE)), "ids from 0 to 49"),
+        (replace(request(), prompt=(-1,)), "ids from 0 to 49"),
+        (replace(request(), cache_salt="\ud800"), "surrogates not allowed"),
+    ],
+)
+async def test_a_request_that_cant_be_computed_fails_alone(broken: GenerateRequest, sentence: str) -> None:
+    async with running(cpu_engine()) as engine, asyncio.TaskGroup() as group:
+        runs = group.create_task(collect(engine, request()))
+        with pytest.raises(EngineFailed, match=sentence):
+            await collect(engine, broken)
+        assert ids(await runs) == answer(PROMPT, 5)
+
+
+async def test_a_preempted_sequence_counts_as_waiting_until_it_goes_on() -> None:
+    door = Doorkeeper()
+    async with running(cpu_engine(ScriptedModel(blocks=10, block_tokens=4, before_step=door))) as engine:
+        async with asyncio.TaskGroup() as group:
+            runs = [group.create_task(collect(engine, request(30, tuple(range(n, n + 8))))) for n in (0, 20)]
+            seen: set[tuple[int, int]] = set()
+            for _ in range(200):
+                door.let(1)
+                await asyncio.sleep(0.002)
+                seen.add((engine.stats().running, engine.stats().waiting))
+        assert [ids(run.result()) for run in runs] == [answer(tuple(range(n, n + 8)), 30) for n in (0, 20)]
+    assert seen >= {(2, 0), (1, 1), (1, 0), (0, 0)}
+
+
+async def test_the_event_loop_is_never_blocked() -> None:
+    def take_a_while(_: Sequence[Part]) -> None:
+        threading.Event().wait(0.005)
+
+    slow = ScriptedModel(before_step=take_a_while)
+    with blockbuster_ctx("quern"):
+        async with running(cpu_engine(slow)) as engine:
+            runs = await asyncio.gather(*(collect(engine, request(5)) for _ in range(3)))
+    assert all(ids(run) == answer(PROMPT, 5) for run in runs)
 
 
 async def test_what_can_never_fit_is_refused_at_the_door() -> None:
