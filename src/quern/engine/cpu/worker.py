@@ -105,7 +105,7 @@ class Worker:
         while not self._stopping:
             try:
                 self._read_inbox(model, scheduler, wait=not busy)
-                busy = not self._stopping and self._step(model, scheduler)
+                busy = self._step(model, scheduler)
             except Exception:  # the thread must outlive any one step
                 log.exception("step_failed", running=len(scheduler.running), waiting=len(scheduler.waiting))
                 self._report(scheduler.lose(LOST))

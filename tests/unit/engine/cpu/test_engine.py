@@ -18,6 +18,7 @@ from quern.config import EngineSettings
 from quern.engine.base import EngineEvent, EngineState, Finished, GenerateRequest, Queued, Tokens
 from quern.engine.cpu.engine import CpuEngine, with_end_ids
 from quern.engine.cpu.model import Model
+from quern.engine.cpu.scheduler import Scheduler, Step
 from quern.engine.cpu.sequence import Part
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, ModelLoadError
 from quern.types import FinishReason, SamplingParams
@@ -80,11 +81,13 @@ class Doorkeeper:
     """Lets a model's steps through one by one, or fails them."""
 
     def __init__(self, *, fail_step: int | None = None) -> None:
+        self.asked = 0
         self.steps = 0
         self._fail_step = fail_step
         self._open = threading.Semaphore(0)
 
     def __call__(self, parts: Sequence[Part]) -> None:
+        self.asked += 1
         assert self._open.acquire(timeout=WAIT_SECONDS), "a step was never let through"
         self.steps += 1
         if self.steps == self._fail_step:
@@ -112,14 +115,22 @@ async def test_logprobs_come_with_the_tokens() -> None:
     assert [event.logprobs for event in events if isinstance(event, Tokens)] == [(-0.5,), (-0.5,)]
 
 
-async def test_an_idle_engine_computes_nothing_and_wakes_up_for_a_request() -> None:
-    model = ScriptedModel()
-    async with running(cpu_engine(model)) as engine:
-        await collect(engine, request(3))
-        steps = len(model.steps)
-        await asyncio.sleep(0.05)
-        assert len(model.steps) == steps == 3
-        assert ids(await collect(engine, request(3))) == answer(PROMPT, 3)
+async def test_an_idle_engine_sleeps_and_wakes_up_for_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[float] = []
+    plan = Scheduler.plan
+
+    def counted(scheduler: Scheduler, now: float) -> Step:
+        plans.append(now)
+        return plan(scheduler, now)
+
+    monkeypatch.setattr(Scheduler, "plan", counted)
+    async with running(cpu_engine()) as engine:
+        for _ in range(2):
+            assert ids(await collect(engine, request(3))) == answer(PROMPT, 3)
+            await asyncio.sleep(0.05)
+            idle_from = len(plans)
+            await asyncio.sleep(0.05)
+            assert len(plans) == idle_from > 0
 
 
 async def test_the_models_own_end_is_a_stop_unless_it_is_ignored() -> None:
@@ -322,7 +333,7 @@ async def test_closing_ends_who_runs_and_who_waits_at_once_and_the_thread_with_t
     assert all(isinstance(task.exception(), EngineFailed) for task in tasks)
     door.let(1)
     await asyncio.gather(*closing)
-    assert door.steps <= 1
+    assert door.asked == 1, "a step was begun after the end"
     assert not engine_threads()
     assert (engine.stats().running, engine.stats().waiting) == (0, 0)
     await engine.close()

@@ -184,8 +184,9 @@ def test_nobody_is_let_in_whom_the_next_block_would_push_out_again() -> None:
     run = Run(blocks=5)
     run.arrive(request(prompt(8), max_tokens=9))
     run.step()
-    run.arrive(request(prompt(12, first=7), max_tokens=4))
+    run.arrive(request(prompt(8, first=7), max_tokens=9))
     run.step()
+    assert run.scheduler.free_blocks == 2, "enough for its prompt"
     assert [sequence.key for sequence in run.scheduler.waiting] == [2]
     run.finish()
     assert not run.told(2, Preempted)
