@@ -18,6 +18,7 @@ from quern.api.errors import install_error_handlers
 from quern.api.middleware import BodyLimit, RequestContext
 from quern.config import EngineName, Settings
 from quern.engine.base import Engine
+from quern.engine.choice import ModelKind, choose, native_facts
 from quern.engine.fake import FakeEngine
 from quern.errors import ConfigError
 from quern.prompt.prompt import Prompt
@@ -41,10 +42,11 @@ class ServedModel:
 
 
 class Application:
-    """A wired server: `asgi` answers while `running()` lasts."""
+    """A wired server: `asgi` answers while `running()` lasts. `engine_reason`: why it is this engine, as a sentence."""
 
-    def __init__(self, settings: Settings, engine: Engine, prompt: Prompt) -> None:
+    def __init__(self, settings: Settings, engine: Engine, prompt: Prompt, engine_reason: str = "") -> None:
         self.engine = engine
+        self.engine_reason = engine_reason
         self.prompt = prompt
         self.database = Database(settings.database_url)
         conversation_store = ConversationStore(self.database)
@@ -93,14 +95,19 @@ def build_app(settings: Settings, model: ServedModel | None) -> Application:
     Raises ConfigError or ModelError.
     """
     if settings.engine.name is EngineName.FAKE:
-        engine, prompt = _fake(settings)
-    elif model is None:
+        return Application(settings, *_fake(settings))
+    if model is None:
         msg = "This engine needs a model file."
         raise ConfigError(msg)
-    else:
-        prompt = Prompt.load(model.path)
-        engine = _llamacpp(settings, model, prompt)
-    return Application(settings, engine, prompt)
+    prompt = Prompt.load(model.path)
+    try:
+        choice = choose(settings.engine, native_facts(), ModelKind(prompt.facts.architecture, prompt.quantisation))
+    except ConfigError:
+        prompt.close()
+        raise
+    log.info("engine_chosen", engine=choice.name.value, reason=choice.reason)
+    make = _cpu if choice.name is EngineName.CPU else _llamacpp
+    return Application(settings, make(settings, model, prompt), prompt, choice.reason)
 
 
 def _fake(settings: Settings) -> tuple[Engine, Prompt]:
@@ -111,6 +118,19 @@ def _fake(settings: Settings) -> tuple[Engine, Prompt]:
         vocabulary_size=prompt.vocabulary_size,
     )
     return engine, prompt
+
+
+def _cpu(settings: Settings, model: ServedModel, prompt: Prompt) -> Engine:
+    from quern.engine.cpu.engine import CpuEngine  # noqa: PLC0415 (brings the native module along)
+
+    return CpuEngine(
+        model.path,
+        model_id=model.model_id,
+        quantisation=prompt.quantisation,
+        vocabulary_size=prompt.vocabulary_size,
+        end_ids=prompt.stop_token_ids,
+        settings=settings.engine,
+    )
 
 
 def _llamacpp(settings: Settings, model: ServedModel, prompt: Prompt) -> Engine:

@@ -32,8 +32,23 @@ class EngineName(StrEnum):
     """Engines that `--engine` accepts."""
 
     AUTO = "auto"
+    CPU = "cpu"
     LLAMACPP = "llamacpp"
     FAKE = "fake"
+
+
+class KvType(StrEnum):
+    """Numbers in the `cpu` engine's KV cache."""
+
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
+class Quantise(StrEnum):
+    """What the `cpu` engine makes of weights that are floats in the model's file."""
+
+    Q8 = "q8"
+    Q4 = "q4"
 
 
 class LogFormat(StrEnum):
@@ -92,7 +107,7 @@ class ModelSettings(_Frozen):
 class EngineSettings(_Frozen):
     """The inference engine."""
 
-    name: EngineName = Field(default=EngineName.AUTO, description="`auto`, `llamacpp` or `fake`.")
+    name: EngineName = Field(default=EngineName.AUTO, description="`auto`, `cpu`, `llamacpp` or `fake`.")
     url: str | None = Field(
         default=None,
         description="A running llama-server to use instead of our own child process; it must hold the same model.",
@@ -110,10 +125,19 @@ class EngineSettings(_Frozen):
         description="KV cache shared by all sequences, in tokens; a turn that does not fit waits.",
     )
     threads: int | None = Field(default=None, ge=1, description="Threads for inference; every physical core if unset.")
-    batch_tokens: int = Field(
-        default=128,
+    batch_tokens: int | None = Field(
+        default=None,
         ge=32,
-        description="Most prompt tokens per engine step: small keeps running streams' pace, large prefills.",
+        description=(
+            "Most prompt tokens per engine step: small keeps running streams' pace, large prefills. If unset 64 with "
+            "`cpu`, which takes 8 times as many while nothing streams, and 128 with `llamacpp`."
+        ),
+    )
+    kv_type: KvType = Field(
+        default=KvType.BF16, description="`cpu`: numbers in the KV cache, `bf16` or `int8` (half the memory)."
+    )
+    quantise: Quantise = Field(
+        default=Quantise.Q8, description="`cpu`: what weights become that are floats in the file, `q8` or `q4`."
     )
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from quern.config import EngineSettings
 from quern.engine.base import Engine, EngineEvent, EngineState, Finished, GenerateRequest, Prefill, Queued, Tokens
+from quern.engine.cpu.engine import CpuEngine, native_options
+from quern.engine.cpu.model import DrawnToken, Model
+from quern.engine.cpu.native import NativeModel
+from quern.engine.cpu.sequence import Part
 from quern.engine.fake import FakeEngine
 from quern.engine.llama_process import InferenceProcess
 from quern.engine.llamacpp import LlamaCppEngine
@@ -21,6 +25,7 @@ from quern.types import Message, Role, SamplingParams
 PARALLEL = 2
 CONTEXT_LENGTH = 3072
 KV_TOKENS = 4096
+CPU_BLOCK_TOKENS = 32
 SETTINGS = EngineSettings(
     parallel=PARALLEL, context_length=CONTEXT_LENGTH, kv_tokens=KV_TOKENS, batch_tokens=32, threads=None
 )
@@ -28,11 +33,18 @@ SETTINGS = EngineSettings(
 
 @dataclass
 class Subject:
-    """An engine that can be started, its model's prompts, and a way to make it crash."""
+    """An engine that can be started, its model's prompts, and a way to make it crash.
+
+    What engines may differ in: `reserves`: a request takes the room for its whole answer when it starts; `restarts`: a
+    crash takes the engine down for a while; `cache_grain`: cached prefixes are so many tokens, or a multiple.
+    """
 
     engine: Engine
     prompt: Prompt
     crash: Callable[[], Awaitable[None]]
+    reserves: bool = True
+    restarts: bool = True
+    cache_grain: int = 1
     salts: int = field(default=0)
 
     def ids(self, text: str) -> tuple[int, ...]:
@@ -57,6 +69,12 @@ class Subject:
         once = self.ids("many words, ")
         prompt = (once * (tokens // len(once) + 1))[:tokens]
         return replace(self.endless(max_tokens=100), prompt=prompt)
+
+    def filling(self) -> GenerateRequest:
+        """A request that leaves no room in the KV cache for a second one like it."""
+        return (
+            self.endless(max_tokens=CONTEXT_LENGTH - 100) if self.reserves else self.long_prompt(CONTEXT_LENGTH - 100)
+        )
 
     async def run(self, request: GenerateRequest) -> Run:
         return await collect(self.engine, request)
@@ -129,6 +147,48 @@ def fake_subject() -> Subject:
         engine.crash()
 
     return Subject(engine, Prompt.builtin(), crash)
+
+
+class FragileModel:
+    """A native model whose next step can be made to fail."""
+
+    def __init__(self, model: NativeModel) -> None:
+        self._model = model
+        self.spec = model.spec
+        self.sampler = model.sampler
+        self.failing = False
+
+    def forward(self, parts: Sequence[Part]) -> Sequence[Sequence[DrawnToken]]:
+        if self.failing:
+            self.failing = False
+            msg = "This step was made to fail."
+            raise RuntimeError(msg)
+        return self._model.forward(parts)
+
+
+def cpu_subject(path: Path, prompt: Prompt, settings: EngineSettings = SETTINGS) -> Subject:
+    models: list[FragileModel] = []
+
+    def load(progress: Callable[[float], None]) -> Model:
+        models.append(FragileModel(NativeModel.load(path, native_options(settings), progress)))
+        return models[-1]
+
+    engine = CpuEngine(
+        path,
+        model_id="small",
+        quantisation="Q4_K_M",
+        settings=settings,
+        vocabulary_size=prompt.vocabulary_size,
+        end_ids=prompt.stop_token_ids,
+        load=load,
+    )
+
+    async def crash() -> None:
+        models[-1].failing = True
+        while models[-1].failing:
+            await asyncio.sleep(0.01)
+
+    return Subject(engine, prompt, crash, reserves=False, restarts=False, cache_grain=CPU_BLOCK_TOKENS)
 
 
 def llamacpp_subject(model: Path, prompt: Prompt, settings: EngineSettings = SETTINGS) -> Subject:

@@ -83,7 +83,7 @@ def test_after_kill_9_the_conversation_continues_and_at_most_the_last_quarter_se
 
 
 def test_a_killed_inference_process_fails_its_turns_honestly_and_comes_back(start_server: StartServer) -> None:
-    server = start_server()
+    server = start_server("--engine", "llamacpp")
     reader = _reading(server.url).wait_for_text()
     for child in server.children():
         child.kill()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from quern.engine.choice import EngineChoice
+from quern.errors import ConfigError
 from quern.models.progress import format_bytes
 
 OLDEST_PYTHON = (3, 11)
@@ -65,6 +67,8 @@ class ModelFacts:
     path: Path | None
     size: int
     kv_bytes_per_token: int
+    architecture: str = ""
+    quantisation: str = ""
     held: int = 0
     verified: bool = False
     trouble: str = ""
@@ -188,6 +192,16 @@ def check_model(model: ModelFacts) -> Check:
         )
     verified = ", checksum right" if model.verified else ""
     return Check("model", Status.OK, f"{model.name} at {model.path} ({format_bytes(model.size)}{verified})")
+
+
+def check_engine(choice: EngineChoice | ConfigError) -> Check:
+    """What will run the model, and why; an error where the settings ask for what can't be."""
+    if isinstance(choice, ConfigError):
+        return Check("engine", Status.FAIL, "the chosen engine can't be used", str(choice))
+    found = f"{choice.name}: {choice.reason}"
+    if choice.degraded:
+        return Check("engine", Status.WARN, found, "Install Quern again; in a clone, `make setup` builds the module.")
+    return Check("engine", Status.OK, found)
 
 
 def check_disk(disk: DiskFacts) -> Check:

@@ -66,6 +66,8 @@ def examine(settings: Settings, *, checksum: bool = False) -> list[Check]:
             model = facts.model_facts(settings.model.name, settings.models_dir, checksum=checksum, progress=progress)
         to_fetch = model.to_fetch
         report.append(checks.check_model(model))
+        if not model.trouble:
+            report.append(checks.check_engine(facts.engine_choice(settings.engine, model)))
         if not model.trouble and settings.engine.url is None:
             kv_cache = settings.engine.kv_tokens * model.kv_bytes_per_token
             served = not {settings.model.name, Path(settings.model.name).stem}.isdisjoint(port.models)

@@ -24,8 +24,9 @@ from quern.cli.checks import (
     PortState,
 )
 from quern.client import QuernClient
-from quern.config import ServerSettings, Settings
-from quern.errors import ClientError, ModelError, StoreError
+from quern.config import EngineSettings, ServerSettings, Settings
+from quern.engine.choice import EngineChoice, ModelKind, choose, native_facts
+from quern.errors import ClientError, ConfigError, ModelError, StoreError
 from quern.models.catalog import find
 from quern.models.integrity import read_manifest, verify
 from quern.models.locate import entry_path, named_entry, resolve
@@ -68,17 +69,35 @@ def model_facts(name: str, models_dir: Path, *, checksum: bool, progress: Progre
         if path is None:
             entry = find(name)
             held = PartialFile(entry_path(entry, models_dir)).size
-            return ModelFacts(name, None, entry.size, entry.kv_bytes_per_token, held=held)
+            return ModelFacts(
+                name, None, entry.size, entry.kv_bytes_per_token, entry.architecture, entry.quantisation, held=held
+            )
         verified = False
         if entry is not None:
             verify(path, entry, progress, checksum=checksum)
             verified = checksum and (read_manifest(path) is not None or bool(entry.pins))
-        kv_bytes = read_model_file(path).facts.kv_bytes_per_token()
-        return ModelFacts(name, path, path.stat().st_size, kv_bytes, verified=verified)
+        model = read_model_file(path).facts
+        return ModelFacts(
+            name,
+            path,
+            path.stat().st_size,
+            model.kv_bytes_per_token(),
+            model.architecture,
+            model.quantisation,
+            verified=verified,
+        )
     except ModelError as error:
         return ModelFacts(name, None, 0, 0, trouble=str(error))
     except OSError as error:
         return ModelFacts(name, None, 0, 0, trouble=f"{error.filename} can't be read: {error.strerror}.")
+
+
+def engine_choice(settings: EngineSettings, model: ModelFacts) -> EngineChoice | ConfigError:
+    """What a server would run the model with, or why it would not start."""
+    try:
+        return choose(settings, native_facts(), ModelKind(model.architecture, model.quantisation))
+    except ConfigError as error:
+        return error
 
 
 def disk_facts(data_dir: Path, to_fetch: int) -> DiskFacts:

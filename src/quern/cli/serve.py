@@ -189,9 +189,14 @@ class _Process:
         info = self._application.engine.info
         host, port = self._listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        chosen = ", chosen by auto" if self._settings.engine.name is EngineName.AUTO else ""
+        chosen = (
+            f", chosen by auto. {self._application.engine_reason}"
+            if self._settings.engine.name is EngineName.AUTO
+            else ""
+        )
         lines = f"""\
-Engine   {info.engine}{chosen}: {info.quantisation} on {info.device}
+Engine   {info.engine}{chosen}
+         {info.quantisation} on {info.device}
          {info.parallel} turns at once, {info.context_length} tokens of context each
 Data     {self._settings.data_dir}
 Serving  {url}   (API page: {url}/docs)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 
-import psutil
 import structlog
 
 from quern.config import EngineSettings
 from quern.engine.admission import Place
 from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, GenerateRequest, Queued
+from quern.engine.cores import usable_cores
 from quern.engine.gate import Gate
 from quern.engine.llama_backend import Backend, Connected, RemoteServer
 from quern.engine.llama_process import InferenceProcess
@@ -27,6 +26,7 @@ from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, Model
 log = structlog.get_logger(__name__)
 
 LONGEST_CONTEXT = 32768
+DEFAULT_BATCH_TOKENS = 128
 POLL_SECONDS = 0.05
 LONGEST_RELEASE_SECONDS = 30.0
 
@@ -126,7 +126,7 @@ class LlamaCppEngine:
             kv_tokens=settings.kv_tokens,
             sequence_tokens=self._longest,
             threads=settings.threads or usable_cores(),
-            batch_tokens=settings.batch_tokens,
+            batch_tokens=settings.batch_tokens or DEFAULT_BATCH_TOKENS,
         )
 
     def _begin(self, connected: Connected) -> None:
@@ -220,9 +220,3 @@ class LlamaCppEngine:
         finally:
             sequence.give_back()
             gate.leave(place)
-
-
-def usable_cores() -> int:
-    """Physical cores that this process may run on."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(psutil.cpu_count(logical=False) or 1, allowed or 1))

@@ -24,11 +24,15 @@ from quern.cli.checks import (
     check_cpu,
     check_database,
     check_disk,
+    check_engine,
     check_memory,
     check_model,
     check_port,
     check_python,
 )
+from quern.config import EngineName
+from quern.engine.choice import EngineChoice
+from quern.errors import ConfigError
 
 GB = 10**9
 CPU = CpuFacts("x86_64", frozenset({"sse2", "avx2", "avx512f", "avx512_vnni"}), physical_cores=8, usable_cores=8)
@@ -65,6 +69,14 @@ def test_more_threads_than_cores_are_warned_about(usable: int, threads: int | No
     check = check_cores(replace(CPU, usable_cores=usable), threads)
     assert check.status is status
     assert (f"engine.threads to {usable}" in check.advice) is (status is Status.WARN)
+
+
+def test_the_engine_is_told_with_its_reason_and_only_one_that_stands_in_for_another_is_a_warning() -> None:
+    choice = EngineChoice(EngineName.LLAMACPP, "It is so.")
+    assert check_engine(choice) == Check("engine", Status.OK, "llamacpp: It is so.")
+    assert check_engine(replace(choice, degraded=True)).status is Status.WARN
+    failed = check_engine(ConfigError("It can't be."))
+    assert (failed.status, failed.advice) == (Status.FAIL, "It can't be.")
 
 
 def test_memory_that_is_there_is_fine_and_the_sum_is_shown() -> None:

@@ -61,7 +61,9 @@ def examine(*arguments: str) -> tuple[int, dict[str, Any]]:
 def test_an_empty_machine_is_ready_but_for_the_model(data_dir: Path, free_port: int) -> None:
     code, checks = examine("--data-dir", str(data_dir), "--model", MODEL, "--port", str(free_port))
     assert code == 0
-    assert list(checks) == ["python", "cpu", "cores", "model", "memory", "data_dir", "database", "port"]
+    assert list(checks) == [
+        "python", "cpu", "cores", "model", "engine", "memory", "data_dir", "database", "port",
+    ]  # fmt: skip
     assert checks["python"]["found"] == f"Python {sys.version.split()[0]}"
     assert checks["model"]["status"] == "warn"
     assert checks["database"]["found"].endswith("will be created at the first start")
@@ -102,6 +104,19 @@ def test_a_model_that_does_not_exist_fails_and_the_other_checks_still_run(
     code, checks = examine("--data-dir", str(data_dir), "--model", name, "--port", str(free_port))
     assert code == 1
     assert {name for name, check in checks.items() if check["status"] == "fail"} == {"model"}
+
+
+def test_the_engine_that_a_server_would_use_is_told_with_the_reason(
+    data_dir: Path, tmp_path: Path, free_port: int
+) -> None:
+    config = tmp_path / "quern.toml"
+    arguments = ("--data-dir", str(data_dir), "--model", MODEL, "--port", str(free_port), "--config", str(config))
+    config.write_text('[engine]\nurl = "http://127.0.0.1:1"\n')
+    assert examine(*arguments)[1]["engine"]["found"] == "llamacpp: The setting engine.url names a llama-server."
+    config.write_text('[engine]\nurl = "http://127.0.0.1:1"\nname = "cpu"\n')
+    code, checks = examine(*arguments)
+    assert (code, checks["engine"]["status"]) == (1, "fail")
+    assert "leave one of the two out" in checks["engine"]["advice"]
 
 
 def test_a_database_opens_or_is_in_use_or_is_none(data_dir: Path, free_port: int) -> None:

@@ -1,0 +1,90 @@
+"""Which engine runs the model, and why: a pure decision over the settings, the machine and the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quern.config import EngineName, EngineSettings
+from quern.errors import ConfigError
+
+INSTRUCTION_SETS = {"avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX-VNNI", "avx2": "AVX2"}
+FILE_TYPES = frozenset({
+    "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K",
+    "IQ4_NL",
+})  # fmt: skip
+"""Quantisations of GGUF files whose tensors all have types that the native module reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class NativeFacts:
+    """What the native module says of itself and of this machine; `trouble`: why it can't be asked, as a sentence."""
+
+    architectures: frozenset[str] = frozenset()
+    instruction_set: str | None = None
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelKind:
+    """What a model's file says of itself: its architecture and how its weights are stored, as llama.cpp names them."""
+
+    architecture: str
+    quantisation: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """The engine, and the reason as a sentence. `degraded`: another one was meant to be used and can't be."""
+
+    name: EngineName
+    reason: str
+    degraded: bool = False
+
+
+def choose(settings: EngineSettings, native: NativeFacts, model: ModelKind) -> EngineChoice:
+    """Decide. Raises ConfigError where the settings ask for what can't be."""
+    obstacle = _obstacle(native, model)
+    match settings.name:
+        case EngineName.AUTO if settings.url is not None:
+            return EngineChoice(EngineName.LLAMACPP, "The setting engine.url names a llama-server.")
+        case EngineName.AUTO if obstacle:
+            return EngineChoice(EngineName.LLAMACPP, obstacle, degraded=bool(native.trouble))
+        case EngineName.CPU if settings.url is not None:
+            msg = "The engine cpu runs here and engine.url names a llama-server elsewhere: leave one of the two out."
+            raise ConfigError(msg)
+        case EngineName.CPU if obstacle:
+            msg = f"The engine cpu can't be used. {obstacle} With --engine auto llamacpp runs the model instead."
+            raise ConfigError(msg)
+        case EngineName.AUTO:
+            reason = f"This machine has {_title(native.instruction_set)} and the model is of a kind that cpu runs."
+            return EngineChoice(EngineName.CPU, reason)
+        case named:
+            return EngineChoice(named, "The setting engine.name says so.")
+
+
+def native_facts() -> NativeFacts:
+    """Ask the native module; one that is missing, broken or from another version is told, not raised."""
+    try:
+        from quern.engine.cpu import native  # noqa: PLC0415 (where it is broken, the other engines still work)
+
+        return NativeFacts(native.architectures(), native.instruction_set())
+    except (ImportError, AttributeError) as error:
+        return NativeFacts(trouble=f"The native module of the engine cpu can't be used: {error}.")
+
+
+def _obstacle(native: NativeFacts, model: ModelKind) -> str:
+    """Why `cpu` can't run the model, as a sentence; empty where it can."""
+    if native.trouble:
+        return native.trouble
+    if native.instruction_set is None:
+        needed = ", ".join(INSTRUCTION_SETS.values())
+        return f"This machine has none of the instructions that the engine cpu is built on ({needed})."
+    if model.architecture not in native.architectures:
+        return f"The engine cpu does not run models of the architecture {model.architecture!r}."
+    if model.quantisation not in FILE_TYPES:
+        return f"The engine cpu does not read weights that are stored as {model.quantisation}."
+    return ""
+
+
+def _title(instruction_set: str | None) -> str:
+    return INSTRUCTION_SETS.get(instruction_set or "", "the instructions")

@@ -1,0 +1,50 @@
+"""How many prompt tokens a step computes, and whose.
+
+A step lasts as long as its tokens take, and whoever writes an answer gets one token a step. So prompts are computed in
+chunks: small ones while anybody writes, large ones (fewer steps, better use of the arithmetic units) while nobody does.
+
+One chunk is divided between two prompts at most times: half belongs to the first in order, so that a long prompt is
+never starved; the other half to the one with the fewest tokens left, so that a short question does not wait behind
+somebody's whole repository. What either has no use for goes to the next with the fewest left. Equal prompts thus run
+one after the other, which is sooner for the first and no later for the second than running them side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+
+from quern.engine.cpu.sequence import Part, Sequence
+
+ALONE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Prompt tokens a step: `shared` while anybody writes, `ALONE` times as many while nobody does."""
+
+    shared: int
+
+    def tokens(self, *, writing: bool) -> int:
+        """What the next step may compute."""
+        return self.shared if writing else self.shared * ALONE
+
+
+def divide(tokens: int, prompts: Many[Sequence]) -> list[Part]:
+    """Divide a step's tokens between sequences with prompts to compute; a lower priority gets what others leave."""
+    if not prompts:
+        return []
+    first = min(prompts, key=lambda sequence: sequence.order)
+    counts = {first.key: min(first.pending, (tokens + 1) // 2)}
+    left = tokens - counts[first.key]
+    for sequence in sorted(prompts, key=_shortest):
+        before = counts.get(sequence.key, 0)
+        more = min(sequence.pending - before, left)
+        if more:
+            counts[sequence.key] = before + more
+            left -= more
+    return [Part(sequence, counts[sequence.key]) for sequence in prompts if sequence.key in counts]
+
+
+def _shortest(sequence: Sequence) -> tuple[int, int, int]:
+    return sequence.request.priority, sequence.pending, sequence.key

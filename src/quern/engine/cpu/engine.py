@@ -1,0 +1,202 @@
+"""The CPU engine: our own native code in this process, on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from quern.config import EngineSettings
+from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, Finished, GenerateRequest
+from quern.engine.cores import usable_cores
+from quern.engine.cpu.loading import LoadEstimate, size_on_disk
+from quern.engine.cpu.model import LoadModel, Model, ModelSpec
+from quern.engine.cpu.native import NativeModel, NativeOptions
+from quern.engine.cpu.readers import Readers
+from quern.engine.cpu.worker import Reports, Worker
+from quern.errors import ContextExceeded, EngineUnavailable, ModelLoadError
+
+log = structlog.get_logger(__name__)
+
+LONGEST_CONTEXT = 32768
+DEFAULT_BATCH_TOKENS = 64
+CLOSED = "The engine was closed before this answer was complete, so the answer was lost. Ask again once it is back."
+
+
+class CpuEngine:
+    """Serves one model: `load` gets it, by default through the native module from `model_path`.
+
+    `end_ids`: the tokens that end a turn of this model. `vocabulary_size` is what the prompts' tokenizer has.
+    `quantisation` and `model_id` are for people.
+    """
+
+    def __init__(
+        self,
+        model_path: Path,
+        *,
+        model_id: str,
+        quantisation: str,
+        settings: EngineSettings,
+        vocabulary_size: int,
+        end_ids: frozenset[int],
+        load: LoadModel | None = None,
+    ) -> None:
+        self._model_path = model_path
+        self._model_id = model_id
+        self._quantisation = quantisation
+        self._settings = settings
+        self._vocabulary_size = vocabulary_size
+        self._end_ids = end_ids
+        self._load = load if load is not None else partial(NativeModel.load, model_path, native_options(settings))
+        self._state = EngineState.NEW
+        self._estimate: LoadEstimate | None = None
+        self._info: EngineInfo | None = None
+        self._worker: Worker | None = None
+        self._readers = Readers()
+        self._keys = itertools.count(1)
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is served. Raises EngineUnavailable before `start` has returned."""
+        if self._info is None:
+            raise self._unavailable()
+        return self._info
+
+    async def start(self) -> None:
+        """Load the model. Raises ModelLoadError with what to do about it."""
+        self._state = EngineState.LOADING
+        self._estimate = LoadEstimate()
+        loaded: asyncio.Future[ModelSpec] = asyncio.get_running_loop().create_future()
+        self._worker = self._make_worker(loaded, self._estimate)
+        try:
+            self._worker.start()
+            self._info = self._describe(await loaded)
+        except BaseException:
+            await self.close()
+            raise
+        if self._state is EngineState.LOADING:
+            self._state = EngineState.READY
+            log.info("engine_ready", device=self._info.device, context_length=self._info.context_length)
+
+    async def close(self) -> None:
+        """Stop and free everything; waiting and running generations end with EngineFailed at once."""
+        self._state = EngineState.CLOSED
+        self._readers.fail(CLOSED)
+        if self._worker is not None:
+            self._worker.stop()
+            await asyncio.to_thread(self._worker.join)
+
+    def stats(self) -> EngineStats:
+        """A snapshot; never blocks."""
+        estimate = self._estimate if self._state is EngineState.LOADING else None
+        return EngineStats(
+            self._state,
+            running=self._readers.running,
+            waiting=self._readers.waiting,
+            load_progress=estimate.share if estimate is not None else float(self._state is EngineState.READY),
+            load_remaining=estimate.remaining() if estimate is not None else 0.0,
+        )
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
+        """Generate one sequence; see `Engine.generate`. Raises ContextExceeded where it could never fit."""
+        worker = self._ready_worker()
+        prompt_tokens, max_tokens = len(request.prompt), request.sampling.max_tokens
+        if prompt_tokens + max_tokens > self.info.context_length:
+            raise ContextExceeded(prompt_tokens, max_tokens, self.info.context_length)
+        key = next(self._keys)
+        reader = self._readers.open(key)
+        worker.submit(key, with_end_ids(request, self._end_ids))
+        try:
+            while True:
+                for event in await reader.take():
+                    yield event
+                    if isinstance(event, Finished):
+                        return
+        finally:
+            if self._readers.close(key):
+                worker.cancel(key)
+
+    def _make_worker(self, loaded: asyncio.Future[ModelSpec], estimate: LoadEstimate) -> Worker:
+        """Its reports come in its own thread; all but the progress go on in the event loop."""
+        in_loop = loaded.get_loop().call_soon_threadsafe
+
+        def load(progress: Callable[[float], None]) -> Model:
+            estimate.expect(size_on_disk(self._model_path))
+            return self._load(progress)
+
+        return Worker(
+            load,
+            Reports(
+                loading=estimate.report,
+                loaded=partial(in_loop, partial(_succeed, loaded)),
+                failed=partial(in_loop, partial(_fail, loaded)),
+                news=partial(in_loop, self._readers.deliver),
+            ),
+            parallel=self._settings.parallel,
+            shared_tokens=self._settings.batch_tokens or DEFAULT_BATCH_TOKENS,
+        )
+
+    def _describe(self, spec: ModelSpec) -> EngineInfo:
+        if self._vocabulary_size > spec.vocabulary_size:
+            msg = (
+                f"The tokenizer of {self._model_id} has {self._vocabulary_size} tokens and its weights are for "
+                f"{spec.vocabulary_size}: they do not belong together. Fetch the model again, or choose another one."
+            )
+            raise ModelLoadError(msg)
+        longest = self._settings.context_length or LONGEST_CONTEXT
+        return EngineInfo(
+            engine="cpu",
+            model_id=self._model_id,
+            context_length=min(longest, spec.context_length, spec.kv_blocks * spec.block_tokens),
+            vocabulary_size=spec.vocabulary_size,
+            parallel=self._settings.parallel,
+            device=spec.device,
+            quantisation=self._quantisation,
+        )
+
+    def _ready_worker(self) -> Worker:
+        if self._state is not EngineState.READY or self._worker is None:
+            raise self._unavailable()
+        return self._worker
+
+    def _unavailable(self) -> EngineUnavailable:
+        seconds = max(1, math.ceil(self.stats().load_remaining))
+        doing = {
+            EngineState.NEW: "has not been started",
+            EngineState.LOADING: "is still loading the model",
+        }.get(self._state, "has been closed")
+        return EngineUnavailable(f"The engine {doing}. Try again in {seconds} s.", seconds)
+
+
+def with_end_ids(request: GenerateRequest, end_ids: frozenset[int]) -> GenerateRequest:
+    """The request, made to end where the model ends its turn; or never to draw that end, where it ignores it."""
+    if not request.sampling.ignore_eos:
+        return replace(request, stop_token_ids=request.stop_token_ids | end_ids)
+    bias = {**request.sampling.logit_bias, **dict.fromkeys(end_ids, -math.inf)}
+    return replace(request, sampling=replace(request.sampling, logit_bias=bias))
+
+
+def native_options(settings: EngineSettings) -> NativeOptions:
+    """How the settings have a model loaded."""
+    return NativeOptions(
+        threads=settings.threads or usable_cores(),
+        kv_tokens=settings.kv_tokens,
+        kv_type=settings.kv_type,
+        quantise=settings.quantise,
+    )
+
+
+def _succeed(loaded: asyncio.Future[ModelSpec], spec: ModelSpec) -> None:
+    if not loaded.done():
+        loaded.set_result(spec)
+
+
+def _fail(loaded: asyncio.Future[ModelSpec], error: Exception) -> None:
+    if not loaded.done():
+        loaded.set_exception(error)

@@ -1,0 +1,54 @@
+"""What the engine needs of a model. `native.py` has the real one; tests have one that follows a script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from quern.engine.base import GenerateRequest
+from quern.engine.cpu.sequence import Part
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A loaded model in numbers; `device` is for people."""
+
+    context_length: int
+    vocabulary_size: int
+    kv_blocks: int
+    block_tokens: int
+    device: str
+
+
+class DrawnToken(Protocol):
+    """A token that was drawn, and the natural logarithm of its probability."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def logprob(self) -> float: ...
+
+
+class Model(Protocol):
+    """A loaded model with its KV cache; one thread at a time."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Its numbers; they never change."""
+        ...
+
+    def sampler(self, request: GenerateRequest) -> object:
+        """How this request's tokens are drawn; it remembers what was. Raises ValueError where a value can't be used."""
+        ...
+
+    def forward(self, parts: Sequence[Part]) -> Sequence[Sequence[DrawnToken]]:
+        """Compute one step: for each part a list, of one token where the part draws."""
+        ...
+
+
+LoadModel = Callable[[Callable[[float], None]], Model]
+"""Loads a model, telling the share that is done, 0 to 1; what it is told with may raise to end the loading.
+
+Raises ModelLoadError.
+"""

@@ -1,0 +1,231 @@
+"""What each step computes: pure decisions over sequences and KV blocks; no clock, no thread, no model.
+
+Sequences join and leave between any two steps. One is let in when its prompt's blocks are there; its answer then gets a
+block whenever one is full. Where none is left, the last in order gives all of its own back and waits again: what it had
+published is likely still there when it returns, the rest is computed again, and nothing is drawn twice.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+
+from quern.engine.base import EngineEvent, GenerateRequest, Queued, Tokens
+from quern.engine.cpu.blocks import BlockPool, PrefixChain
+from quern.engine.cpu.budget import Budget, divide
+from quern.engine.cpu.model import DrawnToken
+from quern.engine.cpu.sequence import Part, Sequence
+from quern.errors import EngineError, EngineFailed
+from quern.types import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Preempted:
+    """The sequence lost its blocks and waits; it goes on later by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A preempted sequence has blocks again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A cancelled sequence has given back what it had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """News of the sequence with this key. An error is its end, as `Finished` is."""
+
+    key: int
+    news: EngineEvent | Preempted | Resumed | Released | EngineError
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to compute next, nothing where `parts` is empty; `notices` are known before that."""
+
+    parts: tuple[Part, ...]
+    notices: list[Notice]
+
+
+class Scheduler:
+    """`parallel` sequences at once over `blocks` KV blocks of `block_tokens` tokens.
+
+    Every sequence must fit all of the blocks at its longest; that is for the caller to see to.
+    """
+
+    def __init__(self, *, blocks: int, block_tokens: int, parallel: int, budget: Budget) -> None:
+        self._pool = BlockPool(blocks)
+        self._block_tokens = block_tokens
+        self._parallel = parallel
+        self._budget = budget
+        self._waiting: list[Sequence] = []
+        self._running: dict[int, Sequence] = {}
+
+    @property
+    def running(self) -> tuple[Sequence, ...]:
+        """Those that have blocks, first in order first."""
+        return tuple(sorted(self._running.values(), key=_order))
+
+    @property
+    def waiting(self) -> tuple[Sequence, ...]:
+        """Those in line, first in line first."""
+        return tuple(self._waiting)
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that no sequence holds."""
+        return self._pool.available
+
+    def submit(self, key: int, request: GenerateRequest, sampler: object, now: float) -> None:
+        """Join the line. Keys grow: the greatest is the latest to arrive."""
+        chain = PrefixChain(request.cache_salt, self._block_tokens)
+        bisect.insort(self._waiting, Sequence(key, request, sampler, now, chain), key=_order)
+
+    def cancel(self, key: int) -> list[Notice]:
+        """Drop a sequence, wherever it is; harmless where it has ended."""
+        if key in self._running:
+            self._leave(self._running[key])
+            return [Notice(key, Released())]
+        left = [sequence for sequence in self._waiting if sequence.key != key]
+        found, self._waiting = len(left) < len(self._waiting), left
+        return [Notice(key, Released())] if found else []
+
+    def lose(self, message: str) -> list[Notice]:
+        """End everyone who runs, and forget the KV cache; where nobody runs, end everyone who waits."""
+        lost = self.running or self.waiting
+        if not self._running:
+            self._waiting.clear()
+        self._running.clear()
+        self._pool = BlockPool(self._pool.count)
+        return [Notice(sequence.key, EngineFailed(message)) for sequence in lost]
+
+    def plan(self, now: float) -> Step:
+        """Decide the next step: blocks for those who write, then who is let in, then whose tokens are computed."""
+        notices = [*self._make_room(), *self._admit(now), *self._positions()]
+        return Step(self._parts(), notices)
+
+    def apply(self, step: Step, drawn: Many[Many[DrawnToken]], now: float) -> list[Notice]:
+        """Take in what a step computed; `drawn` has one list for each part, of a token where it draws one."""
+        notices: list[Notice] = []
+        for part, tokens in zip(step.parts, drawn, strict=True):
+            sequence = part.sequence
+            sequence.computed += part.count
+            self._publish(sequence)
+            notices += _progress(sequence)
+            for token in tokens:
+                notices += self._take(sequence, token, now)
+        return notices
+
+    def _make_room(self) -> list[Notice]:
+        """Give each sequence the block that its next token needs."""
+        notices: list[Notice] = []
+        for sequence in self.running:
+            if sequence.key not in self._running or self._missing(sequence) == 0:
+                continue
+            while not self._pool.available and sequence.key in self._running:
+                notices.append(self._preempt(max(self._running.values(), key=_order)))
+            if sequence.key in self._running:
+                sequence.blocks += self._pool.allocate(1)
+        return notices
+
+    def _preempt(self, sequence: Sequence) -> Notice:
+        self._leave(sequence)
+        sequence.blocks = []
+        sequence.computed = sequence.published = 0
+        bisect.insort(self._waiting, sequence, key=_order)
+        return Notice(sequence.key, Preempted())
+
+    def _admit(self, now: float) -> list[Notice]:
+        """Let in as many as there is room for. The first in line that finds none holds back everyone behind it."""
+        notices: list[Notice] = []
+        while self._waiting and len(self._running) < self._parallel:
+            sequence = self._waiting[0]
+            cached = self._give_blocks(sequence)
+            if cached is None:
+                break
+            self._running[sequence.key] = self._waiting.pop(0)
+            if sequence.admitted is not None:
+                notices.append(Notice(sequence.key, Resumed()))
+            sequence.admit(cached, now)
+            notices += _progress(sequence)
+        return notices
+
+    def _give_blocks(self, sequence: Sequence) -> int | None:
+        """Blocks for all of its tokens, as many as possible from the cache; how many tokens those hold, or None.
+
+        The last token is always computed, or there would be nothing to draw from. A block for everyone who runs must be
+        left over: without that a newcomer would soon be the one to be preempted.
+        """
+        sequence.chain.extend(sequence.tokens)
+        cached = self._pool.match(sequence.chain.digests[: (len(sequence.tokens) - 1) // self._block_tokens])
+        self._pool.hold(cached)
+        missing = self._blocks_for(len(sequence.tokens)) - len(cached)
+        if missing + len(self._running) > self._pool.available:
+            self._pool.release(cached)
+            return None
+        sequence.blocks = cached + self._pool.allocate(missing)
+        sequence.published = len(cached)
+        return len(cached) * self._block_tokens
+
+    def _positions(self) -> list[Notice]:
+        """New positions in line. One that ran before waits without a word: its reader is past that."""
+        notices: list[Notice] = []
+        for position, sequence in enumerate(self._waiting, 1):
+            if sequence.admitted is None and sequence.told_position != position:
+                sequence.told_position = position
+                notices.append(Notice(sequence.key, Queued(position)))
+        return notices
+
+    def _parts(self) -> tuple[Part, ...]:
+        writing = [sequence for sequence in self.running if sequence.pending == 1]
+        prompts = [sequence for sequence in self.running if sequence.pending > 1]
+        tokens = self._budget.tokens(writing=bool(writing))
+        return (*(Part(sequence, 1) for sequence in writing), *divide(tokens, prompts))
+
+    def _publish(self, sequence: Sequence) -> None:
+        """Make the blocks known that became full: answers too, for they are the history of the next turn."""
+        sequence.chain.extend(sequence.tokens)
+        for index in range(sequence.published, sequence.computed // self._block_tokens):
+            digest = sequence.chain.digests[index]
+            sequence.blocks[index] = self._pool.publish(sequence.blocks[index], digest)
+            sequence.published = index + 1
+
+    def _take(self, sequence: Sequence, token: DrawnToken, now: float) -> list[Notice]:
+        """A drawn token: the end, or one more of the answer, or both."""
+        request = sequence.request
+        if sequence.first_token is None:
+            sequence.first_token = now
+        if token.id in request.stop_token_ids:
+            return [self._finish(sequence, FinishReason.STOP, now)]
+        sequence.tokens.append(token.id)
+        notices = [Notice(sequence.key, Tokens((token.id,), (token.logprob,)))]
+        if sequence.generated >= request.sampling.max_tokens:
+            notices.append(self._finish(sequence, FinishReason.LENGTH, now))
+        return notices
+
+    def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> Notice:
+        self._leave(sequence)
+        return Notice(sequence.key, sequence.finished(reason, now))
+
+    def _leave(self, sequence: Sequence) -> None:
+        self._pool.release(sequence.blocks)
+        del self._running[sequence.key]
+
+    def _missing(self, sequence: Sequence) -> int:
+        return self._blocks_for(len(sequence.tokens)) - len(sequence.blocks)
+
+    def _blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self._block_tokens)
+
+
+def _order(sequence: Sequence) -> tuple[int, int]:
+    return sequence.order
+
+
+def _progress(sequence: Sequence) -> list[Notice]:
+    progress = sequence.progress()
+    return [Notice(sequence.key, progress)] if progress is not None else []

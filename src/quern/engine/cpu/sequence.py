@@ -1,0 +1,97 @@
+"""One sequence on its way through the engine: what it has, what it still needs, what its reader was told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from quern.engine.base import Finished, GenerateRequest, Prefill, Priority
+from quern.engine.cpu.blocks import PrefixChain
+from quern.types import FinishReason, Timings, Usage
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """`key` grows with every arrival. Times are in seconds of one monotonic clock.
+
+    `tokens`: the prompt, then what was drawn. `computed` of them have their keys and values in `blocks`, of which the
+    first `published` are known to the pool. `told`: prompt tokens that the reader knows to be done.
+    """
+
+    key: int
+    request: GenerateRequest
+    sampler: object
+    arrived: float
+    chain: PrefixChain
+    tokens: list[int] = field(init=False)
+    blocks: list[int] = field(default_factory=list[int])
+    computed: int = 0
+    published: int = 0
+    cached: int = 0
+    told: int = -1
+    told_position: int = 0
+    admitted: float | None = None
+    first_token: float | None = None
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+
+    @property
+    def order(self) -> tuple[Priority, int]:
+        """Who goes first: lower runs earlier."""
+        return self.request.priority, self.key
+
+    @property
+    def pending(self) -> int:
+        """Tokens to compute before the next one can be drawn; 1 for a sequence that is writing its answer."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def generated(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    def admit(self, cached: int, now: float) -> None:
+        """It has its blocks, the first `cached` tokens of them from before."""
+        self.computed = cached
+        if self.admitted is None:
+            self.admitted = now
+            self.cached = cached
+
+    def progress(self) -> Prefill | None:
+        """How far the prompt is, where the reader doesn't know that yet.
+
+        A sequence that lost its blocks computes its prompt again; its reader is told nothing that goes backwards.
+        """
+        total = len(self.request.prompt)
+        done = min(self.computed, total)
+        if done <= self.told:
+            return None
+        self.told = done
+        return Prefill(done, total, self.cached)
+
+    def finished(self, reason: FinishReason, now: float) -> Finished:
+        """Its last event."""
+        admitted = self.admitted if self.admitted is not None else now
+        first = self.first_token if self.first_token is not None else now
+        return Finished(
+            reason,
+            Usage(len(self.request.prompt), self.cached, self.generated),
+            Timings(
+                queued_ms=(admitted - self.arrived) * 1000,
+                prefill_ms=(first - admitted) * 1000,
+                decode_ms=(now - first) * 1000,
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One sequence's part of a step: its next `count` tokens."""
+
+    sequence: Sequence
+    count: int
+
+    @property
+    def draws(self) -> bool:
+        """Whether the step reaches the sequence's end, so that a token is drawn."""
+        return self.count == self.sequence.pending

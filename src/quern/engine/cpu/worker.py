@@ -1,0 +1,163 @@
+"""The thread that owns the model: it loads it, then plans, computes and applies one step after the other.
+
+Nobody else touches model or scheduler. Requests and cancellations reach it through an inbox, which it empties before
+every step and sleeps at while there is nothing to compute; its news leave through `Reports`, called in this thread.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from quern.engine.base import GenerateRequest
+from quern.engine.cpu.budget import Budget
+from quern.engine.cpu.model import LoadModel, Model, ModelSpec
+from quern.engine.cpu.scheduler import Notice, Scheduler
+from quern.errors import EngineFailed, ModelLoadError
+
+log = structlog.get_logger(__name__)
+
+LOST = (
+    "The engine failed while it computed this answer, so the answer was lost. Ask again; if it happens again, the "
+    "server's log says more."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """Where news go. `loading` gets the share that is done; then `loaded` is called once, or `failed`; then `news`."""
+
+    loading: Callable[[float], object]
+    loaded: Callable[[ModelSpec], object]
+    failed: Callable[[Exception], object]
+    news: Callable[[list[Notice]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class _Submission:
+    key: int
+    request: GenerateRequest
+    arrived: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancellation:
+    key: int
+
+
+class _Stop:
+    """Wakes the thread for its end."""
+
+
+class Worker:
+    """`parallel` sequences at once, `shared_tokens` prompt tokens in a step that carries answers too."""
+
+    def __init__(self, load: LoadModel, reports: Reports, *, parallel: int, shared_tokens: int) -> None:
+        self._load = load
+        self._reports = reports
+        self._parallel = parallel
+        self._budget = Budget(shared_tokens)
+        self._inbox: queue.SimpleQueue[_Submission | _Cancellation | _Stop] = queue.SimpleQueue()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="quern-cpu-engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to load. Takes a moment: not for the event loop."""
+        self._thread.start()
+
+    def submit(self, key: int, request: GenerateRequest) -> None:
+        """Generate; keys grow."""
+        self._inbox.put(_Submission(key, request, time.monotonic()))
+
+    def cancel(self, key: int) -> None:
+        """Drop a sequence before the next step."""
+        self._inbox.put(_Cancellation(key))
+
+    def stop(self) -> None:
+        """End after the current step, or the loading at its next progress."""
+        self._stopping = True
+        self._inbox.put(_Stop())
+
+    def join(self) -> None:
+        """Wait until the thread has ended and the model is freed."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            model = self._load(self._on_progress)
+        except Exception as error:  # noqa: BLE001 - it is raised where the engine is started
+            self._reports.failed(error)
+            return
+        spec = model.spec
+        scheduler = Scheduler(
+            blocks=spec.kv_blocks, block_tokens=spec.block_tokens, parallel=self._parallel, budget=self._budget
+        )
+        self._reports.loaded(spec)
+        self._serve(model, scheduler)
+
+    def _serve(self, model: Model, scheduler: Scheduler) -> None:
+        busy = False
+        while not self._stopping:
+            try:
+                self._read_inbox(model, scheduler, wait=not busy)
+                busy = self._step(model, scheduler)
+            except Exception:  # the thread must outlive any one step
+                log.exception("step_failed", running=len(scheduler.running), waiting=len(scheduler.waiting))
+                self._report(scheduler.lose(LOST))
+                busy = True
+
+    def _on_progress(self, share: float) -> None:
+        if self._stopping:
+            msg = "The engine was closed while it loaded the model."
+            raise ModelLoadError(msg)
+        self._reports.loading(share)
+
+    def _read_inbox(self, model: Model, scheduler: Scheduler, *, wait: bool) -> None:
+        """Do what the messages say."""
+        notices: list[Notice] = []
+        while wait or not self._inbox.empty():
+            wait = False
+            match self._inbox.get():
+                case _Submission() as submission:
+                    notices += _submit(model, scheduler, submission)
+                case _Cancellation(key):
+                    notices += scheduler.cancel(key)
+                case _Stop():
+                    return
+        self._report(notices)
+
+    def _step(self, model: Model, scheduler: Scheduler) -> bool:
+        """One step; False where nothing was left to compute."""
+        step = scheduler.plan(time.monotonic())
+        self._report(step.notices)
+        if not step.parts:
+            return False
+        drawn = model.forward(step.parts)
+        self._report(scheduler.apply(step, drawn, time.monotonic()))
+        return True
+
+    def _report(self, notices: list[Notice]) -> None:
+        if notices:
+            self._reports.news(notices)
+
+
+def _submit(model: Model, scheduler: Scheduler, submission: _Submission) -> list[Notice]:
+    """Let a request join; one that can't be computed fails by itself, or it would take the whole step with it."""
+    request = submission.request
+    try:
+        _check_prompt(request.prompt, model.spec.vocabulary_size)
+        scheduler.submit(submission.key, request, model.sampler(request), submission.arrived)
+    except (ValueError, TypeError) as error:
+        return [Notice(submission.key, EngineFailed(f"This request can't be computed as it is: {error}"))]
+    return []
+
+
+def _check_prompt(prompt: tuple[int, ...], vocabulary_size: int) -> None:
+    if not prompt or min(prompt) < 0 or max(prompt) >= vocabulary_size:
+        msg = f"A prompt has one token or more, with ids from 0 to {vocabulary_size - 1}."
+        raise ValueError(msg)

@@ -1,0 +1,136 @@
+"""KV blocks change hands and none is ever lost or shared by mistake."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from quern.engine.cpu.blocks import BlockPool, PrefixChain
+
+SIZE = 2
+COUNT = 6
+
+
+def digests(tokens: list[int], salt: str = "") -> list[bytes]:
+    chain = PrefixChain(salt, SIZE)
+    chain.extend(tokens)
+    return chain.digests
+
+
+def filled(pool: BlockPool, tokens: list[int], salt: str = "") -> list[int]:
+    """Held, published blocks for `tokens`."""
+    known = digests(tokens, salt)
+    return [pool.publish(block, digest) for block, digest in zip(pool.allocate(len(known)), known, strict=True)]
+
+
+def test_only_full_blocks_have_a_digest_and_it_does_not_matter_how_they_filled() -> None:
+    chain = PrefixChain("", SIZE)
+    for length in range(6):
+        chain.extend([1, 2, 3, 4, 5][:length])
+        assert len(chain.digests) == length // SIZE
+    assert chain.digests == digests([1, 2, 3, 4])
+
+
+def test_a_digest_tells_apart_what_came_before_and_under_which_salt() -> None:
+    prefixes = [digests([1, 2, 3, 4]), digests([9, 2, 3, 4]), digests([1, 2, 3, 4], "alice"), digests([3, 4])]
+    assert len({known[-1] for known in prefixes}) == 4
+
+
+def test_a_released_prefix_is_found_again_block_for_block() -> None:
+    pool = BlockPool(COUNT)
+    blocks = filled(pool, [1, 2, 3, 4])
+    pool.release(blocks)
+    assert pool.available == COUNT
+    assert pool.match(digests([1, 2, 3, 4, 5, 6])) == blocks
+    assert pool.match(digests([1, 2, 9, 9])) == blocks[:1]
+    assert pool.match(digests([1, 2, 3, 4], "mallory")) == []
+
+
+def test_free_blocks_go_before_known_ones_and_of_those_the_least_recently_used() -> None:
+    pool = BlockPool(COUNT)
+    for tokens in ([1, 1, 1, 1], [2, 2, 2, 2]):
+        pool.release(filled(pool, tokens))
+    touched = pool.match(digests([1, 1, 1, 1]))
+    pool.hold(touched)
+    pool.release(touched)
+    pool.allocate(2)
+    assert len(pool.match(digests([1, 1, 1, 1]))) == len(pool.match(digests([2, 2, 2, 2]))) == 2
+    pool.allocate(1)
+    assert len(pool.match(digests([2, 2, 2, 2]))) == 1, "the last block of the older prefix goes first"
+    pool.allocate(2)
+    assert len(pool.match(digests([2, 2, 2, 2]))) == 0
+    assert len(pool.match(digests([1, 1, 1, 1]))) == 1
+
+
+def test_content_that_is_known_already_is_kept_once() -> None:
+    pool = BlockPool(COUNT)
+    first, second = filled(pool, [1, 2, 3, 4]), filled(pool, [1, 2, 3, 4])
+    assert first == second
+    assert pool.available == COUNT - 2
+    pool.release(first)
+    assert pool.available == COUNT - 2
+    pool.release(second)
+    assert pool.available == COUNT
+
+
+def test_more_blocks_than_there_are_cant_be_had() -> None:
+    pool = BlockPool(COUNT)
+    pool.allocate(COUNT - 1)
+    with pytest.raises(ValueError, match="2 blocks were asked for and 1 are available"):
+        pool.allocate(2)
+    assert pool.available == 1
+
+
+class Pool(RuleBasedStateMachine):
+    """Sequences come, fill their blocks and go, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = BlockPool(COUNT)
+        self.held: list[list[int]] = []
+        self.contents: dict[int, bytes] = {}
+        self.known: set[tuple[bytes, ...]] = set()
+
+    @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=8), salt=st.sampled_from(["", "alice"]))
+    def come(self, tokens: list[int], salt: str) -> None:
+        wanted = digests(tokens, salt)
+        blocks = self.pool.match(wanted)
+        assert [self.contents[block] for block in blocks] == wanted[: len(blocks)], "a block holds something else"
+        self.pool.hold(blocks)
+        missing = -(-len(tokens) // SIZE) - len(blocks)
+        if missing > self.pool.available:
+            self.pool.release(blocks)
+            return
+        cached = len(blocks)
+        blocks += self.pool.allocate(missing)
+        for block in blocks[cached:]:
+            assert all(block not in other for other in self.held), "a held block was given away"
+            self.contents.pop(block, None)
+        for index in range(cached, len(wanted)):
+            self.contents.setdefault(blocks[index], wanted[index])
+            blocks[index] = self.pool.publish(blocks[index], wanted[index])
+            assert self.contents[blocks[index]] == wanted[index]
+        self.held.append(blocks)
+        self.known.update(tuple(wanted[:length]) for length in range(2, len(wanted) + 1))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def go(self, data: st.DataObject) -> None:
+        index = data.draw(st.integers(0, len(self.held) - 1))
+        self.pool.release(self.held.pop(index))
+
+    @invariant()
+    def the_counts_add_up(self) -> None:
+        assert self.pool.available == COUNT - len(Counter(block for blocks in self.held for block in blocks))
+
+    @invariant()
+    def a_block_is_never_known_without_those_before_it(self) -> None:
+        for prefix in self.known:
+            if self.pool.match(prefix[-1:]):
+                assert len(self.pool.match(prefix)) == len(prefix)
+
+
+TestPool = Pool.TestCase

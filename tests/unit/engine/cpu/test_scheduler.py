@@ -1,0 +1,304 @@
+"""What each step computes, as transcripts: who arrives, then for every step who computes how many tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.engine.cpu.scripted import ScriptedModel, answer
+
+from quern.engine.base import Finished, GenerateRequest, Prefill, Priority, Queued, Tokens
+from quern.engine.cpu.budget import Budget
+from quern.engine.cpu.scheduler import Notice, Preempted, Released, Resumed, Scheduler
+from quern.errors import EngineFailed
+from quern.types import FinishReason, SamplingParams, Usage
+
+BLOCK = 4
+
+
+def prompt(tokens: int, first: int = 0) -> tuple[int, ...]:
+    return tuple((first + index) % 50 for index in range(tokens))
+
+
+def request(ids: tuple[int, ...], max_tokens: int = 4, salt: str = "") -> GenerateRequest:
+    return GenerateRequest(ids, SamplingParams(max_tokens=max_tokens), cache_salt=salt)
+
+
+class Run:
+    """A scheduler with a scripted model, and everything that it told. A step takes one second."""
+
+    def __init__(self, *, blocks: int = 64, parallel: int = 4, shared: int = 8) -> None:
+        self.model = ScriptedModel(blocks=blocks, block_tokens=BLOCK)
+        self.scheduler = Scheduler(blocks=blocks, block_tokens=BLOCK, parallel=parallel, budget=Budget(shared))
+        self.notices: list[Notice] = []
+        self.clock = 0.0
+        self._keys = 0
+
+    def arrive(self, request: GenerateRequest) -> int:
+        self._keys += 1
+        self.scheduler.submit(self._keys, request, object(), self.clock)
+        return self._keys
+
+    def step(self) -> dict[int, int]:
+        """One step: the computed tokens by sequence."""
+        step = self.scheduler.plan(self.clock)
+        self.notices += step.notices
+        self.clock += 1
+        if step.parts:
+            self.notices += self.scheduler.apply(step, self.model.forward(step.parts), self.clock)
+        return {part.sequence.key: part.count for part in step.parts}
+
+    def steps(self, count: int) -> list[dict[int, int]]:
+        return [self.step() for _ in range(count)]
+
+    def finish(self) -> None:
+        while self.step():
+            pass
+
+    def told(self, key: int, kind: type = object) -> list[object]:
+        return [notice.news for notice in self.notices if notice.key == key and isinstance(notice.news, kind)]
+
+    def ids(self, key: int) -> tuple[int, ...]:
+        return tuple(token for notice in self.told(key, Tokens) if isinstance(notice, Tokens) for token in notice.ids)
+
+    def finished(self, key: int) -> Finished:
+        (end,) = [notice for notice in self.told(key, Finished) if isinstance(notice, Finished)]
+        return end
+
+
+def test_one_sequence_from_its_prompt_to_its_end() -> None:
+    run = Run(shared=1)
+    key = run.arrive(request(prompt(20), max_tokens=3))
+    assert run.steps(6) == [{1: 8}, {1: 8}, {1: 4}, {1: 1}, {1: 1}, {}]
+    first, second, third = answer(prompt(20), 3)
+    assert run.told(key) == [
+        Prefill(0, 20, 0),
+        Prefill(8, 20, 0),
+        Prefill(16, 20, 0),
+        Prefill(20, 20, 0),
+        Tokens((first,), (-0.5,)),
+        Tokens((second,), (-0.5,)),
+        Tokens((third,), (-0.5,)),
+        run.finished(key),
+    ]
+    end = run.finished(key)
+    assert (end.reason, end.usage) == (FinishReason.LENGTH, Usage(20, 0, 3))
+    assert (end.timings.queued_ms, end.timings.prefill_ms, end.timings.decode_ms) == (0, 3000, 2000)
+
+
+def test_a_prompt_joins_those_who_write_in_small_chunks() -> None:
+    run = Run(shared=8)
+    run.arrive(request(prompt(4), max_tokens=20))
+    assert run.step() == {1: 4}
+    run.arrive(request(prompt(20, first=9)))
+    assert run.steps(4) == [{1: 1, 2: 8}, {1: 1, 2: 8}, {1: 1, 2: 4}, {1: 1, 2: 1}]
+
+
+def test_a_short_prompt_does_not_wait_behind_a_long_one() -> None:
+    run = Run(shared=8)
+    run.arrive(request(prompt(150)))
+    assert run.step() == {1: 64}
+    run.arrive(request(prompt(10, first=9)))
+    assert run.steps(2) == [{1: 54, 2: 10}, {2: 1, 1: 8}]
+
+
+def test_a_stop_id_is_the_end_and_is_not_told() -> None:
+    run = Run()
+    ids = answer(prompt(5), 8)
+    stop = ids[3]
+    assert stop not in ids[:3]
+    key = run.arrive(replace(request(prompt(5), max_tokens=8), stop_token_ids=frozenset({stop})))
+    run.finish()
+    assert run.ids(key) == ids[:3]
+    assert (run.finished(key).reason, run.finished(key).usage.completion_tokens) == (FinishReason.STOP, 3)
+
+
+def test_a_stop_id_at_once_is_an_empty_answer() -> None:
+    run = Run()
+    stop = answer(prompt(5), 1)[0]
+    key = run.arrive(replace(request(prompt(5)), stop_token_ids=frozenset({stop})))
+    run.finish()
+    assert run.ids(key) == ()
+    assert run.finished(key).usage == Usage(5, 0, 0)
+
+
+def test_those_without_a_place_wait_in_order_and_are_told_their_positions() -> None:
+    run = Run(parallel=1)
+    for _ in range(3):
+        run.arrive(request(prompt(5), max_tokens=2))
+    first = run.arrive(replace(request(prompt(5), max_tokens=2), priority=Priority.INTERACTIVE))
+    run.step()
+    assert [run.told(key) for key in (1, 2, 3)] == [[Queued(1)], [Queued(2)], [Queued(3)]]
+    assert Queued not in map(type, run.told(first))
+    run.finish()
+    assert [run.told(key, Queued) for key in (2, 3)] == [[Queued(2), Queued(1)], [Queued(3), Queued(2), Queued(1)]]
+    assert run.finished(1).timings.queued_ms == 2000
+
+
+def test_the_next_turn_finds_prompt_and_answer_in_the_cache() -> None:
+    run = Run()
+    run.arrive(request(prompt(10), max_tokens=7))
+    run.finish()
+    # 16 of 17 tokens are computed: the last one was drawn and never fed.
+    follow_up = (*prompt(10), *answer(prompt(10), 7), 1, 2, 3)
+    key = run.arrive(request(follow_up))
+    assert run.step() == {2: 4}
+    run.finish()
+    assert run.finished(key).usage.cached_tokens == 16
+    assert run.told(key, Prefill)[0] == Prefill(16, 20, 16)
+    assert run.ids(key) == answer(follow_up, 4)
+
+
+def test_the_last_token_of_a_known_prompt_is_computed_again() -> None:
+    run = Run()
+    for _ in range(2):
+        run.arrive(request(prompt(8)))
+        run.finish()
+    assert run.finished(2).usage.cached_tokens == 4
+    assert run.ids(1) == run.ids(2)
+
+
+def test_another_salt_finds_nothing() -> None:
+    run = Run()
+    run.arrive(request(prompt(8), salt="alice"))
+    run.finish()
+    run.arrive(request(prompt(8), salt="mallory"))
+    run.finish()
+    assert run.finished(2).usage.cached_tokens == 0
+
+
+def test_a_prompt_that_finds_no_room_waits_and_holds_back_those_behind_it() -> None:
+    run = Run(blocks=10)
+    run.arrive(request(prompt(24), max_tokens=8))
+    run.step()
+    large, small = run.arrive(request(prompt(20, first=3))), run.arrive(request(prompt(2)))
+    run.step()
+    assert run.told(large) == [Queued(1)]
+    assert run.told(small) == [Queued(2)]
+    run.finish()
+    assert run.finished(small).timings.queued_ms == run.finished(large).timings.queued_ms > 0
+
+
+def test_nobody_is_let_in_whom_the_next_block_would_push_out_again() -> None:
+    run = Run(blocks=5)
+    run.arrive(request(prompt(8), max_tokens=9))
+    run.step()
+    run.arrive(request(prompt(8, first=7), max_tokens=9))
+    run.step()
+    assert run.scheduler.free_blocks == 2, "enough for its prompt"
+    assert [sequence.key for sequence in run.scheduler.waiting] == [2]
+    run.finish()
+    assert not run.told(2, Preempted)
+
+
+def test_where_blocks_run_out_the_latest_waits_again_and_no_token_is_told_twice() -> None:
+    run = Run(blocks=8)
+    first = run.arrive(request(prompt(8), max_tokens=20))
+    second = run.arrive(request(prompt(8, first=20), max_tokens=20))
+    run.finish()
+    assert len(run.told(second, Preempted)) == len(run.told(second, Resumed)) > 0
+    assert not run.told(first, Preempted)
+    for key, ids in ((first, prompt(8)), (second, prompt(8, first=20))):
+        assert run.ids(key) == answer(ids, 20)
+        assert run.finished(key).usage == Usage(8, 0, 20)
+    kinds = [type(news) for news in run.told(second) if not isinstance(news, Preempted | Resumed)]
+    assert kinds == [*[Prefill] * 2, *[Tokens] * 20, Finished], "a preempted sequence tells nothing that goes backwards"
+
+
+def test_a_higher_priority_keeps_its_blocks_although_it_came_later() -> None:
+    run = Run(blocks=8)
+    normal = run.arrive(request(prompt(8), max_tokens=20))
+    interactive = run.arrive(
+        replace(request(prompt(8, first=20), max_tokens=20), priority=Priority.INTERACTIVE),
+    )
+    run.finish()
+    assert run.told(normal, Preempted)
+    assert not run.told(interactive, Preempted)
+    assert run.ids(normal) == answer(prompt(8), 20)
+
+
+def test_a_preempted_sequence_is_first_in_line_again() -> None:
+    run = Run(blocks=8)
+    run.arrive(request(prompt(8), max_tokens=20))
+    second = run.arrive(request(prompt(8, first=20), max_tokens=20))
+    run.step()
+    run.arrive(request(prompt(8, first=30)))
+    while not run.told(second, Preempted):
+        run.step()
+    assert [sequence.key for sequence in run.scheduler.waiting] == [2, 3]
+
+
+def test_what_is_cancelled_leaves_its_place_and_its_blocks_at_once() -> None:
+    run = Run(parallel=1)
+    running, waiting = run.arrive(request(prompt(40), max_tokens=50)), run.arrive(request(prompt(5)))
+    run.steps(2)
+    for key in (running, waiting):
+        assert run.scheduler.cancel(key) == [Notice(key, Released())]
+        assert run.scheduler.cancel(key) == []
+    assert run.step() == {}
+    assert (run.scheduler.running, run.scheduler.waiting, run.scheduler.free_blocks) == ((), (), 64)
+
+
+def test_a_lost_step_ends_who_runs_forgets_the_cache_and_keeps_who_waits() -> None:
+    run = Run(parallel=1)
+    run.arrive(request(prompt(10), max_tokens=2))
+    run.finish()
+    running, waiting = run.arrive(request(prompt(12), max_tokens=50)), run.arrive(request(prompt(10)))
+    run.steps(2)
+    (notice,) = run.scheduler.lose("It is lost.")
+    assert (notice.key, str(notice.news), type(notice.news)) == (running, "It is lost.", EngineFailed)
+    run.finish()
+    assert run.finished(waiting).usage == Usage(10, 0, 4)
+
+
+def test_where_nobody_runs_a_lost_step_ends_who_waits() -> None:
+    run = Run()
+    keys = [run.arrive(request(prompt(10))) for _ in range(2)]
+    assert [notice.key for notice in run.scheduler.lose("It is lost.")] == keys
+    assert run.step() == {}
+
+
+ARRIVALS = st.lists(
+    st.tuples(
+        st.integers(0, 12),  # the step before which it arrives
+        st.integers(1, 20),  # prompt tokens, of a pattern that others share
+        st.integers(1, 12),  # max_tokens
+        st.sampled_from(["", "alice"]),
+        st.sampled_from(Priority),
+        st.sampled_from([None, None, 1, 5]),  # cancelled after so many steps
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=200)
+@given(arrivals=ARRIVALS, blocks=st.integers(8, 16), parallel=st.integers(1, 4), shared=st.integers(1, 8))
+def test_whatever_shares_the_blocks_every_answer_is_its_own_prompts_and_nothing_leaks(
+    arrivals: list[tuple[int, int, int, str, Priority, int | None]], blocks: int, parallel: int, shared: int
+) -> None:
+    run = Run(blocks=blocks, parallel=parallel, shared=shared)
+    expected: dict[int, tuple[int, ...]] = {}
+    cancelled: dict[int, float] = {}
+    coming = sorted(arrivals, key=lambda arrival: arrival[0])
+    while coming or run.scheduler.running or run.scheduler.waiting:
+        while coming and coming[0][0] <= run.clock:
+            _, tokens, max_tokens, salt, priority, steps = coming.pop(0)
+            key = run.arrive(replace(request(prompt(tokens), max_tokens, salt), priority=priority))
+            expected[key] = answer(prompt(tokens), max_tokens)
+            if steps is not None:
+                cancelled[key] = run.clock + steps
+        for key in [key for key, moment in cancelled.items() if moment <= run.clock]:
+            del cancelled[key]
+            run.notices += run.scheduler.cancel(key)
+        run.step()
+        assert run.clock < 1000, "somebody never finishes"
+    for key, ids in expected.items():
+        if run.told(key, Released):
+            assert run.ids(key) == ids[: len(run.ids(key))]
+            assert not run.told(key, Finished)
+        else:
+            assert run.ids(key) == ids
+            assert run.finished(key).usage.completion_tokens == len(ids)
+    assert run.scheduler.free_blocks == blocks

@@ -1,0 +1,72 @@
+"""Which engine runs the model, as a table."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from types import ModuleType
+
+import pytest
+
+from quern.config import EngineName, EngineSettings
+from quern.engine import cpu
+from quern.engine.choice import ModelKind, NativeFacts, choose, native_facts
+from quern.engine.cpu import native
+from quern.errors import ConfigError
+
+NATIVE = NativeFacts(frozenset({"qwen2", "qwen3"}), "avx2")
+QWEN = ModelKind("qwen2", "Q4_K_M")
+AUTO = EngineSettings()
+
+
+@pytest.mark.parametrize(
+    ("facts", "model", "name", "reason"),
+    [
+        (NATIVE, QWEN, EngineName.CPU, "This machine has AVX2"),
+        (replace(NATIVE, instruction_set="avx512_vnni"), QWEN, EngineName.CPU, "This machine has AVX-512 VNNI"),
+        (replace(NATIVE, instruction_set=None), QWEN, EngineName.LLAMACPP, "none of the instructions"),
+        (NATIVE, replace(QWEN, architecture="llama"), EngineName.LLAMACPP, "architecture 'llama'"),
+        (NATIVE, replace(QWEN, quantisation="IQ2_XS"), EngineName.LLAMACPP, "stored as IQ2_XS"),
+        (NativeFacts(trouble="It is missing."), QWEN, EngineName.LLAMACPP, "It is missing."),
+    ],
+)
+def test_auto_takes_our_own_engine_where_it_can_and_says_why_not_where_it_cant(
+    facts: NativeFacts, model: ModelKind, name: EngineName, reason: str
+) -> None:
+    choice = choose(AUTO, facts, model)
+    assert choice.name is name
+    assert reason in choice.reason
+    assert choice.degraded is bool(facts.trouble)
+
+
+def test_auto_uses_a_llama_server_that_is_named() -> None:
+    settings = EngineSettings(url="http://llama:8080")
+    assert choose(settings, NATIVE, QWEN).name is EngineName.LLAMACPP
+
+
+@pytest.mark.parametrize("name", [EngineName.LLAMACPP, EngineName.CPU])
+def test_an_engine_that_is_named_is_taken(name: EngineName) -> None:
+    assert choose(EngineSettings(name=name), NATIVE, QWEN).name is name
+
+
+def test_our_own_engine_is_not_silently_replaced_where_it_was_named() -> None:
+    with pytest.raises(ConfigError, match=r"models of the architecture 'llama'.*--engine auto"):
+        choose(EngineSettings(name=EngineName.CPU), NATIVE, replace(QWEN, architecture="llama"))
+    with pytest.raises(ConfigError, match=r"engine\.url names a llama-server"):
+        choose(EngineSettings(name=EngineName.CPU, url="http://llama:8080"), NATIVE, QWEN)
+
+
+@pytest.mark.parametrize(
+    ("module", "sentence"), [(None, "halted"), (ModuleType("_native"), "no attribute 'ARCHITECTURES'")]
+)
+def test_a_native_module_that_is_missing_or_of_another_version_is_a_reason_and_no_crash(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType | None, sentence: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "quern.engine.cpu._native", module)
+    monkeypatch.delattr(cpu, "_native")
+    monkeypatch.delitem(sys.modules, native.__name__)
+    monkeypatch.delattr(cpu, "native")
+    facts = native_facts()
+    assert facts.trouble.startswith("The native module of the engine cpu can't be used")
+    assert sentence in facts.trouble
+    assert choose(AUTO, facts, QWEN).name is EngineName.LLAMACPP
