@@ -20,8 +20,6 @@ from gguf.quants import dequantize, quantize
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from quern.prompt.byte_level import ALPHABET
-
 from .reference import Array, Config, Reference
 
 Bytes = NDArray[np.uint8]
@@ -177,12 +175,11 @@ def _add_metadata(writer: GGUFWriter, config: Config) -> None:
 
 
 def _add_vocabulary(writer: GGUFWriter, size: int) -> None:
-    """The bytes, then pairs of them: as little as makes llama.cpp serve the file."""
-    pairs = [(first, second) for first in ALPHABET for second in ALPHABET[:64]][: size - len(ALPHABET)]
+    """As little as makes llama.cpp serve the file. All ASCII: it tells no probabilities inside of a character."""
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([*ALPHABET, *(first + second for first, second in pairs)])
-    writer.add_token_merges([f"{first} {second}" for first, second in pairs])
+    writer.add_token_list([f"t{number}" for number in range(size)])
+    writer.add_token_merges(["t 0"])
     writer.add_eos_token_id(size - 1)
 
 
