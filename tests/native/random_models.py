@@ -66,6 +66,8 @@ def write_gguf(
             writer.add_tensor(name, weights)
         else:
             kind = next(turn)
+            if config.experts and name == "token_embd.weight" and kind in HALF_SCALES:
+                kind = Q.Q8_0  # routing hangs on the embeddings' real values
             data = encode(weights, kind, rng)
             stored[name] = dequantize(data, kind)
             writer.add_tensor(name, data, raw_dtype=kind)
@@ -112,7 +114,7 @@ def random_weights(config: Config, rng: Generator, *, tied: bool) -> dict[str, A
     sizes["v"] = sizes["k"]
     stack = (config.experts,) if config.experts else ()
     kind = "_exps" if config.experts else ""
-    draw("token_embd.weight", config.vocabulary, config.hidden, scale=3)
+    draw("token_embd.weight", config.vocabulary, config.hidden, scale=3 if tied else math.sqrt(config.hidden))
     for block in (f"blk.{layer}" for layer in range(config.layers)):
         draw_vector(f"{block}.attn_norm.weight", config.hidden, 1, 0.2)
         for part, size in sizes.items():
@@ -124,14 +126,31 @@ def random_weights(config: Config, rng: Generator, *, tied: bool) -> dict[str, A
         draw(f"{block}.attn_output.weight", config.hidden, sizes["q"])
         draw_vector(f"{block}.ffn_norm.weight", config.hidden, 1, 0.2)
         if config.experts:
-            draw(f"{block}.ffn_gate_inp.weight", config.experts, config.hidden, scale=3)
+            draw(f"{block}.ffn_gate_inp.weight", config.experts, config.hidden, scale=0.3)
         draw(f"{block}.ffn_gate{kind}.weight", *stack, config.ffn, config.hidden)
         draw(f"{block}.ffn_up{kind}.weight", *stack, config.ffn, config.hidden)
         draw(f"{block}.ffn_down{kind}.weight", *stack, config.hidden, config.ffn, scale=2)
     draw_vector("output_norm.weight", config.hidden, 1, 0.2)
     if not tied:
         draw("output.weight", config.vocabulary, config.hidden, scale=3)
+    if config.experts:
+        _settle_routing(weights, config, rng)
     return weights
+
+
+def _settle_routing(weights: dict[str, Array], config: Config, rng: Generator) -> None:
+    """Make each token want some experts clearly.
+
+    Near a tie any rounding picks another expert, and everything after it is different: such models can't be compared.
+    """
+    directions = np.linalg.qr(rng.standard_normal((config.hidden, config.experts)))[0].T
+    wanted = rng.permuted(np.tile(np.arange(config.experts), (config.vocabulary, 1)), axis=1)[:, : config.experts_used]
+    embeddings = weights["token_embd.weight"]
+    size = np.linalg.norm(embeddings, axis=1).mean() * np.linspace(1, 0.8, config.experts_used)
+    embeddings += (directions[wanted] * size[:, None]).sum(axis=1).astype(np.float32)
+    for layer in range(config.layers):
+        router = weights[f"blk.{layer}.ffn_gate_inp.weight"]
+        router += 6 / math.sqrt(config.hidden) * rng.permutation(directions).astype(np.float32)
 
 
 def encode(weights: Array, kind: GGMLQuantizationType, rng: Generator) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from gguf.quants import dequantize
 
+from quern.engine.llama_process import SPINNING
 from quern.prompt.model_file import read_model_file
 from quern.prompt.tokenizer import Tokenizer
 
@@ -56,6 +58,7 @@ def llamacpp(model: Path) -> Generator[httpx2.Client]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        env={**os.environ, **SPINNING},
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -65,7 +68,7 @@ def llamacpp(model: Path) -> Generator[httpx2.Client]:
             address = next((line.split()[1] for line in process.stdout if line.startswith("address ")), None)
             assert address, "llama.cpp's server did not start"
             headers = {"Authorization": f"Bearer {key}"}
-            with httpx2.Client(base_url=address, headers=headers, timeout=60, trust_env=False) as http:
+            with httpx2.Client(base_url=address, headers=headers, timeout=240, trust_env=False) as http:
                 yield http
         finally:
             process.kill()
