@@ -126,7 +126,8 @@ def quern_engine(model: Path, options: argparse.Namespace) -> Generator[Logits]:
 
     def logits(ids: Sequence[int]) -> Array:
         blocks = range(-(-len(ids) // _native.BLOCK_TOKENS))
-        return cast("Array", loaded.logits([_native.Item(ids, 0, blocks, samples=len(ids))])[0])
+        sampler = _native.Sampler(vocabulary_size=loaded.vocabulary_size)
+        return cast("Array", loaded.logits([_native.Item(ids, 0, blocks, sampler, len(ids))])[0])
 
     yield logits
 

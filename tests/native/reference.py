@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from gguf import GGUFReader
@@ -266,40 +266,29 @@ def rope_frequencies(config: Config) -> tuple[NDArray[np.float64], float]:
 
 
 def _gguf_config(reader: GGUFReader) -> Config:
-    def value(key: str, default: Any = None) -> Any:
-        field = reader.get_field(key)
-        if field is None and default is None:
-            raise KeyError(key)
-        return default if field is None else field.contents()
-
-    architecture = value("general.architecture")
+    metadata = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.")}
+    architecture = metadata["general.architecture"]
     if architecture not in ARCHITECTURES:
         raise ValueError(f"the reference knows {', '.join(ARCHITECTURES)}, not {architecture}")
-
-    def own(key: str, default: Any = None) -> Any:
-        return value(f"{architecture}.{key}", default)
-
-    heads, hidden, context = own("attention.head_count"), own("embedding_length"), own("context_length")
+    own = {name.removeprefix(f"{architecture}."): value for name, value in metadata.items()}
+    heads, hidden, context = own["attention.head_count"], own["embedding_length"], own["context_length"]
     yarn = None
-    if own("rope.scaling.type", "none") == "yarn":
-        yarn = Yarn(
-            factor=own("rope.scaling.factor"), original_context=own("rope.scaling.original_context_length", context)
-        )
-    shape = next(tensor.shape for tensor in reader.tensors if tensor.name == "token_embd.weight")
+    if own.get("rope.scaling.type") == "yarn":
+        yarn = Yarn(own["rope.scaling.factor"], own.get("rope.scaling.original_context_length", context))
     moe = architecture == "qwen3moe"
     return Config(
         architecture=architecture,
-        layers=own("block_count"),
+        layers=own["block_count"],
         hidden=hidden,
         heads=heads,
-        kv_heads=own("attention.head_count_kv", heads),
-        head_dim=own("attention.key_length", hidden // heads),
-        ffn=own("expert_feed_forward_length" if moe else "feed_forward_length"),
-        vocabulary=int(shape[1]),
+        kv_heads=own.get("attention.head_count_kv", heads),
+        head_dim=own.get("attention.key_length", hidden // heads),
+        ffn=own["expert_feed_forward_length" if moe else "feed_forward_length"],
+        vocabulary=next(int(tensor.shape[1]) for tensor in reader.tensors if tensor.name == "token_embd.weight"),
         context=context,
-        norm_epsilon=own("attention.layer_norm_rms_epsilon"),
-        rope_base=own("rope.freq_base", 10000.0),
-        experts=own("expert_count") if moe else 0,
-        experts_used=own("expert_used_count") if moe else 0,
+        norm_epsilon=own["attention.layer_norm_rms_epsilon"],
+        rope_base=own.get("rope.freq_base", 10000.0),
+        experts=own["expert_count"] if moe else 0,
+        experts_used=own["expert_used_count"] if moe else 0,
         yarn=yarn,
     )
