@@ -24,7 +24,7 @@ import numpy as np
 from bench.llama_library import LlamaLibrary
 from numpy.typing import NDArray
 from tests.native import reference as reference_module
-from tests.native.reference import Array, Reference
+from tests.native.reference import Array, Reference, log_softmax
 
 from quern.cli.progress import progress_display
 from quern.config import Settings
@@ -72,12 +72,6 @@ def windows(tokenised: Sequence[Sequence[int]], size: int, tokens: int) -> list[
     if tokens > len(turns) * size:
         raise ValueError(f"the texts have {len(turns)} windows of {size} tokens; {tokens} tokens are more")
     return turns[: tokens // size]
-
-
-def log_softmax(logits: Array) -> NDArray[np.float64]:
-    """Over the last dimension, in float64."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def compare(truth: Array, logits: Array, following: Sequence[int]) -> Comparison:

@@ -10,12 +10,15 @@ declared longer than it is, as the last argument and as a result.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from quern.engine.llama_process import SPINNING
 
 MAX_BATCH = 2048
 """llama.cpp's default `n_batch`; longer prompts would have to be decoded in parts."""
@@ -107,6 +110,7 @@ class LlamaLibrary:
 
 
 def _load(folder: Path) -> Any:
+    os.environ.update(SPINNING)  # read by OpenMP when it is loaded
     library: Any = ctypes.CDLL(str(folder / "libllama.so"))
     pointer, text, integer = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32
     signatures: dict[str, tuple[Any, list[Any]]] = {

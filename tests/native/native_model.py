@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from quern.engine.cpu import _native
 
-from .reference import Array, Config
+from .reference import Array, Config, log_softmax
 
 KvType = Literal["bf16", "int8"]
 BLOCK = _native.BLOCK_TOKENS
@@ -55,12 +55,6 @@ def distance(right: Array, said: Array) -> Distance:
     rows = np.sqrt(np.sum(np.square(first - second), axis=-1) / np.sum(np.square(first), axis=-1))
     first, second = log_softmax(right), log_softmax(said)
     return Distance(rows, float((np.exp(first) * (first - second)).sum(axis=-1).mean()))
-
-
-def log_softmax(logits: Array) -> NDArray[np.float64]:
-    """Over the last dimension, in float64."""
-    centred = _centred(logits)
-    return centred - np.log(np.exp(centred).sum(axis=-1, keepdims=True))
 
 
 def _centred(logits: Array) -> NDArray[np.float64]:

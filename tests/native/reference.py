@@ -169,9 +169,8 @@ class Reference:
         if self.config.experts:
             return self._experts(layer, states)
         name = f"blk.{layer}.ffn"
-        return self._linear(
-            silu(self._linear(states, f"{name}_gate")) * self._linear(states, f"{name}_up"), f"{name}_down"
-        )
+        gate, up = self._linear(states, f"{name}_gate"), self._linear(states, f"{name}_up")
+        return self._linear(silu(gate) * up, f"{name}_down")
 
     def _experts(self, layer: int, states: Array) -> Array:
         name = f"blk.{layer}.ffn"
@@ -200,6 +199,12 @@ def softmax(x: Array) -> Array:
     """Over the last dimension."""
     powers = np.exp(x - x.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def log_softmax(logits: Array) -> NDArray[np.float64]:
+    """Over the last dimension, in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def route(router_logits: Array, used: int) -> tuple[NDArray[np.int64], Array]:
@@ -238,10 +243,8 @@ def rope_table(config: Config, positions: NDArray[np.int64]) -> tuple[Array, Arr
     """Cosines and sines, each [positions, head_dim / 2], scaled by YaRN's attention factor."""
     frequencies, attention_factor = rope_frequencies(config)
     angles = positions[:, None] * frequencies
-    return (
-        (np.cos(angles) * attention_factor).astype(np.float32),
-        (np.sin(angles) * attention_factor).astype(np.float32),
-    )
+    cosine, sine = np.cos(angles) * attention_factor, np.sin(angles) * attention_factor
+    return cosine.astype(np.float32), sine.astype(np.float32)
 
 
 def rope_frequencies(config: Config) -> tuple[NDArray[np.float64], float]:

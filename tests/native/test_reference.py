@@ -17,6 +17,7 @@ import httpx2
 import numpy as np
 import pytest
 from gguf.quants import dequantize
+from numpy.typing import NDArray
 
 from quern.engine.llama_process import SPINNING
 from quern.prompt.model_file import read_model_file
@@ -30,6 +31,7 @@ from .reference import (
     Reference,
     Yarn,
     causal_attention,
+    log_softmax,
     rope_frequencies,
     rope_table,
     rotate,
@@ -86,18 +88,13 @@ def greedy(model: Path, prompt: Sequence[int], tokens: int) -> Continuation:
     )
 
 
-def log_probabilities(logits: Array) -> Array:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
-def differences(reference: Reference, prompt: Sequence[int], said: Continuation) -> tuple[Array, int]:
+def differences(reference: Reference, prompt: Sequence[int], said: Continuation) -> tuple[NDArray[np.float64], int]:
     """How far llama.cpp's log-probabilities are from the reference's [steps, 10], and the steps with the same best."""
-    ours = log_probabilities(reference.logits([*prompt, *said.ids[:-1]], last=len(said.ids)))
+    ours = log_softmax(reference.logits([*prompt, *said.ids[:-1]], last=len(said.ids)))
     apart = [
         [ours[step, token] - theirs for token, theirs in entry.items()] for step, entry in enumerate(said.likeliest)
     ]
-    return np.asarray(apart, np.float32), int(np.sum(ours.argmax(-1) == said.ids))
+    return np.asarray(apart), int(np.sum(ours.argmax(-1) == said.ids))
 
 
 def some_ids(config: Config, count: int, seed: int = 1) -> list[int]:

@@ -24,13 +24,12 @@ from .native_model import (
     greedy,
     item,
     load,
-    log_softmax,
     random_ids,
     step,
     teacher_forced,
 )
 from .random_models import Q, small_config, write_gguf
-from .reference import ARCHITECTURES, Array, Config
+from .reference import ARCHITECTURES, Array, Config, log_softmax
 
 SAME = 0.01
 """Relative RMS error of a row; the noise of rounding itself is three times that."""
