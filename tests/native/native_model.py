@@ -18,7 +18,13 @@ from .reference import Array, Config, log_softmax
 
 KvType = Literal["bf16", "int8"]
 BLOCK = _native.BLOCK_TOKENS
-AVAILABLE = {"avx512_vnni": ("avx512_vnni", "avx2"), "avx_vnni": ("avx_vnni", "avx2"), "avx2": ("avx2",), None: ()}
+AVAILABLE = {
+    "avx512_bf16": ("avx512_bf16", "avx512_vnni", "avx2"),
+    "avx512_vnni": ("avx512_vnni", "avx2"),
+    "avx_vnni": ("avx_vnni", "avx2"),
+    "avx2": ("avx2",),
+    None: (),
+}
 """The instruction sets that may be forced, by the widest one: AVX-512 does not imply AVX-VNNI."""
 
 INSTRUCTION_SETS = [
@@ -28,7 +34,7 @@ INSTRUCTION_SETS = [
             name not in AVAILABLE[_native.instruction_set()], reason=f"this processor has no {name}"
         ),
     )
-    for name in ("avx512_vnni", "avx_vnni", "avx2")
+    for name in ("avx512_bf16", "avx512_vnni", "avx_vnni", "avx2")
 ]
 
 

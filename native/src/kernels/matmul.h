@@ -26,9 +26,13 @@ QUERN_INLINE void unroll(F&& f) {
     unroll_indices(std::make_index_sequence<count>{}, f);
 }
 
+// How far ahead of the codes being read the next ones are asked for; hardware prefetching alone stalls at page ends.
+constexpr size_t prefetch_distance = 2048;
+
 template <WeightFormat format>
 QUERN_INLINE Block unpack(const uint8_t* p) {
     Block block;
+    for (size_t i = 0; i < block_code_bytes(format); i += 64) prefetch(p + prefetch_distance + i);
     if constexpr (code_bits(format) == 8) {
         for (size_t i = 0; i < 8; ++i) block.quads[i] = load_quads(p + 64 * i);
         return block;

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from quern.config import EngineName, EngineSettings
 from quern.errors import ConfigError
 
-INSTRUCTION_SETS = {"avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX-VNNI", "avx2": "AVX2"}
+INSTRUCTION_SETS = {
+    "avx512_bf16": "AVX-512 VNNI and BF16",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "avx2": "AVX2",
+}
 FILE_TYPES = frozenset({
     "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K",
     "IQ4_NL",

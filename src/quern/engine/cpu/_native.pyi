@@ -12,7 +12,10 @@ ARCHITECTURES: tuple[str, ...]
 """Values of a model's `general.architecture` (GGUF) or `model_type` (Hugging Face) that `Model` runs."""
 
 def instruction_set() -> str | None:
-    """The widest instruction set of this CPU that the kernels use: `avx512_vnni`, `avx_vnni`, `avx2`, or None."""
+    """The widest instruction set of this CPU that the kernels use, or None.
+
+    `avx512_bf16` (with VNNI), `avx512_vnni`, `avx_vnni` or `avx2`.
+    """
 
 class ModelFileError(Exception):
     """A model file cannot be read or run; the message is a sentence that names the file."""
