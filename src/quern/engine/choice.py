@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from quern.config import EngineName, EngineSettings
 from quern.errors import ConfigError
 
-INSTRUCTION_SETS = {"avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX-VNNI", "avx2": "AVX2"}
+INSTRUCTION_SETS = {
+    "avx512_bf16": "AVX-512 with VNNI and BF16",
+    "avx512_vnni": "AVX-512 with VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "avx2": "AVX2",
+}
 FILE_TYPES = frozenset({
     "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K",
     "IQ4_NL",
@@ -77,8 +82,7 @@ def _obstacle(native: NativeFacts, model: ModelKind) -> str:
     if native.trouble:
         return native.trouble
     if native.instruction_set is None:
-        needed = ", ".join(INSTRUCTION_SETS.values())
-        return f"This machine has none of the instructions that the engine cpu is built on ({needed})."
+        return "The engine cpu needs an x86-64 processor with AVX2, which this machine does not have."
     if model.architecture not in native.architectures:
         return f"The engine cpu does not run models of the architecture {model.architecture!r}."
     if model.quantisation not in FILE_TYPES:
@@ -87,4 +91,5 @@ def _obstacle(native: NativeFacts, model: ModelKind) -> str:
 
 
 def _title(instruction_set: str | None) -> str:
-    return INSTRUCTION_SETS.get(instruction_set or "", "the instructions")
+    name = instruction_set or ""
+    return INSTRUCTION_SETS.get(name, name)
