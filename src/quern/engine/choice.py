@@ -8,8 +8,8 @@ from quern.config import EngineName, EngineSettings
 from quern.errors import ConfigError
 
 INSTRUCTION_SETS = {
-    "avx512_bf16": "AVX-512 VNNI and BF16",
-    "avx512_vnni": "AVX-512 VNNI",
+    "avx512_bf16": "AVX-512 with VNNI and BF16",
+    "avx512_vnni": "AVX-512 with VNNI",
     "avx_vnni": "AVX-VNNI",
     "avx2": "AVX2",
 }
@@ -82,8 +82,7 @@ def _obstacle(native: NativeFacts, model: ModelKind) -> str:
     if native.trouble:
         return native.trouble
     if native.instruction_set is None:
-        needed = ", ".join(INSTRUCTION_SETS.values())
-        return f"This machine has none of the instructions that the engine cpu is built on ({needed})."
+        return "The engine cpu needs an x86-64 processor with AVX2, which this machine does not have."
     if model.architecture not in native.architectures:
         return f"The engine cpu does not run models of the architecture {model.architecture!r}."
     if model.quantisation not in FILE_TYPES:
@@ -92,4 +91,5 @@ def _obstacle(native: NativeFacts, model: ModelKind) -> str:
 
 
 def _title(instruction_set: str | None) -> str:
-    return INSTRUCTION_SETS.get(instruction_set or "", "the instructions")
+    name = instruction_set or ""
+    return INSTRUCTION_SETS.get(name, name)

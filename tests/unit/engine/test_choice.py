@@ -23,8 +23,8 @@ AUTO = EngineSettings()
     ("facts", "model", "name", "reason"),
     [
         (NATIVE, QWEN, EngineName.CPU, "This machine has AVX2"),
-        (replace(NATIVE, instruction_set="avx512_vnni"), QWEN, EngineName.CPU, "This machine has AVX-512 VNNI"),
-        (replace(NATIVE, instruction_set=None), QWEN, EngineName.LLAMACPP, "none of the instructions"),
+        (replace(NATIVE, instruction_set="avx512_vnni"), QWEN, EngineName.CPU, "This machine has AVX-512 with VNNI"),
+        (replace(NATIVE, instruction_set=None), QWEN, EngineName.LLAMACPP, "needs an x86-64 processor with AVX2"),
         (NATIVE, replace(QWEN, architecture="llama"), EngineName.LLAMACPP, "architecture 'llama'"),
         (NATIVE, replace(QWEN, quantisation="IQ2_XS"), EngineName.LLAMACPP, "stored as IQ2_XS"),
         (NativeFacts(trouble="It is missing."), QWEN, EngineName.LLAMACPP, "It is missing."),

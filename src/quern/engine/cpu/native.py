@@ -75,7 +75,7 @@ class NativeModel:
         sampler = _native.Sampler(
             vocabulary_size=self._spec.vocabulary_size,
             temperature=sampling.temperature,
-            top_k=sampling.top_k,
+            top_k=min(sampling.top_k, self._spec.vocabulary_size),
             top_p=sampling.top_p,
             min_p=sampling.min_p,
             repetition_penalty=sampling.repetition_penalty,

@@ -67,7 +67,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="quern-cpu-engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to load. Takes a moment: not for the event loop."""
+        """Begin to load."""
         self._thread.start()
 
     def submit(self, key: int, request: GenerateRequest) -> None:

@@ -1,0 +1,85 @@
+"""What only the cpu engine has to show with a real model: a load that is broken off, and a KV cache that runs out."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from quern.config import EngineSettings, KvType
+from quern.engine.base import EngineState
+from quern.engine.choice import native_facts
+from quern.errors import ModelLoadError
+from quern.prompt.prompt import Prompt
+from quern.types import FinishReason
+
+from .engines import Subject, cpu_subject
+
+NATIVE = native_facts()
+pytestmark = pytest.mark.skipif(
+    NATIVE.instruction_set is None and not NATIVE.trouble, reason="the engine cpu can't run on this machine"
+)
+
+TIGHT = EngineSettings(parallel=4, context_length=512, kv_tokens=512, batch_tokens=32)
+
+
+@asynccontextmanager
+async def _started(model: Path, settings: EngineSettings) -> AsyncGenerator[Subject]:
+    subject = cpu_subject(model, Prompt.load(model), settings)
+    await subject.engine.start()
+    try:
+        yield subject
+    finally:
+        await subject.engine.close()
+        subject.prompt.close()
+
+
+@pytest.mark.parametrize("kv_type", KvType)
+async def test_sequences_that_outgrow_the_cache_together_take_turns_and_all_finish(
+    small_model_path: Path, kv_type: KvType
+) -> None:
+    settings = TIGHT.model_copy(update={"kv_type": kv_type})
+    async with _started(small_model_path, settings) as subject:
+        requests = [subject.endless(f"Count from {n}.", max_tokens=110) for n in range(4)]
+        preempted = asyncio.ensure_future(_preemption(subject, sequences=4))
+        runs = await asyncio.gather(*(subject.run(request) for request in requests))
+        assert preempted.done(), "the cache was large enough for all of them"
+        assert all(len(run.ids) == 110 for run in runs)
+        assert all(run.finished.reason is FinishReason.LENGTH for run in runs)
+        assert not any(run.positions for run in runs), "all four had a place from the beginning"
+
+
+async def _preemption(subject: Subject, sequences: int) -> None:
+    """Wait until all sequences have run at once and then one of them had to wait."""
+    await subject.wait_until(lambda: subject.engine.stats().running == sequences)
+    await subject.wait_until(lambda: subject.engine.stats().waiting > 0, seconds=60)
+
+
+async def test_a_load_that_is_cancelled_ends_soon_and_leaves_no_thread(small_model_path: Path) -> None:
+    subject = cpu_subject(small_model_path, Prompt.load(small_model_path))
+    loading = asyncio.ensure_future(subject.engine.start())
+    await subject.wait_until(lambda: subject.engine.stats().load_progress > 0)
+    loading.cancel()
+    async with asyncio.timeout(10):
+        await asyncio.wait([loading])
+    assert loading.cancelled()
+    assert subject.engine.stats().state is EngineState.CLOSED
+    assert "quern-cpu-engine" not in {thread.name for thread in threading.enumerate()}
+    subject.prompt.close()
+
+
+async def test_a_file_that_was_cut_short_is_refused_with_a_sentence_that_names_it(
+    small_model_path: Path, tmp_path: Path
+) -> None:
+    prompt = Prompt.load(small_model_path)
+    broken = tmp_path / "broken.gguf"
+    with small_model_path.open("rb") as whole:
+        broken.write_bytes(whole.read(20_000_000))
+    subject = cpu_subject(broken, prompt)
+    with pytest.raises(ModelLoadError, match=r"broken\.gguf"):
+        await subject.engine.start()
+    prompt.close()
