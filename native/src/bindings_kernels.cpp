@@ -43,7 +43,9 @@ double bench_gemm(const std::string& weight_type, size_t tokens, size_t outputs,
     std::vector<float> in(tokens * inputs, 0.5F), out(tokens * outputs);
     QuantisedRows rows;
     uint8_t* tiles = rows.resize(tokens, inputs);
-    for (size_t i = 0; i < rows.tiles(); ++i) compute.kernels.quantise(in.data(), inputs, tokens, inputs, i, tiles);
+    for (size_t i = 0; i < rows.tiles(); ++i) {
+        compute.kernels.quantise({in.data(), tokens, inputs}, granularity_for(format), i, tiles);
+    }
 
     std::vector<double> times;
     const auto begin = Clock::now();

@@ -21,6 +21,13 @@ struct Output {
     const float* bias = nullptr;  // one per output, or none
 };
 
+// Float rows, one after the other.
+struct RowsView {
+    const float* data;
+    size_t rows;
+    size_t columns;
+};
+
 // Quantised activation rows: `tiles` as in TileLayout.
 struct TilesView {
     const uint8_t* tiles;
@@ -71,11 +78,11 @@ struct Kernels {
 
     // out[rows][panels first..last of w] = a * w^T, see Epilogue.
     void (*multiply)(const WeightView& w, const TilesView& a, size_t first_panel, size_t last_panel, const Output& out);
-    // Quantise tile `tile` of x[rows][columns].
-    void (*quantise)(const float* x, size_t stride, size_t rows, size_t columns, size_t tile, uint8_t* tiles);
+    // Quantise tile `tile` of x.
+    void (*quantise)(const RowsView& x, Granularity granularity, size_t tile, uint8_t* tiles);
     // The same of RMS-normalised rows: x / sqrt(mean(x^2) + epsilon) * weight.
-    void (*normalise)(const float* x, size_t stride, size_t rows, size_t columns, const float* weight, float epsilon,
-                      size_t tile, uint8_t* tiles);
+    void (*normalise)(const RowsView& x, const float* weight, float epsilon, Granularity granularity, size_t tile,
+                      uint8_t* tiles);
     // In place on `heads` vectors of `dim` floats each.
     void (*normalise_heads)(float* x, size_t heads, size_t dim, const float* weight, float epsilon);
     // Rotate `heads` vectors in place, NeoX style: (x[i], x[i + dim/2]) by the angle with cos[i], sin[i].

@@ -81,16 +81,24 @@ struct WeightView {
     size_t panels() const { return (rows + panel_rows - 1) / panel_rows; }
 };
 
-// Bytes of one tile of 8 quantised activation rows of `columns` values: signed codes, a float scale per 256, and the
-// sums of the codes that the weights' minimums and offsets are multiplied by.
-//   codes[columns / 32][8][32], scales[superblocks][8], sums16[superblocks][8][16], sums32[superblocks][8][8]
+// How many activations share a scale. Weights that are scaled by superblock need coarse ones, because their products are
+// summed as integers; the others' results are the better for fine ones.
+enum class Granularity : uint8_t { fine, coarse };  // 32, 256
+
+constexpr Granularity granularity_for(WeightFormat format) {
+    return scaled_by_superblock(format) ? Granularity::coarse : Granularity::fine;
+}
+
+// Bytes of one tile of 8 quantised activation rows of `columns` values: signed codes, float scales per 32 (of which the
+// coarse ones are equal), and the sums of the codes that the weights' minimums and offsets are multiplied by.
+//   codes[columns / 32][8][32], scales[superblocks][8][8], sums16[superblocks][8][16], sums32[superblocks][8][8]
 struct TileLayout {
     size_t columns;
 
     constexpr size_t superblocks() const { return (columns + superblock_columns - 1) / superblock_columns; }
     constexpr size_t codes() const { return 0; }
     constexpr size_t scales() const { return columns * tile_rows; }
-    constexpr size_t sums16() const { return scales() + superblocks() * tile_rows * sizeof(float); }
+    constexpr size_t sums16() const { return scales() + superblocks() * tile_rows * superblock_blocks * sizeof(float); }
     constexpr size_t sums32() const { return sums16() + superblocks() * tile_rows * 16 * sizeof(int16_t); }
     constexpr size_t bytes() const {
         return (sums32() + superblocks() * tile_rows * 8 * sizeof(int16_t) + 63) / 64 * 64;

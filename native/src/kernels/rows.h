@@ -73,60 +73,84 @@ void to_bfloat16(const float* x, size_t count, float scale, uint16_t* out) {
     for (size_t i = 0; i < count; i += lanes) store_as_bfloat16(out + i, mul(load(x + i), broadcast(scale)));
 }
 
-// 256 values (or the last, fewer): codes in [-127, 127], their sums, and the scale.
-QUERN_INLINE void quantise_superblock(const float* x, const float* weight, float factor, size_t count, int8_t* codes,
-                                      float* scale, int16_t* sums16, int16_t* sums32) {
-    alignas(64) float values[superblock_columns];
-    Floats largest = zero();
-    for (size_t i = 0; i < count; i += lanes) {
-        Floats value = mul(load(x + i), broadcast(factor));
-        if (weight) value = mul(value, load(weight + i));
-        store(values + i, value);
-        largest = max(largest, absolute(value));
+// Where a superblock of one row goes, see TileLayout.
+struct Quantised {
+    int8_t* codes;
+    float* scales;
+    int16_t* sums16;
+    int16_t* sums32;
+};
+
+// Codes in [-127, 127] of 32 values, and their sums.
+QUERN_INLINE void quantise_block(const float* values, float scale, size_t block, const Quantised& out) {
+    const Floats inverse = broadcast(scale > 0.0F ? 1.0F / scale : 0.0F);
+    int32_t sums[2];
+    for (size_t half = 0; half < 2; ++half) {
+        const Ints codes = to_ints(mul(load(values + half * lanes), inverse));
+        store_as_bytes(out.codes + block * tile_rows * block_columns + half * lanes, codes);
+        sums[half] = horizontal_sum(codes);
+        out.sums16[2 * block + half] = static_cast<int16_t>(sums[half]);
     }
-    const float top = horizontal_max(largest);
-    *scale = top / 127.0F;
-    const Floats inverse = broadcast(top > 0.0F ? 127.0F / top : 0.0F);
-    for (size_t group = 0; group < superblock_columns / lanes; ++group) {
-        int32_t sum = 0;
-        if (group * lanes < count) {
-            const Ints code = to_ints(mul(load(values + group * lanes), inverse));
-            store_as_bytes(codes + group / 2 * tile_rows * block_columns + group % 2 * lanes, code);
-            sum = horizontal_sum(code);
+    out.sums32[block] = static_cast<int16_t>(sums[0] + sums[1]);
+    out.scales[block] = scale;
+}
+
+// `blocks` times 32 values, multiplied by `factor` and, where there is one, by `weight`.
+QUERN_INLINE void quantise_superblock(const float* x, const float* weight, float factor, size_t blocks,
+                                      Granularity granularity, const Quantised& out) {
+    alignas(64) float values[superblock_columns];
+    float largest[superblock_blocks];
+    float top = 0.0F;
+    for (size_t b = 0; b < blocks; ++b) {
+        Floats magnitude = zero();
+        for (size_t i = b * block_columns; i < (b + 1) * block_columns; i += lanes) {
+            Floats value = mul(load(x + i), broadcast(factor));
+            if (weight) value = mul(value, load(weight + i));
+            store(values + i, value);
+            magnitude = max(magnitude, absolute(value));
         }
-        sums16[group] = static_cast<int16_t>(sum);
-        sums32[group / 2] = static_cast<int16_t>(group % 2 == 0 ? sum : sums32[group / 2] + sum);
+        largest[b] = horizontal_max(magnitude);
+        top = __builtin_fmaxf(top, largest[b]);
+    }
+    for (size_t b = 0; b < superblock_blocks; ++b) {
+        if (b < blocks) {
+            const float magnitude = granularity == Granularity::coarse ? top : largest[b];
+            quantise_block(values + b * block_columns, magnitude / 127.0F, b, out);
+        } else {
+            out.sums16[2 * b] = out.sums16[2 * b + 1] = out.sums32[b] = 0;
+            out.scales[b] = 0.0F;
+        }
     }
 }
 
-QUERN_INLINE void quantise_row(const float* x, const float* weight, float factor, size_t columns, size_t row,
-                               uint8_t* tile) {
+QUERN_INLINE void quantise_row(const float* x, const float* weight, float factor, size_t columns,
+                               Granularity granularity, size_t row, uint8_t* tile) {
     const TileLayout layout{columns};
     for (size_t s = 0; s < layout.superblocks(); ++s) {
-        const size_t begin = s * superblock_columns;
+        const size_t begin = s * superblock_columns, place = s * tile_rows + row;
         const size_t count = columns - begin < superblock_columns ? columns - begin : superblock_columns;
-        quantise_superblock(
-            x + begin, weight ? weight + begin : nullptr, factor, count,
-            reinterpret_cast<int8_t*>(tile) + begin * tile_rows + row * block_columns,
-            reinterpret_cast<float*>(tile + layout.scales()) + s * tile_rows + row,
-            reinterpret_cast<int16_t*>(tile + layout.sums16()) + (s * tile_rows + row) * 16,
-            reinterpret_cast<int16_t*>(tile + layout.sums32()) + (s * tile_rows + row) * 8);
+        const Quantised out{reinterpret_cast<int8_t*>(tile) + begin * tile_rows + row * block_columns,
+                            reinterpret_cast<float*>(tile + layout.scales()) + place * superblock_blocks,
+                            reinterpret_cast<int16_t*>(tile + layout.sums16()) + place * 16,
+                            reinterpret_cast<int16_t*>(tile + layout.sums32()) + place * 8};
+        quantise_superblock(x + begin, weight ? weight + begin : nullptr, factor, count / block_columns, granularity,
+                            out);
     }
 }
 
-void quantise(const float* x, size_t stride, size_t rows, size_t columns, size_t tile, uint8_t* tiles) {
-    uint8_t* out = tiles + tile * TileLayout{columns}.bytes();
-    for (size_t row = 0; row < tile_rows && tile * tile_rows + row < rows; ++row) {
-        quantise_row(x + (tile * tile_rows + row) * stride, nullptr, 1.0F, columns, row, out);
+void quantise(const RowsView& x, Granularity granularity, size_t tile, uint8_t* tiles) {
+    uint8_t* out = tiles + tile * TileLayout{x.columns}.bytes();
+    for (size_t row = tile * tile_rows; row < (tile + 1) * tile_rows && row < x.rows; ++row) {
+        quantise_row(x.data + row * x.columns, nullptr, 1.0F, x.columns, granularity, row % tile_rows, out);
     }
 }
 
-void normalise(const float* x, size_t stride, size_t rows, size_t columns, const float* weight, float epsilon,
-               size_t tile, uint8_t* tiles) {
-    uint8_t* out = tiles + tile * TileLayout{columns}.bytes();
-    for (size_t row = 0; row < tile_rows && tile * tile_rows + row < rows; ++row) {
-        const float* from = x + (tile * tile_rows + row) * stride;
-        quantise_row(from, weight, inverse_rms(from, columns, epsilon), columns, row, out);
+void normalise(const RowsView& x, const float* weight, float epsilon, Granularity granularity, size_t tile,
+               uint8_t* tiles) {
+    uint8_t* out = tiles + tile * TileLayout{x.columns}.bytes();
+    for (size_t row = tile * tile_rows; row < (tile + 1) * tile_rows && row < x.rows; ++row) {
+        const float* from = x.data + row * x.columns;
+        quantise_row(from, weight, inverse_rms(from, x.columns, epsilon), x.columns, granularity, row % tile_rows, out);
     }
 }
 

@@ -45,6 +45,10 @@ QUERN_INLINE Floats divide(Floats a, Floats b) {
 QUERN_INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
     return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
 }
+// c - a * b
+QUERN_INLINE Floats multiply_subtract(Floats a, Floats b, Floats c) {
+    return {_mm256_fnmadd_ps(a.low, b.low, c.low), _mm256_fnmadd_ps(a.high, b.high, c.high)};
+}
 QUERN_INLINE Floats max(Floats a, Floats b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
 QUERN_INLINE Floats min(Floats a, Floats b) { return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)}; }
 QUERN_INLINE Floats absolute(Floats a) {
@@ -172,9 +176,13 @@ template <bool eight_bits> QUERN_INLINE __m256i dot_256(__m256i sum, __m256i wei
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(weights, values), ones));
 #endif
 }
-template <bool eight_bits> QUERN_INLINE Ints dot_quads(Ints sum, Quads weights, const int8_t* quad) {
-    const __m256i values = _mm256_set1_epi32(word_at(quad));
-    return {dot_256<eight_bits>(sum.low, weights.low, values), dot_256<eight_bits>(sum.high, weights.high, values)};
+QUERN_INLINE Quads broadcast_quad(const int8_t* quad) {
+    const __m256i word = _mm256_set1_epi32(word_at(quad));
+    return {word, word};
+}
+template <bool eight_bits> QUERN_INLINE Ints dot_quads(Ints sum, Quads weights, Quads values) {
+    return {dot_256<eight_bits>(sum.low, weights.low, values.low),
+            dot_256<eight_bits>(sum.high, weights.high, values.high)};
 }
 
 QUERN_INLINE HalfPairs load_half_pairs(const uint16_t* p) { return {load_256(p), load_256(p + 16)}; }

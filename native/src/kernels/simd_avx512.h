@@ -34,6 +34,8 @@ QUERN_INLINE Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
 QUERN_INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 QUERN_INLINE Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
 QUERN_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+// c - a * b
+QUERN_INLINE Floats multiply_subtract(Floats a, Floats b, Floats c) { return _mm512_fnmadd_ps(a, b, c); }
 QUERN_INLINE Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 QUERN_INLINE Floats min(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 QUERN_INLINE Floats absolute(Floats a) { return _mm512_abs_ps(a); }
@@ -105,8 +107,9 @@ QUERN_INLINE Quads look_up(const uint8_t* table16, Quads codes) {
     const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table16));
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), codes);
 }
-template <bool eight_bits> QUERN_INLINE Ints dot_quads(Ints sum, Quads weights, const int8_t* quad) {
-    return _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(word_at(quad)));
+QUERN_INLINE Quads broadcast_quad(const int8_t* quad) { return _mm512_set1_epi32(word_at(quad)); }
+template <bool eight_bits> QUERN_INLINE Ints dot_quads(Ints sum, Quads weights, Quads values) {
+    return _mm512_dpbusd_epi32(sum, weights, values);
 }
 
 // Bfloat16 pairs: the dot product of 16 pairs with one broadcast pair, added to 16 floats.

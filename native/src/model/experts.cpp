@@ -20,7 +20,7 @@ void copy_row(const uint8_t* from_tiles, size_t from_row, uint8_t* to_tiles, siz
         }
     };
     copy(layout.codes(), columns / block_columns, block_columns);
-    copy(layout.scales(), layout.superblocks(), sizeof(float));
+    copy(layout.scales(), layout.superblocks(), superblock_blocks * sizeof(float));
     copy(layout.sums16(), layout.superblocks(), 16 * sizeof(int16_t));
     copy(layout.sums32(), layout.superblocks(), 8 * sizeof(int16_t));
 }
@@ -109,11 +109,12 @@ void Experts::add(const Compute& compute, const LayerWeights& layer, const float
         compute.kernels.multiply(expert.gate.view(), in, first, last, {out, inner, Epilogue::store});
         compute.kernels.multiply(expert.up.view(), in, first, last, {out, inner, Epilogue::silu_mul});
     });
+    const Granularity granularity = granularity_for({layer.experts[0].down.view()});
     compute.pool.run(groups.size(), [&](size_t g) {
         const Group& group = groups[g];
         for (size_t tile = 0; tile < tiles_of(group.places.size()); ++tile) {
-            compute.kernels.quantise(gated + group.first_tile * tile_rows * inner, inner, group.places.size(), inner,
-                                     tile, quantised_inner + group.first_tile * inner_bytes);
+            const RowsView in{gated + group.first_tile * tile_rows * inner, group.places.size(), inner};
+            compute.kernels.quantise(in, granularity, tile, quantised_inner + group.first_tile * inner_bytes);
         }
     });
     const size_t down_panels = layer.experts[0].down.view().panels(), down_step = std::min<size_t>(down_panels, 16);

@@ -35,10 +35,11 @@ void Forward::attention(const LayerWeights& layer, size_t index, const Batch& ba
     const size_t rows = batch.rows.size(), hidden = config_.hidden;
     const size_t query = config_.heads * config_.head_dim, key = config_.kv_heads * config_.head_dim;
     const size_t width = query + 2 * key;
+    Granularity granularity = granularity_for({layer.query.view(), layer.key.view(), layer.value.view()});
     uint8_t* tiles = quantised_.resize(rows, hidden);
     for_each_tile(compute_, rows, [&](size_t tile) {
-        compute_.kernels.normalise(hidden_.data(), hidden, rows, hidden, layer.attention_norm.data(),
-                                   config_.norm_epsilon, tile, tiles);
+        compute_.kernels.normalise({hidden_.data(), rows, hidden}, layer.attention_norm.data(), config_.norm_epsilon,
+                                   granularity, tile, tiles);
     });
     const auto bias = [](const std::vector<float>& values) { return values.empty() ? nullptr : values.data(); };
     float* projected = projected_.need(rows * width);
@@ -48,9 +49,10 @@ void Forward::attention(const LayerWeights& layer, size_t index, const Batch& ba
                   {layer.value.view(), {projected + query + key, width, Epilogue::store, bias(layer.value_bias)}}});
     prepare_queries_and_cache(layer, index, batch);
     attend(index, batch);
+    granularity = granularity_for({layer.attention_output.view()});
     tiles = quantised_.resize(rows, query);
     for_each_tile(compute_, rows, [&](size_t tile) {
-        compute_.kernels.quantise(attended_.data(), query, rows, query, tile, tiles);
+        compute_.kernels.quantise({attended_.data(), rows, query}, granularity, tile, tiles);
     });
     multiply_all(compute_, quantised_.view(), {{layer.attention_output.view(), {hidden_.data(), hidden, Epilogue::add}}});
 }
@@ -108,10 +110,12 @@ void Forward::attend(size_t index, const Batch& batch) {
 
 void Forward::feed_forward(const LayerWeights& layer, const Batch& batch) {
     const size_t rows = batch.rows.size(), hidden = config_.hidden;
+    const ExpertWeights& ffn = config_.has_experts() ? layer.experts[0] : layer.dense;
+    Granularity granularity = granularity_for({ffn.gate.view(), ffn.up.view()});
     uint8_t* tiles = quantised_.resize(rows, hidden);
     for_each_tile(compute_, rows, [&](size_t tile) {
-        compute_.kernels.normalise(hidden_.data(), hidden, rows, hidden, layer.ffn_norm.data(), config_.norm_epsilon,
-                                   tile, tiles);
+        compute_.kernels.normalise({hidden_.data(), rows, hidden}, layer.ffn_norm.data(), config_.norm_epsilon,
+                                   granularity, tile, tiles);
     });
     if (config_.has_experts()) {
         float* normalised = normalised_.need(rows * hidden);
@@ -122,13 +126,14 @@ void Forward::feed_forward(const LayerWeights& layer, const Batch& batch) {
         });
         return experts_.add(compute_, layer, normalised, quantised_, rows, hidden_.data());
     }
-    const size_t ffn = config_.ffn;
-    float* gated = gated_.need(rows * ffn);
-    multiply_gated(compute_, quantised_.view(), layer.dense.gate.view(), layer.dense.up.view(), gated);
-    tiles = quantised_.resize(rows, ffn);
-    for_each_tile(compute_, rows,
-                  [&](size_t tile) { compute_.kernels.quantise(gated, ffn, rows, ffn, tile, tiles); });
-    multiply_all(compute_, quantised_.view(), {{layer.dense.down.view(), {hidden_.data(), hidden, Epilogue::add}}});
+    float* gated = gated_.need(rows * config_.ffn);
+    multiply_gated(compute_, quantised_.view(), ffn.gate.view(), ffn.up.view(), gated);
+    granularity = granularity_for({ffn.down.view()});
+    tiles = quantised_.resize(rows, config_.ffn);
+    for_each_tile(compute_, rows, [&](size_t tile) {
+        compute_.kernels.quantise({gated, rows, config_.ffn}, granularity, tile, tiles);
+    });
+    multiply_all(compute_, quantised_.view(), {{ffn.down.view(), {hidden_.data(), hidden, Epilogue::add}}});
 }
 
 const float* Forward::head(const Batch& batch) {
@@ -140,8 +145,8 @@ const float* Forward::head(const Batch& batch) {
     }
     uint8_t* tiles = quantised_.resize(rows, hidden);
     for_each_tile(compute_, rows, [&](size_t tile) {
-        compute_.kernels.normalise(wanted, hidden, rows, hidden, weights_.output_norm.data(), config_.norm_epsilon,
-                                   tile, tiles);
+        compute_.kernels.normalise({wanted, rows, hidden}, weights_.output_norm.data(), config_.norm_epsilon,
+                                   granularity_for({weights_.head(config_).view()}), tile, tiles);
     });
     float* logits = logits_.need(rows * config_.vocabulary);
     multiply_all(compute_, quantised_.view(),

@@ -59,6 +59,14 @@ struct Multiplication {
 // Few rows are quantised faster than a second thread takes notice.
 inline constexpr size_t rows_worth_sharing = 2 * tile_rows;
 
+// Fine, unless one of the matrices that read the rows needs coarse scales.
+inline Granularity granularity_for(std::initializer_list<WeightView> readers) {
+    for (const WeightView& weights : readers) {
+        if (granularity_for(weights.format) == Granularity::coarse) return Granularity::coarse;
+    }
+    return Granularity::fine;
+}
+
 template <class F>
 void for_each_tile(const Compute& compute, size_t rows, const F& f) {
     const size_t tiles = (rows + tile_rows - 1) / tile_rows;
