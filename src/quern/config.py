@@ -130,7 +130,7 @@ class EngineSettings(_Frozen):
         ge=32,
         description=(
             "Most prompt tokens per engine step: small keeps running streams' pace, large prefills. If unset 64 with "
-            "`cpu`, which takes 8 times as many while nothing streams, and 128 with `llamacpp`."
+            "`cpu`, which takes twice as many while nothing streams, and 128 with `llamacpp`."
         ),
     )
     kv_type: KvType = Field(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from quern.engine.cpu.sequence import Part, Sequence
 
-ALONE = 8
+ALONE = 2
 
 
 @dataclass(frozen=True, slots=True)
