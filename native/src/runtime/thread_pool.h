@@ -11,7 +11,7 @@ namespace quern {
 
 // `run` is called by one thread at a time, which takes part. The others spin for some tens of microseconds after a
 // piece of work, because within a step the next one comes at once, and then sleep: the server's event loop needs the
-// same cores.
+// same cores. `run` waits only for threads that have begun to help: one whose core is taken away costs its help, no more.
 class ThreadPool {
 public:
     explicit ThreadPool(size_t threads);
@@ -40,12 +40,13 @@ private:
 
     void share(const Job& job);
     void work(const Job& job);
+    bool join(uint32_t gate);
     void worker();
 
     Job job_{};
-    alignas(64) std::atomic<uint32_t> epoch_{0};  // counts jobs; the workers wait for it to change
+    // Which job it is, whether helpers may still join, and how many have; see thread_pool.cpp.
+    alignas(64) std::atomic<uint32_t> gate_{0};
     alignas(64) std::atomic<size_t> next_{0};
-    alignas(64) std::atomic<size_t> busy_{0};  // workers that have not finished the current job
     std::atomic<bool> stopping_{false};
     std::vector<std::jthread> workers_;
 };
