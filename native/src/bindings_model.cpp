@@ -41,33 +41,27 @@ void construct(Model* place, const std::string& path, size_t threads, size_t kv_
     new (place) Model(path, options, report);
 }
 
-// Samplers stay owned by Python: the caller holds the items while a step runs.
-std::vector<Item> copied(const std::vector<const Item*>& items) {
-    std::vector<Item> copies;
-    for (const Item* item : items) copies.push_back(*item);
-    return copies;
-}
-
-std::vector<std::vector<Sampled>> forward(Model& model, const std::vector<const Item*>& items) {
+// Items are copied while the GIL is held; their samplers stay owned by Python, whose caller holds the items meanwhile.
+std::vector<std::vector<Sampled>> forward(Model& model, std::vector<Item> items) {
     const nb::gil_scoped_release released;
-    return model.forward(copied(items));
+    return model.forward(std::move(items));
 }
 
-nb::list logits(Model& model, const std::vector<const Item*>& items) {
+nb::list logits(Model& model, const std::vector<Item>& items) {
     const size_t vocabulary = model.config().vocabulary;
     const float* values = nullptr;
     {
         const nb::gil_scoped_release released;
-        values = model.logits(copied(items));
+        values = model.logits(items);
     }
     nb::list arrays;
-    for (const Item* item : items) {
-        const size_t count = item->samples * vocabulary;
+    for (const Item& item : items) {
+        const size_t count = item.samples * vocabulary;
         auto copy = std::make_unique<float[]>(count);
         std::copy(values, values + count, copy.get());
         values += count;
         nb::capsule owner(copy.get(), [](void* p) noexcept { delete[] static_cast<float*>(p); });
-        const size_t shape[2] = {item->samples, vocabulary};
+        const size_t shape[2] = {item.samples, vocabulary};
         arrays.append(nb::ndarray<nb::numpy, float>(copy.release(), 2, shape, owner));
     }
     return arrays;

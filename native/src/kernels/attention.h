@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernels/kernels.h"
+#include "kernels/rows.h"
 
 // Attention over a paged KV cache with a running softmax (FlashAttention's recurrence, block by block). Included once
 // per instruction set.
@@ -66,7 +66,7 @@ QUERN_INLINE void score(Floats (*scores)[2], const uint16_t* const* queries, con
 }
 
 // Turns scores into weights relative to the row's largest score so far and returns what to scale the past with.
-QUERN_INLINE float soften(Floats* scores, size_t visible, float& largest, float& sum) {
+QUERN_INLINE float update_softmax(Floats* scores, size_t visible, float& largest, float& sum) {
     alignas(64) static constexpr float index[2 * lanes] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10,
                                                            11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
                                                            22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
@@ -76,7 +76,8 @@ QUERN_INLINE float soften(Floats* scores, size_t visible, float& largest, float&
             scores[half] = keep_below(load(index + half * lanes), limit, scores[half], -1e30F);
         }
     }
-    const float highest = __builtin_fmaxf(largest, horizontal_max(max(scores[0], scores[1])));
+    const float here = horizontal_max(max(scores[0], scores[1]));
+    const float highest = here > largest ? here : largest;
     const float correction = largest == highest ? 1.0F : first_lane(exponential(broadcast(largest - highest)));
     const Floats shift_by = broadcast(highest);
     scores[0] = exponential(sub(scores[0], shift_by));
@@ -94,7 +95,7 @@ QUERN_INLINE float soften(Floats* scores, size_t visible, float& largest, float&
 
 // output[r] = output[r] * correction[r] + weights[r] . values
 template <size_t rows>
-QUERN_INLINE void gather(float (*output)[largest_dim], const float* corrections, uint16_t (*weights)[block_tokens],
+QUERN_INLINE void accumulate_values(float (*output)[largest_dim], const float* corrections, uint16_t (*weights)[block_tokens],
                          const KvBlock& block, size_t dim) {
     for (size_t i = 0; i < dim; i += 2 * lanes) {
         Floats sums[rows][2];
@@ -140,14 +141,14 @@ void attend_block(const AttentionTask& task, const KvBlock& block, size_t first_
         const size_t row = first_row + r;
         const size_t seen = task.position + row / task.group + 1;
         const size_t visible = seen <= first_key ? 0 : seen - first_key;
-        corrections[r] = visible == 0 ? 1.0F : soften(scores[r], visible, running.largest[row], running.sum[row]);
+        corrections[r] = visible == 0 ? 1.0F : update_softmax(scores[r], visible, running.largest[row], running.sum[row]);
         for (size_t half = 0; half < 2; ++half) {
             Floats weight = visible == 0 ? zero() : scores[r][half];
             if (block.value_scales) weight = mul(weight, load(block.value_scales + half * lanes));
             store_as_bfloat16(weights[r] + half * lanes, weight);
         }
     }
-    gather<rows>(running.output + first_row, corrections, weights, block, dim);
+    accumulate_values<rows>(running.output + first_row, corrections, weights, block, dim);
 }
 
 template <size_t rows = group_rows>

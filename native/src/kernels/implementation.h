@@ -1,11 +1,9 @@
 #pragma once
 
-#include <utility>
-
-#include "kernels/kernels.h"
-#include "kernels/rows.h"
-#include "kernels/matmul.h"
 #include "kernels/attention.h"
+#include "kernels/kernels.h"
+#include "kernels/matmul.h"
+#include "kernels/rows.h"
 
 namespace quern::QUERN_ISA {
 

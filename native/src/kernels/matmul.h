@@ -12,7 +12,7 @@ template <WeightFormat format, size_t first = 0, size_t last = 8>
 QUERN_INLINE Ints dot(Ints sum, const Block& block, const int8_t* row) {
 #pragma GCC unroll 8
     for (size_t i = first; i < last; ++i) {
-        sum = dot_quads<code_bits(format) == 8>(sum, block.quads[i], broadcast_quad(row + 4 * i));
+        sum = dot_quads<has_wide_codes(format)>(sum, block.quads[i], broadcast_quad(row + 4 * i));
     }
     return sum;
 }

@@ -1,6 +1,8 @@
 #pragma once
 
-#include "kernels/kernels.h"
+#include <utility>
+
+#include "kernels/rows.h"
 
 // What the matrix multiplications read and write: packed codes, quantised rows, outputs. Included once per instruction
 // set.
@@ -73,6 +75,11 @@ QUERN_INLINE Tile tile_at(const TilesView& a, size_t row, size_t superblock) {
             reinterpret_cast<const float*>(tile + layout.scales()) + s * superblock_blocks,
             reinterpret_cast<const int16_t*>(tile + layout.sums16()) + s * 16,
             reinterpret_cast<const int16_t*>(tile + layout.sums32()) + s * 8};
+}
+
+// Whether unpacked codes need all eight bits, as IQ4_NL's do after the table.
+constexpr bool has_wide_codes(WeightFormat format) {
+    return format == WeightFormat::s8 || format == WeightFormat::n4;
 }
 
 constexpr bool is_affine(WeightFormat format) { return format == WeightFormat::a4 || format == WeightFormat::a5; }

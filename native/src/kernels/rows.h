@@ -95,27 +95,32 @@ QUERN_INLINE void quantise_block(const float* values, float scale, size_t block,
     out.scales[block] = scale;
 }
 
-// `blocks` times 32 values, multiplied by `factor` and, where there is one, by `weight`.
+// `blocks` times 32 values, multiplied by `factor` and, where there is one, by `weight`. If one of them is infinite or not
+// a number, the scales are not a number, and so is everything computed from the row: sampling then refuses it.
 QUERN_INLINE void quantise_superblock(const float* x, const float* weight, float factor, size_t blocks,
                                       Granularity granularity, const Quantised& out) {
     alignas(64) float values[superblock_columns];
     float largest[superblock_blocks];
     float top = 0.0F;
+    // Maximums pass over what is no number; zero times such a value is none either.
+    Floats poison = zero();
     for (size_t b = 0; b < blocks; ++b) {
         Floats magnitude = zero();
         for (size_t i = b * block_columns; i < (b + 1) * block_columns; i += lanes) {
             Floats value = mul(load(x + i), broadcast(factor));
             if (weight) value = mul(value, load(weight + i));
             store(values + i, value);
+            poison = multiply_add(value, zero(), poison);
             magnitude = max(magnitude, absolute(value));
         }
         largest[b] = horizontal_max(magnitude);
-        top = __builtin_fmaxf(top, largest[b]);
+        top = largest[b] > top ? largest[b] : top;
     }
+    const float not_a_number = horizontal_sum(poison);
     for (size_t b = 0; b < superblock_blocks; ++b) {
         if (b < blocks) {
             const float magnitude = granularity == Granularity::coarse ? top : largest[b];
-            quantise_block(values + b * block_columns, magnitude / 127.0F, b, out);
+            quantise_block(values + b * block_columns, magnitude / 127.0F + not_a_number, b, out);
         } else {
             out.sums16[2 * b] = out.sums16[2 * b + 1] = out.sums32[b] = 0;
             out.scales[b] = 0.0F;

@@ -1,6 +1,7 @@
 #include "model/batch.h"
 
 #include <algorithm>
+#include <set>
 #include <stdexcept>
 #include <string>
 
@@ -41,9 +42,13 @@ void check(const Item& item, size_t index, size_t vocabulary, size_t blocks) {
 }  // namespace
 
 Batch::Batch(std::vector<Item> all, size_t vocabulary, size_t blocks, bool all_give_logits) : items(std::move(all)) {
+    if (items.empty()) throw std::invalid_argument("A batch has at least one item.");
+    std::set<const Sampler*> samplers;
     for (size_t i = 0; i < items.size(); ++i) {
         const Item& item = items[i];
         check(item, i, vocabulary, blocks);
+        // Items draw at the same time.
+        if (item.sampler && !samplers.insert(item.sampler).second) refuse(i, "has the sampler of another item.");
         for (size_t t = 0; t < item.tokens.size(); ++t) rows.push_back({item.tokens[t], item.position + t, i});
         logit_starts.push_back(logit_rows.size());
         if (item.sampler || all_give_logits) {

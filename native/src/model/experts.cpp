@@ -30,8 +30,7 @@ size_t tiles_of(size_t rows) { return (rows + tile_rows - 1) / tile_rows; }
 }  // namespace
 
 // Softmax over all experts, the best `experts_used`, and their shares made to sum to 1 where the model says so.
-void Experts::choose(const float* scores, Choice* out) const {
-    std::vector<Choice> all(config_.experts);
+void Experts::choose(const float* scores, Choice* all, Choice* out) const {
     const float largest = *std::max_element(scores, scores + config_.experts);
     float sum = 0.0F;
     for (uint32_t e = 0; e < config_.experts; ++e) {
@@ -41,7 +40,7 @@ void Experts::choose(const float* scores, Choice* out) const {
     const auto better = [](const Choice& a, const Choice& b) {
         return a.weight != b.weight ? a.weight > b.weight : a.expert < b.expert;
     };
-    std::partial_sort(all.begin(), all.begin() + config_.experts_used, all.end(), better);
+    std::partial_sort(all, all + config_.experts_used, all + config_.experts, better);
     float kept = 0.0F;
     for (uint32_t i = 0; i < config_.experts_used; ++i) kept += all[i].weight;
     const float divisor = config_.normalize_expert_weights ? kept : sum;
@@ -51,13 +50,14 @@ void Experts::choose(const float* scores, Choice* out) const {
 void Experts::route(const Compute& compute, const LayerWeights& layer, const float* normalised, size_t rows) {
     const size_t experts = config_.experts, hidden = config_.hidden;
     float* scores = scores_.need(rows * experts);
+    Choice* candidates = candidates_.need(rows * experts);
     choices_.resize(rows * config_.experts_used);
     compute.pool.run(rows, [&](size_t row) {
         for (size_t e = 0; e < experts; ++e) {
             scores[row * experts + e] =
                 compute.kernels.dot(normalised + row * hidden, layer.router.data() + e * hidden, hidden);
         }
-        choose(scores + row * experts, choices_.data() + row * config_.experts_used);
+        choose(scores + row * experts, candidates + row * experts, choices_.data() + row * config_.experts_used);
     });
 }
 

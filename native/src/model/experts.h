@@ -32,13 +32,14 @@ private:
     };
 
     void route(const Compute& compute, const LayerWeights& layer, const float* normalised, size_t rows);
-    void choose(const float* scores, Choice* out) const;
+    void choose(const float* scores, Choice* candidates, Choice* out) const;
     std::vector<Group> group(size_t rows) const;
     void gather(const TilesView& from, const Group& group, uint8_t* tiles) const;
 
     const ModelConfig& config_;
     std::vector<Choice> choices_;  // [rows][experts_used]
     Scratch<float> scores_;        // [rows][experts]
+    Scratch<Choice> candidates_;   // [rows][experts]
     Scratch<uint8_t> gathered_;    // tiles of the groups' rows
     Scratch<float> gated_;         // [tiles * 8][expert_ffn]
     Scratch<uint8_t> quantised_;   // the same as tiles

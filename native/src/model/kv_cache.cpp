@@ -14,8 +14,9 @@ size_t key_place(size_t slot, size_t i, size_t dim) {
 }
 size_t value_place(size_t slot, size_t i, size_t dim) { return slot / 2 * 2 * dim + i * 2 + slot % 2; }
 
-// A block is reused by other sequences, which multiply what is left in its unused slots by zero: that must give zero.
-float finite(float x) { return std::isfinite(x) ? x : 0.0F; }
+// A block is reused by other sequences, which multiply what is left in its unused slots by zero: that must give zero, so
+// nothing infinite is stored, not by rounding to bfloat16 either.
+float finite(float x) { return std::fabs(x) <= 3e38F ? x : 0.0F; }
 
 float inverse_scale(const float* x, size_t dim, float& scale) {
     float largest = 0.0F;

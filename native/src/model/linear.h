@@ -23,7 +23,10 @@ template <class T>
 class Scratch {
 public:
     T* need(size_t count) {
-        if (count * sizeof(T) > buffer_.bytes()) buffer_ = Buffer(count * sizeof(T), false);
+        if (count * sizeof(T) > buffer_.bytes()) {
+            buffer_ = Buffer();
+            buffer_ = Buffer(count * sizeof(T), false);
+        }
         return data();
     }
     T* data() { return reinterpret_cast<T*>(buffer_.data()); }

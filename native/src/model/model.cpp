@@ -22,6 +22,11 @@ ModelFile open_checked(const std::string& path) {
         throw FileError(path + ": its attention heads have " + std::to_string(file.config.head_dim) +
                         " values, and Quern's kernels need a multiple of 32. Use the llamacpp engine for this model.");
     }
+    if (file.config.heads / file.config.kv_heads > query_tile_rows) {
+        throw FileError(path + ": " + std::to_string(file.config.heads / file.config.kv_heads) +
+                        " of its attention heads share a KV head, and Quern's kernels take at most " +
+                        std::to_string(query_tile_rows) + ". Use the llamacpp engine for this model.");
+    }
     return file;
 }
 
@@ -50,18 +55,15 @@ std::vector<std::vector<Sampled>> Model::forward(std::vector<Item> items) {
     const Batch batch(std::move(items), config_.vocabulary, cache_.blocks(), false);
     const float* logits = forward_.run(batch);
     std::vector<std::vector<Sampled>> tokens(batch.items.size());
-    std::vector<std::exception_ptr> errors(batch.items.size());
     pool_.run(batch.items.size(), [&](size_t i) {
         if (!batch.items[i].sampler) return;
         try {
             tokens[i] = sample(batch.items[i], logits + batch.logit_starts[i] * config_.vocabulary);
-        } catch (...) {
-            errors[i] = std::current_exception();
+        } catch (const std::exception&) {
+            // Nothing could be drawn. The other items' tokens must not be lost for it, so this list stays empty.
+            tokens[i].clear();
         }
     });
-    for (const std::exception_ptr& error : errors) {
-        if (error) std::rethrow_exception(error);
-    }
     return tokens;
 }
 

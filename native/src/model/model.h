@@ -1,7 +1,6 @@
 // A loaded model: weights, KV cache, and the step that uses them.
 #pragma once
 
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -27,7 +26,8 @@ public:
     const Kernels& kernels() const { return kernels_; }
     size_t weight_bytes() const { return weights_.bytes(); }
 
-    // One token list per item, see Item. Throws std::invalid_argument before anything is computed.
+    // One token list per item, see Item; empty where its logits allow no draw. Throws std::invalid_argument before
+    // anything is computed.
     std::vector<std::vector<Sampled>> forward(std::vector<Item> items);
 
     // logits[sum of the items' samples][vocabulary], valid until the next call.

@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "formats/file_error.h"
+
 namespace quern {
 namespace {
 
@@ -14,6 +16,15 @@ ExpertWeights load_expert(Loader& loader, const ModelFile& file, const std::stri
     const std::string suffix = std::string(".").append(std::to_string(expert)).append(".weight");
     return {loader.matrix(prefix + "ffn_gate" + suffix), loader.matrix(prefix + "ffn_up" + suffix),
             loader.matrix(prefix + "ffn_down" + suffix)};
+}
+
+// The experts of a layer read the same quantised rows.
+void check_alike(const ModelFile& file, const std::string& prefix, const ExpertWeights& a, const ExpertWeights& b) {
+    if (a.gate.view().format != b.gate.view().format || a.up.view().format != b.up.view().format ||
+        a.down.view().format != b.down.view().format) {
+        throw FileError(file.path + ": the experts of " + prefix + " are quantised in different ways, which Quern's " +
+                        "kernels don't take. Use the llamacpp engine for this model.");
+    }
 }
 
 LayerWeights load_layer(Loader& loader, const ModelFile& file, size_t index) {
@@ -38,6 +49,7 @@ LayerWeights load_layer(Loader& loader, const ModelFile& file, size_t index) {
     if (config.has_experts()) {
         layer.router = loader.floats(prefix + "ffn_gate_inp.weight");
         for (size_t e = 0; e < config.experts; ++e) layer.experts.push_back(load_expert(loader, file, prefix, e));
+        for (const ExpertWeights& expert : layer.experts) check_alike(file, prefix, layer.experts[0], expert);
     } else {
         layer.dense = {loader.matrix(prefix + "ffn_gate.weight"), loader.matrix(prefix + "ffn_up.weight"),
                        loader.matrix(prefix + "ffn_down.weight")};

@@ -19,10 +19,17 @@ uint32_t job_number(uint32_t gate) { return gate / one_job; }
 }  // namespace
 
 ThreadPool::ThreadPool(size_t threads) {
-    for (size_t i = 1; i < threads; ++i) workers_.emplace_back([this] { worker(); });
+    try {
+        for (size_t i = 1; i < threads; ++i) workers_.emplace_back([this] { worker(); });
+    } catch (...) {
+        stop();
+        throw;
+    }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
     stopping_ = true;
     gate_.fetch_add(one_job);
     gate_.notify_all();

@@ -14,7 +14,7 @@ namespace quern {
 // same cores. `run` waits only for threads that have begun to help: one whose core is taken away costs its help, no more.
 class ThreadPool {
 public:
-    explicit ThreadPool(size_t threads);
+    explicit ThreadPool(size_t threads);  // throws std::system_error where the system gives no thread
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
@@ -38,6 +38,7 @@ private:
         size_t count;
     };
 
+    void stop();
     void share(const Job& job);
     void work(const Job& job);
     bool join(uint32_t gate);

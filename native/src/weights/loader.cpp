@@ -52,8 +52,13 @@ void Loader::load(const Job& job, std::vector<std::byte>& scratch) const {
     for (size_t row = 0; row < job.rows; row += panel_rows) {
         const size_t count = std::min(job.rows - row, panel_rows);
         file_.read(*job.tensor, job.offset + row * row_bytes, std::span(scratch).first(count * row_bytes));
-        pack_panel(job.tensor->type, job.format, reinterpret_cast<const uint8_t*>(scratch.data()), row_bytes, count,
-                   job.columns, job.panel + row / panel_rows * panel_bytes(job.format, job.columns));
+        const bool sound =
+            pack_panel(job.tensor->type, job.format, reinterpret_cast<const uint8_t*>(scratch.data()), row_bytes,
+                       count, job.columns, job.panel + row / panel_rows * panel_bytes(job.format, job.columns));
+        if (!sound) {
+            throw FileError(file_.path + ": " + job.tensor->name + " has weights that are infinite or no numbers, so " +
+                            "the file is damaged. Fetch it again.");
+        }
     }
 }
 
@@ -62,16 +67,19 @@ void Loader::run(size_t threads, const LoadProgress& progress) {
     std::atomic<bool> stop{false};
     std::mutex mutex;
     std::condition_variable finished;
-    size_t working = threads;
+    size_t working = 0;
     std::exception_ptr error;
+    const auto stop_for = [&](std::exception_ptr why) {
+        error = std::move(why);
+        stop = true;
+    };
     const auto work = [&] {
         try {
             std::vector<std::byte> scratch;
             for (size_t i; !stop && (i = next.fetch_add(1)) < jobs_.size(); ++done) load(jobs_[i], scratch);
         } catch (...) {
             const std::lock_guard lock(mutex);
-            error = std::current_exception();
-            stop = true;
+            stop_for(std::current_exception());
         }
         const std::lock_guard lock(mutex);
         --working;
@@ -79,9 +87,9 @@ void Loader::run(size_t threads, const LoadProgress& progress) {
     };
     {
         std::vector<std::jthread> workers;
-        for (size_t i = 0; i < threads; ++i) workers.emplace_back(work);
         std::unique_lock lock(mutex);
         try {
+            for (; working < threads; ++working) workers.emplace_back(work);
             while (!finished.wait_for(lock, std::chrono::milliseconds(50), [&] { return working == 0; })) {
                 lock.unlock();
                 progress(static_cast<float>(done) / static_cast<float>(jobs_.size()));
@@ -89,9 +97,9 @@ void Loader::run(size_t threads, const LoadProgress& progress) {
             }
         } catch (...) {
             if (!lock.owns_lock()) lock.lock();
-            error = std::current_exception();
-            stop = true;
+            stop_for(std::current_exception());
         }
+        lock.unlock();
     }
     if (error) std::rethrow_exception(error);
     progress(1.0F);

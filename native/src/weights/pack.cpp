@@ -161,34 +161,44 @@ void quantise_to_4_bits(const float* x, Block& out) {
     }
 }
 
-void read_block(TensorType type, WeightFormat format, const uint8_t* p, Block& out) {
+// Floats to codes; false where one of them is infinite or not a number.
+bool quantise_block(TensorType type, WeightFormat format, const uint8_t* p, Block& out) {
+    float values[block_columns];
+    dequantize(type, reinterpret_cast<const std::byte*>(p), block_columns, values);
+    if (!std::all_of(values, values + block_columns, [](float x) { return std::isfinite(x); })) return false;
+    format == WeightFormat::s8 ? quantise_to_8_bits(values, out) : quantise_to_4_bits(values, out);
+    return true;
+}
+
+bool read_block(TensorType type, WeightFormat format, const uint8_t* p, Block& out) {
     switch (type) {
         case TensorType::Q4_0:
         case TensorType::IQ4_NL:
             out.scale = half_at(p);
-            return read_nibbles(p + 2, out);
+            read_nibbles(p + 2, out);
+            return true;
         case TensorType::Q4_1:
             out.scale = half_at(p);
             out.minimum = half_at(p + 2);
-            return read_nibbles(p + 4, out);
+            read_nibbles(p + 4, out);
+            return true;
         case TensorType::Q5_0:
             out.scale = half_at(p);
             read_nibbles(p + 6, out);
-            return read_fifth_bits(p + 2, out);
+            read_fifth_bits(p + 2, out);
+            return true;
         case TensorType::Q5_1:
             out.scale = half_at(p);
             out.minimum = half_at(p + 2);
             read_nibbles(p + 8, out);
-            return read_fifth_bits(p + 4, out);
+            read_fifth_bits(p + 4, out);
+            return true;
         case TensorType::Q8_0:
             out.scale = half_at(p);
             for (size_t i = 0; i < block_columns; ++i) out.codes[i] = static_cast<uint8_t>(p[2 + i] + 128);
-            return;
-        default: break;
+            return true;
+        default: return quantise_block(type, format, p, out);
     }
-    float values[block_columns];
-    dequantize(type, reinterpret_cast<const std::byte*>(p), block_columns, values);
-    format == WeightFormat::s8 ? quantise_to_8_bits(values, out) : quantise_to_4_bits(values, out);
 }
 
 void put_block(WeightFormat format, const Block& from, size_t output, uint8_t* scales, uint8_t* codes) {
@@ -238,11 +248,12 @@ WeightFormat packed_format(TensorType type, FloatWeights floats) {
     }
 }
 
-void pack_panel(TensorType type, WeightFormat format, const uint8_t* rows_data, size_t row_bytes, size_t rows,
+bool pack_panel(TensorType type, WeightFormat format, const uint8_t* rows_data, size_t row_bytes, size_t rows,
                 size_t columns, uint8_t* panel) {
     uint8_t* codes = panel + panel_scale_bytes(format, columns);
     const size_t elements = scaled_by_superblock(format) ? superblock_columns : block_columns;
     const size_t bytes = row_bytes / (columns / elements);
+    bool sound = true;
     for (size_t output = 0; output < rows; ++output) {
         for (size_t unit = 0; unit < columns / elements; ++unit) {
             const uint8_t* from = rows_data + output * row_bytes + unit * bytes;
@@ -256,11 +267,12 @@ void pack_panel(TensorType type, WeightFormat format, const uint8_t* rows_data, 
                 put_superblock(format, superblock, output, scales_at, codes_at);
             } else {
                 Block block;
-                read_block(type, format, from, block);
+                sound = read_block(type, format, from, block) && sound;
                 put_block(format, block, output, scales_at, codes_at);
             }
         }
     }
+    return sound;
 }
 
 void unpack_row(const WeightView& weights, size_t row, float* out) {

@@ -16,8 +16,8 @@ enum class FloatWeights : uint8_t { q8, q4 };
 WeightFormat packed_format(TensorType type, FloatWeights floats);
 
 // Packs `rows` (at most 16) rows of `columns` values, each row_bytes after the other, into a zeroed panel of
-// panel_bytes(format, columns) bytes.
-void pack_panel(TensorType type, WeightFormat format, const uint8_t* rows_data, size_t row_bytes, size_t rows,
+// panel_bytes(format, columns) bytes. False where a float is infinite or not a number.
+bool pack_panel(TensorType type, WeightFormat format, const uint8_t* rows_data, size_t row_bytes, size_t rows,
                 size_t columns, uint8_t* panel);
 
 // Row `row` of a packed matrix as floats.

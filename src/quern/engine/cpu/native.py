@@ -61,6 +61,9 @@ class NativeModel:
                 f"smaller model, lower engine.kv_tokens, or free some memory."
             )
             raise ModelLoadError(msg) from error
+        except (ValueError, RuntimeError) as error:
+            msg = f"The engine could not load {path} with {options.threads} threads: {error}"
+            raise ModelLoadError(msg) from error
         return cls(model, options.threads)
 
     @property

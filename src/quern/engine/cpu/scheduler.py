@@ -19,6 +19,11 @@ from quern.engine.cpu.sequence import Part, Sequence
 from quern.errors import EngineError, EngineFailed
 from quern.types import FinishReason
 
+NOTHING_TO_DRAW = (
+    "The model's numbers for this answer are no numbers any more, so no token could be drawn and the answer was lost. If it "
+    "happens again, the model file is damaged: fetch it again."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Preempted:
@@ -109,13 +114,16 @@ class Scheduler:
         return Step(self._parts(), notices)
 
     def apply(self, step: Step, drawn: Many[Many[DrawnToken]], now: float) -> list[Notice]:
-        """Take in what a step computed; `drawn` has one list for each part, of a token where it draws one."""
+        """Take in what a step computed; `drawn` has one list for each part, empty where it draws none or can't."""
         notices: list[Notice] = []
         for part, tokens in zip(step.parts, drawn, strict=True):
-            sequence = part.sequence
+            sequence, failed = part.sequence, part.draws and not tokens
             sequence.computed += part.count
             self._publish(sequence)
             notices += _progress(sequence)
+            if failed:
+                self._leave(sequence)
+                notices.append(Notice(sequence.key, EngineFailed(NOTHING_TO_DRAW)))
             for token in tokens:
                 notices += self._take(sequence, token, now)
         return notices

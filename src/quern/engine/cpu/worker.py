@@ -152,7 +152,7 @@ def _submit(model: Model, scheduler: Scheduler, submission: _Submission) -> list
     try:
         _check_prompt(request.prompt, model.spec.vocabulary_size)
         scheduler.submit(submission.key, request, model.sampler(request), submission.arrived)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, its reader must hear of it
         return [Notice(submission.key, EngineFailed(f"This request can't be computed as it is: {error}"))]
     return []
 
