@@ -20,8 +20,8 @@ from quern.errors import EngineError, EngineFailed
 from quern.types import FinishReason
 
 NOTHING_TO_DRAW = (
-    "The model's numbers for this answer are no numbers any more, so no token could be drawn and the answer was lost. If it "
-    "happens again, the model file is damaged: fetch it again."
+    "The model's numbers for this answer are no numbers any more, so no token could be drawn and the answer was lost. "
+    "If it happens again, the model file is damaged: fetch it again."
 )
 
 

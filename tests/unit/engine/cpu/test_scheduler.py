@@ -68,7 +68,7 @@ class Run:
 
 
 def test_one_sequence_from_its_prompt_to_its_end() -> None:
-    run = Run(shared=1)
+    run = Run(shared=4)
     key = run.arrive(request(prompt(20), max_tokens=3))
     assert run.steps(6) == [{1: 8}, {1: 8}, {1: 4}, {1: 1}, {1: 1}, {}]
     first, second, third = answer(prompt(20), 3)
@@ -96,11 +96,25 @@ def test_a_prompt_joins_those_who_write_in_small_chunks() -> None:
 
 
 def test_a_short_prompt_does_not_wait_behind_a_long_one() -> None:
-    run = Run(shared=8)
+    run = Run(shared=32)
     run.arrive(request(prompt(150)))
     assert run.step() == {1: 64}
     run.arrive(request(prompt(10, first=9)))
-    assert run.steps(2) == [{1: 54, 2: 10}, {2: 1, 1: 8}]
+    assert run.steps(2) == [{1: 54, 2: 10}, {2: 1, 1: 32}]
+
+
+def test_a_sequence_for_which_nothing_can_be_drawn_fails_alone() -> None:
+    run = Run()
+    broken, sound = run.arrive(request(prompt(5))), run.arrive(request(prompt(5, first=9)))
+    step = run.scheduler.plan(run.clock)
+    drawn = [
+        [] if part.sequence.key == broken else tokens
+        for part, tokens in zip(step.parts, run.model.forward(step.parts), strict=True)
+    ]
+    run.notices += run.scheduler.apply(step, drawn, run.clock)
+    run.finish()
+    assert [type(news) for news in run.told(broken, EngineFailed)] == [EngineFailed]
+    assert run.ids(sound) == answer(prompt(5, first=9), 4)
 
 
 def test_a_stop_id_is_the_end_and_is_not_told() -> None:
