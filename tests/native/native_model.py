@@ -18,21 +18,9 @@ from .reference import Array, Config, log_softmax
 
 KvType = Literal["bf16", "int8"]
 BLOCK = _native.BLOCK_TOKENS
-AVAILABLE = {
-    "avx512_bf16": ("avx512_bf16", "avx512_vnni", "avx2"),
-    "avx512_vnni": ("avx512_vnni", "avx2"),
-    "avx_vnni": ("avx_vnni", "avx2"),
-    "avx2": ("avx2",),
-    None: (),
-}
-"""The instruction sets that may be forced, by the widest one: AVX-512 does not imply AVX-VNNI."""
-
 INSTRUCTION_SETS = [
     pytest.param(
-        name,
-        marks=pytest.mark.skipif(
-            name not in AVAILABLE[_native.instruction_set()], reason=f"this processor has no {name}"
-        ),
+        name, marks=pytest.mark.skipif(name not in _native.kernel_sets(), reason=f"this processor has no {name}")
     )
     for name in ("avx512_bf16", "avx512_vnni", "avx_vnni", "avx2")
 ]

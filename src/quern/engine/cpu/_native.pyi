@@ -151,6 +151,60 @@ def float_to_half(value: float) -> int:
 def float_to_bfloat16(value: float) -> int:
     """The bits of the nearest bfloat16 number, ties to even."""
 
+# For tests: single kernels. Arrays are NumPy's, C-contiguous; floats are float32. `isa` is one of `kernel_sets()`. All
+# raise ValueError for shapes that don't fit together.
+
+def kernel_sets() -> list[str]:
+    """The instruction sets that this CPU has kernels for, widest first."""
+
+def unpack(weight_type: str, rows: object) -> object:
+    """Weights as the kernels keep them, [outputs, inputs].
+
+    `rows`: uint8 [outputs, bytes of a row], as a GGUF file stores the type. Floats are quantised to 8 bits.
+    """
+
+def quantise(x: object, *, isa: str, coarse: bool = False) -> tuple[object, object]:
+    """The int8 codes [rows, columns] of x and their scales [rows, columns / 32].
+
+    `coarse`: 256 values share a scale.
+    """
+
+def multiply(
+    weight_type: str,
+    weights: object,
+    x: object,
+    *,
+    isa: str,
+    threads: int = 1,
+    coarse: bool = False,
+    bias: object = None,
+    add_to: object = None,
+) -> object:
+    """x [tokens, inputs], quantised, times `weights`, stored as in `unpack`: [tokens, outputs].
+
+    `bias` [outputs] is added, or else the product to `add_to` [tokens, outputs]. Activations get coarse scales where
+    the weight type needs them, or if asked for.
+    """
+
+def multiply_gated(weight_type: str, gate: object, up: object, x: object, *, isa: str, threads: int = 1) -> object:
+    """SwiGLU: silu(x gate^T) * (x up^T)."""
+
+def attend(
+    queries: object,
+    keys: object,
+    values: object,
+    *,
+    blocks: Sequence[int],
+    position: int,
+    isa: str,
+    int8: bool = False,
+) -> object:
+    """Causal attention of one sequence through a KV cache: [tokens, heads, dim].
+
+    Queries are [tokens, heads, dim], of the tokens at `position` and after; keys and values [context, kv_heads, dim],
+    of the tokens from 0 on, are put into `blocks`. They are kept as bfloat16, or `int8` with a scale for each.
+    """
+
 # For benchmarks: what the machine can do, and what one kernel makes of it.
 
 def read_bandwidth(threads: int, bytes: int, seconds: float) -> float:  # noqa: A002
