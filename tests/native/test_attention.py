@@ -94,8 +94,8 @@ def right_and_allowed(sequence: Sequence, *, int8: bool) -> tuple[NDArray[np.flo
     queries = as_bfloat16(sequence.queries * scale).transpose(1, 0, 2)
     keys, values = (kept(part).repeat(group, axis=1).transpose(1, 0, 2) for part in (sequence.keys, sequence.values))
     scores = queries @ keys.transpose(0, 2, 1)
-    positions = sequence.position + np.arange(queries.shape[1])
-    scores += np.where(np.arange(keys.shape[1]) > positions[:, None], -np.inf, 0)
+    future = np.tri(queries.shape[1], keys.shape[1], sequence.position) == 0
+    scores[:, future] = -np.inf
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     magnitudes = weights @ np.abs(values)

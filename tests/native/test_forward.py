@@ -1,9 +1,9 @@
 """The native forward pass says what the reference says: every architecture, weight type, file format, instruction set.
 
 The bounds: activations are rounded to 8 bits before every matrix, and so are float weights, 0.5 to 1 % of noise each
-time. Simulated in NumPy, with a scale for each 256 activations, that makes 1.6 to 2.9 % in the logits of these
-two-layer models, at most 4.5 % in one row, and a mean KL of 0.001 to 0.0035. A wrong scale, minimum, frequency or head
-makes more than 30 %.
+time; keys, queries and values are rounded to bfloat16. That makes 1 to 3 % in the logits of these two-layer models, and
+up to 9 % in a single row, in NumPy simulations as in the native model. A wrong scale, minimum, frequency or head makes
+more than 30 %. What each weight type and instruction set does with shapes of every kind is test_kernels.py's question.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ ODD_SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def assert_close(right: Array, said: Array, *, relative: float = 0.04, row: float = 0.08) -> None:
-    """KL grows with the square of the error; 0.004 goes with 4 %."""
+def assert_close(right: Array, said: Array, *, relative: float = 0.04, row: float = 0.12) -> None:
+    """The KL of independent errors is half their variance, and the logits' standard deviation is about 3."""
     found = distance(right, said)
     assert np.isfinite(said).all()
     assert found.relative < relative
     assert found.rows.max() < row
-    assert found.divergence < 2.5 * relative**2
+    assert found.divergence < (3 * relative) ** 2 / 2
 
 
 def assert_same_as_reference(path: Path, reference: Reference, *, tokens: int = 70, **options: Any) -> None:
@@ -50,10 +50,9 @@ def assert_same_as_reference(path: Path, reference: Reference, *, tokens: int = 
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_gguf_files_of_every_weight_type(tmp_path: Path, architecture: str, kind: Q) -> None:
+def test_gguf_files_of_every_weight_type(tmp_path: Path, kind: Q) -> None:
     path = tmp_path / "model.gguf"
-    assert_same_as_reference(path, write_gguf(path, small_config(architecture), types=[kind]))
+    assert_same_as_reference(path, write_gguf(path, small_config("qwen2"), types=[kind]))
 
 
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS)
@@ -86,16 +85,15 @@ def test_floats_quantised_to_four_bits_cost_accuracy_but_not_the_meaning(tmp_pat
     assert coarse.weight_bytes < 0.8 * fine.weight_bytes
 
 
-@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 @pytest.mark.parametrize("tied", [False, True], ids=["own output", "tied output"])
 @pytest.mark.parametrize("sizes", ODD_SIZES.values(), ids=ODD_SIZES.keys())
-def test_sizes_that_fill_no_panel_or_superblock(tmp_path: Path, sizes: dict[str, Any], tied: bool, isa: str) -> None:
+def test_sizes_that_fill_no_panel_or_superblock(tmp_path: Path, sizes: dict[str, Any], tied: bool) -> None:
     """Narrow matrices have larger errors: less noise averages out."""
     config = small_config("qwen2" if sizes.get("head_dim") is None else "qwen3", **sizes)
     path = tmp_path / "model.gguf"
     reference = write_gguf(path, config, types=[Q.Q8_0, Q.Q5_1], tied=tied)
     ids = random_ids(config, 70)
-    assert_close(reference.logits(ids), teacher_forced(load(path, isa=isa), ids), relative=0.06, row=0.15)
+    assert_close(reference.logits(ids), teacher_forced(load(path), ids), relative=0.06, row=0.15)
 
 
 @pytest.mark.parametrize("sizes", [{"experts": 5, "experts_used": 3, "ffn": 96}, {"experts": 32, "experts_used": 4}])
@@ -177,16 +175,26 @@ def test_what_the_progress_callback_raises_ends_the_loading(tmp_path: Path) -> N
         _native.Model(str(tmp_path / "model.gguf"), threads=2, kv_tokens=BLOCK, progress=cancel)
 
 
+@pytest.fixture(scope="module")
+def code_and_logits(small_model_path: Path) -> tuple[list[int], Array]:
+    """Python code as ids, and the reference's logits: half a minute of NumPy."""
+    ids = Tokenizer(read_model_file(small_model_path).vocabulary).encode(CODE.read_text(encoding="utf-8"))[:100]
+    return ids, Reference.from_gguf(small_model_path).logits(ids)
+
+
 @pytest.mark.parametrize(("kv_type", "divergence", "agreement"), [("bf16", 0.005, 0.96), ("int8", 0.03, 0.9)])
 def test_the_real_small_model_predicts_code_as_the_reference_does(
-    small_model_path: Path, kv_type: KvType, divergence: float, agreement: float
+    small_model_path: Path,
+    code_and_logits: tuple[list[int], Array],
+    kv_type: KvType,
+    divergence: float,
+    agreement: float,
 ) -> None:
     """Real weights and activations have outliers that random ones lack, and this model's keys have large biases, which
     8 bits keep badly: simulated in NumPy, a mean KL of 0.002 with a bf16 cache and 0.01 with int8. The first token's
     activations are so large that no quantised engine predicts well from it alone.
     """
-    ids = Tokenizer(read_model_file(small_model_path).vocabulary).encode(CODE.read_text(encoding="utf-8"))[:100]
-    right = Reference.from_gguf(small_model_path).logits(ids)[1:]
-    said = teacher_forced(load(small_model_path, kv_type=kv_type), ids)[1:]
-    assert distance(right, said).divergence < divergence
-    assert np.mean(right.argmax(-1) == said.argmax(-1)) >= agreement
+    ids, right = code_and_logits
+    said = teacher_forced(load(small_model_path, kv_type=kv_type), ids)
+    assert distance(right[1:], said[1:]).divergence < divergence
+    assert np.mean(right[1:].argmax(-1) == said[1:].argmax(-1)) >= agreement

@@ -22,7 +22,7 @@ from quern.engine.cpu import _native
 
 from .native_model import INSTRUCTION_SETS
 from .random_models import Bytes, Q
-from .reference import Array, silu
+from .reference import Array
 
 SCALES = {
     Q.Q4_K: (0, 2), Q.Q5_K: (0, 2), Q.Q6_K: (208,), Q.Q8_0: (0,), Q.Q4_0: (0,), Q.Q4_1: (0, 2), Q.Q5_0: (0,),
@@ -175,7 +175,7 @@ def test_a_gated_product_is_swiglu(kind: GGMLQuantizationType, isa: str) -> None
     gate, up = (random_weights(kind, 50, 512, rng) for _ in range(2))
     x = random_rows(13, 512, rng) * np.float32(0.01)
     (left, left_error), (right, right_error) = product(kind, gate, x, isa), product(kind, up, x, isa)
-    opened = silu(left)
+    opened = left * (1 + np.tanh(left / 2)) / 2
     allowed = 1.1 * left_error * (np.abs(right) + right_error) + np.abs(opened) * right_error
     said = cast("Array", _native.multiply_gated(kind.name, gate, up, x, isa=isa, threads=2))
     assert_within(said, opened * right, allowed + 1e-6 * np.abs(opened * right))
