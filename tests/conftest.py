@@ -21,3 +21,11 @@ def small_model_path() -> Path:
     if not found:
         pytest.fail(f"{SMALL_MODEL} is not in {folder}; `make test` fetches it (or `quern pull {SMALL_MODEL}`)")
     return found[0]
+
+
+@pytest.fixture(scope="session")
+def model_folder(small_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model's vocabulary with a tiny random network, in Hugging Face's layout."""
+    from tests.model_folders import write_model_folder  # noqa: PLC0415 (most tests need no NumPy)
+
+    return write_model_folder(tmp_path_factory.mktemp("Tiny-Coder"), small_model_path)

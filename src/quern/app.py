@@ -35,7 +35,7 @@ DESCRIPTION = "Code generation with Qwen-Coder models: one shot or in conversati
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model file on disk, checked, and the name that clients see."""
+    """A model's file or folder on disk, checked, and the name that clients see."""
 
     path: Path
     model_id: str
@@ -101,7 +101,8 @@ def build_app(settings: Settings, model: ServedModel | None) -> Application:
         raise ConfigError(msg)
     prompt = Prompt.load(model.path)
     try:
-        choice = choose(settings.engine, native_facts(), ModelKind(prompt.facts.architecture, prompt.quantisation))
+        kind = ModelKind(prompt.facts.architecture, prompt.quantisation, folder=model.path.is_dir())
+        choice = choose(settings.engine, native_facts(), kind)
     except ConfigError:
         prompt.close()
         raise

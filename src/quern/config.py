@@ -97,7 +97,8 @@ class ModelSettings(_Frozen):
     """Which model, and how far its file is trusted."""
 
     name: str = Field(
-        default="qwen2.5-coder-1.5b", description="A catalog name (`quern models`) or a path to a GGUF file."
+        default="qwen2.5-coder-1.5b",
+        description="A catalog name (`quern models`), or a path to a GGUF file or a folder with safetensors.",
     )
     verify: bool = Field(
         default=True, description="Check a downloaded model's SHA-256 at every start (about 0.6 s per GB)."

@@ -179,7 +179,7 @@ def check_memory(memory: MemoryFacts) -> Check:
 
 
 def check_model(model: ModelFacts) -> Check:
-    """The model's file."""
+    """The model's file or folder."""
     if model.trouble:
         return Check("model", Status.FAIL, f"{model.name} can't be used", model.trouble)
     if model.path is None:

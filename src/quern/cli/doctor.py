@@ -16,13 +16,16 @@ from quern.cli import checks, facts
 from quern.cli.checks import Check, Status
 from quern.cli.progress import progress_display
 from quern.config import EngineName, Settings, load_settings
+from quern.models.locate import model_id
 
 STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 INDENT = " " * 16
 
 
 def doctor(
-    model: Annotated[str | None, typer.Option(help="A catalog name (see `quern models`) or a GGUF file.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A name of `quern models`, a GGUF file or a model's folder.")
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address that the server is to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port that the server is to listen on.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where models and the database live.")] = None,
@@ -67,11 +70,13 @@ def examine(settings: Settings, *, checksum: bool = False) -> list[Check]:
         to_fetch = model.to_fetch
         report.append(checks.check_model(model))
         if not model.trouble:
-            report.append(checks.check_engine(facts.engine_choice(settings.engine, model)))
-        if not model.trouble and settings.engine.url is None:
-            kv_cache = settings.engine.kv_tokens * model.kv_bytes_per_token
-            served = not {settings.model.name, Path(settings.model.name).stem}.isdisjoint(port.models)
-            report.append(checks.check_memory(facts.memory_facts(model.size, kv_cache, served=served)))
+            choice = facts.engine_choice(settings.engine, model)
+            report.append(checks.check_engine(choice))
+            if settings.engine.url is None:
+                kv_cache = settings.engine.kv_tokens * model.kv_bytes_per_token
+                weights = facts.weight_bytes(settings.engine, model, choice)
+                served = model_id(settings.model.name) in port.models
+                report.append(checks.check_memory(facts.memory_facts(weights, kv_cache, served=served)))
     return [
         *report,
         checks.check_disk(facts.disk_facts(settings.data_dir, to_fetch)),

@@ -24,15 +24,16 @@ from quern.cli.checks import (
     PortState,
 )
 from quern.client import QuernClient
-from quern.config import EngineSettings, ServerSettings, Settings
+from quern.config import EngineName, EngineSettings, ServerSettings, Settings
 from quern.engine.choice import EngineChoice, ModelKind, choose, native_facts
+from quern.engine.cpu.loading import loaded_bytes
 from quern.errors import ClientError, ConfigError, ModelError, StoreError
 from quern.models.catalog import find
 from quern.models.integrity import read_manifest, verify
-from quern.models.locate import entry_path, named_entry, resolve
+from quern.models.locate import entry_path, named_entry, resolve, size_on_disk
 from quern.models.partial import PartialFile
 from quern.models.progress import Progress
-from quern.prompt.model_file import read_model_file
+from quern.prompt.model_file import read_model
 from quern.store.database import Database
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
@@ -76,11 +77,11 @@ def model_facts(name: str, models_dir: Path, *, checksum: bool, progress: Progre
         if entry is not None:
             verify(path, entry, progress, checksum=checksum)
             verified = checksum and (read_manifest(path) is not None or bool(entry.pins))
-        model = read_model_file(path).facts
+        model = read_model(path).facts
         return ModelFacts(
             name,
             path,
-            path.stat().st_size,
+            size_on_disk(path),
             model.kv_bytes_per_token(),
             model.architecture,
             model.quantisation,
@@ -95,9 +96,17 @@ def model_facts(name: str, models_dir: Path, *, checksum: bool, progress: Progre
 def engine_choice(settings: EngineSettings, model: ModelFacts) -> EngineChoice | ConfigError:
     """What a server would run the model with, or why it would not start."""
     try:
-        return choose(settings, native_facts(), ModelKind(model.architecture, model.quantisation))
+        folder = model.path is not None and model.path.is_dir()
+        return choose(settings, native_facts(), ModelKind(model.architecture, model.quantisation, folder=folder))
     except ConfigError as error:
         return error
+
+
+def weight_bytes(settings: EngineSettings, model: ModelFacts, choice: EngineChoice | ConfigError) -> int:
+    """Memory that the weights take in the engine of this choice, in bytes."""
+    if isinstance(choice, EngineChoice) and choice.name is EngineName.CPU:
+        return loaded_bytes(model.size, model.quantisation, settings.quantise)
+    return model.size
 
 
 def disk_facts(data_dir: Path, to_fetch: int) -> DiskFacts:

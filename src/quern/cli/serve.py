@@ -21,6 +21,7 @@ from quern.cli.progress import progress_display
 from quern.config import EngineName, LogFormat, Settings, load_settings
 from quern.engine.base import EngineState
 from quern.errors import ConfigError
+from quern.models.locate import model_id, size_on_disk
 from quern.models.pull import ensure
 from quern.obs.logging import configure_logging
 
@@ -29,7 +30,9 @@ CONNECTIONS_END_SECONDS = 5
 
 
 def serve(
-    model: Annotated[str | None, typer.Option(help="A catalog name (see `quern models`) or a GGUF file.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A name of `quern models`, a GGUF file or a model's folder.")
+    ] = None,
     engine: Annotated[EngineName | None, typer.Option(help="What runs the model.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
@@ -107,9 +110,8 @@ def _model(settings: Settings, console: Console) -> ServedModel | None:
         return None
     with progress_display() as progress:
         path = ensure(settings.model.name, settings.models_dir, verify=settings.model.verify, progress=progress)
-    console.print(f"Model    {settings.model.name} ({path}, {path.stat().st_size / 1e9:.2f} GB)", soft_wrap=True)
-    name = settings.model.name
-    return ServedModel(path, Path(name).stem if Path(name).suffix == ".gguf" else name)
+    console.print(f"Model    {settings.model.name} ({path}, {size_on_disk(path) / 1e9:.2f} GB)", soft_wrap=True)
+    return ServedModel(path, model_id(settings.model.name))
 
 
 class _Server(uvicorn.Server):

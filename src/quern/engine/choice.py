@@ -19,6 +19,11 @@ FILE_TYPES = frozenset({
 })  # fmt: skip
 """Quantisations of GGUF files whose tensors all have types that the native module reads."""
 
+CONVERT = (
+    "convert it to a GGUF file (convert_hf_to_gguf.py of llama.cpp does that) and give its path, or one of the names "
+    "that `quern models` lists."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class NativeFacts:
@@ -31,10 +36,14 @@ class NativeFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelKind:
-    """What a model's file says of itself: its architecture and how its weights are stored, as llama.cpp names them."""
+    """What a model's files say of it: its architecture and how its weights are stored, as llama.cpp names them.
+
+    `folder`: it is not a GGUF file but a folder in Hugging Face's layout.
+    """
 
     architecture: str
     quantisation: str
+    folder: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,8 @@ class EngineChoice:
 def choose(settings: EngineSettings, native: NativeFacts, model: ModelKind) -> EngineChoice:
     """Decide. Raises ConfigError where the settings ask for what can't be."""
     obstacle = _obstacle(native, model)
+    if model.folder and settings.url is None:
+        _check_folder_engine(settings.name, obstacle)
     match settings.name:
         case EngineName.AUTO if settings.url is not None:
             return EngineChoice(EngineName.LLAMACPP, "The setting engine.url names a llama-server.")
@@ -75,6 +86,17 @@ def native_facts() -> NativeFacts:
         return NativeFacts(native.architectures(), native.instruction_set())
     except (ImportError, AttributeError) as error:
         return NativeFacts(trouble=f"The native module of the engine cpu can't be used: {error}.")
+
+
+def _check_folder_engine(name: EngineName, obstacle: str) -> None:
+    """Raise ConfigError unless the engine will be `cpu`: no other one here reads a model's folder."""
+    if name is EngineName.LLAMACPP:
+        obstacle = "The engine llamacpp reads GGUF files and this model is a folder with safetensors."
+        msg = f"{obstacle} Leave the choice to --engine auto, or {CONVERT}"
+        raise ConfigError(msg)
+    if obstacle:
+        msg = f"{obstacle} No other engine here reads a folder with safetensors: {CONVERT}"
+        raise ConfigError(msg)
 
 
 def _obstacle(native: NativeFacts, model: ModelKind) -> str:

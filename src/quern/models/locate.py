@@ -1,4 +1,4 @@
-"""From what a person calls a model to a file on this machine."""
+"""From what a person calls a model to a file, or a folder, on this machine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from quern.errors import ModelNotFound
 from quern.models.catalog import CatalogEntry, find, lookup
 from quern.models.integrity import check_magic, read_manifest
 from quern.models.partial import PartialFile
+
+CONFIG = "config.json"
+WEIGHTS = "model*.safetensors"
+"""What a model's folder in Hugging Face's layout holds."""
 
 
 class OnDisk(StrEnum):
@@ -43,9 +47,9 @@ def named_entry(name_or_path: str) -> CatalogEntry | None:
 
 
 def resolve(name_or_path: str, models_dir: Path) -> Path | None:
-    """The model file that is meant: a catalog entry's, or None while it isn't on this disk; or a checked path.
+    """The model that is meant: a catalog entry's file, or None while it isn't on this disk; or a checked path.
 
-    Raises ModelNotFound for a name that isn't in the catalog and a path where no model file is, ModelCorrupt for one
+    Raises ModelNotFound for a name that isn't in the catalog and a path where no model is, ModelCorrupt for a file
     that holds something else.
     """
     entry = named_entry(name_or_path)
@@ -55,16 +59,30 @@ def resolve(name_or_path: str, models_dir: Path) -> Path | None:
     return path if path.is_file() else None
 
 
+def model_id(name_or_path: str) -> str:
+    """What clients see: a catalog name as it is, of a path the last part without `.gguf`."""
+    if lookup(name_or_path) is not None:
+        return name_or_path
+    path = Path(name_or_path).expanduser().absolute()
+    return path.stem if path.suffix == ".gguf" else path.name
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a model's file, or of the weights in its folder. Raises OSError."""
+    return sum(file.stat().st_size for file in (path.glob(WEIGHTS) if path.is_dir() else [path]))
+
+
 def checked_path(path: Path) -> Path:
-    """`path`, absolute, if it is a readable GGUF file. Raises ModelNotFound, ModelCorrupt."""
+    """`path`, absolute, if it is a readable GGUF file or a model's folder. Raises ModelNotFound, ModelCorrupt."""
     try:
         path = path.expanduser().absolute()
         if path.is_dir():
-            raise ModelNotFound(_about_directory(path))
+            _check_folder(path)
+            return path
         if not path.exists():
             raise ModelNotFound(
-                f"There is no model file {path}. Give the path of a .gguf file, or one of the names that `quern "
-                f"models` lists."
+                f"There is no model file {path}. Give the path of a .gguf file or of a model's folder, or one of the "
+                f"names that `quern models` lists."
             )
         if not path.is_file():
             raise ModelNotFound(f"{path} is not a regular file. Give the path of a .gguf file.")
@@ -83,12 +101,17 @@ def _looks_like_path(text: str) -> bool:
     return False
 
 
-def _about_directory(path: Path) -> str:
-    if (path / "config.json").exists() or any(path.glob("*.safetensors")):
-        return (
-            f"{path} is a model directory in Hugging Face's layout, and this engine takes GGUF files only for now. "
-            f"Give the path of a .gguf file of the same model, or one of the names that `quern models` lists."
+def _check_folder(path: Path) -> None:
+    """Raise ModelNotFound, saying what is missing, unless a model in Hugging Face's layout is in `path`."""
+    weights = any(path.glob(WEIGHTS))
+    if weights and (path / CONFIG).is_file():
+        return
+    if weights or (path / CONFIG).exists():
+        missing = CONFIG if weights else f"weights ({WEIGHTS})"
+        raise ModelNotFound(
+            f"{path} is a model's folder in Hugging Face's layout, but there is no {missing} in it. Fetch the whole "
+            f"folder again; weights in files of another kind can't be read."
         )
     inside = sorted(file.name for file in path.glob("*.gguf"))
     hint = f"one of the files in it: {', '.join(inside)}" if inside else "a .gguf file; there is none in it"
-    return f"{path} is a directory. Give the path of {hint}."
+    raise ModelNotFound(f"{path} is a directory without a model in Hugging Face's layout. Give the path of {hint}.")

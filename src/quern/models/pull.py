@@ -33,7 +33,7 @@ LOCK_POLL_SECONDS = 0.5
 def ensure(
     name_or_path: str, models_dir: Path, *, verify: bool = True, progress: Progress, hubs: Hubs | None = None
 ) -> Path:
-    """The file to serve: a path as it is; a catalog entry's file fetched if it is missing or damaged.
+    """The file or folder to serve: a path as it is; a catalog entry's file fetched if it is missing or damaged.
 
     `verify=False` trusts an entry's file whose size is right. Blocking. Raises ModelNotFound, ModelCorrupt for
     a file that we may not replace, ModelDownloadError.

@@ -1,12 +1,13 @@
-"""What a model's GGUF file says about the model: its facts, its vocabulary, its chat template."""
+"""What a model's files say about the model: its facts, its vocabulary, its chat template."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from quern.errors import ModelCorrupt, ModelLoadError
 from quern.prompt.gguf_header import Metadata, read_metadata
+from quern.prompt.model_facts import ModelDescription, ModelFacts
+from quern.prompt.model_folder import read_model_folder
 from quern.prompt.vocabulary import TokenType, Vocabulary
 
 FILE_TYPES = {
@@ -18,41 +19,16 @@ FILE_TYPES = {
 """`general.file_type`: llama.cpp's `llama_ftype`, without its prefix."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """A model in numbers. `context_length` is in tokens; `kv_heads` has one entry for each block."""
+def read_model(path: Path) -> ModelDescription:
+    """Read a GGUF file, or a folder in Hugging Face's layout; below half a second for a Qwen model.
 
-    architecture: str
-    name: str
-    quantisation: str
-    context_length: int
-    vocabulary_size: int
-    head_count: int
-    kv_heads: tuple[int, ...]
-    key_length: int
-    value_length: int
-
-    @property
-    def block_count(self) -> int:
-        """Transformer blocks."""
-        return len(self.kv_heads)
-
-    def kv_bytes_per_token(self, bytes_per_value: float = 2) -> int:
-        """Memory that one token takes in the KV cache, in bytes; two bytes a value is f16, llama.cpp's default."""
-        return round(sum(self.kv_heads) * (self.key_length + self.value_length) * bytes_per_value)
+    Raises ModelNotFound, ModelCorrupt, and ModelLoadError where the model is of a kind that can't be served.
+    """
+    return read_model_folder(path) if path.is_dir() else read_model_file(path)
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFile:
-    """Everything a prompt needs to know of a model."""
-
-    facts: ModelFacts
-    vocabulary: Vocabulary
-    chat_template: str
-
-
-def read_model_file(path: Path) -> ModelFile:
-    """Read a model file; about 0.2 seconds for a Qwen model.
+def read_model_file(path: Path) -> ModelDescription:
+    """Read a GGUF file; about 0.2 seconds for a Qwen model.
 
     Raises ModelNotFound, ModelCorrupt, and ModelLoadError where the model is of a kind that can't be served.
     """
@@ -64,7 +40,7 @@ def read_model_file(path: Path) -> ModelFile:
             f"The model file {path} has no chat template, so Quern can't tell it a conversation: it is probably a base "
             f"model. Use the model's instruct version."
         )
-    return ModelFile(_facts(metadata, len(vocabulary.tokens)), vocabulary, template)
+    return ModelDescription(_facts(metadata, len(vocabulary.tokens)), vocabulary, template)
 
 
 def _facts(metadata: Metadata, vocabulary_size: int) -> ModelFacts:

@@ -31,6 +31,13 @@ PATTERNS = {
 }
 """Each pattern in turn cuts the pieces that the one before it left."""
 
+_HUGGING_FACE_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+HUGGING_FACE_NAMES = {
+    _QWEN2.replace(_CONTRACTIONS, _HUGGING_FACE_CONTRACTIONS): "qwen2",
+    _QWEN35.replace(_CONTRACTIONS, _HUGGING_FACE_CONTRACTIONS): "qwen35",
+}
+"""The names of the patterns that `tokenizer.json` spells out: equal but for `'ſ`, which they take for `'s`."""
+
 
 def build_pretokenizer(name: str) -> PreTokenizer:
     """The pre-tokenizer, ending in the byte-level alphabet. Raises ModelLoadError for an unknown name."""

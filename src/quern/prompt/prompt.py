@@ -13,7 +13,8 @@ from quern.errors import InvalidRequest, ModelError, ModelLoadError
 from quern.prompt.chat import ChatEncoder
 from quern.prompt.incremental import IncrementalText
 from quern.prompt.isolated_template import IsolatedTemplate
-from quern.prompt.model_file import ModelFacts, read_model_file
+from quern.prompt.model_facts import ModelFacts
+from quern.prompt.model_file import read_model
 from quern.prompt.template import CHATML, ChatTemplate, InProcessTemplate
 from quern.prompt.tokenizer import Tokenizer, byte_vocabulary
 from quern.prompt.vocabulary import Vocabulary
@@ -25,7 +26,7 @@ log = structlog.get_logger(__name__)
 class Prompt:
     """Messages to token ids and token ids to text, as one model does it. Safe to use from several threads.
 
-    `facts` are the model's, read from its file. `close` frees a child process; it also ends by itself.
+    `facts` are the model's, read from its files. `close` frees a child process; it also ends by itself.
     """
 
     def __init__(self, facts: ModelFacts, tokenizer: Tokenizer, template: ChatTemplate) -> None:
@@ -36,12 +37,12 @@ class Prompt:
 
     @classmethod
     def load(cls, model_path: Path) -> Self:
-        """Read a GGUF model file and start its chat template. Takes about a second.
+        """Read a model, a GGUF file or a folder, and start its chat template. Takes about a second.
 
         Raises ModelNotFound, ModelCorrupt, or ModelLoadError where the model is of a kind that can't be served.
         """
         started = time.monotonic()
-        model = read_model_file(model_path)
+        model = read_model(model_path)
         tokenizer = Tokenizer(model.vocabulary)
         try:
             prompt = cls(
@@ -49,7 +50,7 @@ class Prompt:
             )
             prompt.encode_chat([Message(Role.USER, "Hello")])
         except (InvalidRequest, ModelError) as error:
-            raise ModelLoadError(f"The model file {model_path} can't be served: {error}") from error
+            raise ModelLoadError(f"The model {model_path} can't be served: {error}") from error
         log.info("vocabulary_loaded", model=model.facts.name, seconds=round(time.monotonic() - started, 2))
         return prompt
 

@@ -29,7 +29,7 @@ class Vocabulary:
     """`tokens[id]` is a token's text, in the byte-level alphabet where its type is NORMAL; `types[id]` is its type.
 
     `merges`: pairs of token texts, in order of rank. `pretokenizer`: a name in `pretokenizers.PATTERNS`. The ids are
-    None where the model has no such token.
+    None where the model has no such token. `end_ids`: tokens that end a turn besides.
     """
 
     tokens: Sequence[str]
@@ -40,6 +40,7 @@ class Vocabulary:
     eos_id: int | None = None
     eot_id: int | None = None
     padding_id: int | None = None
+    end_ids: Sequence[int] = ()
 
     def text(self, token_id: int | None) -> str:
         """A special token's text, empty for None."""
@@ -75,6 +76,7 @@ def find_special_tokens(vocabulary: Vocabulary) -> SpecialTokens:
             control[text] = token_id
     ends = {control[text] for text in END_OF_TURN | NEVER_IN_AN_ANSWER if text in control}
     ends |= {token_id for token_id in (vocabulary.eos_id, vocabulary.eot_id) if token_id is not None}
+    ends.update(vocabulary.end_ids)
     return SpecialTokens(MappingProxyType(control), MappingProxyType(user_defined), frozenset(ends))
 
 

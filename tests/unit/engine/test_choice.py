@@ -56,6 +56,36 @@ def test_our_own_engine_is_not_silently_replaced_where_it_was_named() -> None:
         choose(EngineSettings(name=EngineName.CPU, url="http://llama:8080"), NATIVE, QWEN)
 
 
+FOLDER = ModelKind("qwen2", "BF16", folder=True)
+
+
+@pytest.mark.parametrize("name", [EngineName.AUTO, EngineName.CPU])
+def test_a_folder_is_run_by_our_own_engine(name: EngineName) -> None:
+    assert choose(EngineSettings(name=name), NATIVE, FOLDER).name is EngineName.CPU
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "model", "sentence"),
+    [
+        (EngineName.LLAMACPP, NATIVE, FOLDER, "llamacpp reads GGUF files.*--engine auto"),
+        (EngineName.AUTO, NativeFacts(trouble="It is missing."), FOLDER, r"It is missing\. No other engine"),
+        (EngineName.CPU, replace(NATIVE, instruction_set=None), FOLDER, "AVX2.*No other engine"),
+        (EngineName.AUTO, NATIVE, replace(FOLDER, architecture="llama"), "architecture 'llama'.*No other engine"),
+        (EngineName.AUTO, NATIVE, replace(FOLDER, quantisation="AWQ"), "stored as AWQ.*No other engine"),
+    ],
+)
+def test_a_folder_that_our_own_engine_can_not_run_is_refused_with_a_way_out(
+    name: EngineName, facts: NativeFacts, model: ModelKind, sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"{sentence}.*convert_hf_to_gguf\.py"):
+        choose(EngineSettings(name=name), facts, model)
+
+
+def test_a_folder_can_be_the_vocabulary_of_a_llama_server() -> None:
+    settings = EngineSettings(url="http://llama:8080")
+    assert choose(settings, NATIVE, FOLDER).name is EngineName.LLAMACPP
+
+
 @pytest.mark.parametrize(
     ("module", "sentence"), [(None, "halted"), (ModuleType("_native"), "no attribute 'ARCHITECTURES'")]
 )

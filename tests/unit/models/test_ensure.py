@@ -1,4 +1,4 @@
-"""What a server gets to serve: a checked file, whatever is on the disk."""
+"""What a server gets to serve: a checked file or folder, whatever is on the disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.unit.models.hub import CLOSED_PORT, ENTRY, HubServer, Recorder, gguf_
 
 from quern.errors import ModelCorrupt, ModelDownloadError, ModelNotFound
 from quern.models import catalog
-from quern.models.locate import OnDisk, entry_path, on_disk, resolve
+from quern.models.locate import OnDisk, entry_path, model_id, on_disk, resolve, size_on_disk
 from quern.models.pull import ensure, pull
 
 
@@ -151,10 +151,50 @@ def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
         resolve(str(tmp_path / "none.gguf"), tmp_path)
 
 
-def test_a_hugging_face_directory_is_told_apart(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ModelNotFound, match="Hugging Face's layout, and this engine takes GGUF files only for now"):
+@pytest.mark.parametrize("weights", ["model.safetensors", "model-00001-of-00002.safetensors"])
+def test_a_folder_in_hugging_faces_layout_is_served_as_it_is(
+    tmp_path: Path, progress: Recorder, monkeypatch: pytest.MonkeyPatch, weights: str
+) -> None:
+    folder = tmp_path / "Qwen2.5-Coder"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / weights).write_bytes(bytes(1000))
+    monkeypatch.chdir(tmp_path)
+    assert ensure("Qwen2.5-Coder", tmp_path, progress=progress) == folder
+    assert ensure(str(folder), tmp_path, progress=progress) == folder
+    assert progress.advances == []
+    assert size_on_disk(folder) == 1000
+
+
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [
+        ("config.json", r"weights \(model\*\.safetensors\)"),
+        ("model.safetensors", r"config\.json"),
+        ("model-00001-of-00002.safetensors", r"config\.json"),
+    ],
+)
+def test_half_a_folder_is_refused_and_what_is_missing_is_named(tmp_path: Path, there: str, missing: str) -> None:
+    (tmp_path / there).write_text("{}")
+    with pytest.raises(ModelNotFound, match=rf"{tmp_path} .* there is no {missing} in it"):
         resolve(str(tmp_path), tmp_path)
+
+
+def test_a_directory_without_any_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="there is none in it"):
+        resolve(str(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("qwen2.5-coder-1.5b", "qwen2.5-coder-1.5b"),
+        ("/models/mine.gguf", "mine"),
+        ("/models/Qwen2.5-Coder-7B-Instruct/", "Qwen2.5-Coder-7B-Instruct"),
+    ],
+)
+def test_clients_see_a_name_without_the_path(name: str, shown: str) -> None:
+    assert model_id(name) == shown
 
 
 def test_a_directory_with_gguf_files_lists_them(tmp_path: Path) -> None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from quern.config import Quantise
+
 ASSUMED_BYTES_PER_SECOND = 500e6
 TELLING_SHARE = 0.1
+FLOAT_BITS = {"F32": 32, "F16": 16, "BF16": 16}
+LOADED_BITS = {Quantise.Q8: 8.5, Quantise.Q4: 5.0}
+"""Bits of one weight, in a file and in memory."""
 
 
 class LoadEstimate:
@@ -31,6 +36,12 @@ class LoadEstimate:
         if self.share > TELLING_SHARE:
             return max(elapsed * (1 - self.share) / self.share, 1.0)
         return max(self._expected - elapsed, 1.0)
+
+
+def loaded_bytes(size: int, quantisation: str, quantise: Quantise) -> int:
+    """Memory for weights that take `size` bytes on the disk: floats are quantised, all else is kept as it is."""
+    file_bits = FLOAT_BITS.get(quantisation)
+    return size if file_bits is None else round(size * LOADED_BITS[quantise] / file_bits)
 
 
 def size_on_disk(path: Path) -> int:

@@ -1,0 +1,79 @@
+"""Models in Hugging Face's layout, made from GGUF files: the tokenizer is written by the `tokenizers` package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tests.native.random_models import SMALL, write_safetensors
+from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+
+from quern.prompt.model_facts import ModelDescription
+from quern.prompt.model_file import read_model_file
+from quern.prompt.vocabulary import TokenType, Vocabulary
+
+# As it stands in the tokenizer.json of every Qwen2.5 and Qwen3 model.
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def write_model_folder(folder: Path, gguf: Path) -> Path:
+    """A tiny network with random weights and the vocabulary and chat template of `gguf`."""
+    model = read_model_file(gguf)
+    config = replace(
+        SMALL, hidden=64, heads=2, kv_heads=1, head_dim=32, ffn=128, vocabulary=model.facts.vocabulary_size
+    )
+    write_safetensors(folder, config, dtype="F16", tied=True)
+    write_text_files(folder, model)
+    return folder
+
+
+def write_text_files(folder: Path, model: ModelDescription) -> None:
+    """Everything in a model's folder but its `config.json` and its weights."""
+    vocabulary = model.vocabulary
+    hugging_face_tokenizer(vocabulary).save(str(folder / "tokenizer.json"))
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "chat_template": model.chat_template,
+            "bos_token": None,
+            "eos_token": vocabulary.text(vocabulary.eos_id),
+            "pad_token": {"content": vocabulary.text(vocabulary.padding_id), "lstrip": False, "special": True},
+            "auto_map": {"AutoTokenizer": ["tokenization_evil.EvilTokenizer", None]},
+        },
+    )
+    write_json(folder / "generation_config.json", {"eos_token_id": [vocabulary.eos_id], "do_sample": True})
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
+def hugging_face_tokenizer(vocabulary: Vocabulary, pattern: str = QWEN2_PATTERN) -> tokenizers.Tokenizer:
+    """The tokenizer as Qwen publishes it."""
+    typed = list(zip(vocabulary.tokens, vocabulary.types, strict=True))
+    normal = {text: number for number, (text, kind) in enumerate(typed) if kind == TokenType.NORMAL}
+    tokenizer = tokenizers.Tokenizer(BPE(vocab=normal, merges=list(vocabulary.merges)))
+    tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(pattern), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            split,
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    special = {TokenType.CONTROL: True, TokenType.USER_DEFINED: False}
+    tokenizer.add_tokens(
+        [
+            AddedToken(text, special=special[TokenType(kind)], normalized=False)
+            for text, kind in typed
+            if kind in special
+        ]
+    )
+    return tokenizer
