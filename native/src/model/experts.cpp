@@ -61,7 +61,7 @@ void Experts::route(const Compute& compute, const LayerWeights& layer, const flo
     });
 }
 
-std::vector<Experts::Group> Experts::group(size_t rows) const {
+Experts::Groups Experts::group(size_t rows) const {
     std::vector<Group> groups(config_.experts);
     for (size_t place = 0; place < rows * config_.experts_used; ++place) {
         groups[choices_[place].expert].places.push_back(place);
@@ -73,64 +73,73 @@ std::vector<Experts::Group> Experts::group(size_t rows) const {
         tile += tiles_of(groups[e].places.size());
     }
     std::erase_if(groups, [](const Group& g) { return g.places.empty(); });
-    return groups;
+    return {std::move(groups), tile};
 }
 
-void Experts::gather(const TilesView& from, const Group& group, uint8_t* tiles) const {
-    for (size_t i = 0; i < group.places.size(); ++i) {
-        copy_row(from.tiles, group.places[i] / config_.experts_used, tiles, i, from.columns);
-    }
-}
-
-void Experts::add(const Compute& compute, const LayerWeights& layer, const float* normalised,
-                  const QuantisedRows& quantised, size_t rows, float* hidden) {
-    route(compute, layer, normalised, rows);
-    const std::vector<Group> groups = group(rows);
-    const size_t width = config_.hidden, inner = config_.expert_ffn, used = config_.experts_used;
-    const size_t tiles = groups.back().first_tile + tiles_of(groups.back().places.size());
-    const size_t in_bytes = TileLayout{width}.bytes(), inner_bytes = TileLayout{inner}.bytes();
-    uint8_t* gathered = gathered_.need(tiles * in_bytes);
-    float* gated = gated_.need(tiles * tile_rows * inner);
-    uint8_t* quantised_inner = quantised_.need(tiles * inner_bytes);
-    float* outputs = outputs_.need(tiles * tile_rows * width);
-
-    compute.pool.run(groups.size(), [&](size_t g) {
-        gather(quantised.view(), groups[g], gathered + groups[g].first_tile * in_bytes);
+void Experts::gather(const Compute& compute, const TilesView& from, const Groups& groups) {
+    const size_t bytes = TileLayout{from.columns}.bytes();
+    uint8_t* gathered = gathered_.need(groups.tiles * bytes);
+    compute.pool.run(groups.list.size(), [&](size_t g) {
+        const Group& group = groups.list[g];
+        for (size_t i = 0; i < group.places.size(); ++i) {
+            copy_row(from.tiles, group.places[i] / config_.experts_used, gathered + group.first_tile * bytes, i,
+                     from.columns);
+        }
     });
-    // Pieces of all groups' panels, so that a few rows keep all threads busy.
-    const size_t gate_panels = layer.experts[0].gate.view().panels(), gate_step = std::min<size_t>(gate_panels, 8);
-    const size_t gate_pieces = (gate_panels + gate_step - 1) / gate_step;
-    compute.pool.run(groups.size() * gate_pieces, [&](size_t i) {
-        const Group& g = groups[i / gate_pieces];
-        const size_t first = i % gate_pieces * gate_step, last = std::min(first + gate_step, gate_panels);
-        const TilesView in{gathered + g.first_tile * in_bytes, g.places.size(), width};
-        float* out = gated + g.first_tile * tile_rows * inner;
-        const ExpertWeights& expert = layer.experts[g.expert];
+}
+
+// The sharing of all groups' panels, so that a few rows keep all threads busy: f(group, first panel, last panel).
+template <class F>
+void for_each_piece(const Compute& compute, size_t groups, size_t panels, size_t step, const F& f) {
+    const size_t pieces = (panels + step - 1) / step;
+    compute.pool.run(groups * pieces, [&](size_t i) {
+        const size_t first = i % pieces * step;
+        f(i / pieces, first, std::min(first + step, panels));
+    });
+}
+
+void Experts::gate(const Compute& compute, const LayerWeights& layer, const Groups& groups) {
+    const size_t width = config_.hidden, inner = config_.expert_ffn, bytes = TileLayout{width}.bytes();
+    float* gated = gated_.need(groups.tiles * tile_rows * inner);
+    const size_t panels = layer.experts[0].gate.view().panels();
+    for_each_piece(compute, groups.list.size(), panels, 8, [&](size_t g, size_t first, size_t last) {
+        const Group& group = groups.list[g];
+        const TilesView in{gathered_.data() + group.first_tile * bytes, group.places.size(), width};
+        float* out = gated + group.first_tile * tile_rows * inner;
+        const ExpertWeights& expert = layer.experts[group.expert];
         compute.kernels.multiply(expert.gate.view(), in, first, last, {out, inner, Epilogue::store});
         compute.kernels.multiply(expert.up.view(), in, first, last, {out, inner, Epilogue::silu_mul});
     });
+}
+
+void Experts::down(const Compute& compute, const LayerWeights& layer, const Groups& groups) {
+    const size_t width = config_.hidden, inner = config_.expert_ffn, bytes = TileLayout{inner}.bytes();
+    uint8_t* quantised = quantised_.need(groups.tiles * bytes);
     const Granularity granularity = granularity_for({layer.experts[0].down.view()});
-    compute.pool.run(groups.size(), [&](size_t g) {
-        const Group& group = groups[g];
+    compute.pool.run(groups.list.size(), [&](size_t g) {
+        const Group& group = groups.list[g];
+        const RowsView in{gated_.data() + group.first_tile * tile_rows * inner, group.places.size(), inner};
         for (size_t tile = 0; tile < tiles_of(group.places.size()); ++tile) {
-            const RowsView in{gated + group.first_tile * tile_rows * inner, group.places.size(), inner};
-            compute.kernels.quantise(in, granularity, tile, quantised_inner + group.first_tile * inner_bytes);
+            compute.kernels.quantise(in, granularity, tile, quantised + group.first_tile * bytes);
         }
     });
-    const size_t down_panels = layer.experts[0].down.view().panels(), down_step = std::min<size_t>(down_panels, 16);
-    const size_t down_pieces = (down_panels + down_step - 1) / down_step;
-    compute.pool.run(groups.size() * down_pieces, [&](size_t i) {
-        const Group& g = groups[i / down_pieces];
-        const size_t first = i % down_pieces * down_step, last = std::min(first + down_step, down_panels);
-        const TilesView in{quantised_inner + g.first_tile * inner_bytes, g.places.size(), inner};
-        compute.kernels.multiply(layer.experts[g.expert].down.view(), in, first, last,
-                                 {outputs + g.first_tile * tile_rows * width, width, Epilogue::store});
+    float* outputs = outputs_.need(groups.tiles * tile_rows * width);
+    const size_t panels = layer.experts[0].down.view().panels();
+    for_each_piece(compute, groups.list.size(), panels, 16, [&](size_t g, size_t first, size_t last) {
+        const Group& group = groups.list[g];
+        const TilesView in{quantised + group.first_tile * bytes, group.places.size(), inner};
+        compute.kernels.multiply(layer.experts[group.expert].down.view(), in, first, last,
+                                 {outputs + group.first_tile * tile_rows * width, width, Epilogue::store});
     });
-    // In order of rank, so that a row's sum doesn't depend on its company.
+}
+
+// In order of rank, so that a row's sum doesn't depend on its company.
+void Experts::sum(const Compute& compute, const Groups& groups, size_t rows, float* hidden) {
+    const size_t width = config_.hidden, used = config_.experts_used;
     std::vector<const float*> output_of(rows * used);
-    for (const Group& g : groups) {
-        for (size_t i = 0; i < g.places.size(); ++i) {
-            output_of[g.places[i]] = outputs + (g.first_tile * tile_rows + i) * width;
+    for (const Group& group : groups.list) {
+        for (size_t i = 0; i < group.places.size(); ++i) {
+            output_of[group.places[i]] = outputs_.data() + (group.first_tile * tile_rows + i) * width;
         }
     }
     compute.pool.run(rows, [&](size_t row) {
@@ -139,6 +148,16 @@ void Experts::add(const Compute& compute, const LayerWeights& layer, const float
             compute.kernels.accumulate(choices_[place].weight, output_of[place], hidden + row * width, width);
         }
     });
+}
+
+void Experts::add(const Compute& compute, const LayerWeights& layer, const float* normalised,
+                  const QuantisedRows& quantised, size_t rows, float* hidden) {
+    route(compute, layer, normalised, rows);
+    const Groups groups = group(rows);
+    gather(compute, quantised.view(), groups);
+    gate(compute, layer, groups);
+    down(compute, layer, groups);
+    sum(compute, groups, rows, hidden);
 }
 
 }  // namespace quern

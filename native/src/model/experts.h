@@ -31,10 +31,18 @@ private:
         size_t first_tile;           // in gathered_, hidden by the groups before it
     };
 
+    struct Groups {
+        std::vector<Group> list;
+        size_t tiles;  // of all groups together
+    };
+
     void route(const Compute& compute, const LayerWeights& layer, const float* normalised, size_t rows);
     void choose(const float* scores, Choice* candidates, Choice* out) const;
-    std::vector<Group> group(size_t rows) const;
-    void gather(const TilesView& from, const Group& group, uint8_t* tiles) const;
+    Groups group(size_t rows) const;
+    void gather(const Compute& compute, const TilesView& from, const Groups& groups);
+    void gate(const Compute& compute, const LayerWeights& layer, const Groups& groups);
+    void down(const Compute& compute, const LayerWeights& layer, const Groups& groups);
+    void sum(const Compute& compute, const Groups& groups, size_t rows, float* hidden);
 
     const ModelConfig& config_;
     std::vector<Choice> choices_;  // [rows][experts_used]
