@@ -82,9 +82,11 @@ void bind_model(nb::module_& m) {
     nb::class_<Item>(m, "Item")
         .def(
             "__init__",
-            [](Item* place, std::vector<int32_t> tokens, size_t position, std::vector<int32_t> blocks,
+            [](Item* place, std::vector<int32_t> tokens, int64_t position, std::vector<int32_t> blocks,
                Sampler* sampler, size_t samples) {
-                new (place) Item{std::move(tokens), position, std::move(blocks), sampler, samples};
+                if (position < 0) throw std::invalid_argument("An item's position is 0 or more.");
+                new (place) Item{std::move(tokens), static_cast<size_t>(position), std::move(blocks), sampler,
+                                 samples};
             },
             "tokens"_a, "position"_a, "blocks"_a, "sampler"_a = nb::none(), "samples"_a = 1, nb::keep_alive<1, 5>());
 

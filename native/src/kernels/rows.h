@@ -7,6 +7,7 @@ namespace quern::QUERN_ISA {
 namespace {
 
 constexpr size_t lanes = 16;
+constexpr float smallest_scale = 1e-30F;  // below, its inverse could overflow, and the values are nothing
 
 // e^x as 2^n * e^r with a degree-6 polynomial for |r| <= ln(2) / 2 (Cephes' expf); relative error below 2e-7.
 QUERN_INLINE Floats exponential(Floats x) {
@@ -83,7 +84,7 @@ struct Quantised {
 
 // Codes in [-127, 127] of 32 values, and their sums.
 QUERN_INLINE void quantise_block(const float* values, float scale, size_t block, const Quantised& out) {
-    const Floats inverse = broadcast(scale > 0.0F ? 1.0F / scale : 0.0F);
+    const Floats inverse = broadcast(scale >= smallest_scale ? 1.0F / scale : 0.0F);
     int32_t sums[2];
     for (size_t half = 0; half < 2; ++half) {
         const Ints codes = to_ints(mul(load(values + half * lanes), inverse));

@@ -14,7 +14,8 @@ namespace {
     throw std::invalid_argument("Item " + std::to_string(item) + " of the batch " + what);
 }
 
-void check(const Item& item, size_t index, size_t vocabulary, size_t blocks) {
+void check(const Item& item, size_t index, const ModelConfig& config, size_t blocks) {
+    const size_t vocabulary = config.vocabulary;
     const size_t count = item.tokens.size();
     if (count == 0) refuse(index, "has no tokens; every item computes at least one.");
     for (const int32_t token : item.tokens) {
@@ -27,6 +28,10 @@ void check(const Item& item, size_t index, size_t vocabulary, size_t blocks) {
     if (item.position > room || count > room - item.position) {
         refuse(index, "has " + std::to_string(count) + " tokens at position " + std::to_string(item.position) +
                           ", and its blocks hold only " + std::to_string(room) + ".");
+    }
+    if (item.position + count > config.context_length) {
+        refuse(index, "ends at position " + std::to_string(item.position + count) + ", and the model's context is " +
+                          std::to_string(config.context_length) + " tokens.");
     }
     for (const int32_t block : item.blocks) {
         if (block < 0 || static_cast<size_t>(block) >= blocks) {
@@ -41,12 +46,13 @@ void check(const Item& item, size_t index, size_t vocabulary, size_t blocks) {
 
 }  // namespace
 
-Batch::Batch(std::vector<Item> all, size_t vocabulary, size_t blocks, bool all_give_logits) : items(std::move(all)) {
+Batch::Batch(std::vector<Item> all, const ModelConfig& config, size_t blocks, bool all_give_logits)
+    : items(std::move(all)) {
     if (items.empty()) throw std::invalid_argument("A batch has at least one item.");
     std::set<const Sampler*> samplers;
     for (size_t i = 0; i < items.size(); ++i) {
         const Item& item = items[i];
-        check(item, i, vocabulary, blocks);
+        check(item, i, config, blocks);
         // Items draw at the same time.
         if (item.sampler && !samplers.insert(item.sampler).second) refuse(i, "has the sampler of another item.");
         for (size_t t = 0; t < item.tokens.size(); ++t) rows.push_back({item.tokens[t], item.position + t, i});

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "formats/config.h"
 #include "sampling/sampler.h"
 
 namespace quern {
@@ -39,7 +40,7 @@ struct Batch {
     std::vector<size_t> logit_starts;  // per item, its first index in logit_rows; and one more at the end
 
     // Throws std::invalid_argument with a sentence for ids, positions, blocks or samples out of range.
-    Batch(std::vector<Item> items, size_t vocabulary, size_t blocks, bool all_give_logits);
+    Batch(std::vector<Item> items, const ModelConfig& config, size_t blocks, bool all_give_logits);
 
     std::vector<QueryRun> query_runs(size_t most_tokens) const;
 };

@@ -52,7 +52,7 @@ std::vector<Sampled> Model::sample(const Item& item, const float* logits) const 
 }
 
 std::vector<std::vector<Sampled>> Model::forward(std::vector<Item> items) {
-    const Batch batch(std::move(items), config_.vocabulary, cache_.blocks(), false);
+    const Batch batch(std::move(items), config_, cache_.blocks(), false);
     const float* logits = forward_.run(batch);
     std::vector<std::vector<Sampled>> tokens(batch.items.size());
     pool_.run(batch.items.size(), [&](size_t i) {
@@ -68,7 +68,7 @@ std::vector<std::vector<Sampled>> Model::forward(std::vector<Item> items) {
 }
 
 const float* Model::logits(std::vector<Item> items) {
-    return forward_.run(Batch(std::move(items), config_.vocabulary, cache_.blocks(), true));
+    return forward_.run(Batch(std::move(items), config_, cache_.blocks(), true));
 }
 
 }  // namespace quern
