@@ -62,18 +62,11 @@ def hugging_face_tokenizer(vocabulary: Vocabulary, pattern: str = QWEN2_PATTERN)
     tokenizer = tokenizers.Tokenizer(BPE(vocab=normal, merges=list(vocabulary.merges)))
     tokenizer.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(pattern), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            split,
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    to_alphabet = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_alphabet])
     special = {TokenType.CONTROL: True, TokenType.USER_DEFINED: False}
-    tokenizer.add_tokens(
-        [
-            AddedToken(text, special=special[TokenType(kind)], normalized=False)
-            for text, kind in typed
-            if kind in special
-        ]
-    )
+    for text, kind in typed:
+        if kind in special:
+            added = [AddedToken(text, special=special[TokenType(kind)], normalized=False)]
+            tokenizer.add_tokens(added)  # pyright: ignore[reportUnknownMemberType]
     return tokenizer

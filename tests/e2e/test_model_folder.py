@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 import requests
 
+from quern.config import Quantise
 from quern.engine.choice import native_facts
+from quern.engine.cpu.loading import loaded_bytes
+from quern.models.locate import size_on_disk
+from quern.models.progress import format_bytes
 
 from .conftest import QUERN, StartServer, chat
 
@@ -24,8 +28,7 @@ def test_a_folder_is_served_under_its_name_and_its_answers_stream(
     (model,) = requests.get(f"{server.url}/v1/models", timeout=10).json()["data"]
     assert model["id"] == model_folder.name
     assert "cpu, chosen by auto" in server.log()
-    fields = {"temperature": 0, "max_tokens": 12}
-    (text, chunks), (again, _) = (chat(server.url, "冒泡排序", **fields)[1:] for _ in range(2))
+    (text, chunks), (again, _) = (chat(server.url, "冒泡排序", temperature=0, max_tokens=12)[1:] for _ in range(2))
     assert text == again
     assert len(chunks) > 2
     assert server.stop() == 0
@@ -46,4 +49,5 @@ def test_the_doctor_reckons_with_the_folders_weights(tmp_path: Path, model_folde
     report = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
     assert f"at {model_folder} (" in report
     assert "ok    engine    cpu: " in report
-    assert "KV cache" in report
+    weights = loaded_bytes(size_on_disk(model_folder), "F16", Quantise.Q8)
+    assert f"(model {format_bytes(weights)}, KV cache" in report
