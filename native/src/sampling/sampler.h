@@ -24,8 +24,6 @@ class Sampler {
 public:
     explicit Sampler(SamplerOptions options);  // throws std::invalid_argument with a sentence
 
-    int32_t vocabulary_size() const { return options_.vocabulary_size; }
-
     // The repetition penalty's ids. Throws std::invalid_argument for one that is not in the vocabulary.
     void observe_prompt(std::span<const int32_t> ids);
 

@@ -68,26 +68,30 @@ void read_scales_and_minimums(const uint8_t* packed, Superblock& out) {
     }
 }
 
-void read_q4_k(const uint8_t* p, Superblock& out) {
-    out.d = half_at(p);
-    out.dmin = half_at(p + 2);
-    read_scales_and_minimums(p + 4, out);
+// The low four bits of Q4_K's and Q5_K's codes, two blocks to 32 bytes.
+void read_nibbles(const uint8_t* p, Superblock& out) {
     for (size_t b = 0; b < 8; ++b) {
         for (size_t i = 0; i < 32; ++i) {
-            out.codes[b * 32 + i] = static_cast<uint8_t>(p[16 + b / 2 * 32 + i] >> (b % 2 * 4) & 15);
+            out.codes[b * 32 + i] = static_cast<uint8_t>(p[b / 2 * 32 + i] >> (b % 2 * 4) & 15);
         }
     }
 }
 
+void read_q4_k(const uint8_t* p, Superblock& out) {
+    out.d = half_at(p);
+    out.dmin = half_at(p + 2);
+    read_scales_and_minimums(p + 4, out);
+    read_nibbles(p + 16, out);
+}
+
+// Q4_K's layout with the codes' fifth bits, one byte to eight blocks, before the nibbles.
 void read_q5_k(const uint8_t* p, Superblock& out) {
     out.d = half_at(p);
     out.dmin = half_at(p + 2);
     read_scales_and_minimums(p + 4, out);
-    for (size_t b = 0; b < 8; ++b) {
-        for (size_t i = 0; i < 32; ++i) {
-            const int low = p[48 + b / 2 * 32 + i] >> (b % 2 * 4) & 15;
-            out.codes[b * 32 + i] = static_cast<uint8_t>(low | (p[16 + i] >> b & 1) << 4);
-        }
+    read_nibbles(p + 48, out);
+    for (size_t c = 0; c < superblock_columns; ++c) {
+        out.codes[c] |= static_cast<uint8_t>((p[16 + c % 32] >> (c / 32) & 1) << 4);
     }
 }
 
