@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class Role(StrEnum):
@@ -12,14 +14,45 @@ class Role(StrEnum):
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
+    TOOL = "tool"
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation, as plain text."""
+    """What somebody says in a conversation, as plain text. A tool speaks in a `ToolResult`, not here."""
 
     role: Role
     content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model makes. `arguments`: a JSON object, as text; `id` names the call to its result."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a call gave back, as text."""
+
+    call_id: str
+    output: str
+
+
+Item = Message | ToolCall | ToolResult
+"""One step of a conversation. A model's answer is a message, calls, or a message and then calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. `parameters`: the JSON schema of its arguments, an object's."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +61,7 @@ class SamplingParams:
 
     `top_k=0`, `top_p=1`, `min_p=0`, `repetition_penalty=1`, `presence_penalty=0` and `frequency_penalty=0` switch the
     respective step off; `temperature=0` is greedy decoding. `logit_bias` maps a token id to a value added to its logit.
+    `logprobs`: tell each token's probability, and those of so many of the likeliest; None tells none.
     """
 
     max_tokens: int = 4096
@@ -41,6 +75,7 @@ class SamplingParams:
     seed: int | None = None
     logit_bias: dict[int, float] = field(default_factory=dict[int, float])
     ignore_eos: bool = False
+    logprobs: int | None = None
 
 
 class FinishReason(StrEnum):
@@ -48,6 +83,7 @@ class FinishReason(StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
 
 
 @dataclass(frozen=True, slots=True)

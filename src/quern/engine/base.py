@@ -22,11 +22,33 @@ class Priority(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class JsonGrammar:
+    """The answer is one JSON value, of this JSON schema (as text)."""
+
+    schema: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextGrammar:
+    """The answer is a text of this language: as Lark with llguidance's extensions, and as llama.cpp's GBNF.
+
+    Both say the same; an engine reads the one that it knows. `gbnf` is None where GBNF can't say it.
+    """
+
+    lark: str
+    gbnf: str | None
+
+
+Grammar = JsonGrammar | TextGrammar
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """One sequence to generate.
 
     `prompt`: token ids, at least one. `stop_token_ids`: generation ends before any of them is emitted. `cache_salt`:
-    prefix reuse happens only between requests with the same salt, so that nobody can time another's prompt.
+    prefix reuse happens only between requests with the same salt, so that nobody can time another's prompt. `grammar`:
+    only what it allows can be drawn; where it allows no more, the generation ends.
     """
 
     prompt: tuple[int, ...]
@@ -34,6 +56,7 @@ class GenerateRequest:
     stop_token_ids: frozenset[int] = frozenset()
     priority: Priority = Priority.NORMAL
     cache_salt: str = ""
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +76,21 @@ class Prefill:
 
 
 @dataclass(frozen=True, slots=True)
+class Logprob:
+    """Natural logarithms of probabilities before temperature and truncation: of the token that was drawn, and of the
+    likeliest ones as (id, logarithm), best first.
+    """
+
+    value: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Tokens:
-    """Newly generated ids, in order, at least one. `logprobs[i]` belongs to `ids[i]` where asked for."""
+    """Newly generated ids, in order, at least one. `logprobs[i]` belongs to `ids[i]`; None where not asked for."""
 
     ids: tuple[int, ...]
-    logprobs: tuple[float, ...] | None = None
+    logprobs: tuple[Logprob, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +155,14 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Stop and free everything; running generations end with EngineFailed. May be called twice."""
+        ...
+
+    async def check_grammar(self, grammar: Grammar) -> None:
+        """Compile a grammar, so that `generate` finds it ready.
+
+        Raises InvalidRequest where it can't be kept to, with a sentence that says which part, and EngineUnavailable
+        where nothing runs yet.
+        """
         ...
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
