@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from quern import __version__
 from quern.api import code, conversations, health, models
+from quern.api.openai import chat_completions
 from quern.api.deps import Services
 from quern.api.errors import install_error_handlers
 from quern.api.middleware import BodyLimit, RequestContext
@@ -24,8 +25,12 @@ from quern.errors import ConfigError
 from quern.prompt.prompt import Prompt
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
+from quern.store.history import HistoryStore
+from quern.store.responses import ResponseStore
 from quern.store.turns import TurnStore
+from quern.turns.context import Context
 from quern.turns.conversations import ConversationService
+from quern.turns.responses import ResponseService
 from quern.turns.service import TurnService
 
 log = structlog.get_logger(__name__)
@@ -51,17 +56,22 @@ class Application:
         self.database = Database(settings.database_url)
         conversation_store = ConversationStore(self.database)
         turn_store = TurnStore(self.database)
+        response_store = ResponseStore(self.database)
+        history = HistoryStore(self.database)
         self.turns = TurnService(
             engine=engine,
             prompt=prompt,
-            conversations=conversation_store,
+            context=Context(conversation_store, response_store, history),
             turns=turn_store,
             settings=settings.turns,
         )
         services = Services(
             turns=self.turns,
-            conversations=ConversationService(conversation_store, turn_store, self.turns),
+            conversations=ConversationService(conversation_store, history, turn_store, self.turns),
+            responses=ResponseService(prompt, response_store, history, self.turns),
+            prompt=prompt,
             engine=engine,
+            aliases=frozenset(settings.model.aliases),
             generation=settings.generation,
             max_request_bytes=settings.server.max_request_bytes,
         )
@@ -149,7 +159,7 @@ def _llamacpp(settings: Settings, model: ServedModel, prompt: Prompt) -> Engine:
 def _build_asgi(services: Services, settings: Settings) -> FastAPI:
     app = FastAPI(title="Quern", version=__version__, description=DESCRIPTION)
     app.state.services = services
-    for room in (code, conversations, models, health):
+    for room in (code, chat_completions, conversations, models, health):
         app.include_router(room.router)
     install_error_handlers(app)
     app.add_middleware(BodyLimit, limit=settings.server.max_request_bytes)

@@ -93,12 +93,20 @@ class ServerSettings(_Frozen):
             return False
 
 
+def _listed(value: Any) -> Any:
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
 class ModelSettings(_Frozen):
     """Which model, and how far its file is trusted."""
 
     name: str = Field(
         default="qwen2.5-coder-1.5b",
         description="A catalog name (`quern models`), or a path to a GGUF file or a folder with safetensors.",
+    )
+    aliases: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+        default=(),
+        description="More names, separated by commas, under which requests may ask for the model; `*` is any name.",
     )
     verify: bool = Field(
         default=True, description="Check a downloaded model's SHA-256 at every start (about 0.6 s per GB)."

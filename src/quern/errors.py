@@ -14,6 +14,9 @@
     │   ├── InvalidRequest
     │   ├── ConversationNotFound
     │   ├── ConversationBusy
+    │   ├── ResponseNotFound
+    │   ├── ItemNotFound
+    │   ├── ModelNotServed
     │   ├── ContextExceeded
     │   └── QueueFull               try again in `retry_after` seconds
     ├── TurnNotCompleted            an admitted turn ended as failed, cancelled or interrupted
@@ -94,6 +97,18 @@ class ConversationNotFound(TurnRefused):
 
 class ConversationBusy(TurnRefused):
     """A turn of this conversation is still queued or running."""
+
+
+class ResponseNotFound(TurnRefused):
+    """Unknown, malformed, somebody else's, or deleted."""
+
+
+class ItemNotFound(TurnRefused):
+    """A conversation has no such item."""
+
+
+class ModelNotServed(TurnRefused):
+    """The request names a model that is not the one that runs here."""
 
 
 class ContextExceeded(TurnRefused):

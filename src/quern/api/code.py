@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -12,17 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from quern.api.deps import Owner, RequestId, Services, Wired
+from quern.api.deps import Caller, Calling, Services, Wired
 from quern.api.errors import CLIENT_CLOSED_REQUEST, validation_error
-from quern.api.raw_text import TurnTextResponse, whole_text
+from quern.api.raw_text import TurnTextResponse
+from quern.api.whole import wait_until_ended
 from quern.config import GenerationSettings
-from quern.turns.service import TurnRequest
+from quern.turns.request import ChatInput, TurnRequest
 from quern.turns.turn import Turn
-from quern.types import DisconnectPolicy, SamplingParams
+from quern.types import Message, Role, SamplingParams
 
 router = APIRouter(prefix="/v1/code", tags=["code"])
 
-DISCONNECT_HEADER = "x-quern-on-disconnect"
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 SEND_A_PROMPT = (
     "Send the form field `prompt` with some text in it (Content-Type: application/x-www-form-urlencoded), for example "
@@ -113,31 +112,6 @@ async def chat_form(request: Request, wired: Wired) -> ChatForm:
     return await _read_form(request, ChatForm, wired)
 
 
-def disconnect_policy(request: Request) -> DisconnectPolicy | None:
-    """What the caller wants should its connection close; None leaves it to the settings."""
-    value = request.headers.get(DISCONNECT_HEADER)
-    if value is None:
-        return None
-    try:
-        return DisconnectPolicy(value.strip().lower())
-    except ValueError:
-        names = ", ".join(DisconnectPolicy)
-        message = f"The header {DISCONNECT_HEADER} takes one of {names}."
-        raise validation_error(("header", DISCONNECT_HEADER), "enum", message, value) from None
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, under which request id, and what to do should the connection close."""
-
-    owner: Owner
-    request_id: RequestId
-    disconnect: Annotated[DisconnectPolicy | None, Depends(disconnect_policy)]
-
-
-Calling = Annotated[Caller, Depends()]
-
-
 def _form_body(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {FORM_TYPES[0]: {"schema": model.model_json_schema()}}}}
 
@@ -150,10 +124,9 @@ async def generate(
     turn = await _start(form, wired, caller, remember=False)
     if request.headers.get("accept", "").strip().lower() == "text/plain":
         return TurnTextResponse(turn, media_type="text/plain")
-    text = await whole_text(turn, request)
-    if text is None:
+    if await wait_until_ended([turn], request) is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return JSONResponse({"status": "success", "result": text})
+    return JSONResponse({"status": "success", "result": turn.answer().text})
 
 
 @router.post("/chat_stream", openapi_extra=_form_body(ChatForm), response_model=None)
@@ -171,7 +144,7 @@ async def _start(
         TurnRequest(
             owner=caller.owner,
             request_id=caller.request_id,
-            prompt=form.prompt,
+            input=ChatInput((Message(Role.USER, form.prompt),)),
             sampling=form.sampling(wired.generation),
             remember=remember,
             conversation_id=conversation_id,

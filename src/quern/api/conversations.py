@@ -11,8 +11,10 @@ from quern.api.deps import Owner, Wired
 from quern.api.errors import validation_error
 from quern.api.raw_text import TurnTextResponse
 from quern.errors import ConversationNotFound
-from quern.store.conversations import Conversation, StoredMessage
+from quern.store.conversations import Conversation
+from quern.store.items import StoredItem
 from quern.store.turns import TurnRecord
+from quern.types import Message, Role, ToolCall, ToolResult
 
 router = APIRouter(prefix="/v1/conversations", tags=["conversations"])
 
@@ -45,12 +47,12 @@ async def get_conversation(
 ) -> dict[str, Any]:
     """One conversation: a page of its messages and the turns they belong to, with states, usage and timings."""
     view = await wired.conversations.view(conversation_id, owner, limit=limit, after=after)
-    messages = [_message(item) for item in view.messages.items]
+    messages = [_message(item) for item in view.items.items]
     return {
         **_conversation(view.conversation),
         "messages": messages,
         "turns": [_turn(item) for item in view.turns],
-        "has_more": view.messages.has_more,
+        "has_more": view.items.has_more,
         "last_id": messages[-1]["id"] if messages else None,
     }
 
@@ -87,14 +89,16 @@ def _conversation(item: Conversation) -> dict[str, Any]:
     }
 
 
-def _message(item: StoredMessage) -> dict[str, Any]:
-    return {
-        "id": item.id,
-        "role": item.role,
-        "content": item.content,
-        "turn_id": item.turn_id,
-        "created_at": _seconds(item.created_at),
-    }
+def _message(stored: StoredItem) -> dict[str, Any]:
+    identity = {"id": stored.id, "turn_id": stored.turn_id, "created_at": _seconds(stored.created_at)}
+    match stored.item:
+        case Message(role, content):
+            return {**identity, "role": role, "content": content}
+        case ToolCall(call_id, name, arguments):
+            call = {"id": call_id, "name": name, "arguments": arguments}
+            return {**identity, "role": Role.ASSISTANT, "content": "", "tool_call": call}
+        case ToolResult(call_id, output):
+            return {**identity, "role": Role.TOOL, "content": output, "tool_call_id": call_id}
 
 
 def _turn(item: TurnRecord) -> dict[str, Any]:
@@ -104,6 +108,7 @@ def _turn(item: TurnRecord) -> dict[str, Any]:
         "state": item.state,
         "finish_reason": item.finish_reason,
         "error": item.error,
+        "repairs": item.repairs,
         "text": item.text,
         "model": item.model_id,
         "created_at": _seconds(item.created_at),

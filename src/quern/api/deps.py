@@ -7,23 +7,47 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from quern.api.errors import validation_error
 from quern.config import GenerationSettings
 from quern.engine.base import Engine
+from quern.errors import ModelNotServed
+from quern.prompt.prompt import Prompt
 from quern.turns.conversations import ConversationService
+from quern.turns.responses import ResponseService
 from quern.turns.service import TurnService
+from quern.types import DisconnectPolicy
 
 ANONYMOUS = "anonymous"
+DISCONNECT_HEADER = "x-quern-on-disconnect"
+CONVERSATION_HEADER = "x-quern-conversation"
+ANY_NAME = "*"
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything below the API, wired."""
+    """Everything below the API, wired. `aliases`: further names of the model."""
 
     turns: TurnService
     conversations: ConversationService
+    responses: ResponseService
+    prompt: Prompt
     engine: Engine
     generation: GenerationSettings
+    aliases: frozenset[str]
     max_request_bytes: int
+
+    def check_model(self, name: str | None) -> str:
+        """The served model's id. Raises ModelNotServed where the request asks for another one, and EngineUnavailable
+        while it is not known.
+        """
+        self.turns.check_serving()
+        served = self.engine.info.model_id
+        if name is None or name == served or {name, ANY_NAME} & self.aliases:
+            return served
+        raise ModelNotServed(
+            f"The model {name!r} is not served here; {served!r} is. Ask for that one, or let the server take this name "
+            f"for it too (setting model.aliases)."
+        )
 
 
 def services(request: Request) -> Services:
@@ -41,6 +65,37 @@ def request_id(request: Request) -> str:
     return cast("str", request.state.request_id)
 
 
+def disconnect_policy(request: Request) -> DisconnectPolicy | None:
+    """What the caller wants should its connection close; None leaves it to the settings."""
+    value = request.headers.get(DISCONNECT_HEADER)
+    if value is None:
+        return None
+    try:
+        return DisconnectPolicy(value.strip().lower())
+    except ValueError:
+        names = ", ".join(DisconnectPolicy)
+        message = f"The header {DISCONNECT_HEADER} takes one of {names}."
+        raise validation_error(("header", DISCONNECT_HEADER), "enum", message, value) from None
+
+
+def conversation_header(request: Request) -> str | None:
+    """The conversation that a request of a dialect without conversations belongs to."""
+    return request.headers.get(CONVERSATION_HEADER)
+
+
 Wired = Annotated[Services, Depends(services)]
 Owner = Annotated[str, Depends(owner)]
 RequestId = Annotated[str, Depends(request_id)]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, under which request id, and what to do should the connection close."""
+
+    owner: Owner
+    request_id: RequestId
+    disconnect: Annotated[DisconnectPolicy | None, Depends(disconnect_policy)]
+
+
+Calling = Annotated[Caller, Depends()]
+ConversationHeader = Annotated[str | None, Depends(conversation_header)]

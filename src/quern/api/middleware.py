@@ -9,10 +9,9 @@ import uuid
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from quern.api.errors import CLIENT_CLOSED_REQUEST, detail, internal_error
+from quern.api.errors import CLIENT_CLOSED_REQUEST, TOO_LARGE, dialect_of, failure, internal_error
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +49,7 @@ class RequestContext:
                 status = CLIENT_CLOSED_REQUEST
             except Exception as error:
                 if status == 0:
-                    await internal_error(error)(scope, receive, send_with_id)
+                    await internal_error(scope["path"], error)(scope, receive, send_with_id)
                 raise
             finally:
                 level = log.debug if scope["path"] in {"/health", "/ready"} else log.info
@@ -97,4 +96,4 @@ class BodyLimit:
             f"The request body is larger than {self._limit} bytes, the limit set by server.max_request_bytes. "
             f"Send a shorter prompt."
         )
-        await JSONResponse(detail(message), 413)(scope, receive, send)
+        await failure(dialect_of(scope["path"]), TOO_LARGE, message)(scope, receive, send)

@@ -1,18 +1,13 @@
-"""A turn's text as a raw HTTP body, and a whole turn awaited; both notice when the client goes away.
-
-uvicorn speaks ASGI 2.3: a handler learns of a closed connection only by listening for it.
-"""
+"""A turn's text as a raw HTTP body."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from quern.errors import TurnNotCompleted
+from quern.api.connection import unless_gone
 from quern.turns.events import TurnEnded, TurnLog, TurnText
 from quern.turns.turn import Turn
 from quern.types import TurnState
@@ -38,7 +33,7 @@ class TurnTextResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI)
         with self._turn.reading() as log:
-            await _unless_gone(receive, self._send_all(log, send))
+            await unless_gone(receive, self._send_all(log, send))
 
     async def _send_all(self, log: TurnLog, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -49,17 +44,6 @@ class TurnTextResponse(Response):
         if log.end is None or log.end.state is not TurnState.COMPLETED:
             raise AnswerAborted
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def whole_text(turn: Turn, request: Request) -> str | None:
-    """Wait for a turn's end and return its text; None where the client has gone. Raises TurnNotCompleted."""
-    with turn.reading() as log:
-        if not await _unless_gone(request.receive, log.ended()):
-            return None
-        end = await log.ended()
-    if end.state is not TurnState.COMPLETED:
-        raise TurnNotCompleted(end.state, end.error or end.state)
-    return turn.text()
 
 
 async def _texts(log: TurnLog) -> AsyncGenerator[str]:
@@ -74,25 +58,3 @@ async def _texts(log: TurnLog) -> AsyncGenerator[str]:
 
 def _chunk(text: str) -> Message:
     return {"type": "http.response.body", "body": text.encode(), "more_body": True}
-
-
-async def _unless_gone(receive: Receive, work: Awaitable[object]) -> bool:
-    """Do the work until the client disconnects; False where it did, and the work was cancelled."""
-    loop = asyncio.get_running_loop()
-    working = asyncio.ensure_future(work)
-    listening = loop.create_task(_disconnected(receive))
-    try:
-        await asyncio.wait([working, listening], return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            return False
-        working.result()
-        return True
-    finally:
-        for task in (working, listening):
-            task.cancel()
-        await asyncio.gather(working, listening, return_exceptions=True)
-
-
-async def _disconnected(receive: Callable[[], Awaitable[Message]]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -12,13 +12,17 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
+from quern.prompt.conversation import template_messages, template_tool
 from quern.prompt.template import ChatTemplate
 from quern.prompt.tokenizer import Tokenizer
-from quern.types import Message, Role
+from quern.types import Item, Role, Tool
 
 MARK_LENGTH = 8
 _PRIVATE_USE = range(0xE000, 0xF900)
+
+Value = TypeVar("Value")
 
 
 class ChatEncoder:
@@ -34,25 +38,43 @@ class ChatEncoder:
         self._begins_special = _beginning_of(self._ids)
         self._mark = "".join(chr(secrets.choice(_PRIVATE_USE)) for _ in range(MARK_LENGTH))
 
-    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def encode(self, items: Sequence[Item], tools: Sequence[Tool] = (), opening: str = "") -> tuple[int, ...]:
         """Ids of the whole prompt, up to and including the opening of the assistant's next message.
 
-        Raises InvalidRequest where the template refuses the messages, ModelError where the template fails.
+        `opening`: how that message begins, special tokens in it being tokens. Raises InvalidRequest where the template
+        refuses the conversation, ModelError where the template fails.
         """
-        rendered = self._template.render(
-            [{"role": message.role.value, "content": self._broken(message)} for message in messages]
-        )
-        pieces = self._special.split(rendered)
+        pieces = self._special.split(self._marked(items, tools) + opening)
         prompt, *texts = self._tokenizer.encode_many([piece.replace(self._mark, "") for piece in pieces[::2]])
         for special, text in zip(pieces[1::2], texts, strict=True):
             prompt.append(self._ids[special])
             prompt += text
         return tuple(prompt)
 
-    def _broken(self, message: Message) -> str:
+    def render(self, items: Sequence[Item], tools: Sequence[Tool] = ()) -> str:
+        """The prompt as text, for people: in it a special token and its mere text look the same."""
+        return self._marked(items, tools).replace(self._mark, "")
+
+    def _marked(self, items: Sequence[Item], tools: Sequence[Tool]) -> str:
+        messages = [self._broken(message, self._pattern(message)) for message in template_messages(items)]
+        return self._template.render(
+            messages, [self._broken(template_tool(tool), self._begins_special) for tool in tools]
+        )
+
+    def _pattern(self, message: Mapping[str, Any]) -> re.Pattern[str]:
         # The model's own earlier answers may hold tokens such as <tool_call>, which it wrote as tokens.
-        pattern = self._begins_control if message.role is Role.ASSISTANT else self._begins_special
-        return pattern.sub(rf"\g<0>{self._mark}", message.content)
+        return self._begins_control if message["role"] == Role.ASSISTANT else self._begins_special
+
+    def _broken(self, value: Value, pattern: re.Pattern[str]) -> Value:
+        """`value`, as JSON has it, with every special token's text in it broken, in the names of members too."""
+        if isinstance(value, str):
+            return cast("Value", pattern.sub(rf"\g<0>{self._mark}", value))
+        if isinstance(value, dict):
+            members = cast("dict[str, Any]", value).items()
+            return cast("Value", {self._broken(name, pattern): self._broken(item, pattern) for name, item in members})
+        if isinstance(value, list):
+            return cast("Value", [self._broken(item, pattern) for item in cast("list[Any]", value)])
+        return value
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:

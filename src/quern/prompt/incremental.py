@@ -26,12 +26,17 @@ class IncrementalText:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._matchers = [_StopMatcher(stop) for stop in stops]
         self._held = ""
-        self._stopped = False
+        self._stopped_by: str | None = None
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop string that was found, if any: the text ends before it, and nothing more will be returned."""
+        return self._stopped_by
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string was found: the text ends before it, and nothing more will be returned."""
-        return self._stopped
+        """Whether a stop string was found."""
+        return self._stopped_by is not None
 
     def push(self, ids: Iterable[int]) -> str:
         """Take the next ids; return the text that is now certain."""
@@ -44,17 +49,17 @@ class IncrementalText:
         return text + held
 
     def _release(self, text: str) -> str:
-        if self._stopped:
+        if self.stopped:
             return ""
         if not self._matchers:
             return text
         known = self._held + text
         for end, character in enumerate(text, start=len(self._held) + 1):
-            complete = [matcher.length for matcher in self._matchers if matcher.feed(character)]
+            complete = [matcher.stop for matcher in self._matchers if matcher.feed(character)]
             if complete:
-                self._stopped = True
+                self._stopped_by = max(complete, key=len)
                 self._held = ""
-                return known[: end - max(complete)]
+                return known[: end - len(self._stopped_by)]
         certain = len(known) - max(matcher.matched for matcher in self._matchers)
         self._held = known[certain:]
         return known[:certain]
@@ -64,8 +69,7 @@ class _StopMatcher:
     """Finds one string in a stream, a character at a time, in linear time (Knuth, Morris and Pratt)."""
 
     def __init__(self, stop: str) -> None:
-        self._stop = stop
-        self.length = len(stop)
+        self.stop = stop
         self.matched = 0
         self._fallback = [0]
         for character in stop[1:]:
@@ -74,9 +78,9 @@ class _StopMatcher:
     def feed(self, character: str) -> bool:
         """Whether the stop string is complete with this character. `matched`: how much of its beginning is there."""
         self.matched = self._extend(self.matched, character)
-        return self.matched == self.length
+        return self.matched == len(self.stop)
 
     def _extend(self, matched: int, character: str) -> int:
-        while matched and self._stop[matched] != character:
+        while matched and self.stop[matched] != character:
             matched = self._fallback[matched - 1]
-        return matched + (self._stop[matched] == character)
+        return matched + (self.stop[matched] == character)

@@ -20,7 +20,7 @@ import structlog
 
 from quern.config import child_environment
 from quern.errors import InvalidRequest, ModelError
-from quern.prompt.template import MOST_OUTPUT
+from quern.prompt.template import MOST_OUTPUT, Json
 
 log = structlog.get_logger(__name__)
 
@@ -44,9 +44,9 @@ class IsolatedTemplate:
         self._lock = threading.Lock()
         self._worker = _Worker(self._opening, seconds)
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def render(self, messages: Sequence[Json], tools: Sequence[Json] = ()) -> str:
         """See ChatTemplate."""
-        request = json.dumps([dict(message) for message in messages])
+        request = json.dumps({"messages": list(messages), "tools": list(tools)})
         with self._lock:
             if not self._worker.alive:
                 log.warning("chat_template_worker_restarts")

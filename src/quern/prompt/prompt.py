@@ -11,14 +11,16 @@ import structlog
 
 from quern.errors import InvalidRequest, ModelError, ModelLoadError
 from quern.prompt.chat import ChatEncoder
+from quern.prompt.fim import GapEncoder
 from quern.prompt.incremental import IncrementalText
 from quern.prompt.isolated_template import IsolatedTemplate
 from quern.prompt.model_facts import ModelFacts
 from quern.prompt.model_file import read_model
 from quern.prompt.template import CHATML, ChatTemplate, InProcessTemplate
 from quern.prompt.tokenizer import Tokenizer, byte_vocabulary
+from quern.prompt.tools.format import ToolFormat, tool_format
 from quern.prompt.vocabulary import Vocabulary
-from quern.types import Message, Role
+from quern.types import Item, Message, Role, Tool
 
 log = structlog.get_logger(__name__)
 
@@ -26,12 +28,17 @@ log = structlog.get_logger(__name__)
 class Prompt:
     """Messages to token ids and token ids to text, as one model does it. Safe to use from several threads.
 
-    `facts` are the model's, read from its files. `close` frees a child process; it also ends by itself.
+    `facts` are the model's, read from its files. `gaps` fills in the middle. `tool_format`: how the model writes calls;
+    None where its template knows no tools. `close` frees a child process; it also ends by itself.
     """
 
-    def __init__(self, facts: ModelFacts, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+    def __init__(
+        self, facts: ModelFacts, tokenizer: Tokenizer, template: ChatTemplate, tool_format: ToolFormat | None
+    ) -> None:
         self.facts = facts
         self.tokenizer = tokenizer
+        self.gaps = GapEncoder(tokenizer)
+        self.tool_format = tool_format
         self._template = template
         self._chat = ChatEncoder(tokenizer, template)
 
@@ -45,9 +52,8 @@ class Prompt:
         model = read_model(model_path)
         tokenizer = Tokenizer(model.vocabulary)
         try:
-            prompt = cls(
-                model.facts, tokenizer, IsolatedTemplate(model.chat_template, _template_variables(model.vocabulary))
-            )
+            template = IsolatedTemplate(model.chat_template, _template_variables(model.vocabulary))
+            prompt = cls(model.facts, tokenizer, template, tool_format(model.chat_template))
             prompt.encode_chat([Message(Role.USER, "Hello")])
         except (InvalidRequest, ModelError) as error:
             raise ModelLoadError(f"The model {model_path} can't be served: {error}") from error
@@ -69,7 +75,8 @@ class Prompt:
             key_length=0,
             value_length=0,
         )
-        return cls(facts, Tokenizer(vocabulary), InProcessTemplate(CHATML, _template_variables(vocabulary)))
+        template = InProcessTemplate(CHATML, _template_variables(vocabulary))
+        return cls(facts, Tokenizer(vocabulary), template, tool_format(CHATML))
 
     @property
     def vocabulary_size(self) -> int:
@@ -86,13 +93,17 @@ class Prompt:
         """An answer is over where the model generates one of these."""
         return self.tokenizer.end_of_turn_ids
 
-    def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Ids of a conversation, ready for the assistant's next message.
+    def encode_chat(self, items: Sequence[Item], tools: Sequence[Tool] = (), opening: str = "") -> tuple[int, ...]:
+        """Ids of a conversation, ready for the assistant's next message, which begins with `opening`.
 
         Takes milliseconds, a long history some hundreds, so call it in a thread. Raises InvalidRequest where the
-        template refuses the messages, ModelError where the template fails.
+        template refuses the conversation, ModelError where the template fails.
         """
-        return self._chat.encode(messages)
+        return self._chat.encode(items, tools, opening)
+
+    def render_chat(self, items: Sequence[Item], tools: Sequence[Tool] = ()) -> str:
+        """The same as text, for people. Raises the same."""
+        return self._chat.render(items, tools)
 
     def incremental_text(self, stops: Sequence[str] = ()) -> IncrementalText:
         """The text of one answer, from its ids. Raises InvalidRequest for an empty stop string."""

@@ -21,8 +21,19 @@ MOST_OUTPUT = 32 * 2**20
 """Characters of a rendered prompt; the longest contexts in use are a tenth of that."""
 
 CHATML = """\
+{%- if tools %}
+    {{- '<|im_start|>system\\nCall a function as <tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>' }}
+    {%- for tool in tools %}
+        {{- '\\n' + (tool | tojson) }}
+    {%- endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- endif %}
 {%- for message in messages %}
-    {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+    {{- '<|im_start|>' + message.role + '\\n' + message.content }}
+    {%- for call in message.tool_calls or [] %}
+        {{- '\\n<tool_call>\\n' + (call.function | tojson) + '\\n</tool_call>' }}
+    {%- endfor %}
+    {{- '<|im_end|>\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|im_start|>assistant\\n' }}
@@ -30,11 +41,14 @@ CHATML = """\
 """
 
 
+Json = Mapping[str, Any]
+
+
 class ChatTemplate(Protocol):
     """Renders a conversation, ready for the assistant's next message."""
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """`messages` have the keys `role` and `content`.
+    def render(self, messages: Sequence[Json], tools: Sequence[Json] = ()) -> str:
+        """`messages` and `tools` in the shape that Transformers gives to templates (`conversation.py` makes it).
 
         Raises InvalidRequest where the template refuses the messages, ModelError where the template fails.
         """
@@ -58,14 +72,14 @@ class InProcessTemplate:
             self._template = environment.from_string(source)
         except (jinja2.TemplateError, RecursionError) as error:
             raise ModelError(f"The model's chat template can't be parsed ({error}).") from error
-        self._variables = {**FUNCTIONS, **NO_TOOLS, **variables, "add_generation_prompt": True}
+        self._variables = {**FUNCTIONS, **variables, "documents": None, "add_generation_prompt": True}
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def render(self, messages: Sequence[Json], tools: Sequence[Json] = ()) -> str:
         """See ChatTemplate."""
         pieces: list[str] = []
         room = MOST_OUTPUT
         try:
-            for piece in self._template.generate(self._variables, messages=messages):
+            for piece in self._template.generate(self._variables, messages=messages, tools=tools or None):
                 room -= len(piece)
                 if room < 0:
                     break
@@ -91,7 +105,6 @@ def _refuse(message: str) -> NoReturn:
 
 
 FUNCTIONS = {"raise_exception": _refuse, "strftime_now": time.strftime}
-NO_TOOLS = {"tools": None, "documents": None}
 
 
 def _tojson(

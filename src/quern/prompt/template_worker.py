@@ -1,7 +1,8 @@
 """The child process that renders a model's own chat template: `python -m quern.prompt.template_worker`.
 
-It reads JSON lines: first `{"source": …, "variables": …}`, then a list of messages for each prompt. It answers each
-line with one, `{"text": …}` or `{"error": <class in quern.errors>, "message": …}`. It ends with its standard input.
+It reads JSON lines: first `{"source": …, "variables": …}`, then `{"messages": …, "tools": …}` for each prompt. It
+answers each line with one, `{"text": …}` or `{"error": <class in quern.errors>, "message": …}`. It ends with its
+standard input.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def replies(requests: Iterable[bytes]) -> Iterator[bytes]:
     yield _line({"text": ""})
     for line in lines:
         try:
-            reply = _line({"text": template.render(json.loads(line))})
+            prompt = json.loads(line)
+            reply = _line({"text": template.render(prompt["messages"], prompt["tools"])})
         except QuernError as error:
             reply = _failure(error)
         except MemoryError:

@@ -10,7 +10,15 @@ from tokenizers.models import BPE
 from quern.errors import ModelCorrupt
 from quern.prompt.byte_level import ALPHABET, to_bytes
 from quern.prompt.pretokenizers import build_pretokenizer
-from quern.prompt.vocabulary import SpecialTokens, TokenType, Vocabulary, find_special_tokens, ids_of_type
+from quern.prompt.vocabulary import (
+    FILL_IN_THE_MIDDLE,
+    NEVER_IN_AN_ANSWER,
+    SpecialTokens,
+    TokenType,
+    Vocabulary,
+    find_special_tokens,
+    ids_of_type,
+)
 
 
 class Tokenizer:
@@ -59,8 +67,8 @@ class Tokenizer:
 
 
 def byte_vocabulary() -> Vocabulary:
-    """A vocabulary that needs no model file: ids 0 to 255 are the bytes themselves, three special tokens follow."""
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    """A vocabulary that needs no model file: ids 0 to 255 are the bytes themselves, special tokens follow."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(FILL_IN_THE_MIDDLE | NEVER_IN_AN_ANSWER)]
     return Vocabulary(
         tokens=[*ALPHABET, *special],
         types=[TokenType.NORMAL] * len(ALPHABET) + [TokenType.CONTROL] * len(special),

@@ -1,64 +1,39 @@
-"""Conversations and their messages: reading and deleting. `turns.py` writes them."""
+"""Conversations: beginning, finding, deleting them. What is said in them is in `history.py`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Generic, TypeVar
 
-from sqlalchemy import and_, delete, or_, select
+from sqlalchemy import and_, delete, insert, or_, select, update
 
-from quern.errors import InvalidRequest
 from quern.store.database import Database
-from quern.store.schema import conversations, messages, turns
+from quern.store.items import NewItem, append_items, check_storable
+from quern.store.pages import Page, page_of, unknown_cursor
+from quern.store.schema import conversations
 from quern.store.uninterrupted import uninterrupted
-from quern.types import Message, Role, TurnState
-
-T = TypeVar("T")
 
 _CONVERSATION = select(
-    conversations.c.id, conversations.c.owner, conversations.c.created_at, conversations.c.updated_at
-)
-_MESSAGE = select(
-    messages.c.id,
-    messages.c.conversation_id,
-    messages.c.turn_id,
-    messages.c.position,
-    messages.c.role,
-    messages.c.content,
-    messages.c.created_at,
+    conversations.c.id,
+    conversations.c.owner,
+    conversations.c.created_at,
+    conversations.c.updated_at,
+    conversations.c.metadata,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A conversation. `updated_at` is when its last turn began or ended; times are in UTC."""
+    """A conversation. `updated_at` is when its last turn began or ended, or something was put into it; times are in
+    UTC. `metadata`: what its owner noted.
+    """
 
     id: str
     owner: str
     created_at: datetime
     updated_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class StoredMessage:
-    """A message with its identity; `position` counts from 0 within the conversation."""
-
-    id: str
-    conversation_id: str
-    turn_id: str
-    position: int
-    role: Role
-    content: str
-    created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """A part of a longer list; `has_more` says whether anything comes after its last item."""
-
-    items: tuple[T, ...]
-    has_more: bool
+    metadata: dict[str, str] | None = None
 
 
 class ConversationStore:
@@ -89,7 +64,7 @@ class ConversationStore:
             if after is not None:
                 seen = (await connection.execute(select(*order).where(mine, conversations.c.id == after))).one_or_none()
                 if seen is None:
-                    raise _unknown_cursor("conversation", after)
+                    raise unknown_cursor("conversation", after)
                 updated_at, conversation_id = seen
                 wanted = wanted.where(
                     or_(
@@ -98,38 +73,22 @@ class ConversationStore:
                     )
                 )
             rows = (await connection.execute(wanted)).all()
-        return _page([Conversation(*row) for row in rows], limit)
+        return page_of([Conversation(*row) for row in rows], limit)
 
     @uninterrupted
-    async def messages(self, conversation_id: str, *, limit: int, after: str | None) -> Page[StoredMessage]:
-        """At most `limit` messages of any turns, in order.
-
-        `after`: the id of the last one already seen; raises InvalidRequest if the conversation has none of that id.
-        """
-        here = messages.c.conversation_id == conversation_id
-        wanted = _MESSAGE.where(here).order_by(messages.c.position).limit(limit + 1)
+    async def create(self, conversation: Conversation, new: Sequence[NewItem]) -> None:
+        """Begin a conversation without a turn. Raises InvalidRequest for items that can't be stored."""
+        check_storable(item.item for item in new)
         async with self._database.transaction() as connection:
-            if after is not None:
-                cursor = select(messages.c.position).where(here, messages.c.id == after)
-                position = (await connection.execute(cursor)).scalar_one_or_none()
-                if position is None:
-                    raise _unknown_cursor("message", after)
-                wanted = wanted.where(messages.c.position > position)
-            rows = (await connection.execute(wanted)).all()
-        return _page([StoredMessage(*row) for row in rows], limit)
+            await connection.execute(insert(conversations).values(asdict(conversation)))
+            await append_items(connection, conversation.id, None, new, conversation.created_at)
 
     @uninterrupted
-    async def history(self, conversation_id: str) -> list[Message]:
-        """What the model is shown: the messages of completed turns, in order."""
-        wanted = (
-            select(messages.c.role, messages.c.content)
-            .join(turns, turns.c.id == messages.c.turn_id)
-            .where(messages.c.conversation_id == conversation_id, turns.c.state == TurnState.COMPLETED)
-            .order_by(messages.c.position)
-        )
+    async def set_metadata(self, conversation_id: str, owner: str, metadata: dict[str, str]) -> bool:
+        """Replace what the owner noted; False if there is no such conversation of the owner's."""
+        changed = update(conversations).where(conversations.c.id == conversation_id, conversations.c.owner == owner)
         async with self._database.transaction() as connection:
-            rows = (await connection.execute(wanted)).all()
-        return [Message(role=role, content=content) for role, content in rows]
+            return (await connection.execute(changed.values(metadata=metadata))).rowcount > 0
 
     @uninterrupted
     async def delete(self, conversation_id: str, owner: str) -> bool:
@@ -147,15 +106,3 @@ class ConversationStore:
         unwanted = delete(conversations).where(conversations.c.owner == owner)
         async with self._database.transaction() as connection:
             return (await connection.execute(unwanted)).rowcount
-
-
-def _page(rows: list[T], limit: int) -> Page[T]:
-    return Page(items=tuple(rows[:limit]), has_more=len(rows) > limit)
-
-
-def _unknown_cursor(kind: str, after: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"There is no {kind} {after!r} to go on after: it was deleted, or the value is not from this list. Start "
-        f"again without `after`.",
-        field="after",
-    )

@@ -8,22 +8,42 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from quern.store.items import NewItem
 from quern.types import FinishReason, SamplingParams, Timings, TurnState, Usage
 
 
 @dataclass(frozen=True, slots=True)
+class NewResponse:
+    """A turn that is kept as a response. `previous_id`: the turn of the response that it continues. `body`: what its
+    caller asked for, as JSON, for the dialect to read again. `background`: its events are kept, not only its answer.
+    """
+
+    previous_id: str | None
+    background: bool
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class NewTurn:
-    """An admitted turn. `conversation_id` is None for a one-shot request; `new_conversation` says to create it."""
+    """An admitted turn. `conversation_id` is None for a turn outside of conversations; `new_conversation` says to
+    create it. `items`: what was said to the model; kept with a conversation or a response only.
+    """
 
     id: str
     owner: str
     request_id: str
     model_id: str
-    prompt: str
+    items: tuple[NewItem, ...]
     sampling: SamplingParams
     created_at: datetime
     conversation_id: str | None
     new_conversation: bool
+    response: NewResponse | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether what was said is stored: one-shot turns have no memory."""
+        return self.conversation_id is not None or self.response is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +64,7 @@ class TurnRecord:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    repairs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +78,9 @@ class JournalEntry:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """How a turn ended. `text`: the whole answer, or the text so far; None where none is to be kept."""
+    """How a turn ended. `text`: all that the model wrote, or wrote so far; None where none is to be kept. `items`: the
+    same as an answer, for the history of what follows. `journal`: all of its pieces, where they are to be kept.
+    """
 
     turn_id: str
     state: TurnState
@@ -67,6 +90,9 @@ class TurnEnd:
     usage: Usage
     timings: Timings
     finished_at: datetime
+    items: tuple[NewItem, ...] = ()
+    repairs: int = 0
+    journal: tuple[JournalEntry, ...] | None = None
 
 
 def queued_columns(turn: NewTurn) -> dict[str, Any]:
@@ -93,6 +119,7 @@ def ended_columns(end: TurnEnd) -> dict[str, Any]:
         "error": end.error,
         "text": end.text,
         "finished_at": end.finished_at,
+        "repairs": end.repairs,
         **asdict(end.usage),
         **asdict(end.timings),
     }
@@ -115,4 +142,5 @@ def turn_record(row: Row[Any]) -> TurnRecord:
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        repairs=row.repairs,
     )

@@ -32,6 +32,14 @@ ACTIVE_TURN_INDEX = "uq_turns_active_conversation"
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
+class ItemKind(StrEnum):
+    """What an item's row holds."""
+
+    MESSAGE = "message"
+    CALL = "function_call"
+    RESULT = "function_call_output"
+
+
 def storable(text: str) -> str:
     """`text` as every database can hold it: U+FFFD for NUL, which PostgreSQL refuses, and for lone surrogates."""
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
@@ -101,6 +109,7 @@ class _ConversationColumns(TypedColumns):
     owner: Named[str] = Column(StorableText)
     created_at: Named[datetime] = Column(UtcDateTime)
     updated_at: Named[datetime] = Column(UtcDateTime)
+    metadata: Named[dict[str, Any] | None] = Column(JSON[dict[str, Any]](none_as_null=True))
 
 
 class _TurnColumns(TypedColumns):
@@ -126,16 +135,27 @@ class _TurnColumns(TypedColumns):
     created_at: Named[datetime] = Column(UtcDateTime)
     started_at: Named[datetime | None] = Column(UtcDateTime)
     finished_at: Named[datetime | None] = Column(UtcDateTime)
+    repairs: Named[int] = Column(Integer, server_default="0")
 
 
-class _MessageColumns(TypedColumns):
+class _ItemColumns(TypedColumns):
     id: Named[str] = Column(StorableText, primary_key=True)
-    conversation_id: Named[str] = Column(StorableText, ForeignKey("conversations.id", ondelete="CASCADE"))
-    turn_id: Named[str] = Column(StorableText, ForeignKey("turns.id", ondelete="CASCADE"), index=True)
+    conversation_id: Named[str | None] = Column(StorableText, ForeignKey("conversations.id", ondelete="CASCADE"))
+    turn_id: Named[str | None] = Column(StorableText, ForeignKey("turns.id", ondelete="CASCADE"), index=True)
     position: Named[int]
+    kind: Named[ItemKind] = Column(_word(ItemKind))
     role: Named[Role] = Column(_word(Role))
     content: Named[str] = Column(StorableText)
+    name: Named[str | None] = Column(StorableText)
+    call_id: Named[str | None] = Column(StorableText)
     created_at: Named[datetime] = Column(UtcDateTime)
+
+
+class _ResponseColumns(TypedColumns):
+    turn_id: Named[str] = Column(StorableText, ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True)
+    previous_id: Named[str | None] = Column(StorableText)
+    background: Named[bool]
+    body: Named[dict[str, Any]] = Column(JSON[dict[str, Any]])
 
 
 class _TurnEventColumns(TypedColumns):
@@ -164,11 +184,13 @@ Index(
     postgresql_where=active_turn,
 )
 
-messages = Table(
-    "messages",
+items = Table(
+    "items",
     metadata,
-    _MessageColumns,
+    _ItemColumns,
     UniqueConstraint("conversation_id", "position"),
 )
+
+responses = Table("responses", metadata, _ResponseColumns)
 
 turn_events = Table("turn_events", metadata, _TurnEventColumns)

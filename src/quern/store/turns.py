@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
-from uuid import uuid4
 
 from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from quern.errors import ConversationBusy, ConversationNotFound, InvalidRequest, StoreError
+from quern.errors import ConversationBusy, ConversationNotFound, StoreError
 from quern.store.database import Database
-from quern.store.records import JournalEntry, NewTurn, TurnEnd, TurnRecord, ended_columns, queued_columns, turn_record
-from quern.store.schema import ACTIVE_TURN_INDEX, active_turn, conversations, messages, storable, turn_events, turns
+from quern.store.items import append_items, check_storable
+from quern.store.records import (
+    JournalEntry,
+    NewResponse,
+    NewTurn,
+    TurnEnd,
+    TurnRecord,
+    ended_columns,
+    queued_columns,
+    turn_record,
+)
+from quern.store.schema import ACTIVE_TURN_INDEX, active_turn, conversations, responses, turn_events, turns
 from quern.store.uninterrupted import uninterrupted
-from quern.types import Message, Role, TurnState
+from quern.types import TurnState
 
-__all__ = ["JournalEntry", "NewTurn", "TurnAlreadyEnded", "TurnEnd", "TurnRecord", "TurnStore"]
+__all__ = ["JournalEntry", "NewResponse", "NewTurn", "TurnAlreadyEnded", "TurnEnd", "TurnRecord", "TurnStore"]
 
 INTERRUPTED = "The server stopped while this turn was running. The text so far is kept; ask again for a whole answer."
 
@@ -34,14 +44,14 @@ class TurnStore:
 
     @uninterrupted
     async def create(self, turn: NewTurn) -> None:
-        """Store the turn as queued, with its conversation where that is new, and the user's message.
+        """Store the turn as queued, with its conversation where that is new, what was said, and its response.
 
-        A one-shot turn's prompt is not stored. Raises ConversationNotFound when the owner has no such conversation,
-        ConversationBusy while another turn of it is active, and InvalidRequest for a prompt with characters that no
-        database can hold (NUL, lone surrogates).
+        What was said in a one-shot turn is not stored. Raises ConversationNotFound when the owner has no such
+        conversation, ConversationBusy while another turn of it is active, and InvalidRequest for a prompt with
+        characters that no database can hold (NUL, lone surrogates).
         """
-        if turn.conversation_id is not None:
-            _check_prompt(turn.prompt)
+        if turn.kept:
+            check_storable(item.item for item in turn.items)
         async with self._database.transaction() as connection:
             if turn.conversation_id is not None:
                 await _open_conversation(connection, turn, turn.conversation_id)
@@ -54,9 +64,11 @@ class TurnStore:
                         "Wait until it has ended, or cancel it, then try again."
                     ) from error
                 raise
-            if turn.conversation_id is not None:
-                question = Message(Role.USER, turn.prompt)
-                await _append_message(connection, turn.conversation_id, turn.id, question, turn.created_at)
+            if turn.response is not None:
+                response = {"turn_id": turn.id, **asdict(turn.response)}
+                await connection.execute(insert(responses).values(response))
+            if turn.kept:
+                await append_items(connection, turn.conversation_id, turn.id, turn.items, turn.created_at)
 
     @uninterrupted
     async def mark_running(self, turn_id: str, started_at: datetime) -> None:
@@ -88,19 +100,13 @@ class TurnStore:
         )
         async with self._database.transaction() as connection:
             saved = dict((await connection.execute(wanted)).all())
-            rows = [
-                {"turn_id": entry.turn_id, "number": entry.number, "text": entry.text, "created_at": now}
-                for entry in entries
-                if entry.turn_id in saved and entry.number > saved[entry.turn_id]
-            ]
-            if rows:
-                await connection.execute(insert(turn_events), rows)
+            await _append_events(connection, entries, saved, now)
 
     @uninterrupted
     async def finish(self, end: TurnEnd) -> bool:
-        """Store how the turn ended, drop its journal, and add the answer to the conversation if it is complete.
+        """Store how the turn ended, and its answer if it is complete. Its journal goes, or becomes whole if it is kept.
 
-        False, and nothing happens, if the conversation was deleted. Raises TurnAlreadyEnded if the turn has ended
+        False, and nothing happens, if the conversation or response was deleted. Raises TurnAlreadyEnded if it has ended
         before: it keeps that end.
         """
         async with self._database.transaction() as connection:
@@ -113,10 +119,11 @@ class TurnStore:
             if (await connection.execute(ended)).rowcount == 0:
                 await _refuse_unless_deleted(connection, end.turn_id, end.state)
                 return False
-            if conversation_id is not None and end.state is TurnState.COMPLETED:
-                answer = Message(Role.ASSISTANT, end.text or "")
-                await _append_message(connection, conversation_id, end.turn_id, answer, end.finished_at)
+            if end.state is TurnState.COMPLETED:
+                await append_items(connection, conversation_id, end.turn_id, end.items, end.finished_at)
             await connection.execute(delete(turn_events).where(turn_events.c.turn_id == end.turn_id))
+            if end.journal:
+                await _append_events(connection, end.journal, {end.turn_id: -1}, end.finished_at)
         return True
 
     @uninterrupted
@@ -131,6 +138,8 @@ class TurnStore:
             for turn_id, conversation_id in lost:
                 journal = select(turn_events.c.text).where(turn_events.c.turn_id == turn_id)
                 pieces = (await connection.execute(journal.order_by(turn_events.c.number))).scalars().all()
+                kept = select(responses.c.background).where(responses.c.turn_id == turn_id)
+                background = (await connection.execute(kept)).scalar_one_or_none()
                 interrupted = {
                     "state": TurnState.INTERRUPTED,
                     "error": INTERRUPTED,
@@ -138,7 +147,8 @@ class TurnStore:
                     "finished_at": now,
                 }
                 await connection.execute(update(turns).where(turns.c.id == turn_id).values(interrupted))
-                await connection.execute(delete(turn_events).where(turn_events.c.turn_id == turn_id))
+                if not background:
+                    await connection.execute(delete(turn_events).where(turn_events.c.turn_id == turn_id))
         return len(lost)
 
     @uninterrupted
@@ -165,15 +175,6 @@ class TurnStore:
             return (await connection.execute(wanted)).scalar_one_or_none()
 
 
-def _check_prompt(prompt: str) -> None:
-    if storable(prompt) != prompt:
-        raise InvalidRequest(
-            "The prompt contains a NUL character (U+0000) or half of a surrogate pair, which a conversation can't "
-            "store. Remove it and send the prompt again.",
-            field="prompt",
-        )
-
-
 async def _open_conversation(connection: AsyncConnection, turn: NewTurn, conversation_id: str) -> None:
     if turn.new_conversation:
         new = {
@@ -197,21 +198,17 @@ async def _touch(
     return (await connection.execute(touched)).rowcount > 0
 
 
-async def _append_message(
-    connection: AsyncConnection, conversation_id: str, turn_id: str, message: Message, now: datetime
+async def _append_events(
+    connection: AsyncConnection, entries: Sequence[JournalEntry], saved: Mapping[str, int], now: datetime
 ) -> None:
-    last = func.max(messages.c.position)
-    position = select(func.coalesce(last + 1, 0)).where(messages.c.conversation_id == conversation_id)
-    row = {
-        "id": str(uuid4()),
-        "conversation_id": conversation_id,
-        "turn_id": turn_id,
-        "position": (await connection.execute(position)).scalar_one(),
-        "role": message.role,
-        "content": message.content,
-        "created_at": now,
-    }
-    await connection.execute(insert(messages).values(row))
+    """Add the pieces of the turns in `saved` that come after the number there."""
+    rows = [
+        {"turn_id": entry.turn_id, "number": entry.number, "text": entry.text, "created_at": now}
+        for entry in entries
+        if entry.turn_id in saved and entry.number > saved[entry.turn_id]
+    ]
+    if rows:
+        await connection.execute(insert(turn_events), rows)
 
 
 async def _refuse_unless_deleted(connection: AsyncConnection, turn_id: str, wanted: TurnState) -> None:

@@ -12,10 +12,20 @@ LONGEST_RETRY_AFTER = 600
 UNMEASURED_RETRY_AFTER = 10
 
 
-def check_context(prompt_tokens: int, max_tokens: int, context_length: int) -> None:
-    """Raise ContextExceeded unless the prompt and the whole answer fit."""
-    if prompt_tokens + max_tokens > context_length:
+LEAST_ANSWER = 256
+"""Tokens. Less room than that for a fitted answer means that the prompt fills the context: no answer comes of it."""
+
+
+def room_for_answer(prompt_tokens: int, max_tokens: int, context_length: int, *, fit: bool) -> int:
+    """How many tokens the answer may have. Raises ContextExceeded unless the prompt and the whole answer fit; with
+    `fit`, unless a shorter one does.
+    """
+    room = context_length - prompt_tokens
+    if fit and min(max_tokens, LEAST_ANSWER) <= room < max_tokens:
+        return room
+    if max_tokens > room:
         raise ContextExceeded(prompt_tokens, max_tokens, context_length)
+    return max_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,30 +1,43 @@
-"""Conversations as callers see them: listed, read with their turns, deleted."""
+"""Conversations as callers see them: begun, listed, read with their turns, changed, deleted."""
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from quern.errors import ConversationNotFound
-from quern.store.conversations import Conversation, ConversationStore, Page, StoredMessage
+from quern.errors import ConversationNotFound, ItemNotFound
+from quern.store.conversations import Conversation, ConversationStore
+from quern.store.history import HistoryStore
+from quern.store.items import NewItem, StoredItem
+from quern.store.pages import Page
 from quern.store.turns import TurnRecord, TurnStore
+from quern.turns.context import NOT_FOUND
 from quern.turns.runner import DELETED
-from quern.turns.service import NOT_FOUND, TurnService
+from quern.turns.service import TurnService
+from quern.types import Item
+
+NO_ITEM = "There is no such item in this conversation: the id is wrong, or it was deleted."
 
 
 @dataclass(frozen=True, slots=True)
 class ConversationView:
-    """A page of a conversation: its messages in order, and the turns they belong to."""
+    """A page of a conversation: its items in order, and the turns they belong to."""
 
     conversation: Conversation
-    messages: Page[StoredMessage]
+    items: Page[StoredItem]
     turns: list[TurnRecord]
 
 
 class ConversationService:
-    """Reads and deletes an owner's conversations; another owner's don't exist."""
+    """An owner's conversations; another owner's don't exist."""
 
-    def __init__(self, conversations: ConversationStore, turns: TurnStore, service: TurnService) -> None:
+    def __init__(
+        self, conversations: ConversationStore, history: HistoryStore, turns: TurnStore, service: TurnService
+    ) -> None:
         self._conversations = conversations
+        self._history = history
         self._turns = turns
         self._service = service
 
@@ -32,14 +45,62 @@ class ConversationService:
         """Newest activity first. Raises InvalidRequest where `after` names no conversation."""
         return await self._conversations.page(owner, limit=limit, after=after)
 
-    async def view(self, conversation_id: str, owner: str, *, limit: int, after: str | None) -> ConversationView:
-        """One conversation. Raises ConversationNotFound, and InvalidRequest where `after` names no message."""
+    async def get(self, conversation_id: str, owner: str) -> Conversation:
+        """One conversation. Raises ConversationNotFound."""
         conversation = await self._conversations.get(conversation_id, owner)
         if conversation is None:
             raise ConversationNotFound(NOT_FOUND)
-        messages = await self._conversations.messages(conversation_id, limit=limit, after=after)
-        turns = await self._turns.by_ids(list(dict.fromkeys(message.turn_id for message in messages.items)))
-        return ConversationView(conversation, messages, turns)
+        return conversation
+
+    async def view(self, conversation_id: str, owner: str, *, limit: int, after: str | None) -> ConversationView:
+        """One conversation with what was said. Raises ConversationNotFound, and InvalidRequest where `after` names no
+        item.
+        """
+        conversation = await self.get(conversation_id, owner)
+        page = await self._history.page(conversation_id, limit=limit, after=after)
+        of_turns = dict.fromkeys(item.turn_id for item in page.items if item.turn_id is not None)
+        return ConversationView(conversation, page, await self._turns.by_ids(list(of_turns)))
+
+    async def create(self, owner: str, metadata: dict[str, str], items: Sequence[Item]) -> Conversation:
+        """Begin a conversation without a turn. Raises InvalidRequest for items that can't be stored."""
+        now = datetime.now(UTC)
+        conversation = Conversation(str(uuid.uuid4()), owner, now, now, metadata)
+        await self._conversations.create(conversation, _with_ids(items))
+        return conversation
+
+    async def set_metadata(self, conversation_id: str, owner: str, metadata: dict[str, str]) -> Conversation:
+        """Replace what its owner noted. Raises ConversationNotFound."""
+        await self._conversations.set_metadata(conversation_id, owner, metadata)
+        return await self.get(conversation_id, owner)
+
+    async def items(
+        self, conversation_id: str, owner: str, *, limit: int, after: str | None, newest_first: bool
+    ) -> Page[StoredItem]:
+        """What was said. Raises ConversationNotFound, and InvalidRequest where `after` names no item."""
+        await self.get(conversation_id, owner)
+        return await self._history.page(conversation_id, limit=limit, after=after, newest_first=newest_first)
+
+    async def item(self, conversation_id: str, owner: str, item_id: str) -> StoredItem:
+        """One item. Raises ConversationNotFound or ItemNotFound."""
+        await self.get(conversation_id, owner)
+        item = await self._history.item(conversation_id, item_id)
+        if item is None:
+            raise ItemNotFound(NO_ITEM)
+        return item
+
+    async def append(self, conversation_id: str, owner: str, items: Sequence[Item]) -> list[StoredItem]:
+        """Put items at the end, without a turn. Raises ConversationNotFound, ConversationBusy or InvalidRequest."""
+        await self.get(conversation_id, owner)
+        new = _with_ids(items)
+        await self._history.append(conversation_id, new, datetime.now(UTC))
+        return [await self.item(conversation_id, owner, item.id) for item in new]
+
+    async def delete_item(self, conversation_id: str, owner: str, item_id: str) -> Conversation:
+        """Take an item out. Raises ConversationNotFound, ConversationBusy or ItemNotFound."""
+        conversation = await self.get(conversation_id, owner)
+        if not await self._history.delete(conversation_id, item_id, datetime.now(UTC)):
+            raise ItemNotFound(NO_ITEM)
+        return conversation
 
     async def delete(self, conversation_id: str, owner: str) -> None:
         """Delete one, cancelling its running turn first. Raises ConversationNotFound."""
@@ -62,3 +123,7 @@ class ConversationService:
     async def _cancel_all(self, owner: str) -> None:
         for running in self._service.running_turns(owner):
             await self._service.cancel(running, DELETED)
+
+
+def _with_ids(items: Sequence[Item]) -> list[NewItem]:
+    return [NewItem(str(uuid.uuid4()), item) for item in items]

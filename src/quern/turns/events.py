@@ -33,17 +33,63 @@ class TurnText:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnCallStarted:
+    """The answer goes on with a call; `index` counts the answer's calls from 0."""
+
+    index: int
+    call_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCallArguments:
+    """More of a call's arguments; joined, they are the text of one JSON object."""
+
+    index: int
+    fragment: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCallEnded:
+    """The arguments of a call are whole."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token's bytes and the natural logarithm of its probability; `top`: the likeliest tokens', best first."""
+
+    token: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TurnLogprobs:
+    """The tokens of the text that comes next, where they were asked for."""
+
+    tokens: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TurnEnded:
-    """The terminal event: the last one, exactly once. `error` is a sentence unless the turn was completed."""
+    """The terminal event: the last one, exactly once. `error` is a sentence unless the turn was completed.
+
+    `stop`: the stop string that ended it, if one did. `repairs`: slips of the model that were mended in its calls.
+    """
 
     state: TurnState
     finish_reason: FinishReason | None = None
     error: str | None = None
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
+    stop: str | None = None
+    repairs: int = 0
 
 
-TurnEvent = TurnQueued | TurnPrefill | TurnText | TurnEnded
+AnswerEvent = TurnText | TurnCallStarted | TurnCallArguments | TurnCallEnded
+TurnEvent = TurnQueued | TurnPrefill | TurnLogprobs | AnswerEvent | TurnEnded
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,20 @@ from contextlib import aclosing
 from quern.engine.base import Engine, Finished, Prefill, Queued, Tokens
 from quern.errors import EngineFailed
 from quern.store.turns import JournalEntry
-from quern.turns.events import TurnEnded, TurnPrefill, TurnQueued, TurnText
+from quern.turns.events import AnswerEvent, TurnEnded, TurnLogprobs, TurnPrefill, TurnQueued
 from quern.turns.journal import Journal
 from quern.turns.turn import Turn
 from quern.types import FinishReason, Timings, TurnState, Usage
 
 
 class Generation:
-    """Writes a turn's queue, prefill and text events; its terminal event is the caller's to append."""
+    """Writes a turn's queue, prefill and answer events; its terminal event is the caller's to append."""
 
     def __init__(self, turn: Turn, journal: Journal, on_running: Callable[[], Awaitable[None]]) -> None:
         self._turn = turn
-        self._text = turn.incremental_text
+        self._text = turn.how_to_read.text
+        self._answer = turn.how_to_read.answer
+        self._logprobs = turn.how_to_read.logprobs
         self._journal = journal
         self._on_running = on_running
         self._admitted = time.monotonic()
@@ -40,11 +42,13 @@ class Generation:
                         await self._runs()
                         self._cached_tokens = cached
                         self._turn.log.append(TurnPrefill(done, total, cached))
-                    case Tokens(ids):
+                    case Tokens(ids, logprobs):
                         await self._runs()
                         self._count(ids)
+                        if self._logprobs is not None and logprobs is not None:
+                            self._logprobs.push(ids, logprobs)
                         self._show(self._text.push(ids), len(ids))
-                        if self._text.stopped:
+                        if self._over:
                             return self._completed(FinishReason.STOP, self._usage(), self._timings())
                     case Finished(reason, usage, timings):
                         self._show(self._text.finish(), 0)
@@ -54,11 +58,20 @@ class Generation:
 
     def ended_early(self, state: TurnState, error: str) -> TurnEnded:
         """The terminal event of a turn that did not complete, with what was measured so far."""
-        return TurnEnded(state, None, error, self._usage(), self._timings())
+        self._tell(self._answer.finish())
+        return TurnEnded(state, None, error, self._usage(), self._timings(), repairs=self._answer.repairs)
 
-    @staticmethod
-    def _completed(reason: FinishReason, usage: Usage, timings: Timings) -> TurnEnded:
-        return TurnEnded(TurnState.COMPLETED, reason, None, usage, timings)
+    @property
+    def _over(self) -> bool:
+        """Whether the answer is whole before the model says so."""
+        return self._text.stopped or (self._turn.how_to_read.single_call and self._answer.calls_ended > 0)
+
+    def _completed(self, reason: FinishReason, usage: Usage, timings: Timings) -> TurnEnded:
+        self._tell(self._answer.finish())
+        if reason is FinishReason.STOP and self._answer.calls_ended:
+            reason = FinishReason.TOOL_CALLS
+        stop, repairs = self._text.stopped_by, self._answer.repairs
+        return TurnEnded(TurnState.COMPLETED, reason, None, usage, timings, stop, repairs)
 
     async def _runs(self) -> None:
         if self._running_since is None:
@@ -73,9 +86,17 @@ class Generation:
     def _show(self, text: str, tokens: int) -> None:
         if not text:
             return
-        numbered = self._turn.log.append(TurnText(text))
-        if self._turn.keeps_text:
-            self._journal.add(JournalEntry(self._turn.id, numbered.number, text), tokens)
+        turn = self._turn
+        turn.pieces.append(text)
+        if turn.kept:
+            self._journal.add(JournalEntry(turn.id, len(turn.pieces), text), tokens)
+        if self._logprobs is not None and (shown := self._logprobs.shown(text)):
+            turn.log.append(TurnLogprobs(shown))
+        self._tell(self._answer.push(text))
+
+    def _tell(self, events: list[AnswerEvent]) -> None:
+        for event in events:
+            self._turn.log.append(event)
 
     def _usage(self) -> Usage:
         return Usage(len(self._turn.request.prompt), self._cached_tokens, self._turn.generated_tokens)

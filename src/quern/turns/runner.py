@@ -57,6 +57,7 @@ class TurnRunner:
             prompt_tokens=end.usage.prompt_tokens,
             cached_tokens=end.usage.cached_tokens,
             completion_tokens=end.usage.completion_tokens,
+            repairs=end.repairs,
             queued_ms=round(end.timings.queued_ms),
             prefill_ms=round(end.timings.prefill_ms),
             decode_ms=round(end.timings.decode_ms),
@@ -96,10 +97,13 @@ class TurnRunner:
                 state=end.state,
                 finish_reason=end.finish_reason,
                 error=end.error,
-                text=turn.text() if turn.keeps_text else None,
+                text="".join(turn.pieces) if turn.kept else None,
                 usage=end.usage,
                 timings=end.timings,
                 finished_at=datetime.now(UTC),
+                items=turn.answer().new_items(turn.id) if turn.kept else (),
+                repairs=end.repairs,
+                journal=turn.journal() if turn.keeps_events else None,
             )
         )
 

@@ -5,54 +5,36 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
 
 from quern.config import TurnSettings
-from quern.engine.base import Engine, EngineState, GenerateRequest, Priority
-from quern.errors import ConversationBusy, ConversationNotFound, EngineUnavailable, QueueFull
+from quern.engine.base import Engine, EngineState, GenerateRequest
+from quern.errors import EngineUnavailable
 from quern.prompt.prompt import Prompt
-from quern.store.conversations import ConversationStore
+from quern.store.items import NewItem
 from quern.store.turns import NewTurn, TurnStore
-from quern.turns.budget import Progress, TurnLengths, check_context, retry_after
+from quern.turns.answer import AnswerReader
+from quern.turns.budget import Progress, TurnLengths, retry_after, room_for_answer
+from quern.turns.context import Context
 from quern.turns.events import TurnEnded
 from quern.turns.journal import Journal
+from quern.turns.logprobs import AlignedLogprobs
+from quern.turns.places import Places
+from quern.turns.preparation import Prepared, prepare
+from quern.turns.request import ChatInput, TurnRequest
 from quern.turns.runner import TurnRunner
-from quern.turns.turn import Abandonment, Turn
-from quern.types import DisconnectPolicy, Message, Role, SamplingParams, TurnState
+from quern.turns.turn import Abandonment, Reading, Turn
+from quern.types import TurnState
 
 log = structlog.get_logger(__name__)
 
 LOADING_RETRY_AFTER = 5
 STOPPED = "The server was stopped while this turn was running."
-BUSY = (
-    "A turn of this conversation is still running, and turns never interleave. Wait until its answer is complete, "
-    "then send this prompt again."
-)
-NOT_FOUND = (
-    "There is no such conversation. Send a conversation_id exactly as the server gave it, or leave it out to begin a "
-    "new conversation."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class TurnRequest:
-    """What a caller asks for. `conversation_id=None` with `remember` begins a conversation; without it the turn is one
-    shot. `disconnect=None` takes the policy from the settings.
-    """
-
-    owner: str
-    request_id: str
-    prompt: str
-    sampling: SamplingParams
-    remember: bool
-    conversation_id: str | None = None
-    stops: tuple[str, ...] = ()
-    disconnect: DisconnectPolicy | None = None
 
 
 class TurnService:
@@ -63,21 +45,20 @@ class TurnService:
         *,
         engine: Engine,
         prompt: Prompt,
-        conversations: ConversationStore,
+        context: Context,
         turns: TurnStore,
         settings: TurnSettings,
     ) -> None:
         self._engine = engine
         self._prompt = prompt
-        self._conversations = conversations
+        self._context = context
         self._store = turns
         self._settings = settings
         self._journal = Journal(turns, interval=settings.save_interval_ms / 1000, token_limit=settings.save_tokens)
         self._runner = TurnRunner(engine, turns, self._journal)
         self._lengths = TurnLengths()
+        self._places = Places(self._retry_after)
         self._active: dict[str, Turn] = {}
-        self._starting = 0
-        self._admitting: set[str] = set()
         self._stopping = False
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -100,19 +81,31 @@ class TurnService:
     async def start(self, request: TurnRequest) -> Turn:
         """Admit a turn: when this returns, the turn is stored as queued and runs whoever listens.
 
-        Raises EngineUnavailable, ConversationNotFound, ConversationBusy, QueueFull, ContextExceeded, InvalidRequest
-        or StoreError; then nothing was stored.
+        Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy, QueueFull, ContextExceeded,
+        InvalidRequest or StoreError; then nothing was stored.
         """
         self.check_serving()
-        if request.conversation_id is not None:
-            await self._check_conversation(request.conversation_id, request.owner)
-        with self._alone_in(request.conversation_id), self._place():
-            history = await self._history(request)
-            prompt = await asyncio.to_thread(self._prompt.encode_chat, [*history, Message(Role.USER, request.prompt)])
-            check_context(len(prompt), request.sampling.max_tokens, self._engine.info.context_length)
-            turn = self._turn(request, prompt)
+        await self._context.check(request)
+        active = self._active.values()
+        limit = self._engine.info.parallel + self._settings.max_queued
+        with self._places.alone_in(request.conversation_id, active), self._places.place(active, limit):
+            history = await self._context.history(request)
+            prepared = await asyncio.to_thread(prepare, self._prompt, history, request.input)
+            if prepared.grammar is not None:
+                await self._engine.check_grammar(prepared.grammar)
+            turn = self._turn(request, prepared)
             await self._store.create(self._record(turn, request))
             return self._launch(turn)
+
+    async def count_tokens(self, given: ChatInput) -> int:
+        """How many tokens a prompt would have. Raises EngineUnavailable and InvalidRequest."""
+        self.check_serving()
+        return len((await asyncio.to_thread(prepare, self._prompt, [], given)).ids)
+
+    def turn(self, turn_id: str, owner: str) -> Turn | None:
+        """An active turn."""
+        turn = self._active.get(turn_id)
+        return turn if turn is not None and turn.owner == owner else None
 
     def running_turn(self, conversation_id: str, owner: str) -> Turn | None:
         """The conversation's active turn, for a reader that comes back."""
@@ -179,39 +172,6 @@ class TurnService:
         msg = f"The model is {doing}. Try again in {seconds} s."
         raise EngineUnavailable(msg, seconds)
 
-    async def _check_conversation(self, conversation_id: str, owner: str) -> None:
-        if await self._conversations.get(conversation_id, owner) is None:
-            raise ConversationNotFound(NOT_FOUND)
-
-    @contextmanager
-    def _place(self) -> Generator[None]:
-        """Hold a place among the active turns while one is being admitted."""
-        limit = self._engine.info.parallel + self._settings.max_queued
-        if len(self._active) + self._starting >= limit:
-            seconds = self._retry_after()
-            msg = f"All {limit} places are taken: every running and waiting turn counts. Try again in {seconds} s."
-            raise QueueFull(msg, seconds)
-        self._starting += 1
-        try:
-            yield
-        finally:
-            self._starting -= 1
-
-    @contextmanager
-    def _alone_in(self, conversation_id: str | None) -> Generator[None]:
-        """Admit one turn of a conversation at a time, so that the history it was given stays the latest."""
-        if conversation_id is None:
-            yield
-            return
-        active = any(turn.conversation_id == conversation_id for turn in self._active.values())
-        if active or conversation_id in self._admitting:
-            raise ConversationBusy(BUSY)
-        self._admitting.add(conversation_id)
-        try:
-            yield
-        finally:
-            self._admitting.discard(conversation_id)
-
     def _retry_after(self) -> int:
         now = time.monotonic()
         running = [
@@ -221,42 +181,57 @@ class TurnService:
         ]
         return retry_after(running, self._lengths.typical)
 
-    async def _history(self, request: TurnRequest) -> list[Message]:
-        if request.conversation_id is None:
-            return []
-        return await self._conversations.history(request.conversation_id)
-
-    def _turn(self, request: TurnRequest, prompt: tuple[int, ...]) -> Turn:
+    def _turn(self, request: TurnRequest, prepared: Prepared) -> Turn:
+        sampling = request.sampling
+        room = room_for_answer(
+            len(prepared.ids), sampling.max_tokens, self._engine.info.context_length, fit=request.fit_answer
+        )
         conversation_id = request.conversation_id
         if conversation_id is None and request.remember:
             conversation_id = str(uuid.uuid4())
-        default = self._settings.conversation_disconnect if request.remember else self._settings.one_shot_disconnect
+        default = self._settings.conversation_disconnect if request.kept else self._settings.one_shot_disconnect
+        turn_id = str(uuid.uuid4())
         return Turn(
-            str(uuid.uuid4()),
+            turn_id,
             owner=request.owner,
             conversation_id=conversation_id,
             request=GenerateRequest(
-                prompt=prompt,
-                sampling=request.sampling,
-                stop_token_ids=self._prompt.stop_token_ids,
-                priority=Priority.NORMAL,
+                prompt=prepared.ids,
+                sampling=replace(sampling, max_tokens=room),
+                stop_token_ids=self._prompt.stop_token_ids | prepared.stop_token_ids,
+                priority=request.priority,
                 cache_salt=request.owner,
+                grammar=prepared.grammar,
             ),
-            incremental_text=self._prompt.incremental_text(request.stops),
+            reading=self._reading(turn_id, request, prepared),
             abandonment=Abandonment(request.disconnect or default, self._settings.hold_seconds),
+            kept=request.kept,
+            keeps_events=request.response is not None and request.response.background,
+            fitted=room < sampling.max_tokens,
+        )
+
+    def _reading(self, turn_id: str, request: TurnRequest, prepared: Prepared) -> Reading:
+        told = request.sampling.logprobs is not None
+        return Reading(
+            self._prompt.incremental_text(request.stops),
+            AnswerReader(turn_id, prepared.parser),
+            prepared.single_call,
+            AlignedLogprobs(self._prompt.tokenizer.token_bytes) if told else None,
         )
 
     def _record(self, turn: Turn, request: TurnRequest) -> NewTurn:
+        said = request.input.items if isinstance(request.input, ChatInput) else ()
         return NewTurn(
             id=turn.id,
             owner=turn.owner,
             request_id=request.request_id,
             model_id=self._engine.info.model_id,
-            prompt=request.prompt,
-            sampling=request.sampling,
-            created_at=datetime.now(UTC),
+            items=tuple(NewItem(str(uuid.uuid4()), item) for item in said),
+            sampling=turn.request.sampling,
+            created_at=turn.created_at,
             conversation_id=turn.conversation_id,
             new_conversation=request.conversation_id is None,
+            response=request.response,
         )
 
     def _launch(self, turn: Turn) -> Turn:

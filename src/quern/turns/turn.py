@@ -6,10 +6,14 @@ import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from quern.engine.base import GenerateRequest
 from quern.prompt.incremental import IncrementalText
-from quern.turns.events import TurnEnded, TurnLog, TurnText
+from quern.store.records import JournalEntry
+from quern.turns.answer import Answer, AnswerReader
+from quern.turns.events import TurnEnded, TurnLog
+from quern.turns.logprobs import AlignedLogprobs
 from quern.types import DisconnectPolicy, TurnState
 
 
@@ -21,8 +25,25 @@ class Abandonment:
     hold_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How token ids become the answer: whole characters up to a stop string, then prose and calls.
+
+    `single_call`: the answer ends after its first call. `logprobs`: where tokens' probabilities are told.
+    """
+
+    text: IncrementalText
+    answer: AnswerReader
+    single_call: bool = False
+    logprobs: AlignedLogprobs | None = None
+
+
 class Turn:
-    """One admitted turn. Its runner writes the log; dialects read it inside `reading()`."""
+    """One admitted turn. Its runner writes the log; dialects read it inside `reading()`.
+
+    `kept`: what is said outlives it; with `keeps_events` also how its text came. `fitted`: the answer gets less room
+    than was asked for, as there is no more. `pieces`: all that the model wrote, as it came.
+    """
 
     def __init__(
         self,
@@ -31,14 +52,22 @@ class Turn:
         owner: str,
         conversation_id: str | None,
         request: GenerateRequest,
-        incremental_text: IncrementalText,
+        reading: Reading,
         abandonment: Abandonment,
+        kept: bool,
+        keeps_events: bool = False,
+        fitted: bool = False,
     ) -> None:
         self.id = turn_id
         self.owner = owner
         self.conversation_id = conversation_id
         self.request = request
-        self.incremental_text = incremental_text
+        self.how_to_read = reading
+        self.kept = kept
+        self.keeps_events = keeps_events
+        self.fitted = fitted
+        self.created_at = datetime.now(UTC)
+        self.pieces: list[str] = []
         self.log = TurnLog()
         self.generated_tokens = 0
         self.first_token_at: float | None = None
@@ -48,11 +77,6 @@ class Turn:
         self._abandonment = abandonment
         self._readers = 0
         self._hold: asyncio.TimerHandle | None = None
-
-    @property
-    def keeps_text(self) -> bool:
-        """Whether the store keeps the turn's text: one-shot turns have no memory."""
-        return self.conversation_id is not None
 
     @contextmanager
     def reading(self) -> Generator[TurnLog]:
@@ -76,9 +100,13 @@ class Turn:
         if self.generation is not None:
             self.generation.cancel()
 
-    def text(self) -> str:
-        """The text so far."""
-        return "".join(item.event.text for item in self.log.snapshot() if isinstance(item.event, TurnText))
+    def answer(self) -> Answer:
+        """The answer so far."""
+        return Answer(item.event for item in self.log.snapshot())
+
+    def journal(self) -> tuple[JournalEntry, ...]:
+        """All that was written, piece by piece."""
+        return tuple(JournalEntry(self.id, number, piece) for number, piece in enumerate(self.pieces, 1))
 
     def _abandon(self) -> None:
         match self._abandonment.policy:

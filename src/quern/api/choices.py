@@ -1,0 +1,36 @@
+"""Several answers to one prompt: as many turns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from quern.errors import InvalidRequest
+from quern.turns.request import TurnRequest
+from quern.turns.service import TurnService
+from quern.turns.turn import Turn
+from quern.types import TurnState
+
+NOT_ALL = "Not all of the choices could be started."
+
+
+async def start_choices(service: TurnService, request: TurnRequest, count: int) -> list[Turn]:
+    """Start `count` turns; with a seed, each further one has the next seed. Where one is refused, none goes on.
+
+    Raises what `TurnService.start` raises.
+    """
+    if count > 1 and request.conversation_id is not None:
+        raise InvalidRequest("A conversation goes on with one answer. Send n=1, or leave the conversation out.", "n")
+    turns: list[Turn] = []
+    try:
+        for index in range(count):
+            turns.append(await service.start(_numbered(request, index)))  # noqa: PERF401 (an error must find them)
+    except BaseException:
+        for turn in turns:
+            turn.end_early(TurnState.CANCELLED, NOT_ALL)
+        raise
+    return turns
+
+
+def _numbered(request: TurnRequest, index: int) -> TurnRequest:
+    seed = request.sampling.seed
+    return replace(request, sampling=replace(request.sampling, seed=None if seed is None else seed + index))

@@ -1,0 +1,33 @@
+"""Noticing that a client has gone.
+
+uvicorn speaks ASGI 2.3: a handler learns of a closed connection only by listening for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from starlette.types import Message, Receive
+
+
+async def unless_gone(receive: Receive, work: Awaitable[object]) -> bool:
+    """Do the work until the client disconnects; False where it did, and the work was cancelled."""
+    loop = asyncio.get_running_loop()
+    working = asyncio.ensure_future(work)
+    listening = loop.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait([working, listening], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            return False
+        working.result()
+        return True
+    finally:
+        for task in (working, listening):
+            task.cancel()
+        await asyncio.gather(working, listening, return_exceptions=True)
+
+
+async def _disconnected(receive: Callable[[], Awaitable[Message]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

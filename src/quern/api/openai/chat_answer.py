@@ -1,0 +1,87 @@
+"""A turn as a choice of a chat completion, whole or in chunks. Pure: events in, JSON out.
+
+Source of the shapes: "The chat completion object" and "The chat completion chunk object" in OpenAI's API reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from quern.turns.answer import Answer
+from quern.turns.events import (
+    NumberedEvent,
+    TokenLogprob,
+    TurnCallArguments,
+    TurnCallStarted,
+    TurnEnded,
+    TurnEvent,
+    TurnLogprobs,
+    TurnText,
+)
+from quern.types import ToolCall
+
+
+class ChoiceChunks:
+    """The chunks of one choice, each a member of a chunk's `choices`."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._logprobs: list[dict[str, Any]] = []
+
+    def begin(self) -> dict[str, Any]:
+        """The first chunk."""
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def take(self, event: TurnEvent) -> list[dict[str, Any]]:
+        """What an event adds. A turn that did not complete ends without a last chunk: the error is the caller's."""
+        match event:
+            case TurnLogprobs(tokens):
+                self._logprobs += [token_json(token) for token in tokens]
+                return []
+            case TurnText(text):
+                return [self._chunk({"content": text})]
+            case TurnCallStarted(index, call_id, name):
+                function = {"name": name, "arguments": ""}
+                return [self._call({"index": index, "id": call_id, "type": "function", "function": function})]
+            case TurnCallArguments(index, fragment):
+                return [self._call({"index": index, "function": {"arguments": fragment}})]
+            case TurnEnded(finish_reason=reason) if reason is not None:
+                return [self._chunk({}, reason)]
+            case _:
+                return []
+
+    def _call(self, call: dict[str, Any]) -> dict[str, Any]:
+        return self._chunk({"tool_calls": [call]})
+
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        tokens, self._logprobs = self._logprobs, []
+        logprobs = {"content": tokens, "refusal": None} if tokens else None
+        return {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def whole_choice(index: int, events: Sequence[NumberedEvent], end: TurnEnded, *, told: bool) -> dict[str, Any]:
+    """One choice of an answer in one piece; `told`: with its tokens' probabilities."""
+    answer = Answer(item.event for item in events)
+    calls = answer.calls
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text if answer.text or not calls else None}
+    message["refusal"] = None
+    if calls:
+        message["tool_calls"] = [_call_json(call) for call in calls]
+    tokens = [token for item in events if isinstance(item.event, TurnLogprobs) for token in item.event.tokens]
+    logprobs = {"content": [token_json(token) for token in tokens], "refusal": None} if told else None
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": end.finish_reason}
+
+
+def token_json(token: TokenLogprob) -> dict[str, Any]:
+    """A token with its probability and the likeliest ones'."""
+    return {**_token(token), "top_logprobs": [_token(other) for other in token.top]}
+
+
+def _token(token: TokenLogprob) -> dict[str, Any]:
+    text = token.token.decode(errors="replace")
+    return {"token": text, "logprob": token.logprob, "bytes": list(token.token)}
+
+
+def _call_json(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}

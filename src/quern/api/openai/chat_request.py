@@ -1,0 +1,98 @@
+"""The body of a chat completion request.
+
+Source: "Create chat completion" in OpenAI's API reference; docs/api.md has the table of every field.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from quern.api.deps import Caller
+from quern.api.openai.chat_messages import ChatMessage
+from quern.api.openai.fields import MOST_CHOICES, MOST_TOP_LOGPROBS, NoOp, SamplingFields, StreamOptions
+from quern.api.openai.schemas import JsonObjectFormat, JsonSchemaFormat, TextFormat
+from quern.api.openai.tools import MOST_TOOLS, ChatTool, NamedTool, tool_use
+from quern.config import GenerationSettings
+from quern.errors import InvalidRequest
+from quern.turns.request import ChatInput, ToolUse, TurnRequest
+from quern.types import Item
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+class ChatCompletionRequest(SamplingFields):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    model: str | None = None
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, description="The older name of max_completion_tokens.")
+    n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MOST_TOP_LOGPROBS)
+    response_format: ResponseFormat | None = None
+    tools: list[ChatTool] | None = Field(default=None, max_length=MOST_TOOLS)
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    modalities: list[Literal["text"]] | None = None
+    metadata: NoOp = None
+    prediction: NoOp = None
+    prompt_cache_key: NoOp = None
+    prompt_cache_options: NoOp = None
+    prompt_cache_retention: NoOp = None
+    reasoning_effort: NoOp = None
+    safety_identifier: NoOp = None
+    service_tier: NoOp = None
+    store: NoOp = None
+    user: NoOp = None
+    verbosity: NoOp = None
+
+    def items(self) -> tuple[Item, ...]:
+        """The messages as steps."""
+        return tuple(item for message in self.messages for item in message.items())
+
+    def tool_use(self) -> ToolUse:
+        """Raises InvalidRequest."""
+        choice = self.tool_choice
+        only = choice.function.name if isinstance(choice, NamedTool) else None
+        return tool_use(
+            [tool.function.tool() for tool in self.tools or []],
+            choice if isinstance(choice, str) else None,
+            only=only,
+            parallel=self.parallel_tool_calls is not False,
+        )
+
+    def answer_tokens(self) -> int | None:
+        """Most tokens of the answer. Raises InvalidRequest where its two names disagree."""
+        if self.max_tokens is not None and self.max_completion_tokens not in {None, self.max_tokens}:
+            msg = "max_tokens is the older name of max_completion_tokens, and the two differ. Send one of them."
+            raise InvalidRequest(msg, field="max_tokens")
+        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+    def told_logprobs(self) -> int | None:
+        """How many of the likeliest tokens are told; None for no probabilities. Raises InvalidRequest."""
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidRequest("top_logprobs needs logprobs to be true. Send both.", field="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    def turn(self, caller: Caller, conversation_id: str | None, defaults: GenerationSettings) -> TurnRequest:
+        """The turn that is asked for. Raises InvalidRequest."""
+        return TurnRequest(
+            owner=caller.owner,
+            request_id=caller.request_id,
+            input=ChatInput(
+                self.items(),
+                tool_use=self.tool_use(),
+                schema=self.response_format.schema_text() if self.response_format is not None else None,
+            ),
+            sampling=self.sampling(defaults, max_tokens=self.answer_tokens(), logprobs=self.told_logprobs()),
+            remember=conversation_id is not None,
+            conversation_id=conversation_id,
+            stops=tuple(self.stop),
+            disconnect=caller.disconnect,
+            fit_answer=True,
+        )

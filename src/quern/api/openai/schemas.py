@@ -1,0 +1,52 @@
+"""Formats that answers keep to."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import Field
+
+from quern.api.openai.fields import NoOp, Strict
+
+ANY_OBJECT = '{"type":"object"}'
+
+
+class TextFormat(Strict):
+    """Any text."""
+
+    type: Literal["text"]
+
+    def schema_text(self) -> str | None:
+        """None: nothing to keep to."""
+        return None
+
+
+class JsonObjectFormat(Strict):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+    def schema_text(self) -> str | None:
+        """The JSON schema, as text."""
+        return ANY_OBJECT
+
+
+class NamedSchema(Strict):
+    """A JSON schema with a name for people. It always holds, so `strict` changes nothing."""
+
+    name: str | None = None
+    description: NoOp = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: NoOp = None
+
+
+class JsonSchemaFormat(Strict):
+    """A JSON value of a schema, as Chat Completions asks for it."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+    def schema_text(self) -> str | None:
+        """The JSON schema, as text."""
+        return json.dumps(self.json_schema.schema_)

@@ -1,0 +1,1 @@
+"""Tool calls in a model's answer: found while they are written, and demanded."""

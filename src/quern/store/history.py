@@ -1,0 +1,157 @@
+"""What was said: the items of conversations and of responses, in order, and what of it the model is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, and_, delete, func, literal, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from quern.errors import ConversationBusy, ResponseNotFound
+from quern.store.database import Database
+from quern.store.items import ITEM, NewItem, StoredItem, append_items, check_storable, stored_item
+from quern.store.pages import Page, page_of, unknown_cursor
+from quern.store.schema import active_turn, conversations, items, responses, turns
+from quern.store.uninterrupted import uninterrupted
+from quern.types import Item, TurnState
+
+_BUSY = (
+    "A turn of this conversation is still queued or running, and nothing may change under it. Wait until it has ended, "
+    "or cancel it, then try again."
+)
+_shown = or_(items.c.turn_id.is_(None), turns.c.state == TurnState.COMPLETED)
+
+
+class HistoryStore:
+    """Reads and changes what was said. Every method raises StoreError where the database can't be used."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @uninterrupted
+    async def of_conversation(self, conversation_id: str) -> list[Item]:
+        """What the model is shown: the items of completed turns, and those without a turn, in order."""
+        async with self._database.transaction() as connection:
+            return await _shown_items(connection, items.c.conversation_id == conversation_id)
+
+    @uninterrupted
+    async def of_response(self, turn_id: str) -> list[Item]:
+        """What the model is shown when a response is continued: all that led to it, and itself.
+
+        Raises ResponseNotFound where a response that it builds on was deleted.
+        """
+        async with self._database.transaction() as connection:
+            chain = await _chain(connection, turn_id)
+            first = chain[-1]
+            said: list[Item] = []
+            if first.conversation_id is not None:
+                said += await _shown_items(connection, _up_to(first.conversation_id, first.id))
+                chain = chain[:-1]
+            elif first.previous_id is not None:
+                raise ResponseNotFound(
+                    "One of the earlier responses that this one builds on was deleted, so its context is not whole any "
+                    "more. Begin again without previous_response_id."
+                )
+            for turn in reversed(chain):
+                said += await _shown_items(connection, items.c.turn_id == turn.id)
+        return said
+
+    @uninterrupted
+    async def of_turn(self, turn_id: str) -> list[StoredItem]:
+        """All items of a turn, what was said to the model and its answer, in order."""
+        wanted = ITEM.where(items.c.turn_id == turn_id).order_by(items.c.position)
+        async with self._database.transaction() as connection:
+            return [stored_item(row) for row in await connection.execute(wanted)]
+
+    @uninterrupted
+    async def page(
+        self, conversation_id: str, *, limit: int, after: str | None, newest_first: bool = False
+    ) -> Page[StoredItem]:
+        """At most `limit` items of any turns, in order.
+
+        `after`: the id of the last one already seen; raises InvalidRequest if the conversation has none of that id.
+        """
+        here = items.c.conversation_id == conversation_id
+        order = items.c.position.desc() if newest_first else items.c.position
+        wanted = ITEM.where(here).order_by(order).limit(limit + 1)
+        async with self._database.transaction() as connection:
+            if after is not None:
+                cursor = select(items.c.position).where(here, items.c.id == after)
+                position = (await connection.execute(cursor)).scalar_one_or_none()
+                if position is None:
+                    raise unknown_cursor("item", after)
+                wanted = wanted.where(items.c.position < position if newest_first else items.c.position > position)
+            rows = (await connection.execute(wanted)).all()
+        return page_of([stored_item(row) for row in rows], limit)
+
+    @uninterrupted
+    async def item(self, conversation_id: str, item_id: str) -> StoredItem | None:
+        """One item of a conversation."""
+        wanted = ITEM.where(items.c.conversation_id == conversation_id, items.c.id == item_id)
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(wanted)).one_or_none()
+        return None if row is None else stored_item(row)
+
+    @uninterrupted
+    async def append(self, conversation_id: str, new: Sequence[NewItem], now: datetime) -> None:
+        """Put items at the end of an idle conversation, without a turn.
+
+        Raises ConversationBusy, and InvalidRequest for items that can't be stored.
+        """
+        check_storable(item.item for item in new)
+        async with self._database.transaction() as connection:
+            await _touch_idle(connection, conversation_id, now)
+            await append_items(connection, conversation_id, None, new, now)
+
+    @uninterrupted
+    async def delete(self, conversation_id: str, item_id: str, now: datetime) -> bool:
+        """Take an item out of an idle conversation; False if there is none of that id. Raises ConversationBusy."""
+        unwanted = delete(items).where(items.c.conversation_id == conversation_id, items.c.id == item_id)
+        async with self._database.transaction() as connection:
+            await _touch_idle(connection, conversation_id, now)
+            return (await connection.execute(unwanted)).rowcount > 0
+
+
+async def _shown_items(connection: AsyncConnection, which: ColumnElement[bool]) -> list[Item]:
+    joined = ITEM.select_from(items.outerjoin(turns, turns.c.id == items.c.turn_id))
+    rows = await connection.execute(joined.where(which, _shown).order_by(items.c.position))
+    return [stored_item(row).item for row in rows]
+
+
+def _up_to(conversation_id: str, turn_id: str) -> ColumnElement[bool]:
+    """The items of a conversation up to the last one of a turn."""
+    last = select(func.max(items.c.position)).where(items.c.turn_id == turn_id).scalar_subquery()
+    return and_(items.c.conversation_id == conversation_id, items.c.position <= last)
+
+
+class _Link:
+    """One response of a chain."""
+
+    def __init__(self, turn_id: str, conversation_id: str | None, previous_id: str | None) -> None:
+        self.id = turn_id
+        self.conversation_id = conversation_id
+        self.previous_id = previous_id
+
+
+async def _chain(connection: AsyncConnection, turn_id: str) -> list[_Link]:
+    """A response and those that it builds on, back to the first one or to one of a conversation."""
+    columns = turns.c.id, turns.c.conversation_id, responses.c.previous_id
+    joined = turns.join(responses, responses.c.turn_id == turns.c.id)
+    start = select(*columns, literal(0).label("depth")).select_from(joined).where(turns.c.id == turn_id)
+    chain = start.cte("chain", recursive=True)
+    earlier = select(*columns, (chain.c.depth + 1).label("depth")).select_from(
+        joined.join(chain, and_(turns.c.id == chain.c.previous_id, chain.c.conversation_id.is_(None)))
+    )
+    whole = chain.union_all(earlier)
+    rows = await connection.execute(
+        select(whole.c.id, whole.c.conversation_id, whole.c.previous_id).order_by(whole.c.depth)
+    )
+    return [_Link(*row) for row in rows]
+
+
+async def _touch_idle(connection: AsyncConnection, conversation_id: str, now: datetime) -> None:
+    await connection.execute(update(conversations).where(conversations.c.id == conversation_id).values(updated_at=now))
+    active = select(turns.c.id).where(turns.c.conversation_id == conversation_id, active_turn)
+    if (await connection.execute(active)).first() is not None:
+        raise ConversationBusy(_BUSY)

@@ -1,0 +1,118 @@
+"""The steps of conversations as rows, and as values again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, Select, func, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from quern.errors import InvalidRequest
+from quern.store.schema import ItemKind, items, storable
+from quern.types import Item, Message, Role, ToolCall, ToolResult
+
+ITEM = select(
+    items.c.id,
+    items.c.conversation_id,
+    items.c.turn_id,
+    items.c.position,
+    items.c.kind,
+    items.c.role,
+    items.c.content,
+    items.c.name,
+    items.c.call_id,
+    items.c.created_at,
+)
+"""Selects what `stored_item` takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """An item and the identity that it gets."""
+
+    id: str
+    item: Item
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """An item with its identity. `position` counts from 0 within the conversation, or within the turn of a response
+    that belongs to none. `turn_id` is None for what was put into a conversation without a turn.
+    """
+
+    id: str
+    conversation_id: str | None
+    turn_id: str | None
+    position: int
+    item: Item
+    created_at: datetime
+
+
+def stored_item(row: Row[*tuple[Any, ...]]) -> StoredItem:
+    """An item from a row of `ITEM`."""
+    return StoredItem(row.id, row.conversation_id, row.turn_id, row.position, _item(row), row.created_at)
+
+
+async def append_items(
+    connection: AsyncConnection, conversation_id: str | None, turn_id: str | None, new: Iterable[NewItem], now: datetime
+) -> None:
+    """Put items at the end of a conversation, or of a turn that belongs to none."""
+    last = await connection.execute(_last_position(conversation_id, turn_id))
+    first = last.scalar_one() + 1
+    rows = [
+        {
+            "id": item.id,
+            "conversation_id": conversation_id,
+            "turn_id": turn_id,
+            "position": position,
+            "created_at": now,
+            **_columns(item.item),
+        }
+        for position, item in enumerate(new, first)
+    ]
+    if rows:
+        await connection.execute(insert(items), rows)
+
+
+def check_storable(new: Iterable[Item]) -> None:
+    """Raise InvalidRequest for characters that no database can hold (NUL, lone surrogates)."""
+    for item in new:
+        columns = _columns(item)
+        texts = [columns["content"], columns["name"], columns["call_id"]]
+        if any(text is not None and storable(text) != text for text in texts):
+            raise InvalidRequest(
+                "The prompt contains a NUL character (U+0000) or half of a surrogate pair, which a conversation can't "
+                "store. Remove it and send the prompt again.",
+                field="prompt",
+            )
+
+
+def _last_position(conversation_id: str | None, turn_id: str | None) -> Select[int]:
+    last = select(func.coalesce(func.max(items.c.position), -1))
+    if conversation_id is not None:
+        return last.where(items.c.conversation_id == conversation_id)
+    return last.where(items.c.turn_id == turn_id)
+
+
+def _columns(item: Item) -> dict[str, Any]:
+    match item:
+        case Message(role, content):
+            return {"kind": ItemKind.MESSAGE, "role": role, "content": content, "name": None, "call_id": None}
+        case ToolCall(call_id, name, arguments):
+            call = {"name": name, "call_id": call_id}
+            return {"kind": ItemKind.CALL, "role": Role.ASSISTANT, "content": arguments, **call}
+        case ToolResult(call_id, output):
+            return {"kind": ItemKind.RESULT, "role": Role.TOOL, "content": output, "name": None, "call_id": call_id}
+
+
+def _item(row: Row[*tuple[Any, ...]]) -> Item:
+    match row.kind:
+        case ItemKind.CALL:
+            return ToolCall(row.call_id, row.name, row.content)
+        case ItemKind.RESULT:
+            return ToolResult(row.call_id, row.content)
+        case _:
+            return Message(row.role, row.content)

@@ -1,0 +1,61 @@
+"""Responses: turns that their callers come back to. `turns.py` writes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, select, update
+
+from quern.store.database import Database
+from quern.store.records import JournalEntry, TurnRecord, turn_record
+from quern.store.schema import items, responses, turn_events, turns
+from quern.store.uninterrupted import uninterrupted
+from quern.types import TurnState
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseRecord:
+    """A response as stored; see `NewResponse`."""
+
+    turn: TurnRecord
+    previous_id: str | None
+    background: bool
+    body: dict[str, Any]
+
+
+class ResponseStore:
+    """Reads and deletes responses. Every method raises StoreError where the database can't be used."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @uninterrupted
+    async def get(self, turn_id: str, owner: str) -> ResponseRecord | None:
+        """The response, or None if there is none of that id or it is another owner's."""
+        joined = turns.join(responses, responses.c.turn_id == turns.c.id)
+        wanted = (
+            select(*turns.c, responses.c.previous_id, responses.c.background, responses.c.body)
+            .select_from(joined)
+            .where(turns.c.id == turn_id, turns.c.owner == owner)
+        )
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(wanted)).one_or_none()
+        return None if row is None else ResponseRecord(turn_record(row), row.previous_id, row.background, row.body)
+
+    @uninterrupted
+    async def events(self, turn_id: str) -> list[JournalEntry]:
+        """The pieces of a background response's text, as they were written."""
+        columns = turn_events.c.turn_id, turn_events.c.number, turn_events.c.text
+        wanted = select(*columns).where(turn_events.c.turn_id == turn_id).order_by(turn_events.c.number)
+        async with self._database.transaction() as connection:
+            return [JournalEntry(*row) for row in await connection.execute(wanted)]
+
+    @uninterrupted
+    async def delete(self, record: ResponseRecord) -> None:
+        """Delete a response that has ended. What was said in a completed one stays in its conversation, if any."""
+        turn = record.turn
+        async with self._database.transaction() as connection:
+            if turn.conversation_id is not None and turn.state is TurnState.COMPLETED:
+                await connection.execute(update(items).where(items.c.turn_id == turn.id).values(turn_id=None))
+            await connection.execute(delete(turns).where(turns.c.id == turn.id))

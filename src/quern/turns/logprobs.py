@@ -1,0 +1,35 @@
+"""Tokens' probabilities, told with the text that they are part of."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from quern.engine.base import Logprob
+from quern.turns.events import TokenLogprob
+
+
+class AlignedLogprobs:
+    """Holds probabilities back as long as the text of their tokens is held back."""
+
+    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
+        self._token_bytes = token_bytes
+        self._held: deque[tuple[int, TokenLogprob]] = deque()
+        self._told_bytes = 0
+        self._shown_bytes = 0
+
+    def push(self, ids: Sequence[int], logprobs: Sequence[Logprob]) -> None:
+        """Take what was drawn."""
+        for token_id, logprob in zip(ids, logprobs, strict=True):
+            token = self._token_bytes(token_id)
+            top = tuple(TokenLogprob(self._token_bytes(other), value) for other, value in logprob.top)
+            self._held.append((self._told_bytes, TokenLogprob(token, logprob.value, top)))
+            self._told_bytes += len(token)
+
+    def shown(self, text: str) -> tuple[TokenLogprob, ...]:
+        """This text is out: the tokens that begin in it or before it."""
+        self._shown_bytes += len(text.encode())
+        ready: list[TokenLogprob] = []
+        while self._held and self._held[0][0] < self._shown_bytes:
+            ready.append(self._held.popleft()[1])
+        return tuple(ready)

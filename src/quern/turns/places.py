@@ -1,0 +1,54 @@
+"""Who may begin a turn now: a bounded number at once, one of a conversation at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator
+from contextlib import contextmanager
+
+from quern.errors import ConversationBusy, QueueFull
+from quern.turns.turn import Turn
+
+BUSY = (
+    "A turn of this conversation is still running, and turns never interleave. Wait until its answer is complete, "
+    "then send this prompt again."
+)
+
+
+class Places:
+    """Counts turns that are being admitted with those that are active. `retry_after` is asked when all are taken."""
+
+    def __init__(self, retry_after: Callable[[], int]) -> None:
+        self._retry_after = retry_after
+        self._starting = 0
+        self._admitting: set[str] = set()
+
+    @contextmanager
+    def place(self, active: Collection[Turn], limit: int) -> Generator[None]:
+        """Hold a place while a turn is being admitted. Raises QueueFull."""
+        if len(active) + self._starting >= limit:
+            seconds = self._retry_after()
+            msg = f"All {limit} places are taken: every running and waiting turn counts. Try again in {seconds} s."
+            raise QueueFull(msg, seconds)
+        self._starting += 1
+        try:
+            yield
+        finally:
+            self._starting -= 1
+
+    @contextmanager
+    def alone_in(self, conversation_id: str | None, active: Collection[Turn]) -> Generator[None]:
+        """Admit one turn of a conversation at a time, so that the history it was given stays the latest.
+
+        Raises ConversationBusy.
+        """
+        if conversation_id is None:
+            yield
+            return
+        running = any(turn.conversation_id == conversation_id for turn in active)
+        if running or conversation_id in self._admitting:
+            raise ConversationBusy(BUSY)
+        self._admitting.add(conversation_id)
+        try:
+            yield
+        finally:
+            self._admitting.discard(conversation_id)

@@ -1,0 +1,112 @@
+"""From what was said to what an engine is given: the prompt's ids, what may be drawn, how the answer is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from quern.engine.base import Grammar, JsonGrammar, TextGrammar
+from quern.errors import InvalidRequest
+from quern.prompt.prompt import Prompt
+from quern.prompt.tools.events import AnswerParser
+from quern.prompt.tools.format import OPENING, ToolFormat, answer_parser
+from quern.prompt.tools.grammar import call_grammar
+from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse
+from quern.types import Item, Message, Role, Tool
+
+CALL_OR_JSON = """\
+start: call | answer
+call: <tool_call> REST
+REST: /(.|\\n)*/
+answer: %json {schema}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A prompt that can be generated from. `single_call`: the answer ends after its first call."""
+
+    ids: tuple[int, ...]
+    parser: AnswerParser | None = None
+    grammar: Grammar | None = None
+    stop_token_ids: frozenset[int] = frozenset()
+    single_call: bool = False
+
+
+def prepare(prompt: Prompt, history: Sequence[Item], given: ChatInput | TokenInput) -> Prepared:
+    """Takes milliseconds, a long history some hundreds, so call it in a thread.
+
+    Raises InvalidRequest for what the model can't be asked, ModelError where its template fails.
+    """
+    if isinstance(given, TokenInput):
+        _check_ids(given.ids, prompt.vocabulary_size)
+        return Prepared(given.ids, stop_token_ids=given.stop_token_ids)
+    before = [Message(Role.SYSTEM, given.instructions)] if given.instructions is not None else []
+    items = [*before, *history, *given.items]
+    tools = shown_tools(given.tool_use)
+    if not tools:
+        grammar = JsonGrammar(given.schema) if given.schema is not None else None
+        return Prepared(prompt.encode_chat(items), grammar=grammar)
+    return _with_tools(prompt, items, given, tools)
+
+
+def shown_tools(use: ToolUse) -> tuple[Tool, ...]:
+    """The tools that the model may call."""
+    return () if use.mode is CallMode.NONE else use.tools
+
+
+def read_calls(prompt: Prompt, use: ToolUse) -> AnswerParser | None:
+    """What finds the calls in an answer to a prompt with these tools."""
+    tools = shown_tools(use)
+    if not tools or prompt.tool_format is None:
+        return None
+    return answer_parser(prompt.tool_format, _callable(use, tools), opened=use.mode is CallMode.REQUIRED)
+
+
+def _with_tools(prompt: Prompt, items: Sequence[Item], given: ChatInput, tools: tuple[Tool, ...]) -> Prepared:
+    use = given.tool_use
+    if prompt.tool_format is None:
+        raise InvalidRequest(
+            "This model's chat template knows no tools, so it can't be shown any. Leave the tools out, or serve a "
+            "Qwen-Coder model.",
+            field="tools",
+        )
+    grammar: Grammar | None = None
+    opening = ""
+    if use.mode is CallMode.REQUIRED:
+        grammar, opening = _demanded(prompt.tool_format, _callable(use, tools)), OPENING
+    elif given.schema is not None:
+        grammar = TextGrammar(CALL_OR_JSON.replace("{schema}", _one_line(given.schema)), None)
+    return Prepared(
+        ids=prompt.encode_chat(items, tools, opening),
+        parser=read_calls(prompt, use),
+        grammar=grammar,
+        single_call=not use.parallel,
+    )
+
+
+def _callable(use: ToolUse, tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
+    return tools if use.only is None else tuple(tool for tool in tools if tool.name == use.only)
+
+
+def _demanded(written: ToolFormat, tools: tuple[Tool, ...]) -> Grammar:
+    grammar = call_grammar(written, tools)
+    if grammar.json_schema is not None:
+        return JsonGrammar(grammar.json_schema)
+    return TextGrammar(grammar.lark or "", grammar.gbnf)
+
+
+def _one_line(schema: str) -> str:
+    return json.dumps(json.loads(schema))
+
+
+def _check_ids(ids: Sequence[int], vocabulary_size: int) -> None:
+    if not ids:
+        raise InvalidRequest("The prompt is empty. Send some text to continue.", field="prompt")
+    if min(ids) < 0 or max(ids) >= vocabulary_size:
+        raise InvalidRequest(
+            f"The prompt has a token id that the model doesn't have: ids are 0 to {vocabulary_size - 1}. `/tokenize` "
+            f"gives a text's ids.",
+            field="prompt",
+        )

@@ -1,0 +1,75 @@
+"""What a caller asks for, whichever dialect it speaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from quern.engine.base import Priority
+from quern.store.records import NewResponse
+from quern.types import DisconnectPolicy, Item, SamplingParams, Tool
+
+
+class CallMode(StrEnum):
+    """Whether the model calls tools."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """The tools that the model is shown. `only`: the one that it must call, with `CallMode.REQUIRED`. Without
+    `parallel` the answer ends after its first call.
+    """
+
+    tools: tuple[Tool, ...] = ()
+    mode: CallMode = CallMode.AUTO
+    only: str | None = None
+    parallel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ChatInput:
+    """Something is said, and answered. `instructions` stand before everything else and are not remembered. `schema`:
+    the JSON schema (as text) that the answer keeps to, where it calls no tool.
+    """
+
+    items: tuple[Item, ...]
+    instructions: str | None = None
+    tool_use: ToolUse = ToolUse()
+    schema: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInput:
+    """Token ids are continued. `stop_token_ids`: where that ends, besides the end of a turn."""
+
+    ids: tuple[int, ...]
+    stop_token_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRequest:
+    """One turn. `conversation_id=None` with `remember` begins a conversation; without it the turn is one shot, unless
+    it is kept as a `response`. `fit_answer`: where there is no room for `sampling.max_tokens`, a shorter answer will
+    do. `disconnect=None` takes the policy from the settings.
+    """
+
+    owner: str
+    request_id: str
+    input: ChatInput | TokenInput
+    sampling: SamplingParams
+    remember: bool = False
+    conversation_id: str | None = None
+    response: NewResponse | None = None
+    stops: tuple[str, ...] = ()
+    disconnect: DisconnectPolicy | None = None
+    priority: Priority = Priority.NORMAL
+    fit_answer: bool = False
+
+    @property
+    def kept(self) -> bool:
+        """Whether what is said outlives the turn."""
+        return self.remember or self.response is not None

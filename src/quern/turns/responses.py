@@ -1,0 +1,104 @@
+"""Responses as callers come back to them: read, followed while they run, cancelled, deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quern.errors import InvalidRequest, ResponseNotFound
+from quern.prompt.prompt import Prompt
+from quern.store.history import HistoryStore
+from quern.store.items import StoredItem
+from quern.store.records import TurnRecord
+from quern.store.responses import ResponseRecord, ResponseStore
+from quern.turns.answer import AnswerReader
+from quern.turns.context import NO_RESPONSE
+from quern.turns.events import TurnEnded, TurnLog
+from quern.turns.identity import is_derived
+from quern.turns.preparation import read_calls
+from quern.turns.request import ToolUse
+from quern.turns.service import TurnService
+from quern.turns.turn import Turn
+
+ReadToolUse = Callable[[Mapping[str, Any]], ToolUse]
+"""A dialect's: from a response's body to the tools that the model was shown."""
+
+CANCELLED = "The response was cancelled."
+
+
+@dataclass(frozen=True, slots=True)
+class OpenResponse:
+    """A response and its events; `turn` is there while it runs."""
+
+    record: ResponseRecord
+    log: TurnLog
+    turn: Turn | None
+
+
+class ResponseService:
+    """An owner's responses; another owner's don't exist."""
+
+    def __init__(self, prompt: Prompt, responses: ResponseStore, history: HistoryStore, service: TurnService) -> None:
+        self._prompt = prompt
+        self._responses = responses
+        self._history = history
+        self._service = service
+
+    async def open(self, turn_id: str, owner: str, read_tool_use: ReadToolUse) -> OpenResponse:
+        """A response, with its events as they came. Raises ResponseNotFound."""
+        turn = self._service.turn(turn_id, owner)
+        record = await self._record(turn_id, owner)
+        if turn is not None:
+            return OpenResponse(record, turn.log, turn)
+        return OpenResponse(record, await self._replay(record, read_tool_use(record.body)), None)
+
+    async def input_items(self, turn_id: str, owner: str) -> list[StoredItem]:
+        """What was said to the model in this response. Raises ResponseNotFound."""
+        await self._record(turn_id, owner)
+        said = await self._history.of_turn(turn_id)
+        return [item for item in said if not is_derived(item.id)]
+
+    async def cancel(self, turn_id: str, owner: str) -> None:
+        """End a response that runs, and wait until that is stored; harmless where it has ended.
+
+        Raises ResponseNotFound.
+        """
+        turn = self._service.turn(turn_id, owner)
+        if turn is not None:
+            await self._service.cancel(turn, CANCELLED)
+        else:
+            await self._record(turn_id, owner)
+
+    async def delete(self, turn_id: str, owner: str) -> None:
+        """Delete a response, cancelling it first where it runs. Raises ResponseNotFound."""
+        await self.cancel(turn_id, owner)
+        record = await self._record(turn_id, owner)
+        if not record.turn.state.terminal:
+            raise InvalidRequest("The end of this response could not be saved yet, so it can't be deleted. Try again.")
+        await self._responses.delete(record)
+
+    async def _record(self, turn_id: str, owner: str) -> ResponseRecord:
+        record = await self._responses.get(turn_id, owner)
+        if record is None:
+            raise ResponseNotFound(NO_RESPONSE)
+        return record
+
+    async def _replay(self, record: ResponseRecord, use: ToolUse) -> TurnLog:
+        """The events of a turn that has ended, from the pieces in which its text came, as far as they were kept."""
+        turn = record.turn
+        pieces = [entry.text for entry in await self._responses.events(turn.id)] if record.background else []
+        reader = AnswerReader(turn.id, read_calls(self._prompt, use))
+        log = TurnLog()
+        for piece in pieces or [turn.text or ""]:
+            for event in reader.push(piece):
+                log.append(event)
+        for event in reader.finish():
+            log.append(event)
+        if turn.state.terminal:
+            log.append(_end(turn))
+        return log
+
+
+def _end(turn: TurnRecord) -> TurnEnded:
+    return TurnEnded(turn.state, turn.finish_reason, turn.error, turn.usage, turn.timings, repairs=turn.repairs)
