@@ -159,6 +159,8 @@ def field_sentence(item: dict[str, Any]) -> tuple[str, str | None]:
     match item["type"]:
         case "missing" if field is not None:
             message = f"The field {field} is missing. Send it."
+        case "missing" if where == "body":
+            message = "The request body is missing. Send one JSON object."
         case "extra_forbidden":
             message = f"There is no field {field} here. Leave it out: unknown fields are refused, never ignored."
         case "json_invalid":

@@ -15,7 +15,10 @@ BUSY = (
 
 
 class Places:
-    """Counts turns that are being admitted with those that are active. `retry_after` is asked when all are taken."""
+    """Counts turns that are being admitted with those that are active. `retry_after` is asked when all are taken.
+
+    Each priority has places of its own, so that what is urgent is not refused because of long chats.
+    """
 
     def __init__(self, retry_after: Callable[[], int]) -> None:
         self._retry_after = retry_after

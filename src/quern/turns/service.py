@@ -87,8 +87,9 @@ class TurnService:
         self.check_serving()
         await self._context.check(request)
         active = self._active.values()
+        rivals = [turn for turn in active if turn.request.priority is request.priority]
         limit = self._engine.info.parallel + self._settings.max_queued
-        with self._places.alone_in(request.conversation_id, active), self._places.place(active, limit):
+        with self._places.alone_in(request.conversation_id, active), self._places.place(rivals, limit):
             history = await self._context.history(request)
             prepared = await asyncio.to_thread(prepare, self._prompt, history, request.input)
             if prepared.grammar is not None:

@@ -68,6 +68,7 @@ class Turn:
         self.fitted = fitted
         self.created_at = datetime.now(UTC)
         self.pieces: list[str] = []
+        self.concluding = False
         self.log = TurnLog()
         self.generated_tokens = 0
         self.first_token_at: float | None = None
@@ -99,6 +100,10 @@ class Turn:
         self.ending = (state, reason)
         if self.generation is not None:
             self.generation.cancel()
+
+    def conclude(self) -> None:
+        """Let the answer end with its next token, as a whole one: the caller has enough of it."""
+        self.concluding = True
 
     def answer(self) -> Answer:
         """The answer so far."""
