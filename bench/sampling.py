@@ -35,6 +35,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "top_logprobs": 5,
     },
 }
+MASKS = {"": None, ", 97 % allowed": 0.97, ", 20 ids allowed": 20 / 151_936}
+"""Shares of the ids that a grammar allows: inside of a JSON string, and between its parts."""
+MASKED = ("greedy", "default", "no truncation")
 
 
 def made_up_logits(vocabulary: int) -> dict[str, list[NDArray[np.float32]]]:
@@ -50,11 +53,20 @@ def made_up_logits(vocabulary: int) -> dict[str, list[NDArray[np.float32]]]:
     return {kind: [row(*shape) for _ in range(8)] for kind, shape in kinds.items()}
 
 
-def microseconds(sampler: _native.Sampler, rows: list[NDArray[np.float32]], tokens: int) -> float:
-    """The median time of one `sample`."""
+def made_up_mask(vocabulary: int, share: float) -> bytes:
+    """A bit for each id."""
+    return np.packbits(np.random.default_rng(1).random(vocabulary) < share, bitorder="little").tobytes()
+
+
+def microseconds(
+    sampler: _native.Sampler, rows: list[NDArray[np.float32]], tokens: int, mask: bytes | None = None
+) -> float:
+    """The median time of one `sample`, and of one `allow` where there is a mask."""
     times: list[float] = []
     for n in range(tokens):
         started = time.perf_counter()
+        if mask is not None:
+            sampler.allow(mask)
         sampler.sample(rows[n % len(rows)])
         times.append((time.perf_counter() - started) * 1e6)
     return statistics.median(times)
@@ -68,14 +80,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=200)
     options = parser.parse_args()
     kinds = made_up_logits(options.vocabulary)
-    print(f"{'µs per token':28}" + "".join(f"{kind:>10}" for kind in kinds))
-    for name, setting in SETTINGS.items():
+    print(f"{'µs per token':32}" + "".join(f"{kind:>10}" for kind in kinds))
+    for name, suffix in [(name, suffix) for name in SETTINGS for suffix in MASKS if not suffix or name in MASKED]:
+        share = MASKS[suffix]
+        mask = None if share is None else made_up_mask(options.vocabulary, share)
         cells: list[str] = []
         for rows in kinds.values():
-            sampler = _native.Sampler(vocabulary_size=options.vocabulary, **setting)
+            sampler = _native.Sampler(vocabulary_size=options.vocabulary, **SETTINGS[name])
             sampler.observe_prompt(range(options.prompt))
-            cells.append(f"{microseconds(sampler, rows, options.tokens):10.0f}")
-        print(f"{name:28}" + "".join(cells))
+            cells.append(f"{microseconds(sampler, rows, options.tokens, mask):10.0f}")
+        print(f"{name + suffix:32}" + "".join(cells))
 
 
 if __name__ == "__main__":

@@ -57,5 +57,11 @@ void bind_sampling(nb::module_& m) {
             "observe_prompt",
             [](quern::Sampler& sampler, const std::vector<int32_t>& ids) { sampler.observe_prompt(ids); },
             "ids"_a)
+        .def(
+            "allow",
+            [](quern::Sampler& sampler, const nb::bytes& mask) {
+                sampler.allow({static_cast<const uint8_t*>(mask.data()), mask.size()});
+            },
+            "mask"_a)
         .def("sample", &sample, "logits"_a.noconvert());
 }

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
 MASK = 0xFFFF_FFFF
 
 
@@ -60,9 +61,11 @@ class NaiveSampler:
     prompt: list[int] = field(default_factory=list[int])
     generated: list[int] = field(default_factory=list[int])
 
-    def sample(self, logits: Floats) -> Choice:
-        """Draw the next token."""
+    def sample(self, logits: Floats, allowed: Bools | None = None) -> Choice:
+        """Draw the next token, of the allowed ids where only some are."""
         changed = self._changed(np.where(np.isnan(logits), np.float32(-np.inf), logits))
+        if allowed is not None:
+            changed = np.where(allowed, changed, np.float32(-np.inf))
         order = np.lexsort((np.arange(changed.size), -changed))
         order = order[changed[order] > -np.inf]
         choice = Choice(int(order[0])) if self.settings.temperature == 0 else self._draw(changed, order)

@@ -27,6 +27,16 @@ QUERN_FOR_EACH_CPU void load(const float* logits, Block& block) {
     for (size_t i = 0; i < block_size; ++i) block.values[i] = comparable(logits[i]);
 }
 
+QUERN_FOR_EACH_CPU void keep(BlockWords allowed, Block& block) {
+    for (size_t i = 0; i < block_words; ++i) {
+        const uint32_t word = allowed[i];
+        float* values = block.values.data() + i * word_bits;
+        for (uint32_t bit = 0; bit < word_bits; ++bit) {
+            values[bit] = (word >> bit & 1U) != 0 ? values[bit] : ruled_out;
+        }
+    }
+}
+
 QUERN_FOR_EACH_CPU float highest_of(const Block& block) {
     Block folded = block;
     return fold<block_size / 2>(folded.values.data(), [](float a, float b) { return a < b ? b : a; });

@@ -7,7 +7,9 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <span>
 
 namespace quern {
 
@@ -17,6 +19,12 @@ inline constexpr size_t block_size = 256;
 struct alignas(64) Block {
     std::array<float, block_size> values;
 };
+
+inline constexpr size_t word_bits = 32;
+inline constexpr size_t block_words = block_size / word_bits;
+
+// A bit for each value of a block, the first in the lowest bit of the first word.
+using BlockWords = std::span<const uint32_t, block_words>;
 
 inline constexpr float ruled_out = -std::numeric_limits<float>::infinity();
 
@@ -29,6 +37,9 @@ inline float comparable(float logit) {
 
 // Copies block_size logits, each made comparable.
 void load(const float* logits, Block& block);
+
+// Rules out every value whose bit is 0.
+void keep(BlockWords allowed, Block& block);
 
 // The largest value.
 float highest_of(const Block& block);

@@ -23,29 +23,29 @@ void keep_best(std::vector<Candidate>& candidates, size_t count) {
 
 Logits::Logits(std::span<const float> logits)
     : logits_(logits), peaks_((logits.size() + block_size - 1) / block_size) {
-    Block block;
-    for (size_t i = 0; i < blocks(); ++i) {
-        read(i, block);
-        peaks_[i] = highest_of(block);
-    }
+    for (size_t i = 0; i < blocks(); ++i) find_peak(i);
     highest_ = *std::ranges::max_element(peaks_);
 }
 
-Logits Logits::with(std::vector<Candidate> replaced) const {
+Logits Logits::with(std::vector<Candidate> replaced, const Mask* mask) const {
     Logits result = *this;
     result.replaced_ = std::move(replaced);
-    Block block;
-    for (size_t done = 0; done < result.replaced_.size();) {
-        const size_t i = static_cast<size_t>(result.replaced_[done].id) / block_size;
-        result.read(i, block);
-        result.peaks_[i] = highest_of(block);
-        done += result.replaced_in(i).size();
+    result.mask_ = mask;
+    if (mask != nullptr) {
+        for (size_t i = 0; i < blocks(); ++i) result.find_peak(i);
+    } else {
+        for (size_t done = 0; done < result.replaced_.size();) {
+            const size_t i = static_cast<size_t>(result.replaced_[done].id) / block_size;
+            result.find_peak(i);
+            done += result.replaced_in(i).size();
+        }
     }
     result.highest_ = *std::ranges::max_element(result.peaks_);
     return result;
 }
 
 float Logits::operator[](int32_t id) const {
+    if (mask_ != nullptr && !(*mask_)[id]) return ruled_out;
     const auto found = std::lower_bound(replaced_.begin(), replaced_.end(), id, lower_id);
     if (found != replaced_.end() && found->id == id) return found->logit;
     return comparable(logits_[static_cast<size_t>(id)]);
@@ -111,6 +111,20 @@ void Logits::read(size_t index, Block& block) const {
     for (const Candidate& candidate : replaced_in(index)) {
         block.values[static_cast<size_t>(candidate.id) - start] = candidate.logit;
     }
+    if (mask_ != nullptr) keep(mask_->of_block(index), block);
+}
+
+void Logits::find_peak(size_t index) {
+    constexpr auto none = [](BlockWords allowed) {
+        return std::ranges::all_of(allowed, [](uint32_t word) { return word == 0; });
+    };
+    if (mask_ != nullptr && none(mask_->of_block(index))) {
+        peaks_[index] = ruled_out;
+        return;
+    }
+    Block block;
+    read(index, block);
+    peaks_[index] = highest_of(block);
 }
 
 std::span<const Candidate> Logits::replaced_in(size_t index) const {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "sampling/blocks.h"
+#include "sampling/mask.h"
 
 namespace quern {
 
@@ -28,8 +29,9 @@ public:
     explicit Logits(std::span<const float> logits);
 
     // The same logits with some of them replaced; `replaced` is sorted by id and its logits are comparable
-    // (blocks.h).
-    Logits with(std::vector<Candidate> replaced) const;
+    // (blocks.h). Then those that `mask` doesn't allow are ruled out; it must outlive the result, and is null
+    // where all are allowed.
+    Logits with(std::vector<Candidate> replaced, const Mask* mask) const;
 
     size_t size() const { return logits_.size(); }
     size_t blocks() const { return peaks_.size(); }
@@ -52,11 +54,13 @@ public:
 
 private:
     void read(size_t index, Block& block) const;
+    void find_peak(size_t index);
     std::span<const Candidate> replaced_in(size_t index) const;
 
     std::span<const float> logits_;
     std::vector<Candidate> replaced_;
-    std::vector<float> peaks_;  // of each block, after replacement
+    const Mask* mask_ = nullptr;
+    std::vector<float> peaks_;  // of each block, after replacement and mask
     float highest_;
 };
 

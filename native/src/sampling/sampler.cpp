@@ -53,6 +53,10 @@ void Sampler::observe_prompt(std::span<const int32_t> ids) {
     penalties_.observe_prompt(ids);
 }
 
+void Sampler::allow(std::span<const uint8_t> bits) {
+    mask_.emplace(bits, static_cast<size_t>(options_.vocabulary_size));
+}
+
 Sampled Sampler::sample(std::span<const float> logits) {
     require_length(logits.size(), options_.vocabulary_size);
     const Logits raw(logits);
@@ -60,8 +64,9 @@ Sampled Sampler::sample(std::span<const float> logits) {
         raw,
         "Every logit is NaN or -inf, so no token can be drawn: the model's weights or its computation "
         "are damaged. Check the model file, then start again.");
-    const Logits changed = raw.with(penalties_.changed(raw));
-    require_choice(changed, "logit_bias rules out every token that the model allows. Leave at least one.");
+    const Logits changed = raw.with(penalties_.changed(raw), mask_ ? &*mask_ : nullptr);
+    require_choice(changed, mask_ ? "The mask and logit_bias rule out every token that the model allows."
+                                  : "logit_bias rules out every token that the model allows. Leave at least one.");
     const double log_total = raw.highest() + std::log(raw.total_weight(1.0F));
 
     Sampled sampled{.id = choose(changed), .logprob = 0.0F, .top = {}};
@@ -70,6 +75,7 @@ Sampled Sampler::sample(std::span<const float> logits) {
         sampled.top = top_of(raw, count, log_total);
     }
     penalties_.observe_generated(sampled.id);
+    mask_.reset();
     ++drawn_;
     return sampled;
 }

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "sampling/mask.h"
 #include "sampling/options.h"
 #include "sampling/penalties.h"
 
@@ -19,13 +21,18 @@ struct Sampled {
 };
 
 // How one sequence draws its tokens, with what it has drawn. The n-th token depends on the seed, on n, on the
-// logits and on what the penalties have seen. Different samplers may draw at the same time.
+// logits, on what the penalties have seen and on the ids that are allowed. Different samplers may draw at the
+// same time.
 class Sampler {
 public:
     explicit Sampler(SamplerOptions options);  // throws std::invalid_argument with a sentence
 
     // The repetition penalty's ids. Throws std::invalid_argument for one that is not in the vocabulary.
     void observe_prompt(std::span<const int32_t> ids);
+
+    // Only ids whose bit is set (see Mask) can be the next token; the one after it is free again. Throws
+    // std::invalid_argument for a mask that is shorter than the vocabulary.
+    void allow(std::span<const uint8_t> bits);
 
     // Draws the next token from logits [vocabulary_size]. Throws std::invalid_argument for another length and
     // std::runtime_error where nothing can be drawn; nothing has changed then.
@@ -36,6 +43,7 @@ private:
 
     SamplerOptions options_;
     Penalties penalties_;
+    std::optional<Mask> mask_;  // of the next token
     uint64_t drawn_ = 0;
 };
 

@@ -87,7 +87,11 @@ class Logprob:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Newly generated ids, in order, at least one. `logprobs[i]` belongs to `ids[i]`; None where not asked for."""
+    """Newly generated ids, in order, at least one.
+
+    `logprobs[i]` belongs to `ids[i]`; None where not asked for. `llamacpp` can't tell those of a character that is
+    several tokens: its ids come as one event without any.
+    """
 
     ids: tuple[int, ...]
     logprobs: tuple[Logprob, ...] | None = None

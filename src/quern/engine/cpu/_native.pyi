@@ -34,7 +34,7 @@ class Token:
 class Sampler:
     """How one sequence draws its tokens, with what it has drawn. The defaults switch every step off: greedy.
 
-    The n-th token of a seed depends on the seed, on n and on the logits alone.
+    The n-th token of a seed depends on the seed, on n, on the logits and on `allow` alone.
     """
 
     def __init__(
@@ -54,6 +54,14 @@ class Sampler:
     ) -> None: ...
     def observe_prompt(self, ids: Sequence[int]) -> None:
         """Tell the repetition penalty which ids the prompt has."""
+
+    def allow(self, mask: bytes) -> None:
+        """Let the next token be one of these ids only; it is forgotten once that is drawn.
+
+        A bit for each id, in little-endian 32-bit words, the lowest id in the lowest bit; further bits don't matter.
+        Whatever the options say, no other id can be drawn. Logprobs stay those of all ids. Raises ValueError for a mask
+        that is shorter than the vocabulary.
+        """
 
     def sample(self, logits: object) -> Token:
         """Draw from float32 logits, shape [vocabulary_size]. For tests; `Model.forward` does it by itself."""

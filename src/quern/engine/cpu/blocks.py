@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 
 DIGEST_BYTES = 32
@@ -53,6 +53,14 @@ class BlockPool:
     def available(self) -> int:
         """Blocks that `allocate` could give."""
         return len(self._free) + len(self._idle)
+
+    def available_without(self, holders: Iterable[Sequence[int]], *, keeping: Iterable[int]) -> int:
+        """Blocks that `allocate` could give if these holders released theirs, and somebody held `keeping` before."""
+        released = Counter(block for blocks in holders for block in blocks)
+        freed = {block for block, count in released.items() if count == self._holders[block]}
+        kept = set(keeping)
+        idle = sum(self._holders[block] == 0 for block in kept)
+        return self.available - idle + len(freed - kept)
 
     def match(self, digests: Iterable[bytes]) -> list[int]:
         """The published blocks of the longest known prefix; hold them before anything is allocated."""

@@ -13,8 +13,11 @@ from pathlib import Path
 import structlog
 
 from quern.config import EngineSettings
-from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, Finished, GenerateRequest
+from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, Finished, GenerateRequest, Grammar
 from quern.engine.cores import usable_cores
+from quern.engine.cpu.grammar import CompiledGrammar, GrammarCompiler, Vocabulary
+from quern.engine.cpu.grammar_cache import GrammarCache
+from quern.engine.cpu.grammar_trial import GrammarTrial
 from quern.engine.cpu.loading import LoadEstimate, size_on_disk
 from quern.engine.cpu.model import LoadModel, Model, ModelSpec
 from quern.engine.cpu.native import NativeModel, NativeOptions
@@ -32,8 +35,8 @@ CLOSED = "The engine was closed before this answer was complete, so the answer w
 class CpuEngine:
     """Serves one model: `load` gets it, by default through the native module from `model_path`.
 
-    `end_ids`: the tokens that end a turn of this model. `vocabulary_size` is what the prompts' tokenizer has.
-    `quantisation` and `model_id` are for people.
+    `vocabulary`: the tokens that its prompts are made of; the prompts' tokenizer is one. `quantisation` and `model_id`
+    are for people.
     """
 
     def __init__(
@@ -43,21 +46,21 @@ class CpuEngine:
         model_id: str,
         quantisation: str,
         settings: EngineSettings,
-        vocabulary_size: int,
-        end_ids: frozenset[int],
+        vocabulary: Vocabulary,
         load: LoadModel | None = None,
     ) -> None:
         self._model_path = model_path
         self._model_id = model_id
         self._quantisation = quantisation
         self._settings = settings
-        self._vocabulary_size = vocabulary_size
-        self._end_ids = end_ids
+        self._vocabulary = vocabulary
         self._load = load if load is not None else partial(NativeModel.load, model_path, native_options(settings))
         self._state = EngineState.NEW
         self._estimate: LoadEstimate | None = None
         self._info: EngineInfo | None = None
         self._worker: Worker | None = None
+        self._grammars: GrammarCache | None = None
+        self._trial: GrammarTrial | None = None
         self._readers = Readers()
         self._keys = itertools.count(1)
 
@@ -91,6 +94,8 @@ class CpuEngine:
         if self._worker is not None:
             self._worker.stop()
             await asyncio.to_thread(self._worker.join)
+        if self._trial is not None:
+            await asyncio.to_thread(self._trial.close)
 
     def stats(self) -> EngineStats:
         """A snapshot; never blocks."""
@@ -103,15 +108,24 @@ class CpuEngine:
             load_remaining=estimate.remaining() if estimate is not None else 0.0,
         )
 
+    async def check_grammar(self, grammar: Grammar) -> None:
+        """Compile a grammar; see `Engine.check_grammar`."""
+        await self._compiled(grammar)
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
-        """Generate one sequence; see `Engine.generate`. Raises ContextExceeded where it could never fit."""
-        worker = self._ready_worker()
+        """Generate one sequence; see `Engine.generate`.
+
+        Raises ContextExceeded where it could never fit, and what `check_grammar` raises where that was not called.
+        """
+        self._ready_worker()
         prompt_tokens, max_tokens = len(request.prompt), request.sampling.max_tokens
         if prompt_tokens + max_tokens > self.info.context_length:
             raise ContextExceeded(prompt_tokens, max_tokens, self.info.context_length)
+        grammar = None if request.grammar is None else await self._compiled(request.grammar)
+        worker = self._ready_worker()
         key = next(self._keys)
         reader = self._readers.open(key)
-        worker.submit(key, with_end_ids(request, self._end_ids))
+        worker.submit(key, with_end_ids(request, self._vocabulary.end_of_turn_ids), grammar)
         try:
             while True:
                 for event in await reader.take():
@@ -128,7 +142,11 @@ class CpuEngine:
 
         def load(progress: Callable[[float], None]) -> Model:
             estimate.expect(size_on_disk(self._model_path))
-            return self._load(progress)
+            model = self._load(progress)
+            compiler = GrammarCompiler(self._vocabulary, model.spec.vocabulary_size)
+            self._trial = GrammarTrial(self._vocabulary, compiler.compile)
+            self._grammars = GrammarCache(self._trial.compile)
+            return model
 
         return Worker(
             load,
@@ -143,9 +161,10 @@ class CpuEngine:
         )
 
     def _describe(self, spec: ModelSpec) -> EngineInfo:
-        if self._vocabulary_size > spec.vocabulary_size:
+        size = self._vocabulary.vocabulary_size
+        if size > spec.vocabulary_size:
             msg = (
-                f"The tokenizer of {self._model_id} has {self._vocabulary_size} tokens and its weights are for "
+                f"The tokenizer of {self._model_id} has {size} tokens and its weights are for "
                 f"{spec.vocabulary_size}: they do not belong together. Fetch the model again, or choose another one."
             )
             raise ModelLoadError(msg)
@@ -159,6 +178,11 @@ class CpuEngine:
             device=spec.device,
             quantisation=self._quantisation,
         )
+
+    async def _compiled(self, grammar: Grammar) -> CompiledGrammar:
+        if self._state is not EngineState.READY or self._grammars is None:
+            raise self._unavailable()
+        return await self._grammars.get(grammar)
 
     def _ready_worker(self) -> Worker:
         if self._state is not EngineState.READY or self._worker is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from quern.engine.base import GenerateRequest
+from quern.engine.cpu.grammar import CompiledGrammar
 from quern.engine.cpu.sequence import Part
 
 
@@ -22,12 +23,28 @@ class ModelSpec:
 
 
 class DrawnToken(Protocol):
-    """A token that was drawn, and the natural logarithm of its probability."""
+    """A token that was drawn, and the natural logarithm of its probability; `top`: those of the likeliest, best first,
+    as many as the request asks for.
+    """
 
     @property
     def id(self) -> int: ...
     @property
     def logprob(self) -> float: ...
+    @property
+    def top(self) -> Sequence[tuple[int, float]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What a part drew. `complete`: its grammar allows nothing more. `failure`: why nothing could be drawn, a sentence.
+
+    A part that reaches its sequence's end has tokens or a failure; the others have neither.
+    """
+
+    tokens: Sequence[DrawnToken] = ()
+    complete: bool = False
+    failure: str = ""
 
 
 class Model(Protocol):
@@ -38,12 +55,12 @@ class Model(Protocol):
         """Its numbers; they never change."""
         ...
 
-    def sampler(self, request: GenerateRequest) -> object:
+    def sampler(self, request: GenerateRequest, grammar: CompiledGrammar | None) -> object:
         """How this request's tokens are drawn; it remembers what was. Raises ValueError where a value can't be used."""
         ...
 
-    def forward(self, parts: Sequence[Part]) -> Sequence[Sequence[DrawnToken]]:
-        """Compute one step: for each part a list, of one token where the part draws."""
+    def forward(self, parts: Sequence[Part]) -> Sequence[Drawn]:
+        """Compute one step: what each part drew."""
         ...
 
 

@@ -11,11 +11,20 @@ from typing import Self, cast
 from quern.config import KvType, Quantise
 from quern.engine.base import GenerateRequest
 from quern.engine.cpu import _native  # pyright: ignore[reportMissingModuleSource] (built from native/)
-from quern.engine.cpu.model import DrawnToken, ModelSpec
+from quern.engine.cpu.grammar import CompiledGrammar, Constraint
+from quern.engine.cpu.model import Drawn, DrawnToken, ModelSpec
 from quern.engine.cpu.sequence import Part
 from quern.errors import ModelLoadError
 
 SEED_BITS = 64
+NOTHING_TO_DRAW = (
+    "The model's numbers for this answer are no numbers any more, so no token could be drawn and the answer was lost. "
+    "If it happens again, the model file is damaged: fetch it again."
+)
+NOTHING_ALLOWED = (
+    "No token that the grammar of this answer allows could be drawn, so the answer was lost: its logit_bias or "
+    "ignore_eos rules all of them out. Ask again without."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,32 @@ class NativeOptions:
     kv_tokens: int
     kv_type: KvType
     quantise: Quantise
+
+
+class SequenceSampler:
+    """How one sequence draws: the native sampler, and how far the answer is in its grammar."""
+
+    def __init__(self, native: _native.Sampler, constraint: Constraint | None) -> None:
+        self._native = native
+        self._constraint = constraint
+
+    def prepared(self) -> _native.Sampler | None:
+        """The native sampler, ready for one draw; None where the grammar can't be kept to."""
+        if self._constraint is not None:
+            mask = self._constraint.mask()
+            if self._constraint.failure:
+                return None
+            self._native.allow(mask)
+        return self._native
+
+    def drawn(self, tokens: Sequence[DrawnToken]) -> Drawn:
+        """What came of the draw; no tokens where it failed."""
+        if self._constraint is None:
+            return Drawn(tokens) if tokens else Drawn(failure=NOTHING_TO_DRAW)
+        self._constraint.consume(token.id for token in tokens)
+        if self._constraint.failure or not tokens:
+            return Drawn(failure=self._constraint.failure or NOTHING_ALLOWED)
+        return Drawn(tokens, self._constraint.complete)
 
 
 class NativeModel:
@@ -71,7 +106,7 @@ class NativeModel:
         """The model in numbers."""
         return self._spec
 
-    def sampler(self, request: GenerateRequest) -> _native.Sampler:
+    def sampler(self, request: GenerateRequest, grammar: CompiledGrammar | None) -> SequenceSampler:
         """A sampler of the request's own. Raises ValueError where a value can't be used."""
         sampling = request.sampling
         seed = sampling.seed if sampling.seed is not None else secrets.randbits(SEED_BITS)
@@ -86,13 +121,15 @@ class NativeModel:
             frequency_penalty=sampling.frequency_penalty,
             seed=seed % 2**SEED_BITS,
             logit_bias=sampling.logit_bias,
+            top_logprobs=min(sampling.logprobs or 0, self._spec.vocabulary_size),
         )
         sampler.observe_prompt(request.prompt)
-        return sampler
+        return SequenceSampler(sampler, grammar.constraint() if grammar is not None else None)
 
-    def forward(self, parts: Sequence[Part]) -> Sequence[Sequence[DrawnToken]]:
+    def forward(self, parts: Sequence[Part]) -> Sequence[Drawn]:
         """Compute one step."""
-        return self._model.forward([_item(part) for part in parts])
+        tokens = self._model.forward([_item(part) for part in parts])
+        return [_sampler(part).drawn(ids) if part.draws else Drawn() for part, ids in zip(parts, tokens, strict=True)]
 
 
 def architectures() -> frozenset[str]:
@@ -111,5 +148,9 @@ def _item(part: Part) -> _native.Item:
         sequence.tokens[start : start + part.count],
         start,
         sequence.blocks,
-        cast("_native.Sampler", sequence.sampler) if part.draws else None,
+        _sampler(part).prepared() if part.draws else None,
     )
+
+
+def _sampler(part: Part) -> SequenceSampler:
+    return cast("SequenceSampler", part.sequence.sampler)

@@ -2,7 +2,8 @@
 
 Sequences join and leave between any two steps. One is let in when its prompt's blocks are there; its answer then gets a
 block whenever one is full. Where none is left, the last in order gives all of its own back and waits again: what it had
-published is likely still there when it returns, the rest is computed again, and nothing is drawn twice.
+published is likely still there when it returns, the rest is computed again, and nothing is drawn twice. Somebody of a
+lower priority gives way in the same manner to a newcomer that finds no room.
 """
 
 from __future__ import annotations
@@ -11,18 +12,13 @@ import bisect
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
-from quern.engine.base import EngineEvent, GenerateRequest, Queued, Tokens
+from quern.engine.base import EngineEvent, GenerateRequest, Logprob, Queued, Tokens
 from quern.engine.cpu.blocks import BlockPool, PrefixChain
 from quern.engine.cpu.budget import Budget, divide
-from quern.engine.cpu.model import DrawnToken
+from quern.engine.cpu.model import Drawn, DrawnToken
 from quern.engine.cpu.sequence import Part, Sequence
 from quern.errors import EngineError, EngineFailed
 from quern.types import FinishReason
-
-NOTHING_TO_DRAW = (
-    "The model's numbers for this answer are no numbers any more, so no token could be drawn and the answer was lost. "
-    "If it happens again, the model file is damaged: fetch it again."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +109,20 @@ class Scheduler:
         notices = [*self._make_room(), *self._admit(now), *self._positions()]
         return Step(self._parts(), notices)
 
-    def apply(self, step: Step, drawn: Many[Many[DrawnToken]], now: float) -> list[Notice]:
-        """Take in what a step computed; `drawn` has one list for each part, empty where it draws none or can't."""
+    def apply(self, step: Step, drawn: Many[Drawn], now: float) -> list[Notice]:
+        """Take in what each part of a step computed and drew."""
         notices: list[Notice] = []
-        for part, tokens in zip(step.parts, drawn, strict=True):
-            sequence, failed = part.sequence, part.draws and not tokens
+        for part, result in zip(step.parts, drawn, strict=True):
+            sequence = part.sequence
             sequence.computed += part.count
             self._publish(sequence)
             notices += _progress(sequence)
-            if failed:
+            if result.failure:
                 self._leave(sequence)
-                notices.append(Notice(sequence.key, EngineFailed(NOTHING_TO_DRAW)))
-            for token in tokens:
-                notices += self._take(sequence, token, now)
+                notices.append(Notice(sequence.key, EngineFailed(result.failure)))
+            for token in result.tokens:
+                complete = result.complete and token is result.tokens[-1]
+                notices += self._take(sequence, token, now, complete=complete)
         return notices
 
     def _make_room(self) -> list[Notice]:
@@ -150,32 +147,57 @@ class Scheduler:
     def _admit(self, now: float) -> list[Notice]:
         """Let in as many as there is room for. The first in line that finds none holds back everyone behind it."""
         notices: list[Notice] = []
-        while self._waiting and len(self._running) < self._parallel:
+        while self._waiting:
             sequence = self._waiting[0]
-            cached = self._give_blocks(sequence)
-            if cached is None:
+            sequence.chain.extend(sequence.tokens)
+            giving_way = self._giving_way(sequence)
+            if giving_way is None:
                 break
-            self._running[sequence.key] = self._waiting.pop(0)
+            self._waiting.pop(0)
+            notices += [self._preempt(other) for other in giving_way]
+            cached = self._give_blocks(sequence)
+            self._running[sequence.key] = sequence
             if sequence.admitted is not None:
                 notices.append(Notice(sequence.key, Resumed()))
             sequence.admit(cached, now)
             notices += _progress(sequence)
         return notices
 
-    def _give_blocks(self, sequence: Sequence) -> int | None:
-        """Blocks for all of its tokens, as many as possible from the cache; how many tokens those hold, or None.
+    def _giving_way(self, sequence: Sequence) -> list[Sequence] | None:
+        """Who has to give its blocks back for this one to be let in: the fewest that do, the last in order first.
 
-        The last token is always computed, or there would be nothing to draw from. A block for everyone who runs must be
-        left over: without that a newcomer would soon be the one to be preempted.
+        None where it can't be let in, for only those of a lower priority give way. They wait behind it, and don't take
+        its room in turn: until somebody ends, they find no more than what was too little for it.
         """
-        sequence.chain.extend(sequence.tokens)
-        cached = self._pool.match(sequence.chain.digests[: (len(sequence.tokens) - 1) // self._block_tokens])
-        self._pool.hold(cached)
-        missing = self._blocks_for(len(sequence.tokens)) - len(cached)
-        if missing + len(self._running) > self._pool.available:
-            self._pool.release(cached)
+        if self._has_room(sequence, without=[]):
+            return []
+        lower = [other for other in self.running if other.request.priority > sequence.request.priority]
+        if not lower or not self._has_room(sequence, without=lower):
             return None
-        sequence.blocks = cached + self._pool.allocate(missing)
+        counts = range(1, len(lower) + 1)
+        return next(lower[-count:] for count in counts if self._has_room(sequence, without=lower[-count:]))
+
+    def _has_room(self, sequence: Sequence, *, without: Many[Sequence]) -> bool:
+        """Whether there would be a place and blocks for one more if some who run gave theirs back.
+
+        A block for everyone who runs must be left over: without that a newcomer would soon be the one to be preempted.
+        """
+        running = len(self._running) - len(without)
+        if running >= self._parallel:
+            return False
+        cached = self._cached_blocks(sequence)
+        missing = self._blocks_for(len(sequence.tokens)) - len(cached)
+        return missing + running <= self._pool.available_without([other.blocks for other in without], keeping=cached)
+
+    def _cached_blocks(self, sequence: Sequence) -> list[int]:
+        """What is known of its prefix. The last token is always computed, or there would be nothing to draw from."""
+        return self._pool.match(sequence.chain.digests[: (len(sequence.tokens) - 1) // self._block_tokens])
+
+    def _give_blocks(self, sequence: Sequence) -> int:
+        """Blocks for all of its tokens, as many as possible from the cache; how many tokens those hold."""
+        cached = self._cached_blocks(sequence)
+        self._pool.hold(cached)
+        sequence.blocks = cached + self._pool.allocate(self._blocks_for(len(sequence.tokens)) - len(cached))
         sequence.published = len(cached)
         return len(cached) * self._block_tokens
 
@@ -202,16 +224,20 @@ class Scheduler:
             sequence.blocks[index] = self._pool.publish(sequence.blocks[index], digest)
             sequence.published = index + 1
 
-    def _take(self, sequence: Sequence, token: DrawnToken, now: float) -> list[Notice]:
-        """A drawn token: the end, or one more of the answer, or both."""
+    def _take(self, sequence: Sequence, token: DrawnToken, now: float, *, complete: bool) -> list[Notice]:
+        """A drawn token: the end, or one more of the answer, or both; `complete`: the grammar allows none after it."""
         request = sequence.request
         if sequence.first_token is None:
             sequence.first_token = now
         if token.id in request.stop_token_ids:
             return [self._finish(sequence, FinishReason.STOP, now)]
         sequence.tokens.append(token.id)
-        notices = [Notice(sequence.key, Tokens((token.id,), (token.logprob,)))]
-        if sequence.generated >= request.sampling.max_tokens:
+        asked = request.sampling.logprobs is not None
+        logprobs = (Logprob(token.logprob, tuple(token.top)),) if asked else None
+        notices = [Notice(sequence.key, Tokens((token.id,), logprobs))]
+        if complete:
+            notices.append(self._finish(sequence, FinishReason.STOP, now))
+        elif sequence.generated >= request.sampling.max_tokens:
             notices.append(self._finish(sequence, FinishReason.LENGTH, now))
         return notices
 

@@ -16,6 +16,7 @@ import structlog
 
 from quern.engine.base import GenerateRequest
 from quern.engine.cpu.budget import Budget
+from quern.engine.cpu.grammar import CompiledGrammar
 from quern.engine.cpu.model import LoadModel, Model, ModelSpec
 from quern.engine.cpu.scheduler import Notice, Scheduler
 from quern.errors import EngineFailed, ModelLoadError
@@ -42,6 +43,7 @@ class Reports:
 class _Submission:
     key: int
     request: GenerateRequest
+    grammar: CompiledGrammar | None
     arrived: float
 
 
@@ -70,9 +72,9 @@ class Worker:
         """Begin to load."""
         self._thread.start()
 
-    def submit(self, key: int, request: GenerateRequest) -> None:
-        """Generate; keys grow."""
-        self._inbox.put(_Submission(key, request, time.monotonic()))
+    def submit(self, key: int, request: GenerateRequest, grammar: CompiledGrammar | None = None) -> None:
+        """Generate, under the request's grammar if it has one; keys grow."""
+        self._inbox.put(_Submission(key, request, grammar, time.monotonic()))
 
     def cancel(self, key: int) -> None:
         """Drop a sequence before the next step."""
@@ -151,7 +153,8 @@ def _submit(model: Model, scheduler: Scheduler, submission: _Submission) -> list
     request = submission.request
     try:
         _check_prompt(request.prompt, model.spec.vocabulary_size)
-        scheduler.submit(submission.key, request, model.sampler(request), submission.arrived)
+        sampler = model.sampler(request, submission.grammar)
+        scheduler.submit(submission.key, request, sampler, submission.arrived)
     except Exception as error:  # noqa: BLE001 - whatever it is, its reader must hear of it
         return [Notice(submission.key, EngineFailed(f"This request can't be computed as it is: {error}"))]
     return []

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from quern.engine.base import GenerateRequest
-from quern.engine.cpu.model import ModelSpec
+from quern.engine.cpu.grammar import CompiledGrammar
+from quern.engine.cpu.model import Drawn, ModelSpec
 from quern.engine.cpu.sequence import Part
 
 VOCABULARY_SIZE = 50
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Token:
     id: int
     logprob: float = -0.5
+    top: Sequence[tuple[int, float]] = ((7, -0.25),)
+
+
+@dataclass(frozen=True)
+class ScriptedSpecialTexts:
+    control: Mapping[str, int] = field(default_factory=dict[str, int])
+    user_defined: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass
+class ScriptedVocabulary:
+    """Bytes as tokens, special tokens after them."""
+
+    vocabulary_size: int = VOCABULARY_SIZE
+    end_of_turn_ids: frozenset[int] = frozenset()
+    special: ScriptedSpecialTexts = field(default_factory=ScriptedSpecialTexts)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id]) if token_id < 256 else b""
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
 
 
 def next_token(tokens: Sequence[int]) -> int:
@@ -37,7 +60,7 @@ class ScriptedModel:
     """Remembers the tokens of every block under their salt, and draws from what it reads there.
 
     A block given to two sequences, read before it was computed, or shared between salts changes the answer or fails.
-    `steps` counts; `before_step` may wait or raise.
+    `steps` counts; `before_step` may wait or raise; `grammars` are those of the requests.
     """
 
     def __init__(
@@ -53,22 +76,24 @@ class ScriptedModel:
         self.before_step = before_step
         self.steps: list[list[tuple[int, int]]] = []
         self.threads: set[str] = set()
+        self.grammars: list[CompiledGrammar | None] = []
         self._cells: list[tuple[str, int] | None] = [None] * (blocks * block_tokens)
 
-    def sampler(self, request: GenerateRequest) -> object:
+    def sampler(self, request: GenerateRequest, grammar: CompiledGrammar | None) -> object:
         if request.sampling.top_p > 1:
             msg = "top_p is too high."
             raise ValueError(msg)
+        self.grammars.append(grammar)
         return object()
 
-    def forward(self, parts: Sequence[Part]) -> list[list[Drawn]]:
+    def forward(self, parts: Sequence[Part]) -> list[Drawn]:
         self.threads.add(threading.current_thread().name)
         if self.before_step is not None:
             self.before_step(parts)
         self.steps.append([(part.sequence.key, part.count) for part in parts])
         for part in parts:
             self._write(part)
-        return [[Drawn(next_token(self._read(part)))] if part.draws else [] for part in parts]
+        return [Drawn([Token(next_token(self._read(part)))] if part.draws else []) for part in parts]
 
     def _write(self, part: Part) -> None:
         sequence = part.sequence

@@ -122,6 +122,17 @@ class Pool(RuleBasedStateMachine):
         index = data.draw(st.integers(0, len(self.held) - 1))
         self.pool.release(self.held.pop(index))
 
+    @rule(data=st.data(), tokens=st.lists(st.integers(0, 1), max_size=8))
+    def give_way(self, data: st.DataObject, tokens: list[int]) -> None:
+        leaving = data.draw(st.sets(st.sampled_from(range(len(self.held))))) if self.held else set[int]()
+        keeping = self.pool.match(digests(tokens))
+        expected = self.pool.available_without([self.held[index] for index in leaving], keeping=keeping)
+        for index in sorted(leaving, reverse=True):
+            self.pool.release(self.held.pop(index))
+        self.pool.hold(keeping)
+        self.held.append(keeping)
+        assert self.pool.available == expected
+
     @invariant()
     def the_counts_add_up(self) -> None:
         assert self.pool.available == COUNT - len(Counter(block for blocks in self.held for block in blocks))

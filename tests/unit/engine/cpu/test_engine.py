@@ -9,24 +9,37 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from blockbuster import blockbuster_ctx
 from structlog.testing import capture_logs
-from tests.unit.engine.cpu.scripted import VOCABULARY_SIZE, ScriptedModel, answer
+from tests.unit.engine.cpu.scripted import VOCABULARY_SIZE, ScriptedModel, ScriptedVocabulary, answer
 
 from quern.config import EngineSettings
-from quern.engine.base import EngineEvent, EngineState, Finished, GenerateRequest, Queued, Tokens
+from quern.engine.base import (
+    EngineEvent,
+    EngineState,
+    Finished,
+    GenerateRequest,
+    JsonGrammar,
+    Logprob,
+    Queued,
+    Tokens,
+)
 from quern.engine.cpu.engine import CpuEngine, with_end_ids
+from quern.engine.cpu.grammar import CompiledGrammar
 from quern.engine.cpu.model import Model
 from quern.engine.cpu.scheduler import Scheduler, Step
 from quern.engine.cpu.sequence import Part
-from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, ModelLoadError
+from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.types import FinishReason, SamplingParams
 
 PROMPT = tuple(range(10))
 SETTINGS = EngineSettings(parallel=2, kv_tokens=256)
 ONE_AT_ONCE = SETTINGS.model_copy(update={"parallel": 1})
 WAIT_SECONDS = 5
+ONE = JsonGrammar('{"const": 1}')
+REFUSED = JsonGrammar('{"not": {}}')
 
 
 def cpu_engine(
@@ -43,8 +56,7 @@ def cpu_engine(
         model_id="scripted",
         quantisation="none",
         settings=settings,
-        vocabulary_size=vocabulary_size,
-        end_ids=end_ids,
+        vocabulary=ScriptedVocabulary(vocabulary_size, end_ids),
         load=load if load is not None else lambda _: loaded,
     )
 
@@ -109,10 +121,47 @@ async def test_many_at_once_each_get_their_own_answer_from_one_thread() -> None:
     assert model.threads == {"quern-cpu-engine"}
 
 
-async def test_logprobs_come_with_the_tokens() -> None:
+async def test_logprobs_come_with_the_tokens_where_they_are_asked_for() -> None:
+    asked = replace(request(2), sampling=SamplingParams(max_tokens=2, logprobs=1))
     async with running(cpu_engine()) as engine:
-        events = await collect(engine, request(2))
-    assert [event.logprobs for event in events if isinstance(event, Tokens)] == [(-0.5,), (-0.5,)]
+        with_logprobs, without = await collect(engine, asked), await collect(engine, request(2))
+    expected = (Logprob(-0.5, ((7, -0.25),)),)
+    assert [event.logprobs for event in with_logprobs if isinstance(event, Tokens)] == [expected, expected]
+    assert [event.logprobs for event in without if isinstance(event, Tokens)] == [None, None]
+
+
+async def test_a_grammar_is_compiled_before_its_request_joins_the_line() -> None:
+    model = ScriptedModel()
+    with blockbuster_ctx("quern"):
+        async with running(cpu_engine(model)) as engine:
+            await engine.check_grammar(ONE)
+            for grammar in (ONE, None, ONE):
+                await collect(engine, replace(request(2), grammar=grammar))
+    first, none, again = model.grammars
+    assert isinstance(first, CompiledGrammar)
+    assert first is again
+    assert none is None
+
+
+async def test_a_refused_grammar_never_joins_the_line() -> None:
+    model = ScriptedModel()
+    async with running(cpu_engine(model)) as engine:
+        for attempt in (engine.check_grammar(REFUSED), collect(engine, replace(request(), grammar=REFUSED))):
+            with pytest.raises(InvalidRequest, match="`not` at #"):
+                await attempt
+        assert (engine.stats().running, engine.stats().waiting) == (0, 0)
+    assert not model.grammars
+
+
+async def test_before_the_start_and_after_the_end_no_grammar_is_compiled_and_no_process_is_left() -> None:
+    engine = cpu_engine()
+    with pytest.raises(EngineUnavailable, match="has not been started"):
+        await engine.check_grammar(ONE)
+    async with running(engine):
+        await engine.check_grammar(ONE)
+    with pytest.raises(EngineUnavailable, match="has been closed"):
+        await engine.check_grammar(ONE)
+    assert not [child for child in psutil.Process().children() if "quern.engine.cpu.grammar_child" in child.cmdline()]
 
 
 async def test_an_idle_engine_sleeps_and_wakes_up_for_a_request(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,65 +6,14 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.engine.cpu.scripted import ScriptedModel, answer
+from tests.unit.engine.cpu.scripted import answer
+from tests.unit.engine.cpu.transcript import Run, prompt, request
 
-from quern.engine.base import Finished, GenerateRequest, Prefill, Priority, Queued, Tokens
-from quern.engine.cpu.budget import Budget
-from quern.engine.cpu.scheduler import Notice, Preempted, Released, Resumed, Scheduler
+from quern.engine.base import Finished, Prefill, Priority, Queued, Tokens
+from quern.engine.cpu.model import Drawn
+from quern.engine.cpu.scheduler import Notice, Preempted, Released, Resumed
 from quern.errors import EngineFailed
-from quern.types import FinishReason, SamplingParams, Usage
-
-BLOCK = 4
-
-
-def prompt(tokens: int, first: int = 0) -> tuple[int, ...]:
-    return tuple((first + index) % 50 for index in range(tokens))
-
-
-def request(ids: tuple[int, ...], max_tokens: int = 4, salt: str = "") -> GenerateRequest:
-    return GenerateRequest(ids, SamplingParams(max_tokens=max_tokens), cache_salt=salt)
-
-
-class Run:
-    """A scheduler with a scripted model, and everything that it told. A step takes one second."""
-
-    def __init__(self, *, blocks: int = 64, parallel: int = 4, shared: int = 8) -> None:
-        self.model = ScriptedModel(blocks=blocks, block_tokens=BLOCK)
-        self.scheduler = Scheduler(blocks=blocks, block_tokens=BLOCK, parallel=parallel, budget=Budget(shared))
-        self.notices: list[Notice] = []
-        self.clock = 0.0
-        self._keys = 0
-
-    def arrive(self, request: GenerateRequest) -> int:
-        self._keys += 1
-        self.scheduler.submit(self._keys, request, object(), self.clock)
-        return self._keys
-
-    def step(self) -> dict[int, int]:
-        """One step: the computed tokens by sequence."""
-        step = self.scheduler.plan(self.clock)
-        self.notices += step.notices
-        self.clock += 1
-        if step.parts:
-            self.notices += self.scheduler.apply(step, self.model.forward(step.parts), self.clock)
-        return {part.sequence.key: part.count for part in step.parts}
-
-    def steps(self, count: int) -> list[dict[int, int]]:
-        return [self.step() for _ in range(count)]
-
-    def finish(self) -> None:
-        while self.step():
-            pass
-
-    def told(self, key: int, kind: type = object) -> list[object]:
-        return [notice.news for notice in self.notices if notice.key == key and isinstance(notice.news, kind)]
-
-    def ids(self, key: int) -> tuple[int, ...]:
-        return tuple(token for notice in self.told(key, Tokens) if isinstance(notice, Tokens) for token in notice.ids)
-
-    def finished(self, key: int) -> Finished:
-        (end,) = [notice for notice in self.told(key, Finished) if isinstance(notice, Finished)]
-        return end
+from quern.types import FinishReason, Usage
 
 
 def test_one_sequence_from_its_prompt_to_its_end() -> None:
@@ -77,9 +26,9 @@ def test_one_sequence_from_its_prompt_to_its_end() -> None:
         Prefill(8, 20, 0),
         Prefill(16, 20, 0),
         Prefill(20, 20, 0),
-        Tokens((first,), (-0.5,)),
-        Tokens((second,), (-0.5,)),
-        Tokens((third,), (-0.5,)),
+        Tokens((first,)),
+        Tokens((second,)),
+        Tokens((third,)),
         run.finished(key),
     ]
     end = run.finished(key)
@@ -108,12 +57,12 @@ def test_a_sequence_for_which_nothing_can_be_drawn_fails_alone() -> None:
     broken, sound = run.arrive(request(prompt(5))), run.arrive(request(prompt(5, first=9)))
     step = run.scheduler.plan(run.clock)
     drawn = [
-        [] if part.sequence.key == broken else tokens
+        Drawn(failure="It is broken.") if part.sequence.key == broken else tokens
         for part, tokens in zip(step.parts, run.model.forward(step.parts), strict=True)
     ]
     run.notices += run.scheduler.apply(step, drawn, run.clock)
     run.finish()
-    assert [type(news) for news in run.told(broken, EngineFailed)] == [EngineFailed]
+    assert [str(news) for news in run.told(broken, EngineFailed)] == ["It is broken."]
     assert run.ids(sound) == answer(prompt(5, first=9), 4)
 
 
@@ -230,6 +179,19 @@ def test_a_higher_priority_keeps_its_blocks_although_it_came_later() -> None:
     assert run.told(normal, Preempted)
     assert not run.told(interactive, Preempted)
     assert run.ids(normal) == answer(prompt(8), 20)
+
+
+def test_a_grammar_that_allows_nothing_more_ends_the_answer_even_with_its_last_token() -> None:
+    for max_tokens in (3, 10):
+        run = Run()
+        key = run.arrive(request(prompt(5), max_tokens))
+        run.steps(2)
+        step = run.scheduler.plan(run.clock)
+        (drawn,) = run.model.forward(step.parts)
+        run.notices += run.scheduler.apply(step, [replace(drawn, complete=True)], run.clock)
+        run.finish()
+        assert run.ids(key) == answer(prompt(5), 3)
+        assert run.finished(key).reason is FinishReason.STOP
 
 
 def test_a_preempted_sequence_is_first_in_line_again() -> None:

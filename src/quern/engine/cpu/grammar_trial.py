@@ -1,0 +1,151 @@
+"""Grammars are compiled in a child process first, because a schema is a program that came with a request.
+
+llguidance bounds most of its work, but not all: two thousand patterns in `patternProperties`, thirty kilobytes, take
+hours, and nothing inside one process stops that for sure. So every new grammar is tried in a process that has little
+time and little memory. What it survives is compiled here. The process is started for the first grammar and stays for
+the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from typing import IO
+
+import structlog
+
+from quern.config import child_environment
+from quern.engine.base import Grammar, JsonGrammar
+from quern.engine.cpu.grammar import CompiledGrammar, Vocabulary
+from quern.engine.cpu.refusals import TOO_COMPLEX
+from quern.errors import EngineUnavailable, InvalidRequest
+
+log = structlog.get_logger(__name__)
+
+SECONDS = 3.0
+"""Of the processor's time: large grammars take one."""
+
+INHERITED = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "PYTHONPATH", "TZ")
+MOST_REPLY = 2**16
+
+
+class GrammarTrial:
+    """A compiler that can't be kept busy for ever: `compile` gets only what has passed the trial. For any thread.
+
+    `seconds` of the processor's time for each grammar.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        compile: Callable[[Grammar], CompiledGrammar],  # noqa: A002
+        *,
+        seconds: float = SECONDS,
+    ) -> None:
+        special = {**vocabulary.special.control, **vocabulary.special.user_defined}
+        ends = [text for text, token_id in special.items() if token_id in vocabulary.end_of_turn_ids]
+        self._opening = {"special": list(special), "ends": ends, "seconds": seconds}
+        self._compile = compile
+        self._lock = threading.Lock()
+        self._child: _Child | None = None
+        self._closed = False
+
+    def compile(self, grammar: Grammar) -> CompiledGrammar:
+        """Takes milliseconds, and some seconds at worst. Raises InvalidRequest with a sentence that says which part,
+        EngineUnavailable where the trial can't be held.
+        """
+        with self._lock:
+            refused = self._try(grammar)
+        if refused:
+            raise InvalidRequest(refused)
+        return self._compile(grammar)
+
+    def close(self) -> None:
+        """End the child process, and what is being tried. May be called twice."""
+        self._closed = True
+        if self._child is not None:
+            self._child.end()
+
+    def _try(self, grammar: Grammar) -> str:
+        kind, request = (
+            ("JSON schema", {"schema": grammar.schema})
+            if isinstance(grammar, JsonGrammar)
+            else ("grammar", {"lark": grammar.lark})
+        )
+        self._check_open()
+        if self._child is None or not self._child.alive:
+            self._child = _Child(self._opening)
+        reply = self._child.ask(request)
+        if reply is not None:
+            return reply
+        self._child.end()
+        self._child = None
+        self._check_open()
+        log.warning("grammar_trial_failed", kind=kind)
+        return f"This {kind} can't be kept to: {TOO_COMPLEX}."
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineUnavailable("The engine has been closed.", 1)
+
+
+class _Child:
+    """One child process and the conversation with it. Raises EngineUnavailable where it does not start."""
+
+    def __init__(self, opening: Mapping[str, object]) -> None:
+        self._process = _start()
+        self.end = weakref.finalize(self, _end, self._process)
+        if self.ask(opening) is None:
+            self.end()
+            raise EngineUnavailable("The process that tries grammars does not start. Free some memory, try again.", 5)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, request: Mapping[str, object]) -> str | None:
+        """The sentence that refuses a grammar, empty where none does; None where the process has ended over it."""
+        stdin, stdout = _pipes(self._process)
+        try:
+            stdin.write(json.dumps(request).encode() + b"\n")
+            stdin.flush()
+            reply = stdout.readline(MOST_REPLY)
+        except (OSError, ValueError):  # it has ended, or is being closed
+            return None
+        return json.loads(reply)["refused"] if reply.endswith(b"\n") else None
+
+
+def _start() -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            # -P: a file in the working directory must not pass for a module of the standard library.
+            [sys.executable, "-P", "-m", "quern.engine.cpu.grammar_child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # where memory runs out, llguidance writes pages
+            env={name: value for name, value in child_environment().items() if name in INHERITED},
+            start_new_session=True,  # Ctrl-C is for the server, which still needs it while it drains
+        )
+    except OSError as error:
+        msg = f"The process that tries grammars can't be started ({error.strerror}). Free some memory and try again."
+        raise EngineUnavailable(msg, 5) from error
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    if process.stdin is None or process.stdout is None:
+        msg = "the child was started without pipes"
+        raise RuntimeError(msg)
+    return process.stdin, process.stdout
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in _pipes(process):
+        with contextlib.suppress(OSError):  # closing flushes what a dead reader left
+            pipe.close()

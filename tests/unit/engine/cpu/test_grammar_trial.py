@@ -1,0 +1,129 @@
+"""The child process in which grammars are tried first: real processes, real time and memory limits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from structlog.testing import capture_logs
+from tests.unit.engine.cpu.scripted import ScriptedSpecialTexts, ScriptedVocabulary
+
+from quern.engine.base import Grammar, JsonGrammar, TextGrammar
+from quern.engine.cpu import grammar_child
+from quern.engine.cpu.grammar import CompiledGrammar, GrammarCompiler
+from quern.engine.cpu.grammar_trial import GrammarTrial
+from quern.errors import EngineUnavailable, InvalidRequest
+
+WAIT_SECONDS = 5
+VOCABULARY = ScriptedVocabulary(258, frozenset({256}), ScriptedSpecialTexts({"<|end|>": 256}, {"<call>": 257}))
+PATTERNS: dict[str, Any] = {
+    "type": "object",
+    "patternProperties": {f"^{chr(97 + n % 26)}{chr(97 + n // 26 % 26)}{chr(97 + n // 676)}": {} for n in range(2000)},
+}
+"""It would take llguidance hours."""
+
+
+def json_grammar(schema: dict[str, Any]) -> JsonGrammar:
+    return JsonGrammar(json.dumps(schema))
+
+
+class Compiled:
+    """Remembers what passed the trial."""
+
+    def __init__(self) -> None:
+        self.grammars: list[Grammar] = []
+        self._compiler = GrammarCompiler(VOCABULARY, 258)
+
+    def __call__(self, grammar: Grammar) -> CompiledGrammar:
+        self.grammars.append(grammar)
+        return self._compiler.compile(grammar)
+
+
+@pytest.fixture
+def compiled() -> Compiled:
+    return Compiled()
+
+
+@pytest.fixture
+def trial(compiled: Compiled) -> Iterator[GrammarTrial]:
+    trial = GrammarTrial(VOCABULARY, compiled, seconds=0.5)
+    yield trial
+    trial.close()
+
+
+def children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "quern.engine.cpu.grammar_child" in child.cmdline()]
+
+
+def test_what_passes_is_compiled_and_one_process_tries_all(trial: GrammarTrial, compiled: Compiled) -> None:
+    assert not children(), "it is started for the first grammar"
+    for grammar in (json_grammar({"type": "object"}), TextGrammar("start: <call> <|end|>", None)):
+        trial.compile(grammar).constraint()
+        assert compiled.grammars[-1] is grammar
+        assert len(children()) == 1
+
+
+def test_what_the_child_refuses_is_refused_with_its_sentence(trial: GrammarTrial, compiled: Compiled) -> None:
+    with pytest.raises(InvalidRequest, match="the keyword `not` at #/items is not supported"):
+        trial.compile(json_grammar({"items": {"not": {}}}))
+    with pytest.raises(InvalidRequest, match="unknown special token"):
+        trial.compile(TextGrammar("start: <other>", None))
+    assert not compiled.grammars
+
+
+def test_what_takes_too_long_is_refused_and_the_next_one_gets_a_new_process(
+    trial: GrammarTrial, compiled: Compiled
+) -> None:
+    with capture_logs() as logs, pytest.raises(InvalidRequest, match="it is too complex to be kept to"):
+        trial.compile(json_grammar(PATTERNS))
+    assert [entry["event"] for entry in logs] == ["grammar_trial_failed"]
+    assert not compiled.grammars
+    trial.compile(json_grammar({"type": "object"})).constraint()
+    assert len(compiled.grammars) == len(children()) == 1
+
+
+def test_a_child_that_was_killed_is_replaced(trial: GrammarTrial) -> None:
+    trial.compile(json_grammar({"type": "object"}))
+    (child,) = children()
+    child.kill()
+    child.wait(WAIT_SECONDS)
+    trial.compile(json_grammar({"type": "array"}))
+
+
+def test_after_the_end_nothing_is_tried_and_no_process_is_left(trial: GrammarTrial) -> None:
+    trial.compile(json_grammar({"type": "object"}))
+    for _ in range(2):
+        trial.close()
+    assert not children()
+    with pytest.raises(EngineUnavailable, match="closed"):
+        trial.compile(json_grammar({"type": "object"}))
+
+
+def test_a_child_that_does_not_start_is_no_fault_of_the_grammar(
+    trial: GrammarTrial, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for broken, sentence in ((tmp_path / "none", "can't be started"), (Path("/bin/false"), "does not start")):
+        monkeypatch.setattr(sys, "executable", str(broken))
+        with pytest.raises(EngineUnavailable, match=sentence):
+            trial.compile(json_grammar({"type": "object"}))
+    monkeypatch.undo()
+    trial.compile(json_grammar({"type": "object"}))
+
+
+def test_the_child_answers_every_line_and_ends_with_its_input() -> None:
+    opening: dict[str, Any] = {"special": ["<|end|>", "<call>"], "ends": ["<|end|>"], "seconds": 5.0}
+    requests = [opening, {"schema": "{}"}, {"lark": "start: <call>"}, {"schema": '{"not": {}}'}, {"lark": "start: <x>"}]
+    replies = grammar_child.replies(json.dumps(request).encode() for request in requests)
+    refused = [json.loads(reply)["refused"] for reply in replies]
+    assert refused[:3] == ["", "", ""]
+    assert "`not`" in refused[3]
+    assert "<x>" in refused[4]
+    command = [sys.executable, "-P", "-m", "quern.engine.cpu.grammar_child"]
+    ended = subprocess.run(command, input=json.dumps(opening).encode() + b"\n", capture_output=True, check=True)
+    assert ended.stdout == b'{"refused": ""}\n'

@@ -1,0 +1,96 @@
+"""Who gives way to whom, as transcripts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.unit.engine.cpu.scripted import answer
+from tests.unit.engine.cpu.transcript import Run, prompt, request
+
+from quern.engine.base import Finished, GenerateRequest, Priority
+from quern.engine.cpu.scheduler import Preempted
+
+
+def urgent(ids: tuple[int, ...], max_tokens: int = 4) -> GenerateRequest:
+    return replace(request(ids, max_tokens), priority=Priority.INTERACTIVE)
+
+
+def background(ids: tuple[int, ...], max_tokens: int = 4) -> GenerateRequest:
+    return replace(request(ids, max_tokens), priority=Priority.BACKGROUND)
+
+
+def test_an_urgent_one_takes_the_place_of_the_last_in_order_who_goes_on_afterwards() -> None:
+    run = Run(parallel=2)
+    first, second = run.arrive(request(prompt(8), 20)), run.arrive(request(prompt(8, first=20), 20))
+    run.steps(3)
+    third = run.arrive(urgent(prompt(6, first=40), 3))
+    assert run.steps(4) == [{3: 6, 1: 1}, {3: 1, 1: 1}, {3: 1, 1: 1}, {1: 1, 2: 3}]
+    assert run.finished(third).timings.queued_ms == 0
+    run.finish()
+    assert [len(run.told(key, Preempted)) for key in (first, second, third)] == [0, 1, 0]
+    for key, ids in ((first, prompt(8)), (second, prompt(8, first=20))):
+        assert run.ids(key) == answer(ids, 20)
+
+
+def test_an_urgent_one_takes_the_blocks_of_as_few_as_will_do() -> None:
+    run = Run(blocks=12)
+    keys = [run.arrive(request(prompt(12, first=13 * number), 4)) for number in range(3)]
+    run.step()
+    assert run.scheduler.free_blocks == 3
+    run.arrive(urgent(prompt(8, first=5)))
+    run.step()
+    assert [len(run.told(key, Preempted)) for key in keys] == [0, 0, 1]
+    run.finish()
+    assert [len(run.told(key, Preempted)) for key in keys] == [0, 0, 1]
+
+
+def test_nobody_gives_way_in_vain() -> None:
+    run = Run(blocks=10)
+    small, large = run.arrive(request(prompt(4))), run.arrive(urgent(prompt(20, first=9), 12))
+    run.step()
+    run.arrive(urgent(prompt(20, first=30)))
+    run.steps(5)
+    assert not run.told(small, Preempted), "its block would not be enough"
+    run.finish()
+    assert not run.told(large, Preempted)
+
+
+def test_nobody_gives_way_to_an_equal() -> None:
+    for make in (request, urgent, background):
+        run = Run(parallel=1)
+        first = run.arrive(make(prompt(8), 10))
+        run.step()
+        second = run.arrive(make(prompt(8, first=20)))
+        run.finish()
+        assert not run.told(first, Preempted)
+        assert run.finished(second).timings.queued_ms > 0
+
+
+def test_the_lowest_priority_gives_way_first_although_it_came_first() -> None:
+    run = Run(parallel=2)
+    low, normal = run.arrive(background(prompt(8), 20)), run.arrive(request(prompt(8, first=20), 20))
+    run.step()
+    run.arrive(urgent(prompt(6, first=40)))
+    run.step()
+    assert run.told(low, Preempted)
+    assert not run.told(normal, Preempted)
+    run.arrive(request(prompt(6, first=10)))
+    run.step()
+    assert [sequence.key for sequence in run.scheduler.waiting] == [4, 1], "the lowest waits behind all others"
+    run.finish()
+    assert run.ids(low) == answer(prompt(8), 20)
+
+
+def test_one_who_types_without_a_pause_does_not_keep_a_long_answer_from_its_end() -> None:
+    run = Run(blocks=16, parallel=1)
+    long = run.arrive(request(prompt(30), 20))
+    arrivals = 0
+    while not run.told(long, Finished):
+        if not run.scheduler.waiting and run.clock % 3 == 0:
+            run.arrive(urgent(prompt(9, first=arrivals), 1))
+            arrivals += 1
+        run.step()
+        assert run.clock < 500, "the long answer never ends"
+    assert arrivals > 5
+    assert len(run.told(long, Preempted)) <= arrivals, "once for each, at most"
+    assert run.ids(long) == answer(prompt(30), 20)

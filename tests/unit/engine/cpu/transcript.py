@@ -1,0 +1,62 @@
+"""A scheduler around a scripted model: requests arrive, steps are made, and everything told is remembered."""
+
+from __future__ import annotations
+
+from tests.unit.engine.cpu.scripted import ScriptedModel
+
+from quern.engine.base import Finished, GenerateRequest, Tokens
+from quern.engine.cpu.budget import Budget
+from quern.engine.cpu.scheduler import Notice, Scheduler
+from quern.types import SamplingParams
+
+BLOCK = 4
+
+
+def prompt(tokens: int, first: int = 0) -> tuple[int, ...]:
+    return tuple((first + index) % 50 for index in range(tokens))
+
+
+def request(ids: tuple[int, ...], max_tokens: int = 4, salt: str = "") -> GenerateRequest:
+    return GenerateRequest(ids, SamplingParams(max_tokens=max_tokens), cache_salt=salt)
+
+
+class Run:
+    """A scheduler with a scripted model, and everything that it told. A step takes one second."""
+
+    def __init__(self, *, blocks: int = 64, parallel: int = 4, shared: int = 8) -> None:
+        self.model = ScriptedModel(blocks=blocks, block_tokens=BLOCK)
+        self.scheduler = Scheduler(blocks=blocks, block_tokens=BLOCK, parallel=parallel, budget=Budget(shared))
+        self.notices: list[Notice] = []
+        self.clock = 0.0
+        self._keys = 0
+
+    def arrive(self, request: GenerateRequest) -> int:
+        self._keys += 1
+        self.scheduler.submit(self._keys, request, object(), self.clock)
+        return self._keys
+
+    def step(self) -> dict[int, int]:
+        """One step: the computed tokens by sequence."""
+        step = self.scheduler.plan(self.clock)
+        self.notices += step.notices
+        self.clock += 1
+        if step.parts:
+            self.notices += self.scheduler.apply(step, self.model.forward(step.parts), self.clock)
+        return {part.sequence.key: part.count for part in step.parts}
+
+    def steps(self, count: int) -> list[dict[int, int]]:
+        return [self.step() for _ in range(count)]
+
+    def finish(self) -> None:
+        while self.step():
+            pass
+
+    def told(self, key: int, kind: type = object) -> list[object]:
+        return [notice.news for notice in self.notices if notice.key == key and isinstance(notice.news, kind)]
+
+    def ids(self, key: int) -> tuple[int, ...]:
+        return tuple(token for notice in self.told(key, Tokens) if isinstance(notice, Tokens) for token in notice.ids)
+
+    def finished(self, key: int) -> Finished:
+        (end,) = [notice for notice in self.told(key, Finished) if isinstance(notice, Finished)]
+        return end
