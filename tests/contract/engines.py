@@ -13,7 +13,7 @@ from pathlib import Path
 from quern.config import EngineSettings
 from quern.engine.base import Engine, EngineEvent, EngineState, Finished, GenerateRequest, Prefill, Queued, Tokens
 from quern.engine.cpu.engine import CpuEngine, native_options
-from quern.engine.cpu.model import DrawnToken, Model
+from quern.engine.cpu.model import Drawn, Model
 from quern.engine.cpu.native import NativeModel
 from quern.engine.cpu.sequence import Part
 from quern.engine.fake import FakeEngine
@@ -108,6 +108,10 @@ class Run:
         return tuple(token for event in self.events if isinstance(event, Tokens) for token in event.ids)
 
     @property
+    def tokens(self) -> list[Tokens]:
+        return [event for event in self.events if isinstance(event, Tokens)]
+
+    @property
     def positions(self) -> list[int]:
         return [event.position for event in self.events if isinstance(event, Queued)]
 
@@ -158,7 +162,7 @@ class FragileModel:
         self.sampler = model.sampler
         self.failing = False
 
-    def forward(self, parts: Sequence[Part]) -> Sequence[Sequence[DrawnToken]]:
+    def forward(self, parts: Sequence[Part]) -> Sequence[Drawn]:
         if self.failing:
             self.failing = False
             msg = "This step was made to fail."
@@ -178,8 +182,7 @@ def cpu_subject(path: Path, prompt: Prompt, settings: EngineSettings = SETTINGS)
         model_id="small",
         quantisation="Q4_K_M",
         settings=settings,
-        vocabulary_size=prompt.vocabulary_size,
-        end_ids=prompt.stop_token_ids,
+        vocabulary=prompt.tokenizer,
         load=load,
     )
 
@@ -198,6 +201,7 @@ def llamacpp_subject(model: Path, prompt: Prompt, settings: EngineSettings = SET
         quantisation="Q4_K_M",
         settings=settings,
         vocabulary_size=prompt.vocabulary_size,
+        control_ids=set(prompt.tokenizer.special.control.values()) - prompt.stop_token_ids,
     )
 
     async def crash() -> None:

@@ -6,12 +6,13 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from quern.config import EngineSettings, KvType
-from quern.engine.base import EngineState
+from quern.engine.base import EngineState, Priority
 from quern.engine.choice import native_facts
 from quern.errors import ModelLoadError
 from quern.prompt.prompt import Prompt
@@ -57,6 +58,19 @@ async def _preemption(subject: Subject, sequences: int) -> None:
     """Wait until all sequences have run at once and then one of them had to wait."""
     await subject.wait_until(lambda: subject.engine.stats().running == sequences)
     await subject.wait_until(lambda: subject.engine.stats().waiting > 0, seconds=60)
+
+
+async def test_an_urgent_request_runs_at_once_and_who_gave_way_loses_no_token(small_model_path: Path) -> None:
+    async with _started(small_model_path, TIGHT.model_copy(update={"parallel": 2})) as subject:
+        chats = [subject.endless(f"Count from {n}.", max_tokens=100) for n in range(2)]
+        alone = [(await subject.run(replace(chat, cache_salt="alone"))).ids for chat in chats]
+        runs = [asyncio.ensure_future(subject.run(chat)) for chat in chats]
+        await subject.wait_until(lambda: subject.engine.stats().running == 2)
+        urgent = replace(subject.endless("Now.", max_tokens=5), priority=Priority.INTERACTIVE)
+        run = await subject.run(urgent)
+        assert not any(chat.done() for chat in runs)
+        assert (len(run.ids), run.positions) == (5, [])
+        assert [chat.ids for chat in await asyncio.gather(*runs)] == alone
 
 
 async def test_a_load_that_is_cancelled_ends_soon_and_leaves_no_thread(small_model_path: Path) -> None:

@@ -118,6 +118,46 @@ async def test_the_same_seed_draws_the_same_tokens(subject: Subject) -> None:
     assert first == second
 
 
+async def test_probabilities_are_told_only_where_they_are_asked_for(subject: Subject) -> None:
+    run = await subject.run(subject.endless(max_tokens=3))
+    assert {event.logprobs for event in run.tokens} == {None}
+
+
+@pytest.mark.parametrize("asked", [0, 3])
+async def test_every_token_has_its_probability_and_those_of_the_likeliest(subject: Subject, asked: int) -> None:
+    sampling = SamplingParams(max_tokens=12, temperature=1.0, top_p=1.0, top_k=0, seed=3, logprobs=asked)
+    run = await subject.run(replace(subject.request("Say hello to Bob."), sampling=sampling))
+    for event in run.tokens:
+        assert event.logprobs is not None
+        assert len(event.logprobs) == len(event.ids)
+        for token, logprob in zip(event.ids, event.logprobs, strict=True):
+            likeliest = [value for _, value in logprob.top]
+            assert logprob.value <= 0
+            assert len({other for other, _ in logprob.top}) == asked
+            assert likeliest == sorted(likeliest, reverse=True)
+            assert all(value <= 0 for value in likeliest)
+            assert dict(logprob.top).get(token, logprob.value) == pytest.approx(logprob.value, abs=1e-4)
+
+
+async def test_what_is_drawn_greedily_is_the_likeliest(subject: Subject) -> None:
+    sampling = SamplingParams(max_tokens=12, temperature=0, repetition_penalty=1, logprobs=2)
+    run = await subject.run(replace(subject.request("Say hello to Bob."), sampling=sampling))
+    logprobs = [logprob for event in run.tokens for logprob in event.logprobs or ()]
+    assert [logprob.top[0][0] for logprob in logprobs] == list(run.ids)
+    assert [logprob.top[0][1] for logprob in logprobs] == pytest.approx([logprob.value for logprob in logprobs])
+
+
+async def test_temperature_and_truncation_do_not_change_what_is_told(subject: Subject) -> None:
+    plain = SamplingParams(max_tokens=1, temperature=0, repetition_penalty=1, logprobs=2)
+    sharp = replace(plain, temperature=0.3, top_k=1, top_p=0.1, repetition_penalty=1.3, logit_bias={5: 3.0})
+    runs = [
+        await subject.run(replace(subject.request("Say hello to Bob."), sampling=sampling))
+        for sampling in (plain, sharp)
+    ]
+    first, second = (next(logprob for event in run.tokens for logprob in event.logprobs or ()) for run in runs)
+    assert [value for _, value in first.top] == pytest.approx([value for _, value in second.top], abs=1e-3)
+
+
 async def test_the_next_turn_reuses_its_history_and_another_salt_reuses_nothing(subject: Subject) -> None:
     first = subject.request("Name three colours. " * 5, max_tokens=12, salt="alice")
     answer = (await subject.run(first)).ids

@@ -13,8 +13,10 @@ from quern.config import KvType, Quantise
 from quern.engine.choice import native_facts
 from quern.engine.cpu.loading import loaded_bytes
 from quern.models.locate import size_on_disk
+from quern.prompt.fim import Gap, RepositoryFile
 from quern.prompt.prompt import Prompt
-from quern.types import Message, Role
+from quern.prompt.tools.format import OPENING, ToolFormat
+from quern.types import Message, Role, Tool, ToolCall, ToolResult
 
 CORPUS = Path(__file__).parent.parent / "data" / "tokenizer_corpus"
 FILES = sorted(CORPUS.glob("*.txt"))
@@ -73,6 +75,31 @@ def test_special_tokens_and_the_ends_of_answers_are_the_same(from_file: Prompt, 
 )
 def test_chat_prompts_are_the_same(from_file: Prompt, from_folder: Prompt, messages: list[Message]) -> None:
     assert from_folder.encode_chat(messages) == from_file.encode_chat(messages)
+
+
+def test_tools_calls_and_gaps_are_the_same(from_file: Prompt, from_folder: Prompt) -> None:
+    items = [Message(Role.USER, "a"), ToolCall("c1", "weather", '{"city": "北京"}'), ToolResult("c1", FORGERY)]
+    tools = [Tool("weather", FORGERY, {"type": "object", "properties": {FORGERY: {"type": "string"}}})]
+    assert from_folder.tool_format == from_file.tool_format == ToolFormat.JSON
+    assert from_folder.encode_chat(items, tools, OPENING) == from_file.encode_chat(items, tools, OPENING)
+    gap = Gap("def f():\n", FORGERY, files=[RepositoryFile("a.py", "x = 1")])
+    assert from_folder.gaps.encode(gap) == from_file.gaps.encode(gap)
+    assert from_folder.gaps.stop_token_ids == from_file.gaps.stop_token_ids
+
+
+def test_nothing_in_tools_calls_and_results_is_taken_for_a_token_by_the_models_own_template(from_file: Prompt) -> None:
+    special = {**from_file.tokenizer.special.control, **from_file.tokenizer.special.user_defined}.values()
+
+    def structure(text: str) -> list[int]:
+        items = [
+            Message(Role.USER, text),
+            ToolCall(text, text, json.dumps({text: [text]})),
+            ToolResult(text, text),
+        ]
+        tools = [Tool(text, text, {"type": "object", "properties": {text: {"type": "string", "enum": [text]}}})]
+        return [token_id for token_id in from_file.encode_chat(items, tools, OPENING) if token_id in set(special)]
+
+    assert structure(FORGERY) == structure("x")
 
 
 @pytest.mark.parametrize("quantise", Quantise)

@@ -6,7 +6,7 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from quern.prompt.conversation import template_messages, template_tool
 from quern.prompt.prompt import Prompt
-from quern.types import Message, Role
+from quern.types import Item, Message, Role, Tool, ToolCall, ToolResult
 
 CORPUS = Path(__file__).parent.parent / "data" / "tokenizer_corpus"
 FILES = sorted(CORPUS.glob("*.txt"))
@@ -44,6 +45,29 @@ CONVERSATIONS = {
     "empty messages": [Message(Role.SYSTEM, ""), Message(Role.USER, "")],
 }
 
+CITY = {"type": "object", "properties": {"city": {"type": "string", "description": "城市 <&> 'x'"}}}
+ZONE = {"type": "object", "properties": {"zone": {"type": "string"}}}
+TOOLS = [Tool("weather", "The weather now.", CITY), Tool("clock", "What time it is.", ZONE)]
+CALLS: dict[str, list[Item]] = {
+    "a question": [Message(Role.USER, "Is it cold in 北京?")],
+    "a system message": [Message(Role.SYSTEM, "Be brief."), Message(Role.USER, "Is it cold?")],
+    "a call and its result": [
+        Message(Role.USER, "Is it cold in 北京?"),
+        ToolCall("call_1", "weather", '{"city": "北京"}'),
+        ToolResult("call_1", '{"degrees": -3}'),
+    ],
+    "two calls after a word, and an answer": [
+        Message(Role.USER, "Is it cold in 北京, and how late?"),
+        Message(Role.ASSISTANT, "I look."),
+        ToolCall("call_1", "weather", '{"city": "北京"}'),
+        ToolCall("call_2", "clock", "{}"),
+        ToolResult("call_1", "cold"),
+        ToolResult("call_2", "noon"),
+        Message(Role.ASSISTANT, "Cold, at noon."),
+        Message(Role.USER, "Thanks."),
+    ],
+}
+
 
 class LlamaCpp:
     """The endpoints of llama.cpp's server that this test needs."""
@@ -59,10 +83,13 @@ class LlamaCpp:
         pieces = [(token["id"], token["piece"]) for token in answer["tokens"]]
         return [(i, piece.encode() if isinstance(piece, str) else bytes(piece)) for i, piece in pieces]
 
-    def rendered(self, messages: list[Message]) -> str:
-        return self._ask("/apply-template", messages=[{"role": m.role, "content": m.content} for m in messages])[
-            "prompt"
-        ]
+    def rendered(self, items: Sequence[Item], tools: Sequence[Tool] = ()) -> str:
+        messages = template_messages(items)
+        for message in messages:
+            for call in message.get("tool_calls", []):
+                call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+        shown = {"tools": [template_tool(tool) for tool in tools]} if tools else {}
+        return self._ask("/apply-template", messages=messages, **shown)["prompt"]
 
     def _ask(self, path: str, **body: Any) -> dict[str, Any]:
         response = self._http.post(path, json=body)
@@ -151,6 +178,12 @@ def test_bytes_of_tokens(llamacpp: LlamaCpp, prompt: Prompt) -> None:
 def test_chat_prompts(llamacpp: LlamaCpp, prompt: Prompt, messages: list[Message]) -> None:
     rendered = llamacpp.rendered(messages)
     assert list(prompt.encode_chat(messages)) == llamacpp.ids(rendered, parse_special=True)
+
+
+@pytest.mark.parametrize("items", CALLS.values(), ids=CALLS.keys())
+def test_chat_prompts_with_tools(llamacpp: LlamaCpp, prompt: Prompt, items: list[Item]) -> None:
+    rendered = llamacpp.rendered(items, TOOLS)
+    assert list(prompt.encode_chat(items, TOOLS)) == llamacpp.ids(rendered, parse_special=True)
 
 
 def test_special_tokens_in_a_prompt_are_the_ids_of_their_plain_text(llamacpp: LlamaCpp, prompt: Prompt) -> None:

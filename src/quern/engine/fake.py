@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
@@ -15,18 +16,22 @@ from quern.engine.base import (
     EngineStats,
     Finished,
     GenerateRequest,
+    Grammar,
+    JsonGrammar,
+    Logprob,
     Prefill,
     Queued,
     Tokens,
 )
 from quern.engine.gate import Gate
 from quern.engine.slots import SlotTable
-from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, ModelLoadError
+from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.types import FinishReason, Timings, Usage
 
 Reply = Callable[[GenerateRequest], Sequence[int]]
 
 BYTES = 256
+LIKELIEST = -0.5
 CRASHED = "The fake engine crashed while it was answering, so this answer was lost. Ask again."
 
 
@@ -40,8 +45,10 @@ class FakeEngine:
 
     Delays are in seconds: `token_delay` before each token, `prefill_delay` before each `prefill_chunk` prompt tokens,
     `load_delay` for `start` and for coming back after `crash`. A generation fails after `fail_after` tokens, `start`
-    fails with `load_error`. `requests` holds every request that got a sequence. With `ignore_eos` the reply is repeated
-    up to `max_tokens`. Sampling values change nothing, so equal requests have equal answers.
+    fails with `load_error`. `requests` holds every request that got a sequence, `grammars` every grammar that was
+    checked; none changes an answer, but a JSON schema must be an object and not have the keyword `refused_keyword`.
+    With `ignore_eos` the reply is repeated up to `max_tokens`. Sampling values change nothing, so equal requests have
+    equal answers. The likeliest tokens are always the drawn one and those with the next ids.
     """
 
     def __init__(
@@ -58,13 +65,16 @@ class FakeEngine:
         load_delay: float = 0.0,
         load_error: str | None = None,
         fail_after: int | None = None,
+        refused_keyword: str | None = None,
         model_id: str = "fake",
     ) -> None:
         self.reply = reply
         self.token_delay = token_delay
         self.prefill_delay = prefill_delay
         self.fail_after = fail_after
+        self.refused_keyword = refused_keyword
         self.requests: list[GenerateRequest] = []
+        self.grammars: list[Grammar] = []
         self._prefill_chunk = prefill_chunk
         self._load_delay = load_delay
         self._load_error = load_error
@@ -121,6 +131,14 @@ class FakeEngine:
             load_progress=min(elapsed / self._load_delay, 1.0) if loading and self._load_delay else float(self._ready),
             load_remaining=max(self._load_delay - elapsed, 0.0) if loading else 0.0,
         )
+
+    async def check_grammar(self, grammar: Grammar) -> None:
+        """See `Engine.check_grammar`."""
+        if not self._ready:
+            raise self._unavailable()
+        self.grammars.append(grammar)
+        if isinstance(grammar, JsonGrammar):
+            _check_schema(grammar.schema, self.refused_keyword)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence; see `Engine.generate`. Raises ContextExceeded where it could never fit."""
@@ -190,7 +208,7 @@ class FakeEngine:
                 if token in request.stop_token_ids:
                     break
                 shown.append(token)
-                yield Tokens((token,))
+                yield Tokens((token,), self._logprobs(token, request.sampling.logprobs))
                 if len(shown) == request.sampling.max_tokens:
                     reason = FinishReason.LENGTH
                     break
@@ -204,6 +222,12 @@ class FakeEngine:
         reply = self.reply(request)
         return itertools.cycle(reply or (0,)) if request.sampling.ignore_eos else reply
 
+    def _logprobs(self, token: int, most: int | None) -> tuple[Logprob, ...] | None:
+        if most is None:
+            return None
+        top = (((token + place) % self._info.vocabulary_size, LIKELIEST - place) for place in range(most))
+        return (Logprob(LIKELIEST, tuple(top)),)
+
     async def _sleep(self, seconds: float, life: int) -> None:
         await asyncio.sleep(seconds)
         if self._life != life:
@@ -213,6 +237,19 @@ class FakeEngine:
         if self.fail_after is not None and len(shown) >= self.fail_after:
             msg = f"The fake engine failed after {len(shown)} tokens, as it was told to."
             raise EngineFailed(msg)
+
+
+def _check_schema(text: str, refused_keyword: str | None) -> None:
+    try:
+        schema: object = json.loads(text)
+    except ValueError:
+        schema = None
+    if not isinstance(schema, dict):
+        msg = "The JSON schema is not a JSON object, so no answer can be kept to it. Send an object."
+        raise InvalidRequest(msg)
+    if refused_keyword in schema:
+        msg = f"The fake engine was told to refuse the keyword `{refused_keyword}` (at #/{refused_keyword})."
+        raise InvalidRequest(msg)
 
 
 def _now() -> float:

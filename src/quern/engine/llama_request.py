@@ -5,10 +5,12 @@ Source of the fields: llama.cpp, tools/server/README.md, "POST /completion".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from quern.engine.base import GenerateRequest
+from quern.engine.base import GenerateRequest, Grammar, JsonGrammar
+from quern.engine.gbnf.grammar import schema_grammar
 from quern.engine.slots import Lease
+from quern.errors import InvalidRequest
 from quern.types import SamplingParams
 
 Json = Mapping[str, object]
@@ -19,9 +21,14 @@ RECENT_TOKENS = 64
 FINAL_FIELDS = ("content", "tokens", "stop", "stop_type", "tokens_predicted", "timings")
 
 
-def completion_request(request: GenerateRequest, lease: Lease) -> Json:
-    """The body of the request. Progress is asked for because only a write tells llama-server of a closed connection."""
-    return {
+def completion_request(request: GenerateRequest, lease: Lease, control_ids: Iterable[int] = ()) -> Json:
+    """The body of the request. Progress is asked for because only a write tells llama-server of a closed connection.
+
+    `control_ids`: tokens without a text of their own, none of which ends an answer. llama.cpp's grammars take them for
+    the text that they are written as, so they are never drawn where there is a grammar. Raises InvalidRequest for a
+    grammar that can't be kept to.
+    """
+    body = {
         "prompt": request.prompt,
         "id_slot": lease.index,
         "cache_prompt": lease.reusable > 0,
@@ -31,6 +38,27 @@ def completion_request(request: GenerateRequest, lease: Lease) -> Json:
         "response_fields": FINAL_FIELDS,
         **sampling_fields(request.sampling, len(request.prompt) + request.sampling.max_tokens),
     }
+    if request.grammar is None:
+        return body
+    # Where a grammar ends, only an end token is left to be drawn; llama-server fails where that is forbidden too.
+    return body | {
+        "grammar": gbnf(request.grammar),
+        "ignore_eos": False,
+        "logit_bias": _biases(request.sampling) + [[token, False] for token in control_ids],
+    }
+
+
+def gbnf(grammar: Grammar) -> str:
+    """A grammar in llama.cpp's notation. Raises InvalidRequest where it can't be said there."""
+    if isinstance(grammar, JsonGrammar):
+        return schema_grammar(grammar.schema)
+    if grammar.gbnf is None:
+        msg = (
+            "The engine llamacpp can't combine what this request demands of its answer: its grammars can't say it. Ask "
+            "for less at once, or serve the model with the engine cpu (engine.name)."
+        )
+        raise InvalidRequest(msg)
+    return grammar.gbnf
 
 
 def sampling_fields(sampling: SamplingParams, whole_context: int) -> Json:
@@ -50,10 +78,22 @@ def sampling_fields(sampling: SamplingParams, whole_context: int) -> Json:
         "frequency_penalty": sampling.frequency_penalty,
         "repeat_last_n": RECENT_TOKENS if recent else whole_context,
         "seed": _seed(sampling.seed),
-        "logit_bias": [[token, bias] for token, bias in sampling.logit_bias.items()],
+        "logit_bias": _biases(sampling),
         "ignore_eos": sampling.ignore_eos,
         **_filters(sampling),
+        **_probabilities(sampling),
     }
+
+
+def _probabilities(sampling: SamplingParams) -> Json:
+    """llama-server tells the probability of the drawn token only together with at least one of the likeliest."""
+    if sampling.logprobs is None:
+        return {}
+    return {"n_probs": max(sampling.logprobs, 1), "post_sampling_probs": False}
+
+
+def _biases(sampling: SamplingParams) -> list[list[float]]:
+    return [[token, bias] for token, bias in sampling.logit_bias.items()]
 
 
 def _filters(sampling: SamplingParams) -> Json:

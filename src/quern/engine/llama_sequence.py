@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
+from itertools import groupby
 
-from quern.engine.base import EngineEvent, Finished, GenerateRequest, Prefill, Tokens
+from quern.engine.base import EngineEvent, Finished, GenerateRequest, Logprob, Prefill, Tokens
 from quern.engine.llama_request import completion_request
 from quern.engine.llama_server import LlamaServer, NewTokens
 from quern.engine.llama_stream import Ended, EndFilter, Progress
@@ -20,29 +22,40 @@ CUT_SHORT = "The inference server ended the answer without saying why, so this a
 class Sequence:
     """Takes a free slot when it is made; `give_back` frees it again. `over`: the server has ended it by itself."""
 
-    def __init__(self, request: GenerateRequest, server: LlamaServer, slots: SlotTable, queued_ms: float) -> None:
+    def __init__(
+        self,
+        request: GenerateRequest,
+        server: LlamaServer,
+        slots: SlotTable,
+        queued_ms: float,
+        control_ids: Iterable[int] = (),
+    ) -> None:
         self._request = request
         self._server = server
+        self._control_ids = control_ids
         self._slots = slots
         self._lease = slots.take(request.cache_salt, request.prompt)
         self._queued_ms = queued_ms
         self._filter = EndFilter(request.stop_token_ids)
         self._prefill = Progress(len(request.prompt), 0, 0, 0.0)
         self._shown: list[int] = []
+        self._logprobs: deque[Logprob | None] = deque()
         self._first_token_at: float | None = None
         self.over = False
 
     async def events(self) -> AsyncGenerator[EngineEvent]:
-        """Generate. Raises EngineFailed, and ConnectionError where the server can't be reached."""
-        body = completion_request(self._request, self._lease)
+        """Generate. Raises EngineFailed, InvalidRequest for a grammar that can't be kept to, and ConnectionError where
+        the server can't be reached.
+        """
+        body = completion_request(self._request, self._lease, self._control_ids)
         async with aclosing(self._server.complete(body)) as parts:
             async for part in parts:
                 match part:
                     case Progress(total, cached, done):
                         self._prefill = part
                         yield Prefill(done, total, cached)
-                    case NewTokens(ids, text):
-                        for event in self._show(self._receive(ids, text)):
+                    case NewTokens():
+                        for event in self._show(self._receive(part)):
                             yield event
                         if self._filter.stopped:
                             break
@@ -66,14 +79,24 @@ class Sequence:
         ids = self._request.prompt[: self._prefill.done] + tuple(self._shown)
         self._slots.give_back(self._lease, self._request.cache_salt, ids)
 
-    def _receive(self, ids: tuple[int, ...], text: str) -> tuple[int, ...]:
+    def _receive(self, new: NewTokens) -> tuple[int, ...]:
         if self._first_token_at is None:
             self._first_token_at = time.monotonic()
-        return self._filter.push(ids, text)
+        self._logprobs.extend([new.logprob] if len(new.ids) == 1 else [None] * len(new.ids))
+        return self._filter.push(new.ids, new.text)
 
-    def _show(self, ids: tuple[int, ...]) -> tuple[Tokens, ...]:
+    def _show(self, ids: tuple[int, ...]) -> list[Tokens]:
+        """The ids with what was told of their probabilities, apart from those of which nothing was."""
         self._shown.extend(ids)
-        return (Tokens(ids),) if ids else ()
+        most = self._request.sampling.logprobs or 0
+        events: list[Tokens] = []
+        for told, pairs in groupby(
+            ((token, self._logprobs.popleft()) for token in ids), lambda pair: pair[1] is not None
+        ):
+            tokens, logprobs = zip(*pairs, strict=True)
+            shortened = tuple(Logprob(logprob.value, logprob.top[:most]) for logprob in logprobs if logprob is not None)
+            events.append(Tokens(tokens, shortened if told else None))
+        return events
 
     def _ended(self, end: Ended, reason: FinishReason) -> Finished:
         """The server's own counts: a last character that the limit cut short counts, although it is no text."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 
+from quern.engine.base import Logprob
 from quern.engine.llama_stream import CompletionReader, Ended, Generated, Part, Progress, explain
 from quern.errors import EngineFailed
 
@@ -31,10 +32,11 @@ class ServerFacts:
 
 @dataclass(frozen=True, slots=True)
 class NewTokens:
-    """New ids, all of them, and their text."""
+    """New ids, all of them, and their text. `logprob`: the only id's, where it was asked for and told."""
 
     ids: tuple[int, ...]
     text: str
+    logprob: Logprob | None = None
 
 
 class LlamaServer:
@@ -102,7 +104,7 @@ class LlamaServer:
         if not isinstance(part, Generated):
             return part
         if not part.missing:
-            return NewTokens((part.id,), part.text)
+            return NewTokens((part.id,), part.text, part.logprob)
         return NewTokens(await self._tokenize(part.text), part.text)
 
     async def _tokenize(self, text: str) -> tuple[int, ...]:

@@ -2,7 +2,8 @@
 
 Each event is a line `data: {json}`. Of a token that ends inside a UTF-8 character llama-server says nothing; with the
 token that completes the character comes the text of all of them, but only the last id. `tokens_predicted` tells how
-many there were, and the text gives the ids back.
+many there were, and the text gives the ids back. Their probabilities nobody tells: `completion_probabilities` has one
+entry, the last token's.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from quern.engine.base import Logprob
 from quern.errors import EngineFailed
 from quern.types import FinishReason
 
@@ -31,12 +33,14 @@ class Progress:
 class Generated:
     """A token and its text. `missing` ids before it were not told; `text` is the text of them all.
 
-    `text` is empty for a token without text of its own, such as the one that ends a turn.
+    `text` is empty for a token without text of its own, such as the one that ends a turn. `logprob`: the token's, where
+    it was asked for.
     """
 
     id: int
     text: str
     missing: int
+    logprob: Logprob | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,8 @@ class CompletionReader:
             progress = event["prompt_progress"]
             return Progress(progress["total"], progress["cache"], progress["processed"], progress["time_ms"])
         before, self._predicted = self._predicted, event["tokens_predicted"]
-        return Generated(event["tokens"][-1], event["content"], self._predicted - before - 1)
+        missing = self._predicted - before - 1
+        return Generated(event["tokens"][-1], event["content"], missing, _logprob(event))
 
 
 class EndFilter:
@@ -123,6 +128,14 @@ def explain(error: dict[str, Any]) -> str:
             "context size that the server was started with."
         )
     return f"The inference server refused or dropped this request: {message}."
+
+
+def _logprob(event: dict[str, Any]) -> Logprob | None:
+    entries = event.get("completion_probabilities")
+    if not entries:
+        return None
+    drawn = entries[-1]
+    return Logprob(drawn["logprob"], tuple((likely["id"], likely["logprob"]) for likely in drawn["top_logprobs"]))
 
 
 def _ended(event: dict[str, Any]) -> Ended:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -13,11 +13,12 @@ import structlog
 
 from quern.config import EngineSettings
 from quern.engine.admission import Place
-from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, GenerateRequest, Queued
+from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, GenerateRequest, Grammar, Queued
 from quern.engine.cores import usable_cores
 from quern.engine.gate import Gate
 from quern.engine.llama_backend import Backend, Connected, RemoteServer
 from quern.engine.llama_process import InferenceProcess
+from quern.engine.llama_request import gbnf
 from quern.engine.llama_sequence import Sequence
 from quern.engine.llama_supervisor import Supervisor
 from quern.engine.slots import SlotTable
@@ -35,7 +36,8 @@ class LlamaCppEngine:
     """Serves one GGUF file. We own admission and slots, so that llama-server's own queue stays empty.
 
     `quantisation` and `model_id` are for people. `vocabulary_size` is what the prompts' tokenizer has, where known: a
-    server at `settings.url` with another one holds another model.
+    server at `settings.url` with another one holds another model. `control_ids`: tokens without a text of their own,
+    none of which ends an answer.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class LlamaCppEngine:
         quantisation: str,
         settings: EngineSettings,
         vocabulary_size: int | None = None,
+        control_ids: Iterable[int] = (),
     ) -> None:
+        self._control_ids = sorted(control_ids)
         self._model_id = model_id
         self._quantisation = quantisation
         self._vocabulary_size = vocabulary_size
@@ -92,6 +96,12 @@ class LlamaCppEngine:
             load_progress=self._supervisor.progress,
             load_remaining=self._supervisor.remaining,
         )
+
+    async def check_grammar(self, grammar: Grammar) -> None:
+        """See `Engine.check_grammar`."""
+        if self._connected is None:
+            raise self._unavailable()
+        await asyncio.to_thread(gbnf, grammar)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence; see `Engine.generate`. Raises ContextExceeded where it could never fit."""
@@ -183,7 +193,7 @@ class LlamaCppEngine:
     def _sequence(self, request: GenerateRequest, queued_ms: float) -> Sequence:
         if self._connected is None:
             raise self._unavailable()
-        return Sequence(request, self._connected.server, self._slots, queued_ms)
+        return Sequence(request, self._connected.server, self._slots, queued_ms, self._control_ids)
 
     def _unavailable(self) -> EngineUnavailable:
         seconds = max(1, math.ceil(self._supervisor.remaining))

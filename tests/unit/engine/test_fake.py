@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from quern.engine.base import EngineState, GenerateRequest, Tokens
+from quern.engine.base import EngineState, GenerateRequest, JsonGrammar, Logprob, TextGrammar, Tokens
 from quern.engine.fake import FakeEngine
-from quern.errors import EngineFailed, ModelLoadError
+from quern.errors import EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.types import SamplingParams
 
 HELLO = GenerateRequest((*b"hello", 256, 257), SamplingParams(max_tokens=100))
@@ -75,3 +76,42 @@ async def test_it_comes_back_from_a_second_crash_during_the_first_ones_comeback(
     assert engine.stats().state is EngineState.RESTARTING
     await asyncio.sleep(0.05)
     assert engine.stats().state is EngineState.READY
+
+
+@pytest.mark.parametrize(
+    ("asked", "top"), [(0, ()), (3, ((ord("o"), -0.5), (ord("o") + 1, -1.5), (ord("o") + 2, -2.5)))]
+)
+async def test_the_likeliest_tokens_are_the_drawn_one_and_those_that_follow(
+    asked: int, top: tuple[tuple[int, float], ...]
+) -> None:
+    engine = await _started(FakeEngine())
+    request = replace(HELLO, sampling=SamplingParams(max_tokens=100, logprobs=asked))
+    tokens = [event async for event in engine.generate(request) if isinstance(event, Tokens)]
+    assert tokens[-1] == Tokens((ord("o"),), (Logprob(-0.5, top),))
+
+
+async def test_the_likeliest_tokens_are_ids_of_the_vocabulary() -> None:
+    engine = await _started(FakeEngine(reply=lambda _request: [258], vocabulary_size=259))
+    request = replace(HELLO, sampling=SamplingParams(max_tokens=1, logprobs=2))
+    tokens = [event async for event in engine.generate(request) if isinstance(event, Tokens)]
+    assert tokens == [Tokens((258,), (Logprob(-0.5, ((258, -0.5), (0, -1.5))),))]
+
+
+async def test_grammars_are_remembered_in_order() -> None:
+    engine = await _started(FakeEngine())
+    grammars = [JsonGrammar('{"type": "object"}'), TextGrammar("start: A", None)]
+    for grammar in grammars:
+        await engine.check_grammar(grammar)
+    assert engine.grammars == grammars
+
+
+@pytest.mark.parametrize(("schema", "words"), [("[1]", "object"), ("{", "object"), ('{"not": {}}', "at #/not")])
+async def test_it_refuses_what_is_no_schema_and_the_keyword_that_it_is_told_to(schema: str, words: str) -> None:
+    engine = await _started(FakeEngine(refused_keyword="not"))
+    with pytest.raises(InvalidRequest, match=words):
+        await engine.check_grammar(JsonGrammar(schema))
+
+
+async def test_grammars_are_not_checked_before_it_has_started() -> None:
+    with pytest.raises(EngineUnavailable):
+        await FakeEngine().check_grammar(JsonGrammar("{}"))

@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quern.engine.base import GenerateRequest
+from quern.engine.base import GenerateRequest, JsonGrammar, TextGrammar
+from quern.engine.gbnf.grammar import schema_grammar
 from quern.engine.llama_request import RANDOM_SEED, completion_request, sampling_fields
 from quern.engine.slots import Lease
+from quern.errors import InvalidRequest
 from quern.types import SamplingParams
 
 
@@ -77,3 +79,40 @@ def test_a_slots_cache_is_used_only_where_the_lease_allows_it(reusable: int, cac
     assert body["id_slot"] == 3
     assert body["cache_prompt"] is cache_prompt
     assert body["prompt"] == (1, 2)
+
+
+@pytest.mark.parametrize(("asked", "n_probs"), [(0, 1), (1, 1), (5, 5)])
+def test_probabilities_are_asked_for_as_they_are_before_sampling(asked: int, n_probs: int) -> None:
+    fields = sampling_fields(SamplingParams(logprobs=asked), 10)
+    assert fields["n_probs"] == n_probs
+    assert fields["post_sampling_probs"] is False
+
+
+def test_without_a_grammar_none_is_named_and_no_token_is_kept_away() -> None:
+    body = completion_request(GenerateRequest((1, 2), SamplingParams(ignore_eos=True)), Lease(0, 0), [7, 8])
+    assert "grammar" not in body
+    assert "n_probs" not in body
+    assert body["logit_bias"] == []
+    assert body["ignore_eos"] is True
+
+
+def test_a_grammar_keeps_tokens_without_text_away_and_can_be_ended() -> None:
+    sampling = SamplingParams(logit_bias={5: 1.5}, ignore_eos=True)
+    request = GenerateRequest((1, 2), sampling, grammar=TextGrammar("start: A", 'root ::= "a"'))
+    body = completion_request(request, Lease(0, 0), [7, 8])
+    assert body["grammar"] == 'root ::= "a"'
+    assert body["logit_bias"] == [[5, 1.5], [7, False], [8, False]]
+    assert body["ignore_eos"] is False
+
+
+def test_a_json_schema_becomes_a_grammar() -> None:
+    schema = '{"type": "integer"}'
+    body = completion_request(GenerateRequest((1,), SamplingParams(), grammar=JsonGrammar(schema)), Lease(0, 0))
+    assert body["grammar"] == schema_grammar(schema)
+    assert "json_schema" not in body
+
+
+def test_what_gbnf_cannot_say_is_refused_with_the_engine_that_can() -> None:
+    request = GenerateRequest((1,), SamplingParams(), grammar=TextGrammar("start: A", None))
+    with pytest.raises(InvalidRequest, match=r"llamacpp can't combine.* the engine cpu"):
+        completion_request(request, Lease(0, 0))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
 
-from quern.engine.base import EngineEvent, GenerateRequest, Prefill, Tokens
+from quern.engine.base import EngineEvent, GenerateRequest, Logprob, Prefill, Tokens
 from quern.engine.llama_sequence import Sequence
 from quern.engine.llama_server import LlamaServer
 from quern.engine.slots import SlotTable
@@ -21,16 +22,20 @@ PROGRESS = (
     b'"prompt_progress":{"total":2,"cache":0,"processed":2,"time_ms":1}}\n\n'
 )
 NOTHING_ELSE = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
+IDS = b'HTTP/1.1 200 OK\r\nContent-Length: 16\r\nConnection: close\r\n\r\n{"tokens":[8,9]}'
 TOKEN = b'data: {"content":"a","tokens":[7],"stop":false,"tokens_predicted":1}\n\n'
 
 
 @asynccontextmanager
-async def _answering(answer: bytes, *, reset: bool = False) -> AsyncGenerator[LlamaServer]:
-    """A client of a server that gives one answer to completions, then closes the connection or breaks it."""
+async def _answering(answer: bytes, *, reset: bool = False, tokenizes: bool = False) -> AsyncGenerator[LlamaServer]:
+    """A client of a server that gives one answer to completions, then closes the connection or breaks it; the ids of
+    every text are 8 and 9 where `tokenizes`.
+    """
 
     async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer if request.startswith(b"POST /completion ") else NOTHING_ELSE)
+        other = IDS if tokenizes and request.startswith(b"POST /tokenize ") else NOTHING_ELSE
+        writer.write(answer if request.startswith(b"POST /completion ") else other)
         await writer.drain()
         if reset:
             await asyncio.sleep(0.05)
@@ -44,9 +49,9 @@ async def _answering(answer: bytes, *, reset: bool = False) -> AsyncGenerator[Ll
         await server.close()
 
 
-async def _generate(server: LlamaServer) -> tuple[list[EngineEvent], EngineFailed]:
+async def _generate(server: LlamaServer, logprobs: int | None = None) -> tuple[list[EngineEvent], EngineFailed]:
     """Everything until the failure, and the failure."""
-    request = GenerateRequest((1, 2), SamplingParams(max_tokens=5))
+    request = GenerateRequest((1, 2), SamplingParams(max_tokens=5, logprobs=logprobs))
     sequence = Sequence(request, server, SlotTable(1), queued_ms=0)
     events: list[EngineEvent] = []
     try:
@@ -92,6 +97,31 @@ async def test_ids_that_cannot_be_asked_for_any_more_are_a_failure_not_a_gap() -
         events, error = await _generate(server)
     assert events == [Prefill(2, 2, 0)]
     assert "lost" in str(error)
+
+
+def _told(token: int, text: str, predicted: int) -> bytes:
+    """A token with its probability and those of the two likeliest."""
+    top = [{"id": 7, "logprob": -0.25}, {"id": 1, "logprob": -1.5}]
+    told = [{"id": token, "logprob": -0.25, "top_logprobs": top}]
+    event = {"content": text, "tokens": [token], "stop": False, "tokens_predicted": predicted}
+    return b"data: " + json.dumps(event | {"completion_probabilities": told}).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize(("asked", "top"), [(0, ()), (1, ((7, -0.25),)), (2, ((7, -0.25), (1, -1.5)))])
+async def test_as_many_of_the_likeliest_are_told_as_were_asked_for(
+    asked: int, top: tuple[tuple[int, float], ...]
+) -> None:
+    async with _answering(HEAD + PROGRESS + _told(7, "a", 1)) as server:
+        events, _ = await _generate(server, asked)
+    assert events[1:] == [Tokens((7,), (Logprob(-0.25, top),))]
+
+
+async def test_a_probability_that_nobody_told_is_not_made_up() -> None:
+    stream = _told(7, "a", 1) + _told(3, "", 2) + _told(9, "龘", 4) + _told(7, "a", 5)
+    async with _answering(HEAD + PROGRESS + stream, tokenizes=True) as server:
+        events, _ = await _generate(server, 0)
+    told = (Logprob(-0.25),)
+    assert events[1:] == [Tokens((7,), told), Tokens((3,), told), Tokens((8, 9)), Tokens((7,), told)]
 
 
 async def test_where_nothing_listens_or_the_client_is_closed_it_is_a_connection_error(unused_tcp_port: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quern.engine.base import Logprob
 from quern.engine.llama_stream import CompletionReader, Ended, EndFilter, Generated, Part, Progress
 from quern.errors import EngineFailed
 from quern.types import FinishReason
@@ -67,6 +68,22 @@ def test_chunks_may_end_anywhere_even_inside_a_character(sizes: list[int]) -> No
 def test_an_error_in_the_stream_is_a_failure_that_says_what_to_do(message: str, expected: str) -> None:
     with pytest.raises(EngineFailed, match=expected):
         CompletionReader().feed(_line(error={"code": 500, "message": message, "type": "server_error"}))
+
+
+def _probability(token: int, logprob: float, *likeliest: tuple[int, float]) -> dict[str, Any]:
+    top = [{"id": other, "token": "x", "bytes": [120], "logprob": value} for other, value in likeliest]
+    return {"id": token, "token": "x", "bytes": [120], "logprob": logprob, "top_logprobs": top}
+
+
+def test_a_tokens_probability_comes_with_it() -> None:
+    line = _line(
+        content="a",
+        tokens=[7],
+        stop=False,
+        tokens_predicted=1,
+        completion_probabilities=[_probability(7, -0.5, (9, -0.25), (7, -0.5))],
+    )
+    assert CompletionReader().feed(line) == [Generated(7, "a", 0, Logprob(-0.5, ((9, -0.25), (7, -0.5))))]
 
 
 def test_tokens_with_text_pass_at_once_and_a_token_without_waits_for_the_next_event() -> None:

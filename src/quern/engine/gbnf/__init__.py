@@ -1,0 +1,1 @@
+"""JSON schemas as GBNF, llama.cpp's notation of grammars."""
