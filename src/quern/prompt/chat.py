@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
+from quern.errors import InvalidRequest
 from quern.prompt.conversation import template_messages, template_tool
 from quern.prompt.template import ChatTemplate
 from quern.prompt.tokenizer import Tokenizer
@@ -56,14 +57,24 @@ class ChatEncoder:
         return self._marked(items, tools).replace(self._mark, "")
 
     def _marked(self, items: Sequence[Item], tools: Sequence[Tool]) -> str:
-        messages = [self._broken(message, self._pattern(message)) for message in template_messages(items)]
-        return self._template.render(
-            messages, [self._broken(template_tool(tool), self._begins_special) for tool in tools]
-        )
+        messages = template_messages(items)
+        shown_tools = [template_tool(tool) for tool in tools]
+        try:
+            messages = [self._broken_message(message) for message in messages]
+            shown_tools = [self._broken(tool, self._begins_special) for tool in shown_tools]
+        except RecursionError as error:
+            raise InvalidRequest(
+                "The parameters of a tool, or the arguments of a call, are nested too deeply to be shown to the model. "
+                "Send a flatter schema, or leave that call out."
+            ) from error
+        return self._template.render(messages, shown_tools)
 
-    def _pattern(self, message: Mapping[str, Any]) -> re.Pattern[str]:
-        # The model's own earlier answers may hold tokens such as <tool_call>, which it wrote as tokens.
-        return self._begins_control if message["role"] == Role.ASSISTANT else self._begins_special
+    def _broken_message(self, message: dict[str, Any]) -> dict[str, Any]:
+        broken = self._broken(message, self._begins_special)
+        if message["role"] == Role.ASSISTANT:
+            # The model's own earlier prose may hold tokens such as <tool_call>, which it wrote as tokens.
+            broken["content"] = self._broken(message["content"], self._begins_control)
+        return broken
 
     def _broken(self, value: Value, pattern: re.Pattern[str]) -> Value:
         """`value`, as JSON has it, with every special token's text in it broken, in the names of members too."""

@@ -46,6 +46,9 @@ def test_any_split_of_the_ids_gives_the_same_text(answer: bytes, stops: list[str
     expected = text_before_stop(whole, stops)
     assert "".join(shown) == expected
     assert incremental.stopped == (expected != whole)
+    assert (incremental.stopped_by is not None) == incremental.stopped
+    if incremental.stopped_by is not None:
+        assert whole.startswith(expected + incremental.stopped_by)
 
 
 @given(ANSWERS, STOPS)
@@ -93,13 +96,16 @@ def test_the_beginning_of_a_stop_string_is_shown_when_the_answer_ends_there() ->
     assert incremental.push(b"x <en") == "x "
     assert incremental.finish() == "<en"
     assert not incremental.stopped
+    assert incremental.stopped_by is None
 
 
 def test_the_stop_string_that_is_complete_first_counts() -> None:
     shown, incremental = stream([b"xabcd"], ["abcd", "bc"])
     assert "".join(shown) == "xa"
-    assert incremental.stopped
-    assert "".join(stream([b"xabc"], ["c", "abc"])[0]) == "x"
+    assert incremental.stopped_by == "bc"
+    shown, incremental = stream([b"xabc"], ["c", "abc"])
+    assert "".join(shown) == "x"
+    assert incremental.stopped_by == "abc", "of those that are complete together the longest"
 
 
 def test_a_stop_string_is_found_inside_its_own_repeated_beginning() -> None:

@@ -9,6 +9,7 @@ from tests.unit.prompt.gguf_files import ENDOFTEXT, FIM_PAD, IM_END, IM_START, T
 
 from quern.errors import ModelLoadError
 from quern.prompt.prompt import Prompt
+from quern.prompt.tools.format import ToolFormat
 from quern.types import Message, Role
 
 USER = [Message(Role.USER, "hello")]
@@ -35,8 +36,13 @@ def test_loading_writes_nothing(tmp_path: Path) -> None:
 
 def test_the_builtin_prompt_needs_no_file() -> None:
     prompt = Prompt.builtin()
-    assert prompt.vocabulary_size == 259
-    assert prompt.stop_token_ids == {256, 258}
+    assert prompt.vocabulary_size == 265
+    special = prompt.tokenizer.special.control
+    ends = ("<|endoftext|>", "<|im_end|>", "<|file_sep|>", "<|fim_pad|>", "<|repo_name|>")
+    assert prompt.stop_token_ids == {special[name] for name in ends}
+    assert (special["<|endoftext|>"], special["<|im_start|>"], special["<|im_end|>"]) == (256, 257, 258)
+    assert prompt.gaps.supported
+    assert prompt.tool_format is ToolFormat.JSON
     ids = prompt.encode_chat([Message(Role.SYSTEM, "s"), *USER])
     assert ids == (257, *b"system\ns", 258, *b"\n", 257, *b"user\nhello", 258, *b"\n", 257, *b"assistant\n")
 

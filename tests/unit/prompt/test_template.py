@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -38,6 +39,45 @@ def render(kind: type[InProcessTemplate | IsolatedTemplate], source: str, **vari
 def test_chatml(kind: type[InProcessTemplate | IsolatedTemplate]) -> None:
     assert render(kind, CHATML) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<b> & 'q' 冒泡 🫧\u2028<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"ä": ["<", None]}}}
+CALLING = {
+    "role": "assistant",
+    "content": "x",
+    "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"ä": ["<", None]}}}],
+}
+
+
+def test_tools_and_calls_reach_the_template_as_objects(kind: type[InProcessTemplate | IsolatedTemplate]) -> None:
+    source = (
+        "{{ tools | length }}{{ tools[0].function.parameters['ä'][0] }}{{ tools | tojson }}\n"
+        "{% for name, value in messages[0].tool_calls[0].function.arguments.items() %}\n"
+        "{{ name }}={{ value | tojson }}\n"
+        "{% endfor %}"
+    )
+    template = kind(source, {})
+    rendered = template.render([CALLING], [TOOL])
+    template.close()
+    assert rendered == f'1<{json.dumps([TOOL], ensure_ascii=False)}\nä=["<", null]\n'
+
+
+def test_chatml_shows_tools_first_and_calls_with_what_was_said(
+    kind: type[InProcessTemplate | IsolatedTemplate],
+) -> None:
+    template = kind(CHATML, {})
+    rendered = template.render(
+        [CALLING, {"role": "tool", "content": "cold", "tool_call_id": "c1", "name": "f"}], [TOOL]
+    )
+    template.close()
+    assert rendered == (
+        '<|im_start|>system\nCall a function as <tool_call>\n{"name": ..., "arguments": {...}}\n</tool_call>\n'
+        f"{json.dumps(TOOL, ensure_ascii=False)}<|im_end|>\n"
+        '<|im_start|>assistant\nx\n<tool_call>\n{"name": "f", "arguments": {"ä": ["<", null]}}\n</tool_call>'
+        "<|im_end|>\n"
+        "<|im_start|>tool\ncold<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
 

@@ -1,1 +1,1 @@
-"""Tool calls in a model's answer: found while they are written, and demanded."""
+"""Tool calls in a model's answer: found and mended while they arrive, and demanded by a grammar."""

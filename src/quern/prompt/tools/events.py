@@ -1,8 +1,10 @@
-"""What a model's answer consists of."""
+"""What a model's answer consists of where it may call tools: prose and calls, told while they arrive."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Protocol
 
 
@@ -15,7 +17,7 @@ class AnswerText:
 
 @dataclass(frozen=True, slots=True)
 class CallStarted:
-    """A call begins; `index` counts calls from 0."""
+    """A call begins. `index` counts the answer's calls from 0; `name` is the tool's as the model wrote it."""
 
     index: int
     name: str
@@ -23,7 +25,7 @@ class CallStarted:
 
 @dataclass(frozen=True, slots=True)
 class CallArguments:
-    """More of a call's arguments; joined fragments are the text of one JSON object."""
+    """The next piece of a call's arguments, never empty; a call's pieces join to the text of one JSON object."""
 
     index: int
     fragment: str
@@ -31,7 +33,7 @@ class CallArguments:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """The call is whole."""
+    """A call's arguments are complete."""
 
     index: int
 
@@ -40,7 +42,7 @@ AnswerEvent = AnswerText | CallStarted | CallArguments | CallEnded
 
 
 class AnswerParser(Protocol):
-    """Finds the calls in an answer that comes in pieces."""
+    """Finds the calls in one answer. However the text is split over calls, the same comes out, only in other pieces."""
 
     @property
     def repairs(self) -> int:
@@ -48,9 +50,23 @@ class AnswerParser(Protocol):
         ...
 
     def push(self, text: str) -> list[AnswerEvent]:
-        """Take what comes next."""
+        """Take the next text, of any length; return what is now certain."""
         ...
 
     def finish(self) -> list[AnswerEvent]:
-        """The answer is over: what was held back, and the end of a call that was cut off."""
+        """End of the answer: return what was held back; a call that was cut off is completed."""
         ...
+
+
+def merged(events: Iterable[AnswerEvent]) -> list[AnswerEvent]:
+    """The same events, with neighbouring pieces of prose, or of one call's arguments, joined."""
+    result: list[AnswerEvent] = []
+    for (kind, index), group in groupby(events, key=lambda event: (type(event), getattr(event, "index", None))):
+        if kind is AnswerText:
+            result.append(AnswerText("".join(event.text for event in group if isinstance(event, AnswerText))))
+        elif kind is CallArguments and index is not None:
+            fragments = (event.fragment for event in group if isinstance(event, CallArguments))
+            result.append(CallArguments(index, "".join(fragments)))
+        else:
+            result += group
+    return result

@@ -1,23 +1,50 @@
-"""PLACEHOLDER by the lead until the grammars are here; replace this file."""
+"""Grammars of one call, for answers in which a call is demanded."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from quern.prompt.tools.format import ToolFormat
+from quern.prompt.tools.schemas import GUIDANCE, EmbeddedSchema
+from quern.prompt.tools.xml_grammars import gbnf, lark
 from quern.types import Tool
 
 
 @dataclass(frozen=True, slots=True)
 class CallGrammar:
-    """A demanded call, in the notations that engines read."""
+    """What an answer after `OPENING` has to be, in the notations that engines read; it ends with the call.
 
-    json_schema: str | None
-    lark: str | None
-    gbnf: str | None
+    Either `json_schema` is given, as text, or `lark`, with llguidance's extensions, and `gbnf`, which llama.cpp reads.
+    """
+
+    json_schema: str | None = None
+    lark: str | None = None
+    gbnf: str | None = None
 
 
 def call_grammar(format: ToolFormat, tools: Sequence[Tool]) -> CallGrammar:  # noqa: A002
-    """Not yet."""
-    raise NotImplementedError
+    """Exactly one call of one of the tools, of which there is at least one."""
+    if format is ToolFormat.JSON:
+        return CallGrammar(json_schema=_json_schema(tools))
+    return CallGrammar(lark=lark(tools), gbnf=gbnf(tools))
+
+
+def _json_schema(tools: Sequence[Tool]) -> str:
+    schemas = [EmbeddedSchema(tool.parameters, f"tool{number}") for number, tool in enumerate(tools)]
+    calls: list[dict[str, Any]] = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": tool.name}, "arguments": schema.arguments},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for tool, schema in zip(tools, schemas, strict=True)
+    ]
+    call = calls[0] if len(calls) == 1 else {"anyOf": calls}
+    definitions = {name: definition for schema in schemas for name, definition in schema.definitions.items()}
+    return json.dumps(
+        {**call, **({"$defs": definitions} if definitions else {}), "x-guidance": GUIDANCE}, ensure_ascii=False
+    )

@@ -1,0 +1,195 @@
+"""An answer of a model that may call tools: what of it is prose, and where the calls are.
+
+A call is `<tool_call>`, the call itself in the model's format, `</tool_call>`. Small models often write it without the
+tags, in a code block or in tags of their own invention; then it counts at a line's start, and in JSON only if there is
+such a tool. White space around calls and their tags means nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from quern.prompt.tools.calls import LONGEST_NAME, NotACallError
+from quern.prompt.tools.events import AnswerEvent, AnswerText, CallArguments, CallEnded, CallStarted, merged
+from quern.prompt.tools.json_calls import JsonCall
+from quern.prompt.tools.parameter_types import ParameterTypes
+from quern.prompt.tools.source import Source, Steps
+from quern.prompt.tools.surroundings import FENCE, INVENTED_TAGS, Surroundings
+from quern.prompt.tools.xml_calls import FUNCTION, XmlCall
+from quern.prompt.tools.xml_values import CALL
+from quern.types import Tool
+
+PROSE = re.compile(r"[^\s<{`]+")
+INFO_STRING = re.compile(r"[\w-]+")
+BLANKS = re.compile(r"[ \t]+")
+
+
+class CallFinder:
+    """An `AnswerParser` for both formats, and the `CallSink` of its calls.
+
+    `bare_json`: an object at a line's start may be a call; else `<function=` may. After `<tool_call>` both may be one.
+    `opened`: the answer begins after `<tool_call>`, which the prompt ends with.
+    """
+
+    def __init__(self, tools: Sequence[Tool], *, bare_json: bool, opened: bool) -> None:
+        self._types = {tool.name: ParameterTypes(tool.parameters) for tool in tools}
+        self._bare_json = bare_json
+        self._opened = opened
+        self._around = Surroundings(demanded=opened)
+        self._source = Source()
+        self._steps = self._answer()
+        self._events: list[AnswerEvent] = []
+        self._space: list[str] = []
+        self._at_line_start = True
+        self._after_call = False
+        self._calls = 0
+        self._repairs = 0
+        self._cut_off = False
+
+    @property
+    def repairs(self) -> int:
+        """See AnswerParser."""
+        return self._repairs
+
+    def push(self, text: str) -> list[AnswerEvent]:
+        """See AnswerParser."""
+        self._source.push(text)
+        return self._advance()
+
+    def finish(self) -> list[AnswerEvent]:
+        """See AnswerParser."""
+        self._source.end()
+        return self._advance()
+
+    def knows(self, name: str) -> bool:
+        """See CallSink."""
+        return name in self._types
+
+    def begin(self, name: str, slips: int) -> ParameterTypes:
+        """See CallSink."""
+        self._repairs += slips + self._around.enter()
+        self._source.recorded()
+        self._space.clear()
+        self._after_call = self._at_line_start = True
+        self._events.append(CallStarted(self._calls, name))
+        return self._types.get(name) or ParameterTypes({})
+
+    def write(self, fragment: str) -> None:
+        """See CallSink."""
+        if fragment:
+            self._events.append(CallArguments(self._calls, fragment))
+
+    def mend(self) -> None:
+        """See CallSink. All that the end of the answer cuts off is one slip."""
+        at_end = self._source.exhausted
+        self._repairs += not (at_end and self._cut_off)
+        self._cut_off = at_end
+
+    def end(self) -> None:
+        """See CallSink."""
+        self._events.append(CallEnded(self._calls))
+        self._calls += 1
+
+    def _advance(self) -> list[AnswerEvent]:
+        next(self._steps, None)
+        events, self._events = self._events, []
+        return merged(events)
+
+    def _answer(self) -> Steps[None]:
+        if self._opened:
+            yield from self._attempt()
+        while character := (yield from self._source.peek()):
+            if character.isspace():
+                self._hold_back((yield from self._source.space()))
+            elif self._may_begin_call(character):
+                yield from self._attempt()
+            else:
+                self._give_out((yield from self._source.some(PROSE)) or self._source.skip())
+        if not self._after_call:
+            self._events += [AnswerText(space) for space in self._space if space]
+        elif self._around.lacks_end:
+            self.mend()
+
+    def _may_begin_call(self, character: str) -> bool:
+        if character == "{":
+            return self._at_line_start and (self._bare_json or self._around.in_call_tag)
+        return character == "<" or (character == "`" and self._at_line_start)
+
+    def _attempt(self) -> Steps[None]:
+        """Read a call with its opening, or a closing after a call; or prose, which is given out unchanged."""
+        self._source.record()
+        self._around.try_opening()
+        try:
+            while (yield from self._opened_further()):
+                pass
+        except NotACallError:
+            self._give_out(self._source.recorded())
+        else:
+            self._source.recorded()
+
+    def _opened_further(self) -> Steps[bool]:
+        """Read the next part; whether more of the opening, or the call, has to follow."""
+        space = yield from self._source.space()
+        character = yield from self._source.peek()
+        if character == "`" and (not self._around.opening or "\n" in space):
+            return (yield from self._fence())
+        if character == "{" and (self._bare_json or self._around.in_call_tag):
+            slips = int(not self._bare_json)
+            yield from JsonCall(self._source, self, slips=slips, known_only=not self._around.in_call_tag).read()
+            return False
+        markers = self._markers()
+        marker = yield from self._source.marker(markers)
+        if marker not in markers:
+            raise NotACallError
+        if marker == FUNCTION:
+            yield from XmlCall(self._source, self, slips=int(self._bare_json)).read()
+            return False
+        if marker.startswith("</"):
+            self._repairs += self._around.close(marker.replace("</", "<"))
+            return False
+        return self._around.add(marker)
+
+    def _markers(self) -> list[str]:
+        """The tags that may come next."""
+        around = self._around
+        markers = [CALL]
+        if self._at_line_start or around.opening:
+            markers += INVENTED_TAGS
+        if around.in_call_tag or (self._at_line_start and not self._bare_json):
+            markers.append(FUNCTION)
+        if self._after_call and not around.opening:
+            markers += [tag.replace("<", "</") for tag in (CALL, *INVENTED_TAGS) if tag == CALL or around.closes(tag)]
+        return markers
+
+    def _fence(self) -> Steps[bool]:
+        """Read the line that opens a code block, or the one that closes the block around a call."""
+        if (yield from self._source.marker((FENCE,))) != FENCE:
+            raise NotACallError
+        character = yield from self._source.peek()
+        if self._around.closes(FENCE) and not self._around.opening and not character.isalnum() and character != "`":
+            self._around.close(FENCE)
+            return False
+        yield from self._source.whole(INFO_STRING, LONGEST_NAME)
+        yield from self._source.whole(BLANKS, LONGEST_NAME)
+        if (yield from self._source.peek()) != "\n" or not self._around.add(FENCE):
+            raise NotACallError
+        return True
+
+    def _hold_back(self, space: str) -> None:
+        self._at_line_start = self._at_line_start or "\n" in space
+        if not self._after_call:
+            self._space.append(space)
+
+    def _give_out(self, text: str) -> None:
+        """It is prose. White space at its end is held back, as a call may follow."""
+        self._repairs += self._around.leave()
+        self._after_call = False
+        prose = text.rstrip()
+        if prose:
+            self._events += [AnswerText(space) for space in self._space if space]
+            self._events.append(AnswerText(prose))
+            self._space = []
+        self._space.append(text[len(prose) :])
+        lines = text.rpartition("\n")
+        self._at_line_start = (self._at_line_start or bool(lines[1])) and not lines[2].strip()

@@ -1,0 +1,92 @@
+"""What holds for every answer, however wrong it is and however it arrives."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import NoReturn
+
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.prompt.tools.answers import events_of, parse
+
+from quern.prompt.tools.events import AnswerEvent, AnswerText, CallArguments, CallEnded, CallStarted
+from quern.prompt.tools.format import ToolFormat
+
+FORMATS = st.sampled_from(list(ToolFormat))
+PARTS = (
+    "<tool_call>", "</tool_call>", "<tools>", "</tools>", "```json\n", "```", "\n", " ", "\t", "<", "</", "中", "😀",
+    "x", "{", "}", "[", "]", '"', "'", ":", ",", "\\", "\\u12", "\\n", '\\"', '"""', "3", "-", "1.5", "nu", "null",
+    "True", '"name"', '"arguments"', '"parameters"', '"get_weather"', '"fly"', '"city": "', '"days": ', '"lines": [',
+    '{"name": "get_weather", "arguments": {', '{"name": "write_file", "arguments": {"content": "', "{{", "}}",
+    "<function=get_weather>", "<function=fly>", "</function>", "<parameter=city>", "<parameter=days>",
+    "<parameter=mode>", "<parameter=options>", "</parameter>", "<parameter=", "</para", "<tool_",
+)  # fmt: skip
+BEGINNINGS = (
+    "",
+    '<tool_call>\n{"name": "write_file", "arguments": {',
+    '```json\n{"name": "get_weather", "arguments": ',
+    "<tool_call>\n<function=write_file>\n<parameter=",
+    "<function=get_weather>\n<parameter=city>\n",
+)
+GARBAGE = st.builds("{}{}".format, st.sampled_from(BEGINNINGS), st.lists(st.sampled_from(PARTS)).map("".join))
+TEXTS = st.text("ab中😀<{}[]\"'\\\n\t\x00\u2028:, ")
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(-1e9, 1e9) | TEXTS,
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(TEXTS, values, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(GARBAGE, FORMATS, st.booleans(), st.data())
+def test_any_split_gives_the_same_events(answer: str, form: ToolFormat, opened: bool, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(answer)))))
+    pieces = [answer[start:end] for start, end in pairwise([0, *cuts, len(answer)])]
+    assert events_of(pieces, form, opened=opened) == events_of([answer], form, opened=opened)
+
+
+@given(GARBAGE, FORMATS, st.booleans())
+def test_every_call_ends_with_one_json_object(answer: str, form: ToolFormat, opened: bool) -> None:
+    for _, arguments in parse(answer, form, opened=opened).calls:
+        assert isinstance(json.loads(arguments, parse_constant=refuse), dict)
+
+
+@given(GARBAGE, FORMATS, st.booleans())
+def test_where_there_is_no_call_nothing_is_changed(answer: str, form: ToolFormat, opened: bool) -> None:
+    parsed = parse(answer, form, opened=opened)
+    if not parsed.calls:
+        assert (parsed.text, parsed.repairs) == (answer, 0)
+
+
+@given(st.text("ab中😀>}[]\"'\\\n\r\t \x00\u3000:,"), FORMATS, st.booleans())
+def test_text_without_the_formats_characters_is_prose(answer: str, form: ToolFormat, opened: bool) -> None:
+    assert events_of([answer], form, opened=opened) == ([AnswerText(answer)] if answer else [], 0)
+
+
+@given(st.dictionaries(TEXTS, VALUES))
+def test_right_json_needs_no_repair_and_arrives_unchanged(arguments: dict[str, object]) -> None:
+    written = json.dumps({"name": "fly", "arguments": arguments}, ensure_ascii=False)
+    parsed = parse(f"<tool_call>\n{written}\n</tool_call>", ToolFormat.JSON)
+    assert parsed.calls == [("fly", json.dumps(arguments, ensure_ascii=False))]
+    assert parsed.repairs == 0
+
+
+@given(st.lists(st.sampled_from(["</parameter>", "</param", "</function", "\n", " ", "x", "<", "中"])).map("".join))
+def test_an_end_of_a_parameter_within_a_value_is_a_part_of_it(value: str) -> None:
+    answer = f"<tool_call>\n<function=fly>\n<parameter=to>\n{value}\n</parameter>\n</function>\n</tool_call>"
+    parsed = parse(answer, ToolFormat.XML)
+    assert parsed.arguments() == {"to": value}
+    assert parsed.repairs == 0
+
+
+def refuse(constant: str) -> NoReturn:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def kinds(events: list[AnswerEvent]) -> list[type]:
+    return [type(event) for event in events]
+
+
+def test_a_call_without_arguments_still_has_all_its_events() -> None:
+    events, _ = events_of(["<tool_call><function=fly></function></tool_call>"], ToolFormat.XML)
+    assert kinds(events) == [CallStarted, CallArguments, CallEnded]

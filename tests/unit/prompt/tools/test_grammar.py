@@ -1,0 +1,204 @@
+"""Grammars of demanded calls: what they allow, what they refuse, and that the parsers read it without a repair."""
+
+from __future__ import annotations
+
+import json
+
+import llguidance
+import pytest
+from llguidance.gbnf_to_lark import gbnf_to_lark
+from tests.unit.prompt.tools.answers import TIME, WEATHER, WRITE, parse
+
+from quern.prompt.tools.format import ToolFormat
+from quern.prompt.tools.grammar import call_grammar
+from quern.types import Tool
+
+NODE = Tool(
+    "节点",
+    "A tree.",
+    {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "type": "object",
+        "properties": {
+            "名字": {"type": "string"},
+            "unit": {"anyOf": [{"$ref": "#/$defs/Unit"}, {"type": "null"}]},
+            "child": {"$ref": "#"},
+            "count": {"$ref": "#/definitions/Count"},
+            "default": {"type": "integer", "default": {"$ref": "#/nothing"}},
+        },
+        "required": ["count"],
+        "additionalProperties": False,
+        "$defs": {"Unit": {"enum": ['a "quoted"', "\\"]}},
+        "definitions": {"Count": {"type": "integer"}},
+    },
+)
+OTHER_UNITS = Tool(
+    "other",
+    "Has a definition of the same name.",
+    {"type": "object", "properties": {"unit": {"$ref": "#/$defs/Unit"}}, "$defs": {"Unit": {"enum": ["kelvin"]}}},
+)
+TOOLS = (WEATHER, WRITE, TIME, NODE, OTHER_UNITS)
+BYTES = llguidance.LLTokenizer("byte")
+
+
+class Language:
+    """What a grammar allows."""
+
+    def __init__(self, grammar: str) -> None:
+        self._grammar = grammar
+        assert llguidance.LLMatcher.validate_grammar(grammar, BYTES) == ""
+
+    def ends_with(self, text: str) -> bool:
+        """Whether the text is a whole answer, after which nothing more can come."""
+        matcher = llguidance.LLMatcher(BYTES, self._grammar, log_level=0)
+        ids = BYTES.tokenize_str(text)
+        return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting() and matcher.is_stopped()
+
+    def allows(self, beginning: str) -> bool:
+        """Whether an answer may begin so."""
+        ids = BYTES.tokenize_str(beginning)
+        return llguidance.LLMatcher(BYTES, self._grammar, log_level=0).try_consume_tokens(ids) == len(ids)
+
+
+def json_language(*tools: Tool) -> Language:
+    schema = call_grammar(ToolFormat.JSON, tools).json_schema
+    assert schema is not None
+    return Language(llguidance.LLMatcher.grammar_from_json_schema(schema))
+
+
+def xml_languages(*tools: Tool) -> list[Language]:
+    grammar = call_grammar(ToolFormat.XML, tools)
+    assert grammar.lark is not None
+    assert grammar.gbnf is not None
+    return [
+        Language(llguidance.LLMatcher.grammar_from_lark(text)) for text in (grammar.lark, gbnf_to_lark(grammar.gbnf))
+    ]
+
+
+def call(name: str, arguments: object) -> str:
+    return json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+
+
+def function(name: str, *arguments: tuple[str, str]) -> str:
+    parameters = (f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in arguments)
+    return "".join([f"<function={name}>\n", *parameters, "</function>"])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("get_weather", {"city": '北京 "😀"'}),
+        ("get_weather", {"city": "", "days": 3, "hourly": True, "unit": "celsius"}),
+        (
+            "write_file",
+            {"path": "a", "content": "x\n{}", "mode": None, "lines": [1], "options": {"a": 1}, "ratio": 0.5},
+        ),
+        ("get_time", {}),
+        ("节点", {"名字": "a", "unit": None, "child": {"count": 1}, "count": 2}),
+        ("other", {"unit": "kelvin"}),
+    ],
+)
+def test_a_json_call_of_one_of_the_tools_is_allowed_and_read_without_a_repair(name: str, arguments: object) -> None:
+    answer = call(name, arguments)
+    assert json_language(*TOOLS).ends_with(answer)
+    parsed = parse(answer, ToolFormat.JSON, TOOLS, opened=True)
+    assert (parsed.text, parsed.arguments(), parsed.repairs) == ("", arguments, 0)
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        "Sure",
+        '{"name": "fly"',
+        '{"name": "get_time", "arguments": {"',
+        '{"name": "get_weather", "arguments": {"days"',
+        '{"name": "get_weather", "arguments": {"city": 5',
+        '{"name": "other", "arguments": {"unit": "c',
+        '{"name": "节点", "arguments": {"count": "',
+        '{"name": "节点", "arguments": {"child": {"count": "',
+        '{"arguments"',
+    ],
+)
+def test_anything_but_a_json_call_is_not(beginning: str) -> None:
+    assert not json_language(*TOOLS).allows(beginning)
+
+
+def test_a_single_tool_needs_no_alternatives() -> None:
+    schema = json.loads(call_grammar(ToolFormat.JSON, [TIME]).json_schema or "")
+    assert "anyOf" not in schema
+    assert schema["properties"]["name"] == {"const": "get_time"}
+    assert json_language(TIME).ends_with(call("get_time", {}))
+    assert not json_language(TIME).allows('{"name": "get_w')
+
+
+def test_what_no_grammar_can_enforce_does_not_forbid_the_call() -> None:
+    parameters = {
+        "type": "object",
+        "properties": {
+            "to": {"type": "string", "format": "postcode"},
+            "either": {"oneOf": [{"type": "integer"}, {"type": "integer", "minimum": 3}]},
+        },
+        "if": {"required": ["to"]},
+    }
+    tool = Tool("post", "", parameters)
+    assert json_language(tool).ends_with(call("post", {"to": "x", "either": 5}))
+    assert xml_languages(tool)[0].ends_with(function("post", ("to", "x"), ("either", "5")))
+
+
+@pytest.mark.parametrize(
+    ("answer", "arguments"),
+    [
+        (function("get_weather", ("city", '北京 "😀"')), {"city": '北京 "😀"'}),
+        (
+            function("get_weather", ("city", ""), ("days", "3"), ("hourly", "true"), ("unit", "celsius")),
+            {"city": "", "days": 3, "hourly": True, "unit": "celsius"},
+        ),
+        (
+            function(
+                "write_file", ("path", "a"), ("content", "\n</parameter\n\n<a>\n\n"), ("options", '{"a": [1, null]}')
+            ),
+            {"path": "a", "content": "\n</parameter\n\n<a>\n\n", "options": {"a": [1, None]}},
+        ),
+        (
+            function("write_file", ("path", "a"), ("content", "b"), ("mode", "null")),
+            {"path": "a", "content": "b", "mode": None},
+        ),
+        (function("get_time"), {}),
+        (function("节点", ("unit", 'a "quoted"'), ("count", "2")), {"unit": 'a "quoted"', "count": 2}),
+        (
+            function("节点", ("unit", "\\"), ("child", '{"count": 1}'), ("count", "2")),
+            {"unit": "\\", "child": {"count": 1}, "count": 2},
+        ),
+        (function("other"), {}),
+    ],
+)
+def test_an_xml_call_of_one_of_the_tools_is_allowed_and_read_without_a_repair(answer: str, arguments: object) -> None:
+    for language in xml_languages(*TOOLS):
+        assert language.ends_with(answer)
+    parsed = parse(answer, ToolFormat.XML, TOOLS, opened=True)
+    assert (parsed.text, parsed.arguments(), parsed.repairs) == ("", arguments, 0)
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        "Sure",
+        "<function=fly>",
+        "<function=get_time>\n<parameter",
+        "<function=get_weather>\n</function>",
+        "<function=get_weather>\n<parameter=days>",
+        "<function=get_weather>\n<parameter=city>\na\n</parameter>\n<parameter=unit>\nkelvin",
+        "<function=get_weather>\n<parameter=city>\na\n</parameter>\n<parameter=days>\nthree",
+        "<function=get_weather>\n<parameter=city>\na\n</parameter>\n<parameter=city>",
+        "<function=get_weather>\n<parameter=city>\na\n</parameter>x",
+    ],
+)
+def test_anything_but_an_xml_call_is_not(beginning: str) -> None:
+    for language in xml_languages(*TOOLS):
+        assert not language.allows(beginning)
+
+
+def test_only_lark_knows_the_schema_of_values_that_are_no_strings() -> None:
+    beginning = "<function=write_file>\n<parameter=path>\na\n</parameter>\n<parameter=content>\nb\n</parameter>\n"
+    lark, gbnf = (language.allows(beginning + '<parameter=lines>\n["') for language in xml_languages(WRITE))
+    assert (lark, gbnf) == (False, True)

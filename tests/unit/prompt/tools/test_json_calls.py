@@ -1,0 +1,335 @@
+"""Calls in Qwen2.5's format: right ones, and each slip that is mended."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.unit.prompt.tools.answers import CODE, TOOLS, Parsed, events_of
+from tests.unit.prompt.tools.answers import parse as parse_answer
+
+from quern.prompt.tools.events import AnswerText, CallArguments, CallEnded, CallStarted
+from quern.prompt.tools.format import ToolFormat, answer_parser
+
+BERLIN = '{"name": "get_weather", "arguments": {"city": "Berlin"}}'
+TOKYO = '{"name": "get_weather", "arguments": {"city": "东京 😀"}}'
+BERLIN_CALL = ("get_weather", '{"city": "Berlin"}')
+TOKYO_CALL = ("get_weather", '{"city": "东京 😀"}')
+
+
+def parse(answer: str, *, opened: bool = False) -> Parsed:
+    return parse_answer(answer, ToolFormat.JSON, opened=opened)
+
+
+def tagged(call: str) -> str:
+    return f"<tool_call>\n{call}\n</tool_call>"
+
+
+def writing(arguments: str) -> str:
+    return tagged('{"name": "write_file", "arguments": ' + arguments + "}")
+
+
+def test_a_call_between_its_tags_needs_no_repair() -> None:
+    assert parse(tagged(BERLIN)) == Parsed("", [BERLIN_CALL], 0)
+
+
+def test_calls_follow_each_other() -> None:
+    assert parse(f"{tagged(BERLIN)}\n{tagged(TOKYO)}") == Parsed("", [BERLIN_CALL, TOKYO_CALL], 0)
+
+
+def test_prose_and_calls_come_in_order_and_the_white_space_between_them_goes() -> None:
+    events, repairs = events_of([f" 我看看。\n\n{tagged(BERLIN)}\n\n{tagged(TOKYO)}\n\nDone.\n"], ToolFormat.JSON)
+    assert repairs == 0
+    assert events == [
+        AnswerText(" 我看看。"),
+        CallStarted(0, "get_weather"),
+        CallArguments(0, '{"city": "Berlin"}'),
+        CallEnded(0),
+        CallStarted(1, "get_weather"),
+        CallArguments(1, '{"city": "东京 😀"}'),
+        CallEnded(1),
+        AnswerText("Done.\n"),
+    ]
+
+
+def test_arguments_are_told_while_they_are_written() -> None:
+    parser = answer_parser(ToolFormat.JSON, TOOLS)
+    assert parser.push('<tool_call>\n{"name": "write_file", "argum') == []
+    assert parser.push('ents": {') == [CallStarted(0, "write_file"), CallArguments(0, "{")]
+    assert parser.push('"path": "a.py", "con') == [CallArguments(0, '"path": "a.py"')]
+    assert parser.push('tent": "print(') == [CallArguments(0, ', "content": "print(')]
+    assert parser.push('\\"中\\"') == [CallArguments(0, '\\"中\\"')]
+    assert parser.push(')"}') == [CallArguments(0, ')"}'), CallEnded(0)]
+    assert parser.push("}\n</tool_call>") == []
+    assert parser.finish() == []
+    assert parser.repairs == 0
+
+
+def test_code_arrives_as_it_was_meant() -> None:
+    arguments: dict[str, object] = {
+        "path": "a.py",
+        "content": CODE,
+        "options": {"deep": [{"x": [None, True, -1.5e3]}], "é": {}},
+    }
+    answer = parse(writing(json.dumps(arguments)))
+    assert answer.arguments() == arguments
+    assert answer.repairs == 0
+
+
+def test_arguments_are_written_like_json_dumps_writes_them() -> None:
+    pretty = json.dumps({"path": "a", "content": "中", "lines": [1, 2], "options": {}}, indent=4, ensure_ascii=False)
+    answer = parse(writing(pretty))
+    assert answer.calls == [("write_file", '{"path": "a", "content": "中", "lines": [1, 2], "options": {}}')]
+    assert answer.repairs == 0
+
+
+def test_the_space_around_tags_means_nothing() -> None:
+    assert parse(f"\n<tool_call> {BERLIN}</tool_call> \n\n") == Parsed("", [BERLIN_CALL], 0)
+
+
+def test_a_call_of_an_unknown_tool_is_a_call_between_tags() -> None:
+    assert parse(tagged('{"name": "fly", "arguments": {"to": "火星"}}')) == Parsed("", [("fly", '{"to": "火星"}')], 0)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        BERLIN,
+        f"\n  {BERLIN}\n",
+        f"```json\n{BERLIN}\n```",
+        f"```\n{BERLIN}\n```\n",
+        f"```tool_call\n{json.dumps(json.loads(BERLIN), indent=2)}\n```",
+        f"<tools>\n{BERLIN}\n</tools>",
+        f"<function_call>{BERLIN}</function_call>",
+        f"<tools>\n{BERLIN}",
+        f"```json\n{BERLIN}",
+        f"{BERLIN}\n</tool_call>",
+    ],
+)
+def test_without_its_opening_tag_it_is_a_call_if_the_tool_is_known(written: str) -> None:
+    assert parse(written) == Parsed("", [BERLIN_CALL], 1)
+    unknown = written.replace("get_weather", "fly")
+    assert parse(unknown) == Parsed(unknown, [], 0)
+
+
+@pytest.mark.parametrize(
+    "prose",
+    [
+        f"An example: {BERLIN}",
+        '{"name": "get_weather"}',
+        '{"name": "get_weather", "description": "Current weather of a city.", "parameters": {}}',
+        '{"arguments": {"city": "Berlin"}, "name": "get_weather"}',
+        '```json\n{"name": "demo", "debug": true}\n```',
+        '```json\n{\n  "get_weather": {"arguments": {}}\n}\n```\n',
+        '```python\ncall = {"name": "get_weather", "arguments": {}}\n```',
+    ],
+)
+def test_other_objects_are_prose(prose: str) -> None:
+    assert parse(prose) == Parsed(prose, [], 0)
+
+
+def test_a_code_block_with_a_call_may_stand_between_prose() -> None:
+    answer = parse(f"Here is the call:\n\n```json\n{BERLIN}\n```\n\nIt tells the weather. ```x```")
+    assert answer == Parsed("Here is the call:It tells the weather. ```x```", [BERLIN_CALL], 1)
+
+
+def test_calls_on_lines_of_their_own_are_separate_slips() -> None:
+    assert parse(f"{BERLIN}\n{TOKYO}") == Parsed("", [BERLIN_CALL, TOKYO_CALL], 2)
+    assert parse(f"```json\n{BERLIN}\n{TOKYO}\n```") == Parsed("", [BERLIN_CALL, TOKYO_CALL], 2)
+    assert parse(f"```json\n{BERLIN}\n```json\n{TOKYO}\n```") == Parsed("", [BERLIN_CALL, TOKYO_CALL], 2)
+
+
+def test_a_code_block_after_a_call_is_prose() -> None:
+    assert parse(f"{tagged(BERLIN)}\n```python\nx\n```") == Parsed("```python\nx\n```", [BERLIN_CALL], 0)
+
+
+def test_two_calls_in_one_pair_of_tags_are_two_calls() -> None:
+    assert parse(tagged(f"{BERLIN}\n{TOKYO}")) == Parsed("", [BERLIN_CALL, TOKYO_CALL], 1)
+    unknown = '{"name": "fly", "arguments": {}}'
+    assert parse(tagged(f"{BERLIN}{unknown}")).calls == [BERLIN_CALL, ("fly", "{}")]
+
+
+def test_doubled_opening_tags_open_one_call() -> None:
+    assert parse(f"<tool_call>\n<tool_call>\n{BERLIN}\n</tool_call>") == Parsed("", [BERLIN_CALL], 1)
+    assert parse(f"{tagged(BERLIN)}\n</tool_call>") == Parsed("", [BERLIN_CALL], 1)
+
+
+def test_a_code_block_between_the_tags_is_a_slip() -> None:
+    assert parse(tagged(f"```json\n{BERLIN}\n```")) == Parsed("", [BERLIN_CALL], 1)
+
+
+def test_a_missing_closing_tag_is_a_slip() -> None:
+    assert parse(f"<tool_call>\n{BERLIN}") == Parsed("", [BERLIN_CALL], 1)
+    assert parse(f"<tool_call>\n{BERLIN}\n{tagged(TOKYO)}") == Parsed("", [BERLIN_CALL, TOKYO_CALL], 1)
+    assert parse(f"<tool_call>\n{BERLIN}\nDone.") == Parsed("Done.", [BERLIN_CALL], 1)
+
+
+def test_braces_may_be_too_many_or_missing() -> None:
+    assert parse(tagged(BERLIN + "}")) == Parsed("", [BERLIN_CALL], 1)
+    assert parse(tagged(BERLIN[:-1])) == Parsed("", [BERLIN_CALL], 1)
+    assert parse(tagged(BERLIN[:-2])) == Parsed("", [BERLIN_CALL], 1)
+    assert parse(f"```json\n{BERLIN[:-2]}\n```") == Parsed("", [BERLIN_CALL], 2)
+    assert parse(tagged("{" + BERLIN + "}")) == Parsed("", [BERLIN_CALL], 1)
+
+
+def test_parameters_are_arguments() -> None:
+    assert parse(tagged(BERLIN.replace("arguments", "parameters"))) == Parsed("", [BERLIN_CALL], 1)
+
+
+def test_the_name_may_come_last_between_tags() -> None:
+    assert parse(tagged('{"arguments": {"city": "Berlin"}, "name": "get_weather"}')) == Parsed("", [BERLIN_CALL], 0)
+    last = tagged('{"arguments": {"city": 5}, "name": "get_weather"}')
+    assert parse(last) == Parsed("", [("get_weather", '{"city": "5"}')], 1)
+
+
+def test_members_that_mean_nothing_are_dropped() -> None:
+    before = tagged('{"id": 7, "name": "get_weather", "arguments": {"city": "Berlin"}}')
+    after = tagged(BERLIN[:-1] + ', "description": """It\'s\n"fine".""", "x": [1]}')
+    assert parse(before) == Parsed("", [BERLIN_CALL], 1)
+    assert parse(after) == Parsed("", [BERLIN_CALL], 3)
+
+
+def test_a_call_without_arguments_gets_an_empty_object() -> None:
+    assert parse(tagged('{"name": "get_time"}')) == Parsed("", [("get_time", "{}")], 1)
+    assert parse(tagged('{"name": "get_time", "arguments": null}')) == Parsed("", [("get_time", "{}")], 1)
+    assert parse(tagged('{"name": "get_time", "arguments": {}}')) == Parsed("", [("get_time", "{}")], 0)
+
+
+def test_arguments_as_a_string_with_json_inside_are_the_object() -> None:
+    arguments = '{"city": "柏林", "days": 3}'
+    answer = parse(tagged(json.dumps({"name": "get_weather", "arguments": arguments})))
+    assert answer == Parsed("", [("get_weather", arguments)], 1)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant", "repairs"),
+    [
+        ('{"days": "3"}', {"days": 3}, 1),
+        ('{"days": 3.0}', {"days": 3}, 1),
+        ('{"days": "three"}', {"days": "three"}, 0),
+        ('{"hourly": "true"}', {"hourly": True}, 1),
+        ('{"hourly": "False"}', {"hourly": False}, 1),
+        ('{"hourly": True}', {"hourly": True}, 1),
+        ('{"city": 10115}', {"city": "10115"}, 1),
+        ('{"city": true}', {"city": "true"}, 1),
+        ('{"city": null}', {"city": None}, 0),
+        ('{"unit": "kelvin"}', {"unit": "kelvin"}, 0),
+        ('{"zoom": "3", "more": [1, {"a": "b"}]}', {"zoom": "3", "more": [1, {"a": "b"}]}, 0),
+    ],
+)
+def test_values_of_the_wrong_type_are_brought_to_the_right_one(
+    written: str, meant: dict[str, object], repairs: int
+) -> None:
+    answer = parse(tagged('{"name": "get_weather", "arguments": ' + written + "}"))
+    assert (answer.arguments(), answer.repairs) == (meant, repairs)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ('{"lines": "[1, 2]"}', {"lines": [1, 2]}),
+        ('{"options": "{\\"a\\": 1}"}', {"options": {"a": 1}}),
+        ('{"options": "{\'a\': None}"}', {"options": {"a": None}}),
+        ('{"content": {"debug": true}}', {"content": '{"debug": true}'}),
+        ('{"ratio": "0.5"}', {"ratio": 0.5}),
+    ],
+)
+def test_json_in_a_string_and_a_string_as_json_are_each_other(written: str, meant: dict[str, object]) -> None:
+    answer = parse(writing(written))
+    assert (answer.arguments(), answer.repairs) == (meant, 1)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ('{"content": "a\n\tb"}', {"content": "a\n\tb"}),
+        ('{"content": "find . -exec rm {} \\;"}', {"content": "find . -exec rm {} \\;"}),
+        ('{"content": "it\\\'s"}', {"content": "it's"}),
+        ('{"content": "\\u4e2d\\u00"}', {"content": "中\\u00"}),
+        ('{"content": """\nclass A:\n    "doc"\n"""}', {"content": '\nclass A:\n    "doc"\n'}),
+        ('{"content": "print("hi")"}', {"content": 'print("hi")'}),
+        ('{"content": \'say "中"\'}', {"content": 'say "中"'}),
+        ('{"path": "a", "lines": [1, 2,],}', {"path": "a", "lines": [1, 2]}),
+        ('{"path": "a"\n"content": "b"}', {"path": "a", "content": "b"}),
+        ('{"lines": [1, 2}', {"lines": [1, 2]}),
+        ('{path: "a"}', {"path": "a"}),
+        ('{"path": a.py}', {"path": "a.py"}),
+        ('{{"path": "a"}}', {"path": "a"}),
+        ('{"path": , "content": "b"}', {"path": None, "content": "b"}),
+        ('{"ratio": .5}', {"ratio": 0.5}),
+    ],
+)
+def test_what_json_does_not_allow_is_mended(written: str, meant: dict[str, object]) -> None:
+    answer = parse(writing(written))
+    assert answer.arguments() == meant
+    assert answer.repairs >= 1
+    assert answer.text == ""
+
+
+@pytest.mark.parametrize(
+    ("begun", "meant"),
+    [
+        ('{"path": "a.py", "content": "def f():\\n    ret', {"path": "a.py", "content": "def f():\n    ret"}),
+        ('{"path": "a.py", "content": "中\\', {"path": "a.py", "content": "中"}),
+        ('{"path": "a.py", "content": "中\\u4e', {"path": "a.py", "content": "中"}),
+        ('{"path": "a.py", "content": ', {"path": "a.py", "content": None}),
+        ('{"path": "a.py", "cont', {"path": "a.py"}),
+        ('{"path": "a.py",', {"path": "a.py"}),
+        ('{"options": {"a": [1, {"b": "c', {"options": {"a": [1, {"b": "c"}]}}),
+        ('{"lines": [1, 2', {"lines": [1, 2]}),
+        ("{", {}),
+        ('{"path": "a"}', {"path": "a"}),
+    ],
+)
+def test_a_call_that_is_cut_off_is_completed_by_one_repair(begun: str, meant: dict[str, object]) -> None:
+    answer = parse('<tool_call>\n{"name": "write_file", "arguments": ' + begun)
+    assert (answer.arguments(), answer.repairs, answer.text) == (meant, 1, "")
+
+
+@pytest.mark.parametrize("begun", ["<tool_", "<tool_call>\n", '<tool_call>\n{"name": "get_we', "```json\n{", "\n"])
+def test_a_beginning_that_is_cut_off_before_its_arguments_is_prose(begun: str) -> None:
+    assert parse(f"好的 {begun}") == Parsed(f"好的 {begun}", [], 0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Berlin",
+        "{}",
+        '{"city": "Berlin"}',
+        '{"name": <function-name>, "arguments": <args-json-object>}',
+        '{"name": "get_weather" and so on}',
+        '{"name": "get_weather", "arguments": "in Berlin"}',
+        '{"name": "get_weather", "arguments": ["Berlin"]}',
+        '{"name": 5, "arguments": {}}',
+        "",
+    ],
+)
+def test_tags_around_what_is_no_call_are_prose_with_it(content: str) -> None:
+    assert parse(f"So:\n{tagged(content)}\n\n") == Parsed(f"So:\n{tagged(content)}\n\n", [], 0)
+
+
+def test_containers_in_each_other_without_end_are_closed() -> None:
+    answer = parse('<tool_call>{"name": "get_time", "arguments": {"x": ' + "[" * 5000)
+    ((_, arguments),) = answer.calls
+    assert json.loads(arguments)["x"]
+
+
+def test_a_demanded_call_begins_after_the_opening_and_needs_no_closing() -> None:
+    assert parse(BERLIN, opened=True) == Parsed("", [BERLIN_CALL], 0)
+    assert parse(f"{BERLIN}\n</tool_call>", opened=True) == Parsed("", [BERLIN_CALL], 0)
+    assert parse(f"{BERLIN}\n</tool_call>\n{tagged(TOKYO)}", opened=True).repairs == 0
+    assert parse(f"```json\n{BERLIN}\n```", opened=True) == Parsed("", [BERLIN_CALL], 1)
+    assert parse('{"name": "fly", "arguments": {', opened=True) == Parsed("", [("fly", "{}")], 1)
+
+
+def test_prose_in_place_of_a_demanded_call_is_prose() -> None:
+    assert parse("\n我不能。\n", opened=True) == Parsed("\n我不能。\n", [], 0)
+    assert parse('{"name": "fly"', opened=True) == Parsed('{"name": "fly"', [], 0)
+    assert parse(f"Well:\n{BERLIN}", opened=True) == Parsed("Well:", [BERLIN_CALL], 1)
+
+
+def test_the_other_format_between_the_tags_is_a_slip() -> None:
+    other = "<function=get_weather>\n<parameter=city>\nBerlin\n</parameter>\n</function>"
+    assert parse(tagged(other)) == Parsed("", [BERLIN_CALL], 1)
+    assert parse(other) == Parsed(other, [], 0)

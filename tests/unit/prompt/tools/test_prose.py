@@ -1,0 +1,65 @@
+"""Prose: given out at once and unchanged, whatever it mentions."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.prompt.tools.answers import TOOLS, Parsed, parse
+
+from quern.prompt.tools.events import AnswerText
+from quern.prompt.tools.format import ToolFormat, answer_parser
+
+FORMATS = list(ToolFormat)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "",
+        " \n ",
+        "\n你好,世界 😀\n\n",
+        "the `<tool_call>` tag is followed by `</tool_call>`.",
+        "<tool_call> is a tag\n</tool_call>\n",
+        "if a < b: x = {1: '<function=f>'}",
+        "<tools>\n<tool>\nnone",
+        "```python\nprint({})\n```\n```json\n{}\n```",
+        "```\n```\n",
+        "````\n```json\n{\n",
+        "a ```json\n```",
+        "<<tool_call>>\n<tool_<tool_call",
+        '{\n  "name": "demo",\n  "arguments" }\n}',
+        "{{{\n}}}",
+        "<function>\n<function=>",
+        '{"name": "' + "x" * 300 + '", "arguments": {}}',
+        "<function=" + "x" * 300 + ">\n</function>",
+    ],
+)
+def test_it_comes_out_unchanged(prose: str, form: ToolFormat) -> None:
+    assert parse(prose, form) == Parsed(prose, [], 0)
+    assert parse(prose, form, opened=True) == Parsed(prose, [], 0)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_mention_of_the_tag_streams_on_once_it_can_be_no_call(form: ToolFormat) -> None:
+    parser = answer_parser(form, TOOLS)
+    assert parser.push("The `<tool") == [AnswerText("The `")]
+    assert parser.push("_call>") == []
+    assert parser.push("`") == [AnswerText("<tool_call>`")]
+    assert parser.push(" tag") == [AnswerText(" tag")]
+    assert parser.finish() == []
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_only_the_space_at_its_end_waits_for_what_follows(form: ToolFormat) -> None:
+    parser = answer_parser(form, TOOLS)
+    assert parser.push("Hello \n") == [AnswerText("Hello")]
+    assert parser.push("\n") == []
+    assert parser.push("world. ") == [AnswerText(" \n\nworld.")]
+    assert parser.finish() == [AnswerText(" ")]
+
+
+def test_a_code_block_waits_no_longer_than_it_may_hold_a_call() -> None:
+    parser = answer_parser(ToolFormat.JSON, TOOLS)
+    assert parser.push("```json\n{\n  ") == []
+    assert parser.push('"debug"') == []
+    assert parser.push(":") == [AnswerText('```json\n{\n  "debug":')]

@@ -1,0 +1,253 @@
+"""Calls in Qwen3-Coder's format: right ones, and each slip that is mended."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.prompt.tools.answers import CODE, TOOLS, Parsed, events_of
+from tests.unit.prompt.tools.answers import parse as parse_answer
+
+from quern.prompt.tools.events import AnswerText, CallArguments, CallEnded, CallStarted
+from quern.prompt.tools.format import ToolFormat, answer_parser
+
+BERLIN = "<function=get_weather>\n<parameter=city>\nBerlin\n</parameter>\n</function>"
+TOKYO = "<function=get_weather>\n<parameter=city>\n东京 😀\n</parameter>\n</function>"
+BERLIN_CALL = ("get_weather", '{"city": "Berlin"}')
+TOKYO_CALL = ("get_weather", '{"city": "东京 😀"}')
+
+
+def parse(answer: str, *, opened: bool = False) -> Parsed:
+    return parse_answer(answer, ToolFormat.XML, opened=opened)
+
+
+def tagged(call: str) -> str:
+    return f"<tool_call>\n{call}\n</tool_call>"
+
+
+def function(name: str, *parameters: str) -> str:
+    return "".join([f"<function={name}>\n", *(f"{parameter}\n" for parameter in parameters), "</function>"])
+
+
+def parameter(name: str, value: str) -> str:
+    return f"<parameter={name}>\n{value}\n</parameter>"
+
+
+def writing(name: str, value: str) -> str:
+    return tagged(function("write_file", parameter(name, value)))
+
+
+def test_a_call_between_its_tags_needs_no_repair() -> None:
+    assert parse(tagged(BERLIN)) == Parsed("", [BERLIN_CALL], 0)
+
+
+def test_prose_and_calls_come_in_order_and_the_white_space_between_them_goes() -> None:
+    events, repairs = events_of([f"我看看。\n{tagged(BERLIN)}\n{tagged(TOKYO)}\n\n完成 "], ToolFormat.XML)
+    assert repairs == 0
+    assert events == [
+        AnswerText("我看看。"),
+        CallStarted(0, "get_weather"),
+        CallArguments(0, '{"city": "Berlin"}'),
+        CallEnded(0),
+        CallStarted(1, "get_weather"),
+        CallArguments(1, '{"city": "东京 😀"}'),
+        CallEnded(1),
+        AnswerText("完成 "),
+    ]
+
+
+def test_strings_are_told_while_they_are_written_and_other_values_when_they_are_complete() -> None:
+    parser = answer_parser(ToolFormat.XML, TOOLS)
+    assert parser.push("<tool_call>\n<function=write_file>\n<para") == []
+    assert parser.push("meter=") == [CallStarted(0, "write_file")]
+    assert parser.push("content>\n") == [CallArguments(0, '{"content": "')]
+    assert parser.push('say "中"\n') == [CallArguments(0, 'say \\"中\\"')]
+    assert parser.push("</parameter") == []
+    assert parser.push(" x>") == [CallArguments(0, "\\n</parameter x>")]
+    assert parser.push("\n</parameter>\n<parameter=lines>\n[1, ") == [CallArguments(0, '", "lines": ')]
+    assert parser.push("2]\n</parameter>\n</function>") == [CallArguments(0, "[1, 2]}"), CallEnded(0)]
+    assert parser.push("\n</tool_call>") == []
+    assert parser.finish() == []
+    assert parser.repairs == 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        CODE,
+        "",
+        "\n",
+        "\n\n  indented\n\n",
+        '{"a": "}"}',
+        "<html>\n<a href='x'>\n</html>",
+        "x</parameter>\ny",
+        "</parameter>\n</parameter>\n</parameters>",
+        "</parameter></function",
+        "</function>\nmore",
+        "</function>\n</tool_call>\nmore",
+        "</function>\n</tool_call>\n</tool_call>",
+        "<tool_call>\n<function=f>\n",
+        "<parameter=x>\n1",
+        "null",
+        "3",
+        "\\n \\u4e2d \t \x01 \u2028",
+    ],
+)
+def test_a_string_arrives_as_it_is(value: str) -> None:
+    answer = parse(writing("content", value))
+    assert answer.arguments() == {"content": value}
+    assert answer.repairs == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "meant"),
+    [
+        ("mode", "null", None),
+        ("mode", "nul", "nul"),
+        ("mode", "nullable", "nullable"),
+        ("mode", "", ""),
+        ("mode", "w", "w"),
+        ("lines", "[1, 2]", [1, 2]),
+        ("lines", "[\n  1,\n  2\n]", [1, 2]),
+        ("options", '{"a": {"b": "</parameter> 中"}}', {"a": {"b": "</parameter> 中"}}),
+        ("ratio", "-1.5e3", -1500.0),
+        ("ratio", "2", 2),
+        ("unknown", "3", "3"),
+    ],
+)
+def test_text_is_read_as_the_type_that_the_schema_wants(name: str, written: str, meant: object) -> None:
+    answer = parse(writing(name, written))
+    assert (answer.arguments(), answer.repairs) == ({name: meant}, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "meant", "repairs"),
+    [
+        ("options", "{'a': None, 'b': True}", {"a": None, "b": True}, 1),
+        ("options", '{"a": "x\ny",}', {"a": "x\ny"}, 1),
+        ("options", '"{}"', {}, 1),
+        ("lines", "[1, 2,]", [1, 2], 1),
+        ("ratio", "0.5,", "0.5,", 0),
+        ("ratio", '"0.5"', 0.5, 1),
+        ("ratio", "half", "half", 0),
+        ("options", "{1: 2}", {"1": 2}, 1),
+        ("options", "none of them", "none of them", 0),
+        ("options", "{", "{", 0),
+        ("options", "", "", 0),
+    ],
+)
+def test_text_that_is_not_quite_json_is_mended_or_stays_text(
+    name: str, written: str, meant: object, repairs: int
+) -> None:
+    answer = parse(writing(name, written))
+    assert (answer.arguments(), answer.repairs) == ({name: meant}, repairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "meant", "repairs"),
+    [
+        ("days", "3", 3, 0),
+        ("days", "3.0", 3, 1),
+        ("days", "3.5", "3.5", 0),
+        ("days", "+3", 3, 1),
+        ("hourly", "true", True, 0),
+        ("hourly", "True", True, 1),
+        ("hourly", "yes", True, 1),
+        ("hourly", "1", "1", 0),
+        ("unit", "celsius", "celsius", 0),
+    ],
+)
+def test_numbers_and_truth_values_are_read(name: str, written: str, meant: object, repairs: int) -> None:
+    answer = parse(tagged(function("get_weather", parameter(name, written))))
+    assert (answer.arguments(), answer.repairs) == ({name: meant}, repairs)
+
+
+def test_a_value_without_lines_of_its_own_is_a_slip() -> None:
+    call = tagged(function("get_weather", "<parameter=city>Berlin</parameter>", "<parameter=days> 3\n</parameter>"))
+    assert parse(call) == Parsed("", [("get_weather", '{"city": "Berlin", "days": 3}')], 2)
+
+
+def test_one_line_break_is_the_formats_and_the_others_are_the_values() -> None:
+    answer = parse(writing("content", "\nx\n\n"))
+    assert (answer.arguments(), answer.repairs) == ({"content": "\nx\n\n"}, 0)
+
+
+def test_the_space_around_tags_means_nothing() -> None:
+    call = "\n <tool_call><function=get_weather> \n\n<parameter=city>\nBerlin\n</parameter></function></tool_call>\n"
+    assert parse(call) == Parsed("", [BERLIN_CALL], 0)
+
+
+def test_a_call_of_an_unknown_tool_and_without_arguments_is_a_call() -> None:
+    assert parse(tagged(function("fly"))) == Parsed("", [("fly", "{}")], 0)
+    assert parse(tagged("<function=fly></function>")) == Parsed("", [("fly", "{}")], 0)
+
+
+def test_the_opening_tag_may_be_missing_at_a_lines_start() -> None:
+    assert parse(BERLIN) == Parsed("", [BERLIN_CALL], 1)
+    assert parse(f"我看看。\n{BERLIN}\n</tool_call>") == Parsed("我看看。", [BERLIN_CALL], 1)
+    assert parse(f"```xml\n{BERLIN}\n```") == Parsed("", [BERLIN_CALL], 1)
+    assert parse(f"Write {BERLIN}") == Parsed(f"Write {BERLIN}", [], 0)
+
+
+def test_two_calls_in_one_pair_of_tags_are_two_calls() -> None:
+    assert parse(tagged(f"{BERLIN}\n{TOKYO}")) == Parsed("", [BERLIN_CALL, TOKYO_CALL], 1)
+
+
+def test_doubled_opening_tags_open_one_call() -> None:
+    assert parse(f"<tool_call>\n<tool_call>\n{BERLIN}\n</tool_call>") == Parsed("", [BERLIN_CALL], 1)
+
+
+def test_missing_closing_tags_are_slips() -> None:
+    assert parse(f"<tool_call>\n{BERLIN}") == Parsed("", [BERLIN_CALL], 1)
+    assert parse(tagged(BERLIN.replace("\n</function>", ""))) == Parsed("", [BERLIN_CALL], 1)
+    assert parse(f"<tool_call>\n{BERLIN}\n{tagged(TOKYO)}") == Parsed("", [BERLIN_CALL, TOKYO_CALL], 1)
+    assert parse(tagged(BERLIN.replace("\n</parameter>", ""))) == Parsed("", [BERLIN_CALL], 1)
+    unclosed = "<tool_call>\n" + BERLIN.replace("\n</parameter>", "")
+    assert parse(f"{unclosed}\n{tagged(TOKYO)}") == Parsed("", [BERLIN_CALL, TOKYO_CALL], 2)
+    assert parse(unclosed) == Parsed("", [BERLIN_CALL], 1)
+
+
+@pytest.mark.parametrize(
+    ("begun", "meant", "repairs"),
+    [
+        ("content>\ndef f():\n    ret", '{"content": "def f():\\n    ret"}', 1),
+        ("content>\nx\n</param", '{"content": "x"}', 1),
+        ("content>\nx\n</parameter>", '{"content": "x"}', 1),
+        ("content>\nx\n</parameter>\n</fun", '{"content": "x"}', 1),
+        ("content>\n", '{"content": ""}', 1),
+        ("cont", '{"cont": ""}', 1),
+        ("lines>\n[1, 2", '{"lines": "[1, 2"}', 1),
+        ("ratio>\n12", '{"ratio": 12}', 1),
+        ("mode>\nnul", '{"mode": "nul"}', 1),
+    ],
+)
+def test_a_call_that_is_cut_off_is_completed_by_one_repair(begun: str, meant: str, repairs: int) -> None:
+    answer = parse(f"<tool_call>\n<function=write_file>\n<parameter={begun}")
+    assert answer == Parsed("", [("write_file", meant)], repairs)
+
+
+@pytest.mark.parametrize("begun", ["<tool_", "<tool_call>\n", "<tool_call>\n<function=get_we", "<function=f>\n<para"])
+def test_a_beginning_that_is_cut_off_before_its_arguments_is_prose(begun: str) -> None:
+    assert parse(f"好的\n{begun}") == Parsed(f"好的\n{begun}", [], 0)
+
+
+@pytest.mark.parametrize(
+    "content", ["Berlin", "<function=>", "<function=f", "<function=f> does it", "<function=a\nb>", "<func>", ""]
+)
+def test_tags_around_what_is_no_call_are_prose_with_it(content: str) -> None:
+    assert parse(f"So:\n{tagged(content)}\n\n") == Parsed(f"So:\n{tagged(content)}\n\n", [], 0)
+
+
+def test_a_parameters_name_without_an_end_ends_with_its_line() -> None:
+    call = tagged(function("get_weather", "<parameter=city\nBerlin\n</parameter>"))
+    assert parse(call) == Parsed("", [BERLIN_CALL], 1)
+
+
+def test_a_demanded_call_begins_after_the_opening_and_needs_no_closing() -> None:
+    assert parse(BERLIN, opened=True) == Parsed("", [BERLIN_CALL], 0)
+    assert parse(f"{BERLIN}\n</tool_call>", opened=True) == Parsed("", [BERLIN_CALL], 0)
+    assert parse("我不能。", opened=True) == Parsed("我不能。", [], 0)
+
+
+def test_the_other_format_between_the_tags_is_a_slip() -> None:
+    other = '{"name": "get_weather", "arguments": {"city": "Berlin"}}'
+    assert parse(tagged(other)) == Parsed("", [BERLIN_CALL], 1)
+    assert parse(other) == Parsed(other, [], 0)
