@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, and_, delete, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from quern.errors import ConversationBusy, ResponseNotFound
+from quern.errors import ConversationBusy, ConversationNotFound, ResponseNotFound
 from quern.store.database import Database
 from quern.store.items import ITEM, NewItem, StoredItem, append_items, check_storable, stored_item
 from quern.store.pages import Page, page_of, unknown_cursor
@@ -19,6 +19,10 @@ from quern.types import Item, TurnState
 _BUSY = (
     "A turn of this conversation is still queued or running, and nothing may change under it. Wait until it has ended, "
     "or cancel it, then try again."
+)
+_NOT_WHOLE = (
+    "The previous response, or something that it builds on, was deleted, so its context is not whole any more. Begin "
+    "again without previous_response_id."
 )
 _shown = or_(items.c.turn_id.is_(None), turns.c.state == TurnState.COMPLETED)
 
@@ -39,20 +43,17 @@ class HistoryStore:
     async def of_response(self, turn_id: str) -> list[Item]:
         """What the model is shown when a response is continued: all that led to it, and itself.
 
-        Raises ResponseNotFound where a response that it builds on was deleted.
+        Raises ResponseNotFound where it, or a response that it builds on, was deleted.
         """
         async with self._database.transaction() as connection:
             chain = await _chain(connection, turn_id)
+            if not chain or not await _reaches_the_beginning(connection, chain[-1]):
+                raise ResponseNotFound(_NOT_WHOLE)
             first = chain[-1]
             said: list[Item] = []
             if first.conversation_id is not None:
                 said += await _shown_items(connection, _up_to(first.conversation_id, first.id))
                 chain = chain[:-1]
-            elif first.previous_id is not None:
-                raise ResponseNotFound(
-                    "One of the earlier responses that this one builds on was deleted, so its context is not whole any "
-                    "more. Begin again without previous_response_id."
-                )
             for turn in reversed(chain):
                 said += await _shown_items(connection, items.c.turn_id == turn.id)
         return said
@@ -94,10 +95,20 @@ class HistoryStore:
         return None if row is None else stored_item(row)
 
     @uninterrupted
+    async def owned(self, item_ids: Sequence[str], owner: str) -> dict[str, Item]:
+        """Those of the items, by id, that belong to the owner's conversations or turns."""
+        of_turns = items.outerjoin(turns, turns.c.id == items.c.turn_id)
+        joined = of_turns.outerjoin(conversations, conversations.c.id == items.c.conversation_id)
+        mine = or_(turns.c.owner == owner, conversations.c.owner == owner)
+        wanted = ITEM.select_from(joined).where(items.c.id.in_(item_ids), mine)
+        async with self._database.transaction() as connection:
+            return {row.id: stored_item(row).item for row in await connection.execute(wanted)}
+
+    @uninterrupted
     async def append(self, conversation_id: str, new: Sequence[NewItem], now: datetime) -> None:
         """Put items at the end of an idle conversation, without a turn.
 
-        Raises ConversationBusy, and InvalidRequest for items that can't be stored.
+        Raises ConversationBusy, ConversationNotFound, and InvalidRequest for items that can't be stored.
         """
         check_storable(item.item for item in new)
         async with self._database.transaction() as connection:
@@ -107,8 +118,11 @@ class HistoryStore:
     @uninterrupted
     async def delete(self, conversation_id: str, item_id: str, now: datetime) -> bool:
         """Take an item out of an idle conversation; False if there is none of that id. Raises ConversationBusy."""
-        unwanted = delete(items).where(items.c.conversation_id == conversation_id, items.c.id == item_id)
+        which = items.c.conversation_id == conversation_id, items.c.id == item_id
+        unwanted = delete(items).where(*which)
         async with self._database.transaction() as connection:
+            if (await connection.execute(select(items.c.id).where(*which))).first() is None:
+                return False
             await _touch_idle(connection, conversation_id, now)
             return (await connection.execute(unwanted)).rowcount > 0
 
@@ -150,8 +164,18 @@ async def _chain(connection: AsyncConnection, turn_id: str) -> list[_Link]:
     return [_Link(*row) for row in rows]
 
 
+async def _reaches_the_beginning(connection: AsyncConnection, earliest: _Link) -> bool:
+    """Whether all that came before a chain is there: nothing, or a conversation in which it still has a place."""
+    if earliest.conversation_id is None:
+        return earliest.previous_id is None
+    left = select(items.c.id).where(items.c.turn_id == earliest.id).limit(1)
+    return (await connection.execute(left)).first() is not None
+
+
 async def _touch_idle(connection: AsyncConnection, conversation_id: str, now: datetime) -> None:
-    await connection.execute(update(conversations).where(conversations.c.id == conversation_id).values(updated_at=now))
+    touched = update(conversations).where(conversations.c.id == conversation_id).values(updated_at=now)
+    if (await connection.execute(touched)).rowcount == 0:
+        raise ConversationNotFound("There is no such conversation any more: it was deleted. Begin a new one.")
     active = select(turns.c.id).where(turns.c.conversation_id == conversation_id, active_turn)
     if (await connection.execute(active)).first() is not None:
         raise ConversationBusy(_BUSY)

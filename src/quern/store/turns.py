@@ -143,7 +143,7 @@ class TurnStore:
                 interrupted = {
                     "state": TurnState.INTERRUPTED,
                     "error": INTERRUPTED,
-                    "text": "".join(pieces) if pieces or conversation_id is not None else None,
+                    "text": "".join(pieces) if conversation_id is not None or background is not None else None,
                     "finished_at": now,
                 }
                 await connection.execute(update(turns).where(turns.c.id == turn_id).values(interrupted))

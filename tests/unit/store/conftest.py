@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -11,12 +11,15 @@ from uuid import uuid4
 import pytest
 from blockbuster import blockbuster_ctx
 from sqlalchemy import func, select
+from tests.unit.store.said import new_item
 
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
+from quern.store.history import HistoryStore
+from quern.store.responses import ResponseStore
 from quern.store.schema import metadata
-from quern.store.turns import NewTurn, TurnEnd, TurnStore
-from quern.types import FinishReason, SamplingParams, Timings, TurnState, Usage
+from quern.store.turns import JournalEntry, NewResponse, NewTurn, TurnEnd, TurnStore
+from quern.types import FinishReason, Item, Message, Role, SamplingParams, Timings, TurnState, Usage
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +52,16 @@ def conversations(database: Database) -> ConversationStore:
 
 
 @pytest.fixture
+def history(database: Database) -> HistoryStore:
+    return HistoryStore(database)
+
+
+@pytest.fixture
+def responses(database: Database) -> ResponseStore:
+    return ResponseStore(database)
+
+
+@pytest.fixture
 def rows(database: Database) -> Callable[[], Awaitable[dict[str, int]]]:
     """Counts the rows of each table."""
 
@@ -71,7 +84,7 @@ def tick() -> Callable[[], datetime]:
 
 @pytest.fixture
 def new_turn(tick: Callable[[], datetime]) -> Callable[..., NewTurn]:
-    """A turn that begins a conversation of `ann`, unless a keyword says otherwise."""
+    """A turn that begins a conversation of `ann`, unless a keyword says otherwise. `items` take the prompt's place."""
 
     def build(
         *,
@@ -79,18 +92,21 @@ def new_turn(tick: Callable[[], datetime]) -> Callable[..., NewTurn]:
         new_conversation: bool = True,
         owner: str = "ann",
         prompt: str = "Sort a list.",
+        items: Sequence[Item] | None = None,
         sampling: SamplingParams | None = None,
+        response: NewResponse | None = None,
     ) -> NewTurn:
         return NewTurn(
             id=str(uuid4()),
             owner=owner,
             request_id="request-1",
             model_id="a-model",
-            prompt=prompt,
+            items=tuple(map(new_item, [Message(Role.USER, prompt)] if items is None else items)),
             sampling=sampling or SamplingParams(),
             created_at=tick(),
             conversation_id=str(uuid4()) if not conversation_id and conversation_id is not None else conversation_id,
             new_conversation=new_conversation,
+            response=response,
         )
 
     return build
@@ -98,15 +114,19 @@ def new_turn(tick: Callable[[], datetime]) -> Callable[..., NewTurn]:
 
 @pytest.fixture
 def ended(tick: Callable[[], datetime]) -> Callable[..., TurnEnd]:
-    """The end of a turn, complete unless a keyword says otherwise."""
+    """The end of a turn, complete unless a keyword says otherwise. `items` take the text's place as its answer."""
 
     def build(
         turn_id: str,
         text: str | None = "sorted(xs)",
         *,
+        items: Sequence[Item] | None = None,
         state: TurnState = TurnState.COMPLETED,
         error: str | None = None,
+        repairs: int = 0,
+        journal: tuple[JournalEntry, ...] | None = None,
     ) -> TurnEnd:
+        answer = [] if text is None else [Message(Role.ASSISTANT, text)]
         return TurnEnd(
             turn_id=turn_id,
             state=state,
@@ -116,6 +136,9 @@ def ended(tick: Callable[[], datetime]) -> Callable[..., TurnEnd]:
             usage=Usage(prompt_tokens=12, cached_tokens=4, completion_tokens=3),
             timings=Timings(queued_ms=1.5, prefill_ms=20.25, decode_ms=300.125, drafts_accepted=2),
             finished_at=tick(),
+            items=tuple(map(new_item, answer if items is None else items)),
+            repairs=repairs,
+            journal=journal,
         )
 
     return build

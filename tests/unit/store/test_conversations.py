@@ -11,14 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from quern.errors import InvalidRequest
-from quern.store.conversations import Conversation, ConversationStore, Page, StoredMessage
+from quern.errors import InvalidRequest, StoreError
+from quern.store.conversations import Conversation, ConversationStore
 from quern.store.database import Database
+from quern.store.history import HistoryStore
+from quern.store.items import NewItem, StoredItem
+from quern.store.pages import Page
 from quern.store.turns import JournalEntry, NewTurn, TurnEnd, TurnStore
-from quern.types import FinishReason, Role, SamplingParams, Timings, TurnState, Usage
+from quern.types import FinishReason, Message, Role, SamplingParams, Timings, TurnState, Usage
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
-Item = TypeVar("Item", Conversation, StoredMessage)
+Item = TypeVar("Item", Conversation, StoredItem)
 
 
 async def all_pages(read: Callable[[str | None], Awaitable[Page[Item]]], limit: int) -> list[Item]:
@@ -50,13 +53,49 @@ async def test_a_conversation_is_its_owner_s_alone(
     assert await conversations.get(conversation_id, "ann") is not None
 
 
+async def test_a_conversation_can_begin_without_a_turn_and_carry_its_owners_notes(
+    conversations: ConversationStore, turns: TurnStore, new_turn: Callable[..., NewTurn]
+) -> None:
+    noted = Conversation("c1", "ann", NOW, NOW, {"title": "冒泡\x00", "": "empty"})
+    await conversations.create(noted, [])
+    assert await conversations.get("c1", "ann") == noted
+    assert (await conversations.page("ann", limit=5, after=None)).items == (noted,)
+    assert await conversations.get("c1", "bob") is None
+    await turns.create(new_turn(conversation_id="c1", new_conversation=False))
+    assert await turns.active("c1") is not None
+    begun_by_a_turn = new_turn()
+    await turns.create(begun_by_a_turn)
+    conversation = await conversations.get(str(begun_by_a_turn.conversation_id), "ann")
+    assert conversation is not None
+    assert conversation.metadata is None
+
+
+async def test_notes_are_replaced_by_their_owner_alone(conversations: ConversationStore) -> None:
+    await conversations.create(Conversation("c1", "ann", NOW, NOW, {"title": "old", "more": "x"}), [])
+    assert await conversations.set_metadata("c1", "bob", {"title": "his"}) is False
+    assert await conversations.set_metadata("unknown", "ann", {}) is False
+    assert await conversations.set_metadata("c1", "ann", {"title": "new"}) is True
+    conversation = await conversations.get("c1", "ann")
+    assert conversation is not None
+    assert (conversation.metadata, conversation.updated_at) == ({"title": "new"}, NOW)
+    await conversations.set_metadata("c1", "ann", {})
+    assert await conversations.get("c1", "ann") == Conversation("c1", "ann", NOW, NOW, {})
+
+
+async def test_a_conversation_that_exists_is_not_begun_again(conversations: ConversationStore) -> None:
+    await conversations.create(Conversation("c1", "ann", NOW, NOW, {}), [NewItem("i1", Message(Role.USER, "x"))])
+    with pytest.raises(StoreError, match=r"conversations\.id"):
+        await conversations.create(Conversation("c1", "bob", NOW, NOW, {}), [NewItem("i2", Message(Role.USER, "y"))])
+    assert await conversations.get("c1", "bob") is None
+
+
 @pytest.mark.parametrize("conversation_id", ["unknown", "", "\x00", "\udc80"])
 async def test_an_id_that_can_t_exist_is_simply_not_found(
-    conversations: ConversationStore, conversation_id: str
+    conversations: ConversationStore, history: HistoryStore, conversation_id: str
 ) -> None:
     assert await conversations.get(conversation_id, "ann") is None
     assert await conversations.delete(conversation_id, "ann") is False
-    assert await conversations.history(conversation_id) == []
+    assert await history.of_conversation(conversation_id) == []
 
 
 async def test_the_newest_activity_comes_first(
@@ -77,7 +116,7 @@ async def test_the_newest_activity_comes_first(
 
 
 async def test_a_cursor_from_elsewhere_is_refused(
-    conversations: ConversationStore, turns: TurnStore, new_turn: Callable[..., NewTurn]
+    conversations: ConversationStore, history: HistoryStore, turns: TurnStore, new_turn: Callable[..., NewTurn]
 ) -> None:
     mine, other = new_turn(), new_turn(owner="bob")
     await turns.create(mine)
@@ -86,14 +125,14 @@ async def test_a_cursor_from_elsewhere_is_refused(
         with pytest.raises(InvalidRequest) as refused:
             await conversations.page("ann", limit=5, after=after)
         assert refused.value.field == "after"
-    others = await conversations.messages(str(other.conversation_id), limit=5, after=None)
+    others = await history.page(str(other.conversation_id), limit=5, after=None)
     for after in ("unknown", "\x00", others.items[0].id):
         with pytest.raises(InvalidRequest) as refused:
-            await conversations.messages(str(mine.conversation_id), limit=5, after=after)
+            await history.page(str(mine.conversation_id), limit=5, after=after)
         assert refused.value.field == "after"
 
 
-async def test_deleting_takes_turns_messages_and_journal_along(
+async def test_deleting_takes_turns_items_and_journal_along(
     database: Database, conversations: ConversationStore, turns: TurnStore, new_turn: Callable[..., NewTurn]
 ) -> None:
     several = [new_turn(), new_turn(), new_turn(conversation_id=None)]
@@ -105,7 +144,7 @@ async def test_deleting_takes_turns_messages_and_journal_along(
     assert await conversations.delete(str(several[0].conversation_id), "ann") is False
     assert await conversations.delete_all("ann") == 1
     async with database.transaction() as connection:
-        left = (await connection.execute(text("SELECT turn_id FROM messages"))).scalars().all()
+        left = (await connection.execute(text("SELECT turn_id FROM items"))).scalars().all()
         assert left == [kept.id]
         left = (await connection.execute(text("SELECT id FROM turns"))).scalars().all()
         assert set(left) == {kept.id, several[2].id}
@@ -123,7 +162,7 @@ def test_the_pages_together_are_everything_in_order(activity: list[int], exchang
     async def scenario(folder: str) -> None:
         database = Database(f"sqlite+aiosqlite:///{folder}/quern.db")
         await database.open()
-        turns, conversations = TurnStore(database), ConversationStore(database)
+        turns, conversations, history = TurnStore(database), ConversationStore(database), HistoryStore(database)
         for number, seconds in enumerate(activity):
             await say(turns, f"c{number}", f"t{number}", NOW + timedelta(seconds=seconds), new=True)
         listed = await all_pages(lambda after: conversations.page("ann", limit=limit, after=after), limit)
@@ -133,9 +172,10 @@ def test_the_pages_together_are_everything_in_order(activity: list[int], exchang
         await say(turns, "long", "first", NOW, new=True)
         for number in range(exchanges):
             await say(turns, "long", f"more{number}", NOW, new=False)
-        read = await all_pages(lambda after: conversations.messages("long", limit=limit, after=after), limit)
-        assert [message.position for message in read] == list(range(2 * exchanges + 2))
-        assert [message.role for message in read] == [Role.USER, Role.ASSISTANT] * (exchanges + 1)
+        read = await all_pages(lambda after: history.page("long", limit=limit, after=after), limit)
+        assert [item.position for item in read] == list(range(2 * exchanges + 2))
+        exchange = [Message(Role.USER, "Question?"), Message(Role.ASSISTANT, "Answer.")]
+        assert [item.item for item in read] == exchange * (exchanges + 1)
         await database.close()
 
     with TemporaryDirectory() as folder:
@@ -144,6 +184,8 @@ def test_the_pages_together_are_everything_in_order(activity: list[int], exchang
 
 async def say(turns: TurnStore, conversation_id: str, turn_id: str, now: datetime, *, new: bool) -> None:
     """A whole exchange: a question and its answer."""
-    await turns.create(NewTurn(turn_id, "ann", "r", "m", "Question?", SamplingParams(), now, conversation_id, new))
-    end = TurnEnd(turn_id, TurnState.COMPLETED, FinishReason.STOP, None, "Answer.", Usage(), Timings(), now)
+    question = NewItem(f"question of {turn_id}", Message(Role.USER, "Question?"))
+    answer = NewItem(f"answer of {turn_id}", Message(Role.ASSISTANT, "Answer."))
+    await turns.create(NewTurn(turn_id, "ann", "r", "m", (question,), SamplingParams(), now, conversation_id, new))
+    end = TurnEnd(turn_id, TurnState.COMPLETED, FinishReason.STOP, None, "Answer.", Usage(), Timings(), now, (answer,))
     await turns.finish(end)

@@ -17,8 +17,8 @@ from sqlalchemy import text
 
 from quern.errors import StoreError
 from quern.store import sqlite
-from quern.store.conversations import ConversationStore
 from quern.store.database import Database
+from quern.store.history import HistoryStore
 from quern.store.turns import NewTurn, TurnEnd, TurnStore
 
 WRITER = Path(__file__).with_name("writer_process.py")
@@ -285,7 +285,7 @@ async def test_prompts_are_in_no_log_line_and_no_error(
 
 
 async def test_cancelled_steps_are_carried_out_and_the_database_goes_on(
-    turns: TurnStore, conversations: ConversationStore, new_turn: Callable[..., NewTurn]
+    turns: TurnStore, history: HistoryStore, new_turn: Callable[..., NewTurn]
 ) -> None:
     chance = random.Random(7)
     begun = [new_turn() for _ in range(60)]
@@ -298,5 +298,5 @@ async def test_cancelled_steps_are_carried_out_and_the_database_goes_on(
     assert {type(outcome) for outcome in outcomes} <= {type(None), asyncio.CancelledError}
     assert any(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
     for turn in begun:
-        page = await conversations.messages(str(turn.conversation_id), limit=5, after=None)
-        assert [message.turn_id for message in page.items] == [turn.id]
+        page = await history.page(str(turn.conversation_id), limit=5, after=None)
+        assert [item.turn_id for item in page.items] == [turn.id]

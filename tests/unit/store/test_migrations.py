@@ -1,30 +1,54 @@
 """The migrations build what schema.py says, and never touch a database they don't know."""
 
-import re
 import sqlite3
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
 from sqlalchemy import create_engine
+from tests.unit.store.said import NOON, new_item
 
 from quern.errors import StoreError
+from quern.store.conversations import Conversation, ConversationStore
 from quern.store.database import Database
+from quern.store.history import HistoryStore
 from quern.store.migrate import load_migrations
+from quern.store.responses import ResponseStore
 from quern.store.schema import metadata
+from quern.store.turns import TurnStore
+from quern.types import Message, Role, Timings, TurnState, Usage
 
 
-def definitions(file: Path) -> dict[str, str]:
-    """Every table's and index's SQL, by name, with the order and layout of its parts made equal."""
+def definitions(file: Path) -> dict[str, list[str]]:
+    """Every table's and index's SQL, by name, with the order and layout of a table's parts made equal.
+
+    A column that was added later stands behind the constraints, on their line.
+    """
     connection = sqlite3.connect(file)
-    rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    rows = connection.execute("SELECT name, type, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
     connection.close()
     return {
-        name: " ".join(sorted(part.strip() for part in re.split(r",\s*\n", re.sub(r"[ \t]+", " ", sql.strip(" )\n")))))
-        for name, sql in rows
+        name: _parts_of_table(" ".join(sql.split())) if kind == "table" else [" ".join(sql.split())]
+        for name, kind, sql in rows
         if name != "alembic_version"
     }
+
+
+def _parts_of_table(sql: str) -> list[str]:
+    """What stands before the parenthesis and after it, and in order of the alphabet the parts between its commas."""
+    before, _, rest = sql.partition("(")
+    inside, _, after = rest.rpartition(")")
+    parts, depth = [""], 0
+    for character in inside:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [before.strip(), *sorted(part.strip() for part in parts), after.strip()]
 
 
 def execute(file: Path, statement: str) -> None:
@@ -32,6 +56,87 @@ def execute(file: Path, statement: str) -> None:
     connection.execute(statement)
     connection.commit()
     connection.close()
+
+
+OLD_ROWS = """
+INSERT INTO conversations VALUES ('c1', 'ann', '2026-05-01 08:00:00.000000', '2026-05-01 09:00:00.000000');
+INSERT INTO conversations VALUES ('c2', 'bob', '2026-05-01 08:30:00.000000', '2026-05-01 08:30:00.000000');
+INSERT INTO turns VALUES ('t1', 'c1', 'ann', 'r', 'm', 'completed', 'stop', NULL, '{}', '嗨', 5, 1, 2, 1.5, 2.5, 3.5, 4,
+    '2026-05-01 08:00:00.000000', '2026-05-01 08:00:01.000000', '2026-05-01 08:00:02.000000');
+INSERT INTO turns VALUES ('t2', 'c1', 'ann', 'r', 'm', 'failed', NULL, 'It broke.', '{}', 'ha', 5, 0, 1, 0, 0, 0, 0,
+    '2026-05-01 08:10:00.000000', NULL, '2026-05-01 08:10:02.000000');
+INSERT INTO turns VALUES ('t3', 'c1', 'ann', 'r', 'm', 'running', NULL, NULL, '{}', NULL, 0, 0, 0, 0, 0, 0, 0,
+    '2026-05-01 09:00:00.000000', '2026-05-01 09:00:01.000000', NULL);
+INSERT INTO turns VALUES ('t4', 'c2', 'bob', 'r', 'm', 'completed', 'length', NULL, '{}', '', 5, 0, 0, 0, 0, 0, 0,
+    '2026-05-01 08:30:00.000000', NULL, '2026-05-01 08:30:02.000000');
+INSERT INTO turns VALUES ('t5', NULL, 'ann', 'r', 'm', 'completed', 'stop', NULL, '{}', NULL, 5, 0, 1, 0, 0, 0, 0,
+    '2026-05-01 08:40:00.000000', NULL, '2026-05-01 08:40:02.000000');
+INSERT INTO messages VALUES ('m5', 'c2', 't4', 1, 'assistant', '', '2026-05-01 08:30:02.000000');
+INSERT INTO messages VALUES ('m2', 'c1', 't1', 1, 'assistant', '嗨', '2026-05-01 08:00:02.000000');
+INSERT INTO messages VALUES ('m1', 'c1', 't1', 0, 'user', 'hello', '2026-05-01 08:00:00.000000');
+INSERT INTO messages VALUES ('m4', 'c1', 't3', 3, 'user', 'again?', '2026-05-01 09:00:00.000000');
+INSERT INTO messages VALUES ('m3', 'c1', 't2', 2, 'user', 'doomed?', '2026-05-01 08:10:00.000000');
+INSERT INTO messages VALUES ('m6', 'c2', 't4', 0, 'user', '<|im_end|>', '2026-05-01 08:30:00.000000');
+INSERT INTO turn_events VALUES ('t3', 1, 'so ', '2026-05-01 09:00:02.000000');
+INSERT INTO turn_events VALUES ('t3', 2, 'far', '2026-05-01 09:00:03.000000');
+"""
+
+
+@pytest.fixture
+def first_version(database_file: Path) -> None:
+    """A database as the first version left it when it was killed."""
+    database_file.parent.mkdir()
+    migrations = load_migrations()
+
+    def first_step(*_: object) -> list[RevisionStep]:
+        return [MigrationStep.upgrade_from_script(migrations.revision_map, migrations.get_revision("0001"))]
+
+    engine = create_engine(f"sqlite:///{database_file}")
+    with engine.begin() as connection, EnvironmentContext(Config(), migrations, fn=first_step) as environment:
+        environment.configure(connection=connection)
+        environment.run_migrations()
+    engine.dispose()
+    connection = sqlite3.connect(database_file)
+    connection.executescript(OLD_ROWS)
+    connection.close()
+
+
+@pytest.mark.usefixtures("first_version")
+async def test_a_database_of_the_first_version_keeps_its_messages_and_goes_on(database: Database) -> None:
+    history, turns = HistoryStore(database), TurnStore(database)
+    page = await history.page("c1", limit=20, after=None)
+    assert [(item.id, item.turn_id, item.position, item.item) for item in page.items] == [
+        ("m1", "t1", 0, Message(Role.USER, "hello")),
+        ("m2", "t1", 1, Message(Role.ASSISTANT, "嗨")),
+        ("m3", "t2", 2, Message(Role.USER, "doomed?")),
+        ("m4", "t3", 3, Message(Role.USER, "again?")),
+    ]
+    assert page.items[0].created_at == NOON.replace(hour=8)
+    assert await history.of_conversation("c1") == [Message(Role.USER, "hello"), Message(Role.ASSISTANT, "嗨")]
+    assert await history.of_conversation("c2") == [Message(Role.USER, "<|im_end|>"), Message(Role.ASSISTANT, "")]
+    assert await turns.recover_interrupted(NOON) == 1
+    await history.append("c1", [new_item(Message(Role.USER, "and now?"))], NOON)
+    assert (await history.of_conversation("c1"))[-1] == Message(Role.USER, "and now?")
+
+
+@pytest.mark.usefixtures("first_version")
+async def test_a_database_of_the_first_version_keeps_its_conversations_and_turns(
+    database: Database, database_file: Path
+) -> None:
+    conversations, turns = ConversationStore(database), TurnStore(database)
+    assert await conversations.get("c1", "ann") == Conversation("c1", "ann", NOON.replace(hour=8), NOON.replace(hour=9))
+    assert [item.id for item in (await conversations.page("bob", limit=5, after=None)).items] == ["c2"]
+    await turns.recover_interrupted(NOON)
+    first, failed, one_shot, running = await turns.by_ids(["t1", "t2", "t5", "t3"])
+    assert (first.state, first.text, first.repairs) == (TurnState.COMPLETED, "嗨", 0)
+    assert (first.usage, first.timings) == (Usage(5, 1, 2), Timings(1.5, 2.5, 3.5, 4))
+    assert (failed.state, failed.error, failed.text) == (TurnState.FAILED, "It broke.", "ha")
+    assert (one_shot.conversation_id, one_shot.text) == (None, None)
+    assert (running.state, running.text) == (TurnState.INTERRUPTED, "so far")
+    assert await ResponseStore(database).get("t1", "ann") is None
+    assert await conversations.delete("c1", "ann")
+    assert [record.id for record in await turns.by_ids(["t1", "t2", "t3", "t4", "t5"])] == ["t4", "t5"]
+    assert "messages" not in definitions(database_file)
 
 
 async def test_a_new_database_is_exactly_the_schema(database: Database, database_file: Path, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quern.store.conversations import ConversationStore
 from quern.store.database import Database
+from quern.store.history import HistoryStore
+from quern.store.items import NewItem
 from quern.store.schema import storable
 from quern.store.turns import JournalEntry, NewTurn, TurnEnd, TurnRecord, TurnStore
 from quern.types import Message, Role, SamplingParams, TurnState
@@ -60,7 +61,7 @@ async def test_a_killed_server_loses_nothing_that_was_saved(database_file: Path)
 
 
 async def test_queued_and_running_turns_are_interrupted_and_ended_ones_kept(
-    conversations: ConversationStore,
+    history: HistoryStore,
     turns: TurnStore,
     new_turn: Callable[..., NewTurn],
     ended: Callable[..., TurnEnd],
@@ -81,12 +82,12 @@ async def test_queued_and_running_turns_are_interrupted_and_ended_ones_kept(
     assert all("The server stopped" in str(record.error) for record in records.values())
     assert [records[turn.id].text for turn in (queued, running, one_shot)] == ["", "01234567891011", None]
     assert await turns.get(over.id, "ann") == completed
-    assert await conversations.history(str(running.conversation_id)) == []
+    assert await history.of_conversation(str(running.conversation_id)) == []
     assert await turns.recover_interrupted(NOW) == 0
 
 
 async def test_a_conversation_goes_on_after_an_interruption(
-    conversations: ConversationStore,
+    history: HistoryStore,
     turns: TurnStore,
     new_turn: Callable[..., NewTurn],
     ended: Callable[..., TurnEnd],
@@ -97,7 +98,7 @@ async def test_a_conversation_goes_on_after_an_interruption(
     again = new_turn(conversation_id=lost.conversation_id, new_conversation=False, prompt="Again.")
     await turns.create(again)
     await turns.finish(ended(again.id, "Here."))
-    assert await conversations.history(str(lost.conversation_id)) == [
+    assert await history.of_conversation(str(lost.conversation_id)) == [
         Message(Role.USER, "Again."),
         Message(Role.ASSISTANT, "Here."),
     ]
@@ -115,7 +116,8 @@ def test_the_recovered_text_is_the_pieces_in_order(batches: list[list[tuple[int,
         turns = TurnStore(database)
         ids = ["a", "b", "c"]
         for turn_id in ids:
-            new = NewTurn(turn_id, "ann", "r", "m", "p", SamplingParams(), NOW, f"of-{turn_id}", new_conversation=True)
+            said = (NewItem(f"said-in-{turn_id}", Message(Role.USER, "p")),)
+            new = NewTurn(turn_id, "ann", "r", "m", said, SamplingParams(), NOW, f"of-{turn_id}", new_conversation=True)
             await turns.create(new)
         expected = dict.fromkeys(ids, "")
         number = 0

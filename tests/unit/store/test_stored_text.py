@@ -8,6 +8,7 @@ from sqlalchemy import text
 from quern.errors import InvalidRequest
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
+from quern.store.history import HistoryStore
 from quern.store.turns import JournalEntry, NewTurn, TurnEnd, TurnStore
 from quern.types import Message, Role
 
@@ -72,7 +73,7 @@ async def test_entries_may_be_given_twice(turns: TurnStore, new_turn: Callable[.
     ids=["Chinese", "emoji", "breaks", "empty", "special tokens", "long"],
 )
 async def test_text_comes_back_as_it_was(
-    conversations: ConversationStore,
+    history: HistoryStore,
     turns: TurnStore,
     new_turn: Callable[..., NewTurn],
     ended: Callable[..., TurnEnd],
@@ -85,7 +86,7 @@ async def test_text_comes_back_as_it_was(
     record = await turns.get(turn.id, "ann")
     assert record is not None
     assert record.text == content
-    assert await conversations.history(str(turn.conversation_id)) == [
+    assert await history.of_conversation(str(turn.conversation_id)) == [
         Message(Role.USER, content),
         Message(Role.ASSISTANT, content),
     ]

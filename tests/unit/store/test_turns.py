@@ -14,6 +14,8 @@ from sqlalchemy.exc import IntegrityError
 from quern.errors import ConversationBusy, ConversationNotFound, StoreError
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
+from quern.store.history import HistoryStore
+from quern.store.items import StoredItem
 from quern.store.turns import JournalEntry, NewTurn, TurnAlreadyEnded, TurnEnd, TurnStore
 from quern.types import FinishReason, Message, Role, SamplingParams, Timings, TurnState, Usage
 
@@ -22,6 +24,11 @@ START = datetime(2026, 3, 1, 9, 30, 0, 123456, tzinfo=UTC)
 
 def bytes_on_disk(database_file: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(database_file.parent.iterdir()))
+
+
+def said(stored: StoredItem) -> str:
+    assert isinstance(stored.item, Message)
+    return stored.item.content
 
 
 async def test_a_turn_is_queued_then_running_then_completed(
@@ -88,7 +95,7 @@ async def test_of_twenty_turns_at_once_exactly_one_enters_the_conversation(
     outcomes = await asyncio.gather(*map(turns.create, rivals), return_exceptions=True)
     assert Counter(map(type, outcomes)) == {type(None): 1, ConversationBusy: 19}
     assert await turns.active(str(first.conversation_id)) == rivals[outcomes.index(None)].id
-    assert await rows() == {"conversations": 1, "turns": 2, "messages": 3, "turn_events": 0}
+    assert await rows() == {"conversations": 1, "turns": 2, "items": 3, "turn_events": 0, "responses": 0}
 
 
 async def test_a_conversation_is_free_again_after_any_end(
@@ -164,7 +171,7 @@ async def test_a_one_shot_prompt_is_not_stored(
     record = await turns.get(turn.id, "ann")
     assert record is not None
     assert (record.state, record.conversation_id, record.text) == (TurnState.COMPLETED, None, None)
-    assert await rows() == {"conversations": 0, "turns": 1, "messages": 0, "turn_events": 0}
+    assert await rows() == {"conversations": 0, "turns": 1, "items": 0, "turn_events": 0, "responses": 0}
     assert b"goes nowhere" not in bytes_on_disk(database_file)
 
 
@@ -178,7 +185,7 @@ async def test_one_shot_turns_don_t_exclude_each_other(turns: TurnStore, new_tur
 
 
 async def test_only_completed_answers_enter_the_conversation(
-    conversations: ConversationStore,
+    history: HistoryStore,
     turns: TurnStore,
     new_turn: Callable[..., NewTurn],
     ended: Callable[..., TurnEnd],
@@ -198,14 +205,14 @@ async def test_only_completed_answers_enter_the_conversation(
     await turns.finish(ended(last.id, "answer two"))
     current = new_turn(conversation_id=first.conversation_id, new_conversation=False, prompt="three")
     await turns.create(current)
-    assert await conversations.history(str(first.conversation_id)) == [
+    assert await history.of_conversation(str(first.conversation_id)) == [
         Message(Role.USER, "one"),
         Message(Role.ASSISTANT, "answer one"),
         Message(Role.USER, "two"),
         Message(Role.ASSISTANT, "answer two"),
     ]
-    page = await conversations.messages(str(first.conversation_id), limit=20, after=None)
-    assert [(message.position, message.content) for message in page.items] == [
+    page = await history.page(str(first.conversation_id), limit=20, after=None)
+    assert [(stored.position, said(stored)) for stored in page.items] == [
         *enumerate(["one", "answer one", "cancelled?", "failed?", "interrupted?", "two", "answer two", "three"])
     ]
 

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from itertools import count
 
 from quern.store.database import Database
+from quern.store.items import NewItem
 from quern.store.turns import JournalEntry, NewTurn, TurnStore
-from quern.types import SamplingParams
+from quern.types import Message, Role, SamplingParams
 
 
 async def write(url: str, turn_id: str) -> None:
@@ -21,8 +22,9 @@ async def write(url: str, turn_id: str) -> None:
     sys.stdout.flush()
     turns = TurnStore(database)
     now = datetime.now(UTC)
+    said = (NewItem(f"said-in-{turn_id}", Message(Role.USER, "Count.")),)
     await turns.create(
-        NewTurn(turn_id, "ann", "request-1", "a-model", "Count.", SamplingParams(), now, f"of-{turn_id}", True)
+        NewTurn(turn_id, "ann", "request-1", "a-model", said, SamplingParams(), now, f"of-{turn_id}", True)
     )
     await turns.mark_running(turn_id, now)
     for number in count():
