@@ -13,11 +13,14 @@ from quern.types import Item, Message, Role, ToolCall
 
 
 class AnswerReader:
-    """What the model writes, as a turn's events. Without a parser everything is text."""
+    """What the model writes, as a turn's events. Without a parser everything is text; with `single_call` the answer
+    ends after its first call.
+    """
 
-    def __init__(self, turn_id: str, parser: AnswerParser | None) -> None:
+    def __init__(self, turn_id: str, parser: AnswerParser | None, *, single_call: bool = False) -> None:
         self._turn_id = turn_id
         self._parser = parser
+        self._single_call = single_call
         self.calls_ended = 0
 
     @property
@@ -25,18 +28,28 @@ class AnswerReader:
         """Slips of the model that were mended so far."""
         return self._parser.repairs if self._parser is not None else 0
 
+    @property
+    def over(self) -> bool:
+        """Whether the answer is whole, whatever the model goes on to write."""
+        return self._single_call and self.calls_ended > 0
+
     def push(self, text: str) -> list[AnswerEvent]:
         """Take what comes next."""
         if self._parser is None:
             return [TurnText(text)] if text else []
-        return self._events(self._parser.push(text))
+        return [] if self.over else self._events(self._parser.push(text))
 
     def finish(self) -> list[AnswerEvent]:
         """The end: what was held back."""
-        return [] if self._parser is None else self._events(self._parser.finish())
+        return [] if self._parser is None or self.over else self._events(self._parser.finish())
 
     def _events(self, parsed: Iterable[ParsedEvent]) -> list[AnswerEvent]:
-        return [self._event(event) for event in parsed]
+        events: list[AnswerEvent] = []
+        for event in parsed:
+            events.append(self._event(event))
+            if self.over:
+                break
+        return events
 
     def _event(self, event: ParsedEvent) -> AnswerEvent:
         match event:

@@ -33,8 +33,8 @@ class Context:
         """Raises ConversationNotFound, ResponseNotFound, ConversationBusy or InvalidRequest."""
         if request.conversation_id is not None:
             await self.check_conversation(request.conversation_id, request.owner)
-        if request.response is not None and request.response.previous_id is not None:
-            await self._check_previous(request.response.previous_id, request.owner)
+        if request.previous_id is not None:
+            await self._check_previous(request.previous_id, request.owner)
 
     async def check_conversation(self, conversation_id: str, owner: str) -> None:
         """Raises ConversationNotFound."""
@@ -45,8 +45,8 @@ class Context:
         """What was said before. Raises ResponseNotFound where a part of it was deleted."""
         if request.conversation_id is not None:
             return await self._history.of_conversation(request.conversation_id)
-        if request.response is not None and request.response.previous_id is not None:
-            return await self._history.of_response(request.response.previous_id)
+        if request.previous_id is not None:
+            return await self._history.of_response(request.previous_id)
         return []
 
     async def _check_previous(self, turn_id: str, owner: str) -> None:

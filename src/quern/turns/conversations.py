@@ -92,13 +92,16 @@ class ConversationService:
         """Put items at the end, without a turn. Raises ConversationNotFound, ConversationBusy or InvalidRequest."""
         await self.get(conversation_id, owner)
         new = _with_ids(items)
-        await self._history.append(conversation_id, new, datetime.now(UTC))
+        with self._service.between_turns(conversation_id):
+            await self._history.append(conversation_id, new, datetime.now(UTC))
         return [await self.item(conversation_id, owner, item.id) for item in new]
 
     async def delete_item(self, conversation_id: str, owner: str, item_id: str) -> Conversation:
         """Take an item out. Raises ConversationNotFound, ConversationBusy or ItemNotFound."""
         conversation = await self.get(conversation_id, owner)
-        if not await self._history.delete(conversation_id, item_id, datetime.now(UTC)):
+        with self._service.between_turns(conversation_id):
+            deleted = await self._history.delete(conversation_id, item_id, datetime.now(UTC))
+        if not deleted:
             raise ItemNotFound(NO_ITEM)
         return conversation
 

@@ -64,8 +64,7 @@ class Generation:
     @property
     def _over(self) -> bool:
         """Whether the answer is whole before the model says so."""
-        single_call = self._turn.how_to_read.single_call and self._answer.calls_ended > 0
-        return self._text.stopped or self._turn.concluding or single_call
+        return self._text.stopped or self._turn.concluding or self._answer.over
 
     def _completed(self, reason: FinishReason, usage: Usage, timings: Timings) -> TurnEnded:
         self._tell(self._answer.finish())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -15,21 +16,23 @@ class AlignedLogprobs:
     def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
         self._token_bytes = token_bytes
         self._held: deque[tuple[int, TokenLogprob]] = deque()
-        self._told_bytes = 0
-        self._shown_bytes = 0
+        # Decodes as the text's own decoder does, so that both count the same characters, U+FFFD too.
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._told_characters = 0
+        self._shown_characters = 0
 
     def push(self, ids: Sequence[int], logprobs: Sequence[Logprob]) -> None:
         """Take what was drawn."""
         for token_id, logprob in zip(ids, logprobs, strict=True):
             token = self._token_bytes(token_id)
             top = tuple(TokenLogprob(self._token_bytes(other), value) for other, value in logprob.top)
-            self._held.append((self._told_bytes, TokenLogprob(token, logprob.value, top)))
-            self._told_bytes += len(token)
+            self._held.append((self._told_characters, TokenLogprob(token, logprob.value, top)))
+            self._told_characters += len(self._decoder.decode(token))
 
     def shown(self, text: str) -> tuple[TokenLogprob, ...]:
         """This text is out: the tokens that begin in it or before it."""
-        self._shown_bytes += len(text.encode())
+        self._shown_characters += len(text)
         ready: list[TokenLogprob] = []
-        while self._held and self._held[0][0] < self._shown_bytes:
+        while self._held and self._held[0][0] < self._shown_characters:
             ready.append(self._held.popleft()[1])
         return tuple(ready)

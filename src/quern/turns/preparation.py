@@ -40,7 +40,9 @@ def prepare(prompt: Prompt, history: Sequence[Item], given: ChatInput | TokenInp
     Raises InvalidRequest for what the model can't be asked, ModelError where its template fails.
     """
     if isinstance(given, TokenInput):
-        _check_ids(given.ids, prompt.vocabulary_size)
+        if not given.ids:
+            raise InvalidRequest("The prompt is empty. Send some text to continue.", field="prompt")
+        check_ids(given.ids, prompt.vocabulary_size, "prompt")
         return Prepared(given.ids, stop_token_ids=given.stop_token_ids)
     before = [Message(Role.SYSTEM, given.instructions)] if given.instructions is not None else []
     items = [*before, *history, *given.items]
@@ -62,6 +64,16 @@ def read_calls(prompt: Prompt, use: ToolUse) -> AnswerParser | None:
     if not tools or prompt.tool_format is None:
         return None
     return answer_parser(prompt.tool_format, _callable(use, tools), opened=use.mode is CallMode.REQUIRED)
+
+
+def check_ids(ids: Sequence[int], vocabulary_size: int, field: str) -> None:
+    """Raises InvalidRequest where the model has no such id."""
+    if ids and (min(ids) < 0 or max(ids) >= vocabulary_size):
+        raise InvalidRequest(
+            f"The field {field} has a token id that the model doesn't have: ids are 0 to {vocabulary_size - 1}. "
+            f"`/tokenize` gives a text's ids.",
+            field=field,
+        )
 
 
 def _with_tools(prompt: Prompt, items: Sequence[Item], given: ChatInput, tools: tuple[Tool, ...]) -> Prepared:
@@ -99,14 +111,3 @@ def _demanded(written: ToolFormat, tools: tuple[Tool, ...]) -> Grammar:
 
 def _one_line(schema: str) -> str:
     return json.dumps(json.loads(schema))
-
-
-def _check_ids(ids: Sequence[int], vocabulary_size: int) -> None:
-    if not ids:
-        raise InvalidRequest("The prompt is empty. Send some text to continue.", field="prompt")
-    if min(ids) < 0 or max(ids) >= vocabulary_size:
-        raise InvalidRequest(
-            f"The prompt has a token id that the model doesn't have: ids are 0 to {vocabulary_size - 1}. `/tokenize` "
-            f"gives a text's ids.",
-            field="prompt",
-        )

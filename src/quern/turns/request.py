@@ -53,8 +53,8 @@ class TokenInput:
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
     """One turn. `conversation_id=None` with `remember` begins a conversation; without it the turn is one shot, unless
-    it is kept as a `response`. `fit_answer`: where there is no room for `sampling.max_tokens`, a shorter answer will
-    do. `disconnect=None` takes the policy from the settings.
+    it is kept as a `response`. `previous_id`: the turn of the response that it continues. `fit_answer`: where there is
+    no room for `sampling.max_tokens`, a shorter answer will do. `disconnect=None` takes the policy from the settings.
     """
 
     owner: str
@@ -63,6 +63,7 @@ class TurnRequest:
     sampling: SamplingParams
     remember: bool = False
     conversation_id: str | None = None
+    previous_id: str | None = None
     response: NewResponse | None = None
     stops: tuple[str, ...] = ()
     disconnect: DisconnectPolicy | None = None

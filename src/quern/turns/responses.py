@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quern.errors import InvalidRequest, ResponseNotFound
+from quern.errors import InvalidRequest, ItemNotFound, ResponseNotFound
 from quern.prompt.prompt import Prompt
 from quern.store.history import HistoryStore
 from quern.store.items import StoredItem
@@ -20,11 +21,16 @@ from quern.turns.preparation import read_calls
 from quern.turns.request import ToolUse
 from quern.turns.service import TurnService
 from quern.turns.turn import Turn
+from quern.types import Item
 
 ReadToolUse = Callable[[Mapping[str, Any]], ToolUse]
 """A dialect's: from a response's body to the tools that the model was shown."""
 
 CANCELLED = "The response was cancelled."
+NO_ITEM = (
+    "An item that the input refers to does not exist: its id is wrong, or it was deleted. Send the item itself instead "
+    "of an item_reference."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +65,22 @@ class ResponseService:
         said = await self._history.of_turn(turn_id)
         return [item for item in said if not is_derived(item.id)]
 
+    async def referenced(self, item_ids: Sequence[str], owner: str) -> dict[str, Item]:
+        """The owner's items of these ids, wherever they were said. Raises ItemNotFound."""
+        found = await self._history.owned(item_ids, owner) if item_ids else {}
+        if not found.keys() >= set(item_ids):
+            raise ItemNotFound(NO_ITEM)
+        return found
+
     async def cancel(self, turn_id: str, owner: str) -> None:
         """End a response that runs, and wait until that is stored; harmless where it has ended.
 
         Raises ResponseNotFound.
         """
+        await self._record(turn_id, owner)
         turn = self._service.turn(turn_id, owner)
         if turn is not None:
             await self._service.cancel(turn, CANCELLED)
-        else:
-            await self._record(turn_id, owner)
 
     async def delete(self, turn_id: str, owner: str) -> None:
         """Delete a response, cancelling it first where it runs. Raises ResponseNotFound."""
@@ -88,16 +100,21 @@ class ResponseService:
         """The events of a turn that has ended, from the pieces in which its text came, as far as they were kept."""
         turn = record.turn
         pieces = [entry.text for entry in await self._responses.events(turn.id)] if record.background else []
-        reader = AnswerReader(turn.id, read_calls(self._prompt, use))
-        log = TurnLog()
-        for piece in pieces or [turn.text or ""]:
-            for event in reader.push(piece):
-                log.append(event)
-        for event in reader.finish():
+        reader = AnswerReader(turn.id, read_calls(self._prompt, use), single_call=not use.parallel)
+        return await asyncio.to_thread(_read_again, reader, pieces or [turn.text or ""], turn)
+
+
+def _read_again(reader: AnswerReader, pieces: Sequence[str], turn: TurnRecord) -> TurnLog:
+    """Takes milliseconds, for a long answer some tens."""
+    log = TurnLog()
+    for piece in pieces:
+        for event in reader.push(piece):
             log.append(event)
-        if turn.state.terminal:
-            log.append(_end(turn))
-        return log
+    for event in reader.finish():
+        log.append(event)
+    if turn.state.terminal:
+        log.append(_end(turn))
+    return log
 
 
 def _end(turn: TurnRecord) -> TurnEnded:

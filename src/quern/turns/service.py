@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -87,9 +87,11 @@ class TurnService:
         self.check_serving()
         await self._context.check(request)
         active = self._active.values()
-        rivals = [turn for turn in active if turn.request.priority is request.priority]
         limit = self._engine.info.parallel + self._settings.max_queued
-        with self._places.alone_in(request.conversation_id, active), self._places.place(rivals, limit):
+        with (
+            self._places.alone_in(request.conversation_id, active),
+            self._places.place(request.priority, active, limit),
+        ):
             history = await self._context.history(request)
             prepared = await asyncio.to_thread(prepare, self._prompt, history, request.input)
             if prepared.grammar is not None:
@@ -102,6 +104,22 @@ class TurnService:
         """How many tokens a prompt would have. Raises EngineUnavailable and InvalidRequest."""
         self.check_serving()
         return len((await asyncio.to_thread(prepare, self._prompt, [], given)).ids)
+
+    async def count_prompt(self, request: TurnRequest) -> int:
+        """How many tokens the prompt of a turn would have, with all that it builds on.
+
+        Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy or InvalidRequest.
+        """
+        self.check_serving()
+        await self._context.check(request)
+        history = await self._context.history(request)
+        return len((await asyncio.to_thread(prepare, self._prompt, history, request.input)).ids)
+
+    @contextmanager
+    def between_turns(self, conversation_id: str) -> Generator[None]:
+        """Change what was said in a conversation while no turn of it runs or begins. Raises ConversationBusy."""
+        with self._places.changing(conversation_id, self._active.values()):
+            yield
 
     def turn(self, turn_id: str, owner: str) -> Turn | None:
         """An active turn."""
@@ -215,8 +233,7 @@ class TurnService:
         told = request.sampling.logprobs is not None
         return Reading(
             self._prompt.incremental_text(request.stops),
-            AnswerReader(turn_id, prepared.parser),
-            prepared.single_call,
+            AnswerReader(turn_id, prepared.parser, single_call=prepared.single_call),
             AlignedLogprobs(self._prompt.tokenizer.token_bytes) if told else None,
         )
 

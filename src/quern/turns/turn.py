@@ -29,12 +29,11 @@ class Abandonment:
 class Reading:
     """How token ids become the answer: whole characters up to a stop string, then prose and calls.
 
-    `single_call`: the answer ends after its first call. `logprobs`: where tokens' probabilities are told.
+    `logprobs`: where tokens' probabilities are told.
     """
 
     text: IncrementalText
     answer: AnswerReader
-    single_call: bool = False
     logprobs: AlignedLogprobs | None = None
 
 

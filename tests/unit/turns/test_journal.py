@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
-from quern.errors import StoreError
+from tests.unit.turns.recording_store import RecordingStore
+
 from quern.store.turns import JournalEntry
 from quern.turns.journal import Journal
-
-
-class RecordingStore:
-    """Stands in for the store: remembers each batch, fails while told to."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[JournalEntry]] = []
-        self.failing = False
-
-    async def append(self, entries: Sequence[JournalEntry]) -> None:
-        await asyncio.sleep(0)
-        if self.failing:
-            msg = "The disk is full."
-            raise StoreError(msg)
-        self.batches.append(list(entries))
 
 
 @asynccontextmanager

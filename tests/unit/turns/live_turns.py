@@ -1,0 +1,44 @@
+"""Turns without a service around them."""
+
+from __future__ import annotations
+
+import uuid
+
+from quern.engine.base import GenerateRequest, Priority
+from quern.prompt.prompt import Prompt
+from quern.prompt.tools.events import AnswerParser
+from quern.turns.answer import AnswerReader
+from quern.turns.logprobs import AlignedLogprobs
+from quern.turns.turn import Abandonment, Reading, Turn
+from quern.types import DisconnectPolicy, SamplingParams
+
+BYTES = Prompt.builtin()
+
+
+def live_turn(
+    *,
+    conversation_id: str | None = None,
+    priority: Priority = Priority.NORMAL,
+    parser: AnswerParser | None = None,
+    single_call: bool = False,
+    stops: tuple[str, ...] = (),
+    logprobs: bool = False,
+    max_tokens: int = 100,
+) -> Turn:
+    """A turn whose tokens are bytes."""
+    turn_id = str(uuid.uuid4())
+    return Turn(
+        turn_id,
+        owner="ann",
+        conversation_id=conversation_id,
+        request=GenerateRequest(
+            (1, 2, 3), SamplingParams(max_tokens=max_tokens), BYTES.stop_token_ids, priority=priority
+        ),
+        reading=Reading(
+            BYTES.incremental_text(stops),
+            AnswerReader(turn_id, parser, single_call=single_call),
+            AlignedLogprobs(BYTES.tokenizer.token_bytes) if logprobs else None,
+        ),
+        abandonment=Abandonment(DisconnectPolicy.FINISH, 0),
+        kept=True,
+    )

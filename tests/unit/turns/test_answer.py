@@ -1,0 +1,151 @@
+"""An answer, put together: texts and calls in their order, with ids that never change."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.turns.scripted_parser import ScriptedParser
+
+from quern.turns.answer import Answer, AnswerReader
+from quern.turns.events import (
+    TokenLogprob,
+    TurnCallArguments,
+    TurnCallEnded,
+    TurnCallStarted,
+    TurnEnded,
+    TurnEvent,
+    TurnLogprobs,
+    TurnPrefill,
+    TurnQueued,
+    TurnText,
+)
+from quern.turns.identity import call_id, is_derived, item_id
+from quern.types import Item, Message, Role, ToolCall, TurnState
+
+TURN = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
+OTHER = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
+
+
+def said(text: str) -> Message:
+    return Message(Role.ASSISTANT, text)
+
+
+def called(index: int, name: str, arguments: str) -> ToolCall:
+    return ToolCall(call_id(TURN, index), name, arguments)
+
+
+def read(pieces: Sequence[str], *, single_call: bool = False) -> tuple[Answer, AnswerReader]:
+    reader = AnswerReader(TURN, ScriptedParser(), single_call=single_call)
+    events = [event for piece in pieces for event in reader.push(piece)]
+    return Answer([*events, *reader.finish()]), reader
+
+
+def test_without_a_parser_everything_is_text() -> None:
+    reader = AnswerReader(TURN, None)
+    assert reader.push("f{1}") == [TurnText("f{1}")]
+    assert reader.push("") == []
+    assert reader.finish() == []
+    assert (reader.calls_ended, reader.repairs, reader.over) == (0, 0, False)
+
+
+def test_calls_are_told_with_their_ids_as_they_come() -> None:
+    reader = AnswerReader(TURN, ScriptedParser())
+    assert reader.push("ab") == [TurnText("a")]
+    assert reader.push("{1") == [
+        TurnCallStarted(0, call_id(TURN, 0), "b"),
+        TurnCallArguments(0, "{"),
+        TurnCallArguments(0, "1"),
+    ]
+    assert reader.calls_ended == 0
+    assert reader.push("}c{") == [
+        TurnCallArguments(0, "}"),
+        TurnCallEnded(0),
+        TurnCallStarted(1, call_id(TURN, 1), "c"),
+        TurnCallArguments(1, "{"),
+    ]
+    assert reader.calls_ended == 1
+    assert reader.finish() == [TurnCallArguments(1, "}"), TurnCallEnded(1)]
+    assert (reader.calls_ended, reader.repairs) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("one two", [said("one two")]),
+        ("f{1}", [called(0, "f", "{1}")]),
+        ("see: f{1}", [said("see: "), called(0, "f", "{1}")]),
+        ("see: f{1} and", [said("see: "), called(0, "f", "{1}"), said(" and")]),
+        ("f{}g{2}.f{3}", [called(0, "f", "{}"), called(1, "g", "{2}"), said("."), called(2, "f", "{3}")]),
+        ("f{cut", [called(0, "f", "{cut}")]),
+        ("", [said("")]),
+    ],
+)
+def test_texts_and_calls_stand_in_the_order_in_which_they_came(text: str, items: list[Item]) -> None:
+    answer, _ = read(list(text))
+    assert answer.items() == items
+    assert answer.text == "".join(item.content for item in items if isinstance(item, Message))
+    assert answer.calls == [item for item in items if isinstance(item, ToolCall)]
+
+
+@given(st.text("fg{}1. ", max_size=30), st.data())
+def test_however_the_text_is_split_the_answer_and_its_ids_are_the_same(text: str, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)))))
+    pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    for single_call in (False, True):
+        whole, _ = read([text], single_call=single_call)
+        answer, _ = read(pieces, single_call=single_call)
+        assert answer.new_items(TURN) == whole.new_items(TURN)
+
+
+def test_an_answer_without_anything_is_an_empty_message() -> None:
+    assert Answer().items() == [said("")]
+    assert Answer().text == ""
+    assert Answer().calls == []
+    assert [item.item for item in Answer().new_items(TURN)] == [said("")]
+
+
+def test_events_that_say_nothing_change_nothing() -> None:
+    events: list[TurnEvent] = [
+        TurnQueued(1),
+        TurnPrefill(1, 2, 0),
+        TurnText("a"),
+        TurnLogprobs((TokenLogprob(b"b", -1.0),)),
+        TurnText("b"),
+        TurnEnded(TurnState.COMPLETED),
+    ]
+    assert Answer(events).items() == [said("ab")]
+
+
+def test_ids_are_the_same_whenever_they_are_asked_for_and_differ_from_all_others() -> None:
+    answer, _ = read(["see: f{1}g{2}"])
+    ids = [item.id for item in answer.new_items(TURN)]
+    assert ids == [item_id(TURN, index) for index in range(3)]
+    assert ids == [item.id for item in read(list("see: f{1}g{2}"))[0].new_items(TURN)]
+    others = {item_id(OTHER, index) for index in range(3)}
+    calls = {call_id(turn, index) for turn in (TURN, OTHER) for index in range(3)}
+    assert len({*ids, *others, *calls}) == 12
+
+
+def test_an_answers_items_can_be_told_from_what_was_said_to_the_model() -> None:
+    assert all(is_derived(item_id(TURN, index)) for index in range(5))
+    assert not any(is_derived(str(uuid.uuid4())) for _ in range(50))
+
+
+def test_where_one_call_is_wanted_the_answer_is_over_with_it() -> None:
+    reader = AnswerReader(TURN, ScriptedParser(), single_call=True)
+    reader.push("see: f{1")
+    assert not reader.over
+    assert reader.push("}") == [TurnCallArguments(0, "}"), TurnCallEnded(0)]
+    assert reader.over
+    assert reader.push("g{2}") == []
+    assert reader.finish() == []
+
+
+def test_where_one_call_is_wanted_what_comes_with_its_end_is_left_out() -> None:
+    answer, reader = read(["f{1}g{2} and mo"], single_call=True)
+    assert answer.items() == [called(0, "f", "{1}")]
+    assert (reader.calls_ended, reader.repairs) == (1, 0), "what the server itself cut off is no slip of the model"

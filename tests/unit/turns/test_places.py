@@ -1,0 +1,104 @@
+"""Who may begin a turn: a bounded number at once, and one of a conversation at a time."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+from tests.unit.turns.live_turns import live_turn
+
+from quern.engine.base import Priority
+from quern.errors import ConversationBusy, QueueFull
+from quern.turns.places import Places
+from quern.turns.turn import Turn
+
+
+def places(seconds: int = 7) -> Places:
+    return Places(lambda: seconds)
+
+
+def test_turns_that_are_being_admitted_count_with_those_that_are_active() -> None:
+    place, active = places(), [live_turn()]
+    with ExitStack() as held:
+        for _ in range(2):
+            held.enter_context(place.place(Priority.NORMAL, active, 3))
+        with pytest.raises(QueueFull) as refused, place.place(Priority.NORMAL, active, 3):
+            pass
+        assert refused.value.retry_after == 7
+        assert str(refused.value) == (
+            "All 3 places are taken: every running and waiting turn counts. Try again in 7 s."
+        )
+    with place.place(Priority.NORMAL, active, 3):
+        pass
+
+
+def test_a_place_is_free_again_where_the_turn_was_refused_after_all() -> None:
+    place = places()
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), place.place(Priority.NORMAL, [], 1):
+            raise ZeroDivisionError
+
+
+def test_each_priority_has_places_of_its_own_also_for_those_that_are_being_admitted() -> None:
+    place, active = places(), [live_turn(), live_turn()]
+    with place.place(Priority.NORMAL, active, 3):
+        with place.place(Priority.INTERACTIVE, active, 1), pytest.raises(QueueFull):
+            place.place(Priority.INTERACTIVE, active, 1).__enter__()
+        with pytest.raises(QueueFull):
+            place.place(Priority.NORMAL, active, 3).__enter__()
+
+
+def test_what_became_active_meanwhile_is_counted() -> None:
+    place, active = places(), dict[str, Turn]()
+    with place.place(Priority.NORMAL, active.values(), 2):
+        active["one"] = live_turn()
+        with pytest.raises(QueueFull), place.place(Priority.NORMAL, active.values(), 2):
+            pass
+
+
+def test_one_turn_of_a_conversation_is_admitted_at_a_time() -> None:
+    place = places()
+    with place.alone_in("c1", []):
+        with pytest.raises(ConversationBusy, match="never interleave"), place.alone_in("c1", []):
+            pass
+        with place.alone_in("c2", []):
+            pass
+    with place.alone_in("c1", []):
+        pass
+
+
+def test_a_conversation_with_an_active_turn_admits_none() -> None:
+    place, active = places(), [live_turn(conversation_id="c1")]
+    with pytest.raises(ConversationBusy), place.alone_in("c1", active):
+        pass
+    with place.alone_in("c2", active):
+        pass
+
+
+def test_turns_outside_of_conversations_are_in_nobodys_way() -> None:
+    place, active = places(), [live_turn(), live_turn()]
+    with place.alone_in(None, active), place.alone_in(None, active):
+        pass
+
+
+def test_a_refusal_leaves_the_one_that_is_being_admitted_alone() -> None:
+    place = places()
+    with place.alone_in("c1", []):
+        for _ in range(2):
+            with pytest.raises(ConversationBusy), place.alone_in("c1", []):
+                pass
+
+
+def test_no_turn_begins_while_something_is_put_into_its_conversation_and_the_other_way_round() -> None:
+    place = places()
+    with place.changing("c1", []):
+        with place.changing("c1", []):
+            pass
+        with pytest.raises(ConversationBusy), place.alone_in("c1", []):
+            pass
+        with place.alone_in("c2", []), pytest.raises(ConversationBusy), place.changing("c2", []):
+            pass
+    with place.alone_in("c1", []):
+        pass
+    with pytest.raises(ConversationBusy), place.changing("c1", [live_turn(conversation_id="c1")]):
+        pass

@@ -1,0 +1,135 @@
+"""From what was said to a prompt: what the model is shown, what it may write, how that is read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.unit.turns.live_turns import BYTES
+
+from quern.engine.base import JsonGrammar, TextGrammar
+from quern.errors import InvalidRequest
+from quern.prompt.prompt import Prompt
+from quern.prompt.template import InProcessTemplate
+from quern.prompt.tools.format import OPENING
+from quern.turns.preparation import Prepared, prepare, read_calls, shown_tools
+from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse
+from quern.types import Message, Role, Tool, ToolCall, ToolResult
+
+WEATHER = Tool("weather", "The weather now.", {"type": "object", "properties": {"city": {"type": "string"}}})
+CLOCK = Tool("clock", "The time now.", {"type": "object", "properties": {}})
+SCHEMA = '{\n  "type": "object",\n  "title": "北京 \\n"\n}'
+NO_TOOLS = ToolUse()
+QUESTION = Message(Role.USER, "Is it cold?")
+HISTORY = [
+    Message(Role.USER, "Where am I?"),
+    ToolCall("call_1", "where", "{}"),
+    ToolResult("call_1", "Paris"),
+    Message(Role.ASSISTANT, "In Paris."),
+]
+
+
+def text(prepared: Prepared) -> str:
+    return BYTES.tokenizer.decode(prepared.ids)
+
+
+def ask(use: ToolUse = NO_TOOLS, schema: str | None = None, instructions: str | None = None) -> ChatInput:
+    return ChatInput((QUESTION,), instructions, use, schema)
+
+
+def without_tools() -> Prompt:
+    """A model whose template knows no tools."""
+    return Prompt(BYTES.facts, BYTES.tokenizer, InProcessTemplate("{{ messages[-1].content }}", {}), None)
+
+
+def test_a_plain_question_is_shown_after_its_history_and_nothing_else_is_demanded() -> None:
+    prepared = prepare(BYTES, HISTORY, ask())
+    assert prepared == Prepared(BYTES.encode_chat([*HISTORY, QUESTION]))
+
+
+def test_instructions_stand_before_the_history() -> None:
+    prepared = prepare(BYTES, HISTORY, ask(instructions="Be brief."))
+    assert prepared.ids == BYTES.encode_chat([Message(Role.SYSTEM, "Be brief."), *HISTORY, QUESTION])
+    assert prepare(BYTES, [], ask(instructions="")).ids != prepare(BYTES, [], ask()).ids, "empty ones are some too"
+
+
+def test_a_schema_is_kept_to_where_there_are_no_tools() -> None:
+    for use in (ToolUse(), ToolUse((WEATHER,), CallMode.NONE)):
+        prepared = prepare(BYTES, [], ask(use, SCHEMA))
+        assert prepared.grammar == JsonGrammar(SCHEMA)
+        assert prepared.parser is None
+
+
+def test_tools_that_may_be_called_are_shown_and_their_calls_are_found() -> None:
+    prepared = prepare(BYTES, HISTORY, ask(ToolUse((WEATHER, CLOCK))))
+    assert prepared.ids == BYTES.encode_chat([*HISTORY, QUESTION], [WEATHER, CLOCK])
+    assert text(prepared).index('"name": "weather"') < text(prepared).index('"name": "clock"')
+    assert prepared.parser is not None
+    assert prepared.grammar is None
+    assert not prepared.single_call
+
+
+def test_tools_that_must_not_be_called_are_not_even_shown() -> None:
+    use = ToolUse((WEATHER,), CallMode.NONE)
+    assert shown_tools(use) == ()
+    assert read_calls(BYTES, use) is None
+    assert prepare(BYTES, [], ask(use)) == prepare(BYTES, [], ask())
+    assert prepare(without_tools(), [], ask(use)).ids == without_tools().encode_chat([QUESTION])
+
+
+def test_a_demanded_call_is_opened_for_the_model_and_kept_to_by_a_grammar() -> None:
+    prepared = prepare(BYTES, [], ask(ToolUse((WEATHER, CLOCK), CallMode.REQUIRED)))
+    assert text(prepared).endswith(f"assistant\n{OPENING}")
+    assert isinstance(prepared.grammar, JsonGrammar)
+    assert '"weather"' in prepared.grammar.schema
+    assert '"clock"' in prepared.grammar.schema
+    assert prepared.parser is not None
+
+
+def test_where_one_tool_is_demanded_all_are_shown_and_only_that_one_can_be_called() -> None:
+    prepared = prepare(BYTES, [], ask(ToolUse((WEATHER, CLOCK), CallMode.REQUIRED, only="clock")))
+    assert '"name": "weather"' in text(prepared)
+    assert isinstance(prepared.grammar, JsonGrammar)
+    assert '"clock"' in prepared.grammar.schema
+    assert '"weather"' not in prepared.grammar.schema
+
+
+def test_a_demanded_call_goes_before_a_schema() -> None:
+    prepared = prepare(BYTES, [], ask(ToolUse((WEATHER,), CallMode.REQUIRED), SCHEMA))
+    assert isinstance(prepared.grammar, JsonGrammar)
+    assert prepared.grammar.schema != SCHEMA
+
+
+def test_with_tools_and_a_schema_the_answer_is_a_call_or_keeps_to_the_schema() -> None:
+    prepared = prepare(BYTES, [], ask(ToolUse((WEATHER,)), SCHEMA))
+    assert isinstance(prepared.grammar, TextGrammar)
+    *_, last = prepared.grammar.lark.strip().splitlines()
+    assert last.startswith("answer: %json ")
+    assert json.loads(last.removeprefix("answer: %json ")) == json.loads(SCHEMA)
+    assert prepared.grammar.gbnf is None
+    assert prepared.parser is not None
+
+
+@pytest.mark.parametrize("mode", [CallMode.AUTO, CallMode.REQUIRED])
+def test_without_parallel_calls_the_answer_ends_after_its_first(mode: CallMode) -> None:
+    assert prepare(BYTES, [], ask(ToolUse((WEATHER,), mode, parallel=False))).single_call
+
+
+@pytest.mark.parametrize("mode", [CallMode.AUTO, CallMode.REQUIRED])
+def test_a_model_that_knows_no_tools_says_so(mode: CallMode) -> None:
+    with pytest.raises(InvalidRequest, match="knows no tools") as refused:
+        prepare(without_tools(), [], ask(ToolUse((WEATHER,), mode)))
+    assert refused.value.field == "tools"
+    assert read_calls(without_tools(), ToolUse((WEATHER,), mode)) is None
+
+
+def test_token_ids_are_continued_as_they_are() -> None:
+    given = TokenInput((1, 2, 264), frozenset({7}))
+    assert prepare(BYTES, HISTORY, given) == Prepared((1, 2, 264), stop_token_ids=frozenset({7}))
+
+
+@pytest.mark.parametrize("ids", [(), (265,), (-1, 2), (1, 10**12)])
+def test_token_ids_that_the_model_does_not_have_are_refused(ids: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        prepare(BYTES, [], TokenInput(ids))
+    assert refused.value.field == "prompt"
