@@ -13,10 +13,12 @@ from fastapi import FastAPI
 
 from quern import __version__
 from quern.api import code, conversations, health, models
-from quern.api.openai import chat_completions
+from quern.api.anthropic import messages
 from quern.api.deps import Services
 from quern.api.errors import install_error_handlers
+from quern.api.llamacpp import infill, tokens
 from quern.api.middleware import BodyLimit, RequestContext
+from quern.api.openai import chat_completions, completions, conversation_items, responses
 from quern.config import EngineName, Settings
 from quern.engine.base import Engine
 from quern.engine.choice import ModelKind, choose, native_facts
@@ -138,8 +140,7 @@ def _cpu(settings: Settings, model: ServedModel, prompt: Prompt) -> Engine:
         model.path,
         model_id=model.model_id,
         quantisation=prompt.quantisation,
-        vocabulary_size=prompt.vocabulary_size,
-        end_ids=prompt.stop_token_ids,
+        vocabulary=prompt.tokenizer,
         settings=settings.engine,
     )
 
@@ -152,6 +153,7 @@ def _llamacpp(settings: Settings, model: ServedModel, prompt: Prompt) -> Engine:
         model_id=model.model_id,
         quantisation=prompt.quantisation,
         vocabulary_size=prompt.vocabulary_size,
+        control_ids=set(prompt.tokenizer.special.control.values()) - prompt.stop_token_ids,
         settings=settings.engine,
     )
 
@@ -159,7 +161,20 @@ def _llamacpp(settings: Settings, model: ServedModel, prompt: Prompt) -> Engine:
 def _build_asgi(services: Services, settings: Settings) -> FastAPI:
     app = FastAPI(title="Quern", version=__version__, description=DESCRIPTION)
     app.state.services = services
-    for room in (code, chat_completions, conversations, models, health):
+    rooms = (
+        code,
+        chat_completions,
+        completions,
+        responses,
+        infill,
+        tokens,
+        messages,
+        conversations,
+        conversation_items,
+        models,
+        health,
+    )
+    for room in rooms:
         app.include_router(room.router)
     install_error_handlers(app)
     app.add_middleware(BodyLimit, limit=settings.server.max_request_bytes)

@@ -62,11 +62,23 @@ async def test_messages_come_in_pages_with_the_turns_of_each_page(quern: Quern) 
     assert len(first["turns"]) == len(rest["turns"]) == 1
 
 
-@pytest.mark.parametrize("query", [{"limit": "0"}, {"limit": "101"}, {"limit": "x"}, {"after": "nothing"}])
-async def test_a_page_that_cannot_be_is_a_422_that_names_the_parameter(quern: Quern, query: dict[str, str]) -> None:
-    response = await quern.client.get("/v1/conversations", params=query)
-    assert response.status_code == 422
-    assert response.json()["detail"][0]["loc"] == ["query", next(iter(query))]
+@pytest.mark.parametrize(
+    ("parameter", "value", "beginning"),
+    [
+        ("limit", "0", "The parameter limit can't be used: "),
+        ("limit", "101", "The parameter limit can't be used: "),
+        ("limit", "x", "The parameter limit can't be used: "),
+        ("after", "nothing", "There is no conversation 'nothing' to go on after: "),
+    ],
+)
+async def test_a_page_that_cannot_be_is_a_400_that_names_the_parameter(
+    quern: Quern, parameter: str, value: str, beginning: str
+) -> None:
+    response = await quern.client.get("/v1/conversations", params={parameter: value})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error.pop("message").startswith(beginning)
+    assert error == {"type": "invalid_request_error", "param": parameter, "code": None}
 
 
 async def test_a_deleted_conversation_is_gone(quern: Quern) -> None:
@@ -95,8 +107,15 @@ async def test_deleting_everything_needs_to_be_said(quern: Quern) -> None:
     await quern.begin()
     await quern.begin()
     refused = await quern.client.delete("/v1/conversations")
-    assert refused.status_code == 422
-    assert refused.json()["detail"][0]["loc"] == ["query", "all"]
+    assert refused.status_code == 400
+    assert refused.json() == {
+        "error": {
+            "message": "This deletes all of your conversations. Add ?all=true if you mean it, or name one in the path.",
+            "type": "invalid_request_error",
+            "param": "all",
+            "code": None,
+        }
+    }
     assert len((await quern.client.get("/v1/conversations")).json()["data"]) == 2
     response = await quern.client.delete("/v1/conversations", params={"all": "true"})
     assert response.json() == {"object": "list.deleted", "deleted": 2}

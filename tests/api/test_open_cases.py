@@ -5,13 +5,14 @@ import contextlib
 import time
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 import httpx2
 import pytest
 
 from quern.api.deps import owner
 from quern.engine.fake import FakeEngine
-from quern.types import Message, Role
+from quern.types import Item, Message, Role
 
 from .conftest import Quern, Start
 
@@ -20,9 +21,13 @@ SEND_A_PROMPT = (
     "Send the form field `prompt` with some text in it (Content-Type: application/x-www-form-urlencoded), for example "
     "prompt=Write+a+bubble+sort."
 )
-NOT_FOUND = {
-    "detail": "There is no such conversation. Send a conversation_id exactly as the server gave it, or leave it out to "
-    "begin a new conversation."
+NO_CONVERSATION = (
+    "There is no such conversation. Send a conversation_id exactly as the server gave it, or leave it out to begin a "
+    "new conversation."
+)
+NOT_FOUND = {"detail": NO_CONVERSATION}
+NOT_FOUND_FOR_OPENAI = {
+    "error": {"message": NO_CONVERSATION, "type": "invalid_request_error", "param": None, "code": "not_found"}
 }
 
 
@@ -65,13 +70,13 @@ async def test_an_unknown_or_malformed_conversation_is_a_404_and_starts_none(
 async def test_another_owners_conversation_is_the_same_404(quern: Quern) -> None:
     conversation_id = await quern.begin()
     quern.application.asgi.dependency_overrides[owner] = lambda: "somebody else"
-    for response in (
-        await quern.chat("hello", conversation_id),
-        await quern.client.get(f"/v1/conversations/{conversation_id}"),
-        await quern.client.delete(f"/v1/conversations/{conversation_id}"),
+    for response, body in (
+        (await quern.chat("hello", conversation_id), NOT_FOUND),
+        (await quern.client.get(f"/v1/conversations/{conversation_id}"), NOT_FOUND_FOR_OPENAI),
+        (await quern.client.delete(f"/v1/conversations/{conversation_id}"), NOT_FOUND_FOR_OPENAI),
     ):
         assert response.status_code == 404
-        assert response.json() == NOT_FOUND
+        assert response.json() == body
     quern.application.asgi.dependency_overrides.clear()
     assert (await quern.client.get(f"/v1/conversations/{conversation_id}")).status_code == 200
 
@@ -194,7 +199,17 @@ async def test_while_the_model_loads_turns_get_a_503_and_the_process_is_alive(st
             assert 1 <= int(seconds) <= 30
         assert (await quern.client.get("/health")).status_code == 200
         assert (await quern.client.get("/ready")).status_code == 503
-        assert (await quern.client.get("/v1/models")).status_code == 503
+        refused = await quern.client.get("/v1/models")
+        seconds = refused.headers["retry-after"]
+        assert refused.status_code == 503
+        assert refused.json() == {
+            "error": {
+                "message": f"The model is still loading. Try again in {seconds} s.",
+                "type": "server_error",
+                "param": None,
+                "code": "model_unavailable",
+            }
+        }
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
@@ -278,10 +293,10 @@ async def test_a_turn_being_admitted_keeps_others_out_so_that_its_history_stays_
     conversation_id = await quern.begin("hello")
     encode = quern.application.prompt.encode_chat
 
-    def slow(messages: Sequence[Message]) -> tuple[int, ...]:
-        if "slow" in messages[-1].content:
+    def slow(items: Sequence[Item], *rest: Any) -> tuple[int, ...]:
+        if items[-1] == Message(Role.USER, "slow"):
             time.sleep(0.3)
-        return encode(messages)
+        return encode(items, *rest)
 
     monkeypatch.setattr(quern.application.prompt, "encode_chat", slow)
     first = asyncio.ensure_future(quern.chat("slow", conversation_id))

@@ -84,14 +84,30 @@ async def test_the_api_page_and_its_description_list_every_route_and_form_field(
     assert (await quern.client.get("/docs")).status_code == 200
     paths = (await quern.client.get("/openapi.json")).json()["paths"]
     assert set(paths) == {
+        "/apply-template",
+        "/detokenize",
         "/health",
+        "/infill",
         "/ready",
+        "/tokenize",
+        "/v1/chat/completions",
         "/v1/code/chat_stream",
         "/v1/code/generate",
+        "/v1/completions",
         "/v1/conversations",
         "/v1/conversations/{conversation_id}",
+        "/v1/conversations/{conversation_id}/items",
+        "/v1/conversations/{conversation_id}/items/{item_id}",
         "/v1/conversations/{conversation_id}/stream",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
         "/v1/models",
+        "/v1/models/{model}",
+        "/v1/responses",
+        "/v1/responses/input_tokens",
+        "/v1/responses/{response_id}",
+        "/v1/responses/{response_id}/cancel",
+        "/v1/responses/{response_id}/input_items",
     }
     body = paths["/v1/code/chat_stream"]["post"]["requestBody"]["content"]["application/x-www-form-urlencoded"]
     assert {"prompt", "conversation_id", "seed", "stop"} <= set(body["schema"]["properties"])

@@ -62,6 +62,18 @@ def test_a_variable_that_is_no_setting_or_has_no_usable_value_is_refused_by_name
         load_settings()
 
 
+def test_aliases_are_a_list_in_the_file_and_separated_by_commas_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_settings().model.aliases == ()
+    path = _file(tmp_path, "[model]\naliases = ['gpt-4o', 'claude, with a comma']\n")
+    assert load_settings(path).model.aliases == ("gpt-4o", "claude, with a comma")
+    monkeypatch.setenv("QUERN_MODEL__ALIASES", " gpt-4o,*, ,claude ")
+    assert load_settings(path).model.aliases == ("gpt-4o", "*", "claude")
+    monkeypatch.setenv("QUERN_MODEL__ALIASES", "")
+    assert load_settings(path).model.aliases == ()
+
+
 @pytest.mark.parametrize("text", ["[server]\nprot = 1\n", "[sever]\nport = 1\n", "surprise = true\n"])
 def test_an_unknown_key_in_the_file_is_refused_by_name(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="There is no setting"):

@@ -1,7 +1,8 @@
-"""Several answers to one prompt: as many turns."""
+"""Several answers to one request: as many turns."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from quern.errors import InvalidRequest
@@ -14,16 +15,26 @@ NOT_ALL = "Not all of the choices could be started."
 
 
 async def start_choices(service: TurnService, request: TurnRequest, count: int) -> list[Turn]:
-    """Start `count` turns; with a seed, each further one has the next seed. Where one is refused, none goes on.
+    """Start `count` turns of one request. Where one is refused, none goes on.
 
     Raises what `TurnService.start` raises.
     """
     if count > 1 and request.conversation_id is not None:
         raise InvalidRequest("A conversation goes on with one answer. Send n=1, or leave the conversation out.", "n")
+    return await start_all(service, choices_of(request, count))
+
+
+def choices_of(request: TurnRequest, count: int) -> list[TurnRequest]:
+    """The request `count` times; with a seed, each further one has the next seed."""
+    return [_numbered(request, index) for index in range(count)]
+
+
+async def start_all(service: TurnService, requests: Iterable[TurnRequest]) -> list[Turn]:
+    """Start a turn for each request. Where one is refused, none goes on. Raises what `TurnService.start` raises."""
     turns: list[Turn] = []
     try:
-        for index in range(count):
-            turns.append(await service.start(_numbered(request, index)))  # noqa: PERF401 (an error must find them)
+        for request in requests:
+            turns.append(await service.start(request))  # noqa: PERF401 (an error must find them)
     except BaseException:
         for turn in turns:
             turn.end_early(TurnState.CANCELLED, NOT_ALL)

@@ -1,4 +1,7 @@
-"""Stored conversations: list, read, attach to the running turn, delete."""
+"""Stored conversations: begin, list, read, note, attach to the running turn, delete.
+
+Source of what OpenAI's clients read and send here: "Conversations" in OpenAI's API reference.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from fastapi import APIRouter, Query, Response
 
 from quern.api.deps import Owner, Wired
 from quern.api.errors import validation_error
+from quern.api.openai.conversation_request import ChangedConversation, NewConversation
+from quern.api.openai.item_input import references, steps
 from quern.api.raw_text import TurnTextResponse
 from quern.errors import ConversationNotFound
 from quern.store.conversations import Conversation
@@ -26,8 +31,19 @@ After = Annotated[str | None, Query(description="The last id of the page before 
 async def list_conversations(wired: Wired, owner: Owner, limit: Limit = 20, after: After = None) -> dict[str, Any]:
     """The caller's conversations, newest activity first."""
     page = await wired.conversations.page(owner, limit=limit, after=after)
-    data = [_conversation(item) for item in page.items]
+    data = [conversation_json(item) for item in page.items]
     return {"object": "list", "data": data, "has_more": page.has_more, "last_id": data[-1]["id"] if data else None}
+
+
+@router.post("")
+async def create_conversation(wired: Wired, owner: Owner, body: NewConversation | None = None) -> dict[str, Any]:
+    """Begin a conversation without a turn, empty or with items."""
+    given = body or NewConversation()
+    items = given.items or []
+    referenced = await wired.responses.referenced(references(items), owner)
+    return conversation_json(
+        await wired.conversations.create(owner, given.metadata or {}, steps(items, referenced, kept_as="items"))
+    )
 
 
 @router.delete("")
@@ -37,7 +53,7 @@ async def delete_conversations(
     """Delete every conversation of the caller. Without `?all=true` nothing happens: a lost id must not delete all."""
     if not all_:
         message = "This deletes all of your conversations. Add ?all=true if you mean it, or name one in the path."
-        raise validation_error(("query", "all"), "missing", message, None)
+        raise validation_error(("query", "all"), "value_error", message, None)
     return {"object": "list.deleted", "deleted": await wired.conversations.delete_all(owner)}
 
 
@@ -49,12 +65,18 @@ async def get_conversation(
     view = await wired.conversations.view(conversation_id, owner, limit=limit, after=after)
     messages = [_message(item) for item in view.items.items]
     return {
-        **_conversation(view.conversation),
+        **conversation_json(view.conversation),
         "messages": messages,
         "turns": [_turn(item) for item in view.turns],
         "has_more": view.items.has_more,
         "last_id": messages[-1]["id"] if messages else None,
     }
+
+
+@router.post("/{conversation_id}")
+async def note(conversation_id: str, body: ChangedConversation, wired: Wired, owner: Owner) -> dict[str, Any]:
+    """Replace what the caller noted with a conversation."""
+    return conversation_json(await wired.conversations.set_metadata(conversation_id, owner, body.metadata or {}))
 
 
 @router.delete("/{conversation_id}")
@@ -80,12 +102,14 @@ def _seconds(moment: datetime | None) -> int | None:
     return int(moment.timestamp()) if moment is not None else None
 
 
-def _conversation(item: Conversation) -> dict[str, Any]:
+def conversation_json(item: Conversation) -> dict[str, Any]:
+    """A conversation without what was said in it."""
     return {
         "id": item.id,
         "object": "conversation",
         "created_at": _seconds(item.created_at),
         "updated_at": _seconds(item.updated_at),
+        "metadata": item.metadata or {},
     }
 
 

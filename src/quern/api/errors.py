@@ -112,9 +112,16 @@ def openai_error(kind: Kind, message: str, param: str | None = None) -> dict[str
     return {"error": {"message": message, "type": type_, "param": param, "code": kind.code}}
 
 
-def anthropic_error(kind: Kind, message: str) -> dict[str, Any]:
+ANTHROPIC_DETAILS: dict[str | None, dict[str, Any]] = {
+    "thread": {"details": {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}}
+}
+"""By refused field: what makes Anthropic's libraries go on without it. Their loops of tool calls begin as threads."""
+
+
+def anthropic_error(kind: Kind, message: str, param: str | None = None) -> dict[str, Any]:
     """`{"type": "error", …}` as Anthropic's clients read it."""
-    return {"type": "error", "error": {"type": kind.anthropic_type, "message": message}}
+    error = {"type": kind.anthropic_type, "message": message, **ANTHROPIC_DETAILS.get(param, {})}
+    return {"type": "error", "error": error}
 
 
 def failure(
@@ -127,7 +134,7 @@ def failure(
         case Dialect.OPENAI:
             body = openai_error(kind, message, param)
         case Dialect.ANTHROPIC:
-            body = anthropic_error(kind, message)
+            body = anthropic_error(kind, message, param)
     return JSONResponse(body, kind.status(dialect), headers)
 
 
@@ -167,10 +174,11 @@ def field_sentence(item: dict[str, Any]) -> tuple[str, str | None]:
             message, field = "The request body is not valid JSON. Send one JSON object.", None
         case "model_attributes_type" if field is None:
             message = "The request body must be one JSON object, sent as Content-Type: application/json."
-        case _ if where != "body" or field is None:
+        case _ if field is None or (where != "body" and str(item["msg"]).endswith(".")):
             message = str(item["msg"])
         case _:
-            message = f"The field {field} can't be used: {str(item['msg']).removeprefix('Value error, ').rstrip('.')}."
+            what = "field" if where == "body" else "parameter"
+            message = f"The {what} {field} can't be used: {str(item['msg']).removeprefix('Value error, ').rstrip('.')}."
     return message, field
 
 

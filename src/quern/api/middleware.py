@@ -11,11 +11,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from quern.api.errors import CLIENT_CLOSED_REQUEST, TOO_LARGE, dialect_of, failure, internal_error
+from quern.api.errors import CLIENT_CLOSED_REQUEST, TOO_LARGE, Dialect, dialect_of, failure, internal_error
 
 log = structlog.get_logger(__name__)
 
 REQUEST_ID_HEADER = "x-request-id"
+ANTHROPIC_REQUEST_ID_HEADER = "request-id"
+"""Where Anthropic's clients look for the same id."""
+
 WELL_FORMED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
 
@@ -39,7 +42,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = request_id
+                if dialect_of(scope["path"]) is Dialect.ANTHROPIC:
+                    headers[ANTHROPIC_REQUEST_ID_HEADER] = request_id
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

@@ -1,4 +1,8 @@
-"""The models that this server serves: one."""
+"""The models that this server serves: one, under its own name and its aliases.
+
+Each entry has the members that clients of several servers read: OpenAI's and Anthropic's, `max_model_len` and `root` as
+vLLM, `context_length` as OpenRouter, and `capabilities` as Mistral (booleans) and Anthropic (`supported`) tell them.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,77 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from quern.api.deps import Wired
+from quern.api.deps import ANY_NAME, Services, Wired
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
+
+UNKNOWN_RELEASE = "1970-01-01T00:00:00Z"
+ANTHROPIC_CAPABILITIES = (
+    "batch",
+    "citations",
+    "code_execution",
+    "context_management",
+    "effort",
+    "image_input",
+    "pdf_input",
+    "server_tools",
+    "structured_outputs",
+    "thinking",
+)
+SUPPORTED = frozenset({"structured_outputs"})
 
 
 @router.get("")
 async def list_models(wired: Wired) -> dict[str, Any]:
-    """The served model, with what a client needs to budget."""
-    wired.turns.check_serving()
+    """The served model, with what a client needs to budget, and once more for each of its aliases."""
+    served = wired.check_model(None)
+    names = [served, *sorted(wired.aliases - {served, ANY_NAME})]
+    return {
+        "object": "list",
+        "data": [_model(wired, name) for name in names],
+        "has_more": False,
+        "first_id": names[0],
+        "last_id": names[-1],
+    }
+
+
+@router.get("/{model:path}")
+async def get_model(model: str, wired: Wired) -> dict[str, Any]:
+    """The served model, by its name or an alias."""
+    wired.check_model(model)
+    return _model(wired, model)
+
+
+def _model(wired: Services, name: str) -> dict[str, Any]:
     info = wired.engine.info
-    model = {
-        "id": info.model_id,
+    return {
+        "id": name,
+        "root": info.model_id,
         "object": "model",
+        "type": "model",
         "created": 0,
+        "created_at": UNKNOWN_RELEASE,
         "owned_by": "quern",
+        "display_name": name,
+        "lifecycle": "active",
         "context_length": info.context_length,
+        "max_model_len": info.context_length,
+        "max_input_tokens": info.context_length,
+        "max_tokens": wired.generation.max_tokens,
         "vocabulary_size": info.vocabulary_size,
         "quantisation": info.quantisation,
         "engine": info.engine,
         "device": info.device,
         "parallel": info.parallel,
-        "max_tokens": wired.generation.max_tokens,
+        "capabilities": _capabilities(wired),
     }
-    return {"object": "list", "data": [model]}
+
+
+def _capabilities(wired: Services) -> dict[str, Any]:
+    return {
+        "completion_chat": True,
+        "completion_fim": wired.prompt.gaps.supported,
+        "function_calling": wired.prompt.tool_format is not None,
+        "vision": False,
+        **{name: {"supported": name in SUPPORTED} for name in ANTHROPIC_CAPABILITIES},
+    }

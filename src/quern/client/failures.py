@@ -71,18 +71,25 @@ def _status_line(response: httpx2.Response) -> str:
 
 
 def _sentence(response: httpx2.Response) -> str | None:
-    """`detail` of FastAPI's two error bodies: one sentence, or a list of `{"loc": […], "msg": …}`."""
+    """`detail` of FastAPI's two error bodies, one sentence or a list of `{"loc": […], "msg": …}`; or OpenAI's
+    `error.message`.
+    """
     try:
-        body: object = response.json()
+        body = _object(response.json())
     except ValueError:
         return None
-    detail = cast("dict[str, object]", body).get("detail") if isinstance(body, dict) else None
-    if isinstance(detail, str):
-        return detail
+    for sentence in (body.get("detail"), _object(body.get("error")).get("message")):
+        if isinstance(sentence, str):
+            return sentence
+    detail = body.get("detail")
     if isinstance(detail, list):
         items = cast("list[object]", detail)
         return " ".join(_item_sentence(cast("dict[str, object]", item)) for item in items if isinstance(item, dict))
     return None
+
+
+def _object(value: object) -> dict[str, object]:
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
 
 
 def _item_sentence(item: dict[str, object]) -> str:

@@ -154,12 +154,24 @@ def test_a_list_of_invalid_fields_becomes_a_sentence_each(server: ScriptedServer
     assert caught.value.retry_after is None
 
 
+def test_an_error_in_the_shape_of_openai_carries_the_servers_own_sentence_too(server: ScriptedServer) -> None:
+    error = {"message": "The model is still loading.", "type": "server_error", "param": None, "code": "unavailable"}
+    body = json.dumps({"error": error}, ensure_ascii=False).encode()
+    server.answer("/v1/models", Scripted((body,), 503, "application/json", {"retry-after": "3"}))
+    with QuernClient(server.url) as client, pytest.raises(ServerRefused) as caught:
+        client.models()
+    assert (caught.value.status, caught.value.retry_after) == (503, 3)
+    assert str(caught.value) == "The model is still loading."
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         Scripted((b"<h1>Bad Gateway</h1>",), 502, "text/html", {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}),
         Scripted((b"[]",), 404, "application/json"),
         Scripted((b'{"detail": 3}',), 999, "application/json"),
+        Scripted((b'{"error": "it broke"}',), 500, "application/json"),
+        Scripted((b'{"error": {"message": null}}',), 500, "application/json"),
         Scripted((), 307, "text/plain", {"location": "/elsewhere"}),
     ],
 )

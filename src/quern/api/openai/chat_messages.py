@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from quern.api.openai.fields import NoOp, Strict, Text
+from quern.api.fields import NoOp, Strict
+from quern.api.openai.fields import Text
 from quern.types import Item, Message, Role, ToolCall, ToolResult
 
 

@@ -10,10 +10,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from quern.api.deps import Caller
+from quern.api.fields import NoOp
 from quern.api.openai.chat_messages import ChatMessage
-from quern.api.openai.fields import MOST_CHOICES, MOST_TOP_LOGPROBS, NoOp, SamplingFields, StreamOptions
+from quern.api.openai.fields import MOST_CHOICES, MOST_TOP_LOGPROBS, SamplingFields, StreamOptions
 from quern.api.openai.schemas import JsonObjectFormat, JsonSchemaFormat, TextFormat
-from quern.api.openai.tools import MOST_TOOLS, ChatTool, NamedTool, tool_use
+from quern.api.openai.tools import ChatTool, NamedTool
+from quern.api.tool_use import MOST_TOOLS, tool_use
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
 from quern.turns.request import ChatInput, ToolUse, TurnRequest

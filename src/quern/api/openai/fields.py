@@ -8,28 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
+from quern.api.fields import MOST_STOPS, NoOp, Strict
 from quern.config import GenerationSettings
 from quern.types import SamplingParams
 
-MOST_STOPS = 16
 MOST_CHOICES = 16
 MOST_TOP_LOGPROBS = 20
-
-
-class Strict(BaseModel):
-    """An object of a request: unknown members are refused by name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else [] if value is None else value
 
-
-NoOp = Annotated[Any, Field(json_schema_extra={"no_op": True})]
-"""A field that these APIs know and that changes nothing here; docs/api.md lists them."""
 
 Stops = Annotated[
     list[Annotated[str, Field(min_length=1)]],

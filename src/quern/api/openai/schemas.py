@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from quern.api.openai.fields import NoOp, Strict
+from quern.api.fields import NoOp, Strict
 
 ANY_OBJECT = '{"type":"object"}'
 

@@ -1,18 +1,13 @@
-"""Tools and whether they are called, as Chat Completions and Responses ask for them."""
+"""Tools as Chat Completions describes them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field
-
-from quern.api.openai.fields import Strict
-from quern.errors import InvalidRequest
-from quern.turns.request import CallMode, ToolUse
+from quern.api.fields import Strict
+from quern.api.tool_use import ToolName
 from quern.types import Tool
 
-MOST_TOOLS = 256
-ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,128}$")]
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 
 
@@ -47,22 +42,3 @@ class NamedTool(Strict):
 
     type: Literal["function"]
     function: NamedFunction
-
-
-def tool_use(tools: list[Tool], choice: str | None, *, only: str | None, parallel: bool) -> ToolUse:
-    """The use of tools that a request asks for. Raises InvalidRequest where its parts don't fit each other."""
-    names = [tool.name for tool in tools]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InvalidRequest(f"Two tools have the name {twice!r}. Give each a name of its own.", field="tools")
-    if only is not None and only not in names:
-        raise InvalidRequest(
-            f"The tool {only!r} must be called, but it is not among the tools. Send it there, or name one that is.",
-            field="tool_choice",
-        )
-    if choice == CallMode.REQUIRED and not tools:
-        raise InvalidRequest(
-            "A tool must be called, but there are no tools. Send some, or leave tool_choice out.", field="tool_choice"
-        )
-    mode = CallMode.REQUIRED if only is not None else CallMode(choice or CallMode.AUTO)
-    return ToolUse(tuple(tools), mode, only, parallel)

@@ -1,0 +1,123 @@
+"""The bodies of requests for a message, and for the count of a prompt's tokens.
+
+Source: "Create a Message" and "Count tokens in a Message" in Anthropic's API reference; docs/api.md has the table of
+every field.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from quern.api.anthropic.blocks import TextBlock, Texts
+from quern.api.anthropic.input_messages import InputMessage, said, tools_shown
+from quern.api.anthropic.tools import ClientTool, ToolChoice, use_of
+from quern.api.deps import Caller
+from quern.api.fields import MOST_STOPS, NoOp, Strict
+from quern.api.tool_use import MOST_TOOLS
+from quern.config import GenerationSettings
+from quern.errors import InvalidRequest
+from quern.turns.request import ChatInput, TurnRequest
+from quern.types import SamplingParams
+
+NOT_FOR_THE_MODEL = "x-anthropic-billing-header:"
+"""Claude Code sends a header of this name as its first block of system text."""
+
+
+class JsonFormat(Strict):
+    """A JSON value of a schema."""
+
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(Strict):
+    """What the answer is like."""
+
+    format: JsonFormat | None = None
+    effort: NoOp = None
+    task_budget: NoOp = None
+
+
+class ContextEdit(Strict):
+    """Something to leave out of the prompt. Of earlier thinking nothing is shown to the model anyway."""
+
+    type: Literal["clear_thinking_20251015"]
+    keep: NoOp = None
+
+
+class ContextManagement(Strict):
+    """What to leave out of the prompt."""
+
+    edits: list[ContextEdit] = Field(default_factory=list[ContextEdit])
+
+
+class CountTokensRequest(Strict):
+    """`POST /v1/messages/count_tokens`: what makes up the prompt."""
+
+    messages: list[InputMessage] = Field(min_length=1)
+    model: str | None = None
+    system: Texts = Field(default_factory=list[TextBlock], description="Text that stands before everything else.")
+    tools: list[ClientTool] | None = Field(default=None, max_length=MOST_TOOLS)
+    tool_choice: ToolChoice | None = None
+    output_config: OutputConfig | None = None
+    context_management: ContextManagement | None = None
+    betas: NoOp = None
+    cache_control: NoOp = None
+    speed: NoOp = None
+    thinking: NoOp = None
+
+    def chat_input(self) -> ChatInput:
+        """What is said to the model. Raises InvalidRequest."""
+        system = "\n".join(block.text for block in self.system if not block.text.startswith(NOT_FOR_THE_MODEL))
+        wanted = self.output_config.format if self.output_config is not None else None
+        return ChatInput(
+            said(self.messages),
+            instructions=system or None,
+            tool_use=use_of(tools_shown(self.tools or [], self.messages), self.tool_choice),
+            schema=json.dumps(wanted.schema_) if wanted is not None else None,
+        )
+
+
+class MessagesRequest(CountTokensRequest):
+    """`POST /v1/messages`."""
+
+    max_tokens: int = Field(ge=1, description="Most tokens of the answer.")
+    stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, max_length=MOST_STOPS)
+    stream: bool | None = None
+    temperature: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False, description="0 is greedy.")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="Nucleus sampling; 1 is off.")
+    top_k: int | None = Field(default=None, ge=0, le=2**31 - 1, description="The k likeliest; 0 is off.")
+    diagnostics: NoOp = None
+    inference_geo: NoOp = None
+    metadata: NoOp = None
+    service_tier: NoOp = None
+
+    def sampling(self, defaults: GenerationSettings) -> SamplingParams:
+        """These values over the defaults."""
+        given = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return replace(SamplingParams(**defaults.model_dump()), max_tokens=self.max_tokens, **chosen)
+
+    def turn(self, caller: Caller, conversation_id: str | None, defaults: GenerationSettings) -> TurnRequest:
+        """The turn that is asked for. Raises InvalidRequest."""
+        if self.messages[-1].role == "assistant":
+            raise InvalidRequest(
+                "The last message is the assistant's, but answers always begin anew here (no prefill). End the "
+                "messages with a user message.",
+                field="messages",
+            )
+        return TurnRequest(
+            owner=caller.owner,
+            request_id=caller.request_id,
+            input=self.chat_input(),
+            sampling=self.sampling(defaults),
+            remember=conversation_id is not None,
+            conversation_id=conversation_id,
+            stops=tuple(self.stop_sequences or ()),
+            disconnect=caller.disconnect,
+            fit_answer=True,
+        )

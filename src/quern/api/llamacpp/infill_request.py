@@ -1,0 +1,162 @@
+"""The body of an infill request.
+
+Source: "POST /infill" and "POST /completion" in llama.cpp's tools/server/README.md, and what the plug-ins llama.vim and
+llama.vscode send; docs/api.md has the table of every field.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Annotated, Any, cast
+
+from pydantic import BeforeValidator, Field
+
+from quern.api.deps import Caller
+from quern.api.fields import NoOp, Strict
+from quern.api.llamacpp.filling import Filling
+from quern.api.openai.completions_prompt import EncodedPrompt, encode_gap
+from quern.api.openai.fields import SamplingFields
+from quern.config import GenerationSettings
+from quern.engine.base import Priority
+from quern.prompt.fim import UNNAMED_FILE, Gap, RepositoryFile
+from quern.prompt.prompt import Prompt
+from quern.turns.request import TurnRequest
+
+RANDOM_SEEDS = (-1, 0xFFFF_FFFF)
+BANNED = -100.0
+
+
+class ExtraFile(Strict):
+    """A piece of another file of the repository."""
+
+    text: str
+    filename: str = UNNAMED_FILE
+    time: NoOp = None
+
+
+def _seed(value: Any) -> Any:
+    return None if value in RANDOM_SEEDS else value
+
+
+def _biases(value: Any) -> Any:
+    """llama.cpp's pairs as an object. A bias of false bans the token."""
+    if not isinstance(value, list):
+        return value
+    biases: dict[Any, Any] = {}
+    for pair in cast("list[Any]", value):
+        if not isinstance(pair, list) or len(cast("list[Any]", pair)) != 2:
+            msg = "It must be an object, or a list of pairs of a token id and a bias"
+            raise ValueError(msg)
+        token, bias = cast("list[Any]", pair)
+        biases[token if isinstance(token, int | str) else str(token)] = BANNED if bias is False else bias
+    return biases
+
+
+def _only(value: Any) -> BeforeValidator:
+    """Refuses everything else: what the field asks for is not part of this server."""
+
+    def check(given: Any) -> Any:
+        if given is not None and given != value:
+            msg = f"This server can't do that. Leave the field out, or send {json.dumps(value)}"
+            raise ValueError(msg)
+        return given
+
+    return BeforeValidator(check)
+
+
+class InfillRequest(SamplingFields):
+    """`POST /infill`."""
+
+    input_prefix: str
+    input_suffix: str
+    input_extra: list[ExtraFile] = Field(default_factory=list[ExtraFile])
+    prompt: str = Field(default="", description="How the filling begins.")
+    model: str | None = None
+    n_predict: int = Field(
+        default=-1, ge=-1, description="Most tokens; -1 is the server's default, 0 only reads the prompt."
+    )
+    n_indent: int = Field(default=0, ge=0, description="A line with less white space before it ends the answer.")
+    t_max_predict_ms: int = Field(default=0, ge=0, description="After so long the answer ends with the line; 0 is off.")
+    stream: bool = False
+    response_fields: list[str] | None = Field(
+        default=None, description="What the answer has; `a/b` is the member b of a, under that name."
+    )
+    ignore_eos: bool = False
+    repetition_penalty: float | None = Field(default=None, gt=0, le=10, alias="repeat_penalty")
+    seed: Annotated[int | None, BeforeValidator(_seed)] = Field(default=None, ge=-(2**63), lt=2**63)
+    logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]] | None, BeforeValidator(_biases)] = Field(
+        default=None, max_length=1024
+    )
+
+    adaptive_decay: NoOp = None
+    backend_sampling: NoOp = None
+    cache_prompt: NoOp = None
+    dry_allowed_length: NoOp = None
+    dry_base: NoOp = None
+    dry_penalty_last_n: NoOp = None
+    dry_sequence_breakers: NoOp = None
+    dynatemp_exponent: NoOp = None
+    id_slot: NoOp = None
+    min_keep: NoOp = None
+    mirostat_eta: NoOp = None
+    mirostat_tau: NoOp = None
+    n_cache_reuse: NoOp = None
+    n_discard: NoOp = None
+    n_keep: NoOp = None
+    repeat_last_n: NoOp = None
+    return_progress: NoOp = None
+    samplers: NoOp = None
+    slot_id: NoOp = None
+    sse_ping_interval: NoOp = None
+    t_max_prompt_ms: NoOp = None
+    timings_per_token: NoOp = None
+    xtc_threshold: NoOp = None
+
+    adaptive_target: Annotated[Any, _only(-1)] = None
+    dry_multiplier: Annotated[Any, _only(0)] = None
+    dynatemp_range: Annotated[Any, _only(0)] = None
+    grammar: Annotated[Any, _only("")] = None
+    lora: Annotated[Any, _only([])] = None
+    mirostat: Annotated[Any, _only(0)] = None
+    n_cmpl: Annotated[Any, _only(1)] = None
+    n_probs: Annotated[Any, _only(0)] = None
+    post_sampling_probs: Annotated[Any, _only(False)] = None
+    return_tokens: Annotated[Any, _only(False)] = None
+    top_n_sigma: Annotated[Any, _only(-1)] = None
+    typical_p: Annotated[Any, _only(1)] = None
+    xtc_probability: Annotated[Any, _only(0)] = None
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether the prompt is read and nothing is wanted: an editor prepares for what will be asked next."""
+        return self.n_predict == 0
+
+    def filling(self) -> Filling:
+        """What becomes the answer."""
+        return Filling(
+            indent=self.n_indent,
+            seconds=self.t_max_predict_ms / 1000 if self.t_max_predict_ms else None,
+            wanted=not self.only_reads,
+        )
+
+    def encode(self, prompt: Prompt) -> EncodedPrompt:
+        """The prompt's ids; call it in a thread. Raises InvalidRequest where the model can't fill gaps."""
+        files = tuple(RepositoryFile(extra.filename, extra.text) for extra in self.input_extra)
+        gap = Gap(self.input_prefix, self.input_suffix, self.prompt, files)
+        return encode_gap(prompt, gap, self.input_prefix)
+
+    def turn(self, caller: Caller, encoded: EncodedPrompt, defaults: GenerationSettings) -> TurnRequest:
+        """The turn that fills the gap. One that only reads computes a token too, which nobody is shown."""
+        tokens = None if self.n_predict < 0 else max(self.n_predict, 1)
+        sampling = self.sampling(defaults, max_tokens=tokens, logprobs=None)
+        return TurnRequest(
+            owner=caller.owner,
+            request_id=caller.request_id,
+            input=encoded.input,
+            sampling=replace(sampling, ignore_eos=self.ignore_eos),
+            stops=tuple(self.stop),
+            disconnect=caller.disconnect,
+            priority=Priority.BACKGROUND if self.only_reads else encoded.priority,
+            fit_answer=True,
+        )

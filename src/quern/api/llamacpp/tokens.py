@@ -1,0 +1,133 @@
+"""`/tokenize`, `/detokenize` and `/apply-template`, in llama.cpp's shape and in vLLM's, told apart by their fields.
+
+A text has here the ids that it has in a request: the text of a special token is text like any other, whatever
+`parse_special` says. A client that budgets by tokenising a conversation that it rendered itself therefore counts a few
+tokens too many, never too few; sent as `messages` it is counted exactly.
+
+Sources of the shapes: llama.cpp's tools/server/README.md; "Tokenizer API" in vLLM's documentation of its server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from quern.api.deps import Wired
+from quern.api.fields import NoOp, Strict
+from quern.api.openai.chat_messages import ChatMessage
+from quern.api.openai.completions_prompt import encode_prompt
+from quern.api.openai.tools import ChatTool
+from quern.api.tool_use import MOST_TOOLS
+from quern.errors import InvalidRequest
+from quern.prompt.prompt import Prompt
+from quern.turns.preparation import check_ids, prepare
+from quern.turns.request import ChatInput, ToolUse
+
+router = APIRouter(tags=["llama.cpp", "vLLM"])
+
+
+class Conversation(Strict):
+    """Messages and the tools that the model is shown, ready for its answer."""
+
+    messages: list[ChatMessage] | None = Field(default=None, min_length=1)
+    tools: list[ChatTool] | None = Field(default=None, max_length=MOST_TOOLS)
+    add_generation_prompt: Literal[True] | None = None
+    continue_final_message: Literal[False] | None = None
+    model: str | None = None
+
+    def chat(self) -> ChatInput:
+        """What is said. Raises InvalidRequest where nothing is."""
+        if self.messages is None:
+            raise InvalidRequest("The field messages is missing. Send it.", field="messages")
+        items = tuple(item for message in self.messages for item in message.items())
+        return ChatInput(items, tool_use=ToolUse(tuple(tool.function.tool() for tool in self.tools or [])))
+
+
+class TokenizeRequest(Conversation):
+    """llama.cpp's has `content`; vLLM's has `prompt` or `messages`."""
+
+    content: str | None = None
+    with_pieces: bool = False
+    add_special: NoOp = None
+    parse_special: NoOp = None
+    prompt: str | None = None
+    return_token_strs: bool | None = None
+    add_special_tokens: NoOp = None
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """The ids, as a request with the same would have them. Call it in a thread. Raises InvalidRequest."""
+        given = [value is not None for value in (self.content, self.prompt, self.messages)]
+        if given.count(True) != 1:
+            raise InvalidRequest("Send one of content, prompt and messages.", field="content")
+        if self.messages is not None:
+            return prepare(prompt, [], self.chat()).ids
+        return encode_prompt(prompt, self.content or self.prompt or "").input.ids
+
+
+class DetokenizeRequest(Strict):
+    """Token ids."""
+
+    tokens: list[int]
+    model: str | None = None
+
+    def decode(self, prompt: Prompt) -> str:
+        """The text. Call it in a thread. Raises InvalidRequest for ids that the model doesn't have."""
+        check_ids(self.tokens, prompt.vocabulary_size, "tokens")
+        return b"".join(token_pieces(prompt, self.tokens)).decode(errors="replace")
+
+
+@router.post("/tokenize")
+async def tokenize(body: TokenizeRequest, wired: Wired) -> dict[str, Any]:
+    """A text's ids (`content`: llama.cpp; `prompt`: vLLM), or those of a conversation (`messages`: vLLM)."""
+    wired.check_model(body.model)
+    ids, pieces = await asyncio.to_thread(_tokenized, body, wired.prompt)
+    if body.content is not None:
+        if not body.with_pieces:
+            return {"tokens": ids}
+        return {"tokens": [{"id": token, "piece": _piece(piece)} for token, piece in zip(ids, pieces, strict=True)]}
+    return {
+        "count": len(ids),
+        "max_model_len": wired.engine.info.context_length,
+        "tokens": ids,
+        "token_strs": [piece.decode(errors="replace") for piece in pieces] if body.return_token_strs else None,
+    }
+
+
+@router.post("/detokenize")
+async def detokenize(body: DetokenizeRequest, wired: Wired) -> dict[str, str]:
+    """The text of ids, special tokens' names included: `content` for llama.cpp's clients, `prompt` for vLLM's."""
+    wired.check_model(body.model)
+    text = await asyncio.to_thread(body.decode, wired.prompt)
+    return {"content": text, "prompt": text}
+
+
+@router.post("/apply-template")
+async def apply_template(body: Conversation, wired: Wired) -> dict[str, str]:
+    """A conversation as the model's template writes it, ready for the answer. In it a special token and its mere text
+    look the same, so `/v1/completions` does not take it for a conversation.
+    """
+    wired.check_model(body.model)
+    chat = body.chat()
+    return {"prompt": await asyncio.to_thread(wired.prompt.render_chat, chat.items, chat.tool_use.tools)}
+
+
+def token_pieces(prompt: Prompt, ids: Sequence[int]) -> list[bytes]:
+    """What each token stands for; a special one for its name."""
+    names = {token: name.encode() for name, token in prompt.tokenizer.special.control.items()}
+    return [names[token] if token in names else prompt.tokenizer.token_bytes(token) for token in ids]
+
+
+def _tokenized(body: TokenizeRequest, prompt: Prompt) -> tuple[tuple[int, ...], list[bytes]]:
+    ids = body.encode(prompt)
+    return ids, token_pieces(prompt, ids) if body.with_pieces or body.return_token_strs else []
+
+
+def _piece(piece: bytes) -> str | list[int]:
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return list(piece)

@@ -1,0 +1,49 @@
+"""`POST /v1/completions`: a text is continued, or a gap in it filled."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from quern.api.choices import choices_of, start_all
+from quern.api.deps import Calling, Wired
+from quern.api.errors import CLIENT_CLOSED_REQUEST
+from quern.api.openai.completions_answer import Heading, TextChunks, completions_usage, whole_choice
+from quern.api.openai.completions_request import CompletionRequest
+from quern.api.openai.completions_stream import chunk_frames
+from quern.api.sse import EventStreamResponse
+from quern.api.whole import wait_until_ended
+
+router = APIRouter(prefix="/v1", tags=["openai"])
+
+
+@router.post("/completions", response_model=None)
+async def create_completion(request: Request, body: CompletionRequest, wired: Wired, caller: Calling) -> Response:
+    """What comes after each prompt, whole or streamed; with `suffix` what stands between the two. Nothing is
+    remembered.
+    """
+    model = wired.check_model(body.model)
+    body.check()
+    prompts = await asyncio.to_thread(body.encode, wired.prompt)
+    requests = [body.turn(caller, prompt, wired.generation) for prompt in prompts]
+    turns = await start_all(wired.turns, [choice for one in requests for choice in choices_of(one, body.choices)])
+    texts = [prompt.text for prompt in prompts for _ in range(body.choices)]
+    headings = [Heading(index, text, body.echo is True, body.logprobs) for index, text in enumerate(texts)]
+    shared = {"id": f"cmpl-{turns[0].id}", "object": "text_completion", "created": int(time.time()), "model": model}
+    count = partial(completions_usage, choices=body.choices)
+    if body.stream:
+        counted = body.stream_options is not None and body.stream_options.include_usage
+        chunks = [TextChunks(heading) for heading in headings]
+        return EventStreamResponse(chunk_frames(turns, chunks, shared, count if counted else None), turns)
+    ends = await wait_until_ended(turns, request)
+    if ends is None:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    choices = [
+        whole_choice(heading, turn.log.snapshot(), end)
+        for heading, turn, end in zip(headings, turns, ends, strict=True)
+    ]
+    return JSONResponse({**shared, "choices": choices, "usage": count([end.usage for end in ends])})

@@ -1,0 +1,90 @@
+"""The body of a completion request.
+
+Source: "Create completion" in OpenAI's API reference (legacy); docs/api.md has the table of every field.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from quern.api.deps import Caller
+from quern.api.fields import NoOp
+from quern.api.openai.completions_prompt import EncodedPrompt, Prompts, TextOrIds, encode_gap, encode_prompt
+from quern.api.openai.fields import MOST_CHOICES, SamplingFields, StreamOptions
+from quern.config import GenerationSettings
+from quern.errors import InvalidRequest
+from quern.prompt.fim import Gap
+from quern.prompt.prompt import Prompt
+from quern.turns.request import TurnRequest
+
+MOST_LEGACY_LOGPROBS = 5
+
+
+class CompletionRequest(SamplingFields):
+    """`POST /v1/completions`. `max_tokens` is the server's default where it is not set, not 16 as at OpenAI."""
+
+    prompt: Prompts
+    model: str | None = None
+    suffix: str | None = Field(default=None, description="What comes after the answer: the gap before it is filled.")
+    max_tokens: int | None = Field(default=None, ge=1)
+    n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
+    best_of: int | None = Field(default=None, ge=1)
+    echo: bool | None = None
+    logprobs: int | None = Field(default=None, ge=0, le=MOST_LEGACY_LOGPROBS)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: NoOp = None
+
+    @property
+    def choices(self) -> int:
+        """How many answers each prompt gets."""
+        return self.n or 1
+
+    def check(self) -> None:
+        """Raises InvalidRequest where the fields don't fit each other."""
+        if self.best_of not in {None, self.choices}:
+            raise InvalidRequest(
+                f"best_of={self.best_of} would write more answers than it returns, to choose among them, and this "
+                f"server doesn't. Send n={self.best_of} and choose, or leave best_of out.",
+                field="best_of",
+            )
+        if self.echo and self.logprobs is not None:
+            raise InvalidRequest(
+                "With echo the probabilities of the prompt's tokens would be part of the answer, and they are not "
+                "computed. Send echo or logprobs, not both.",
+                field="logprobs",
+            )
+        if self.suffix is not None and any(not isinstance(prompt, str) for prompt in self.prompt):
+            raise InvalidRequest(
+                "A suffix needs a prompt that is text: the gap between the two is filled. Send the prompt as a string.",
+                field="suffix",
+            )
+        answers = len(self.prompt) * self.choices
+        if answers > MOST_CHOICES:
+            raise InvalidRequest(
+                f"{len(self.prompt)} prompts with {self.choices} answers each make {answers} answers, and one request "
+                f"gets {MOST_CHOICES} at most. Send fewer prompts, or a smaller n.",
+                field="prompt" if self.choices == 1 else "n",
+            )
+
+    def encode(self, prompt: Prompt) -> list[EncodedPrompt]:
+        """The prompts' ids; call it in a thread. Raises InvalidRequest."""
+        return [self._encode(prompt, given) for given in self.prompt]
+
+    def turn(self, caller: Caller, encoded: EncodedPrompt, defaults: GenerationSettings) -> TurnRequest:
+        """The turn that continues one of the prompts."""
+        return TurnRequest(
+            owner=caller.owner,
+            request_id=caller.request_id,
+            input=encoded.input,
+            sampling=self.sampling(defaults, max_tokens=self.max_tokens, logprobs=self.logprobs),
+            stops=tuple(self.stop),
+            disconnect=caller.disconnect,
+            priority=encoded.priority,
+            fit_answer=True,
+        )
+
+    def _encode(self, prompt: Prompt, given: TextOrIds) -> EncodedPrompt:
+        if self.suffix is not None and isinstance(given, str):
+            return encode_gap(prompt, Gap(given, self.suffix), given)
+        return encode_prompt(prompt, given)

@@ -1,0 +1,55 @@
+"""The answers of several turns as one stream of chunks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from quern.api.errors import INTERNAL, openai_error
+from quern.api.merging import merged
+from quern.api.sse import DONE, frame
+from quern.turns.events import TurnEnded, TurnEvent
+from quern.turns.turn import Turn
+from quern.types import TurnState, Usage
+
+CountUsage = Callable[[list[Usage]], dict[str, Any]]
+
+
+class Chunks(Protocol):
+    """One turn as members of the chunks' `choices`."""
+
+    def begin(self) -> dict[str, Any] | None:
+        """The first chunk, if there is one before the turn writes."""
+        ...
+
+    def take(self, event: TurnEvent) -> list[dict[str, Any]]:
+        """What an event adds."""
+        ...
+
+
+async def chunk_frames(
+    turns: Sequence[Turn], choices: Sequence[Chunks], heading: Mapping[str, Any], count: CountUsage | None
+) -> AsyncGenerator[bytes]:
+    """The frames of a stream: chunks as they come, one with the usage where `count` counts it, and the end.
+
+    An error is the last frame, without the end.
+    """
+    shared = {**heading, **({"usage": None} if count is not None else {})}
+    for choice in choices:
+        first = choice.begin()
+        if first is not None:
+            yield frame({**shared, "choices": [first]})
+    ends: dict[int, TurnEnded] = {}
+    async with aclosing(merged([turn.log for turn in turns])) as events:
+        async for index, event in events:
+            for chunk in choices[index].take(event):
+                yield frame({**shared, "choices": [chunk]})
+            if isinstance(event, TurnEnded):
+                ends[index] = event
+                if event.state is not TurnState.COMPLETED:
+                    yield frame(openai_error(INTERNAL, event.error or event.state))
+                    return
+    if count is not None:
+        yield frame({**shared, "choices": [], "usage": count([ends[index].usage for index in sorted(ends)])})
+    yield DONE

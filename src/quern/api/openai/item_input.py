@@ -1,0 +1,136 @@
+"""Items that a caller says something with, as steps of a conversation.
+
+Source: "Create a model response" in OpenAI's API reference; docs/api.md lists what is not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BeforeValidator, Field
+
+from quern.api.fields import NoOp, Strict, type_of
+from quern.api.openai.fields import Text
+from quern.api.openai.item_ids import item_id_of
+from quern.errors import InvalidRequest
+from quern.store.items import check_storable
+from quern.types import Item, Message, Role, ToolCall, ToolResult
+
+MOST_ITEMS = 10_000
+NOT_READ = (
+    "An item of the type {kind!r} can't be used here: the model reads messages, calls of functions and their results. "
+    "Leave the item out"
+)
+
+
+class MessageItem(Strict):
+    """What somebody says; `developer` is the newer name of the role `system`."""
+
+    type: Literal["message"]
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Text
+    id: NoOp = None
+    status: NoOp = None
+    phase: NoOp = None
+
+    def step(self) -> Item:
+        """The same as a value."""
+        return Message(Role.SYSTEM if self.role == "developer" else Role(self.role), self.content)
+
+
+class CallItem(Strict):
+    """A call that the model made."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+    id: NoOp = None
+    status: NoOp = None
+
+    def step(self) -> Item:
+        """The same as a value."""
+        return ToolCall(self.call_id, self.name, self.arguments)
+
+
+class ResultItem(Strict):
+    """What a call gave back."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: Text
+    id: NoOp = None
+    status: NoOp = None
+    name: NoOp = None
+
+    def step(self) -> Item:
+        """The same as a value."""
+        return ToolResult(self.call_id, self.output)
+
+
+class ReasoningItem(Strict):
+    """What another model thought; these models think nothing of their own, so nothing is left of it."""
+
+    type: Literal["reasoning"]
+    id: NoOp = None
+    summary: NoOp = None
+    content: NoOp = None
+    encrypted_content: NoOp = None
+    status: NoOp = None
+
+
+class ReferenceItem(Strict):
+    """An item that the server has."""
+
+    type: Literal["item_reference"]
+    id: str
+
+
+READ = frozenset({"message", "function_call", "function_call_output", "reasoning", "item_reference"})
+
+
+def _with_type(value: Any) -> Any:
+    """A message may leave its type out. Raises ValueError for a type that is not read."""
+    if not isinstance(value, dict):
+        return value
+    members = cast("dict[str, Any]", value)
+    kind = type_of(members) if members.get("type") is not None else "message"
+    if kind not in READ:
+        raise ValueError(NOT_READ.format(kind=kind))
+    return {**members, "type": kind}
+
+
+InputItem = Annotated[
+    Annotated[
+        MessageItem | CallItem | ResultItem | ReasoningItem | ReferenceItem,
+        Field(discriminator="type"),
+    ],
+    BeforeValidator(_with_type),
+]
+
+
+def references(items: Iterable[InputItem]) -> list[str]:
+    """The stored ids of the items that are only referred to. Raises ItemNotFound for what is no item's id."""
+    return [item_id_of(item.id) for item in items if isinstance(item, ReferenceItem)]
+
+
+def steps(items: Iterable[InputItem], referenced: Mapping[str, Item], *, kept_as: str | None) -> tuple[Item, ...]:
+    """The items as values. `referenced`: those behind `references`, by id.
+
+    Raises InvalidRequest for characters that can't be stored, where the items are `kept_as` a field of this name.
+    """
+    said: list[Item] = []
+    for item in items:
+        match item:
+            case ReferenceItem():
+                said.append(referenced[item_id_of(item.id)])
+            case ReasoningItem():
+                continue
+            case _:
+                said.append(item.step())
+    try:
+        check_storable(said if kept_as is not None else ())
+    except InvalidRequest as error:
+        raise InvalidRequest(str(error), field=kept_as) from error
+    return tuple(said)

@@ -1,0 +1,132 @@
+"""A turn as the events of a response. Pure: events in, events out.
+
+Source of the events and their order: "Streaming events" in OpenAI's API reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from quern.api.openai.item_json import COMPLETED
+from quern.api.openai.response_object import ResponseHead, end_status, response_json
+from quern.api.openai.response_output import IN_PROGRESS, Event, OutputCall, OutputItem, OutputMessage
+from quern.turns.events import (
+    TurnCallArguments,
+    TurnCallStarted,
+    TurnEnded,
+    TurnEvent,
+    TurnQueued,
+    TurnText,
+)
+from quern.turns.identity import item_id
+from quern.types import TurnState
+
+QUEUED = "queued"
+LAST_EVENTS = {
+    "completed": "response.completed",
+    "incomplete": "response.incomplete",
+    "cancelled": "response.incomplete",
+    "failed": "response.failed",
+}
+"""By how the response ended. OpenAI's reference has no event for a cancelled one; its `status` says what it is."""
+
+
+class ResponseEvents:
+    """The events of one response, numbered from 0.
+
+    They follow from the answer and how it ended alone, not from the queue, the prefill or a clock: read again from the
+    store, a response has the same events with the same numbers.
+    """
+
+    def __init__(self, head: ResponseHead) -> None:
+        self._head = head
+        self._told = 0
+        self._running = False
+        self._output: list[OutputItem] = []
+        self._end: TurnEnded | None = None
+
+    def begin(self) -> list[Event]:
+        """The first ones."""
+        first = [self._lifecycle("response.created")]
+        if self._head.background:
+            first.append(self._lifecycle("response.queued"))
+        return self._numbered(first)
+
+    def take(self, event: TurnEvent) -> list[Event]:
+        """What an event of the turn adds."""
+        if isinstance(event, TurnQueued):
+            return []
+        return self._numbered([*self._run(), *self._taken(event)])
+
+    def response(self) -> dict[str, Any]:
+        """The response as far as the events tell it."""
+        return response_json(self._head, self._status, [item.json() for item in self._output], self._end)
+
+    @property
+    def _status(self) -> str:
+        if self._end is not None:
+            return end_status(self._end)
+        return QUEUED if self._head.background and not self._running else IN_PROGRESS
+
+    def _run(self) -> list[Event]:
+        if self._running:
+            return []
+        self._running = True
+        return [self._lifecycle("response.in_progress")]
+
+    def _taken(self, event: TurnEvent) -> list[Event]:
+        last = self._output[-1] if self._output else None
+        match event:
+            case TurnText(text) if isinstance(last, OutputMessage):
+                return [last.write(text)]
+            case TurnText(text):
+                message = OutputMessage(*self._place())
+                return [*self._open(message), message.write(text)]
+            case TurnCallStarted(_, call_id, name):
+                return self._open(OutputCall(*self._place(), call_id, name))
+            case TurnCallArguments(_, fragment) if isinstance(last, OutputCall):
+                return [last.write(fragment)]
+            case TurnEnded():
+                return self._finish(event)
+            case _:
+                return []
+
+    def _place(self) -> tuple[int, str]:
+        """Where the next item goes, and its stored id."""
+        index = len(self._output)
+        return index, item_id(self._head.turn_id, index)
+
+    def _open(self, item: OutputItem) -> list[Event]:
+        closed = self._output[-1].close(COMPLETED) if self._output else []
+        self._output.append(item)
+        return [*closed, *item.opening()]
+
+    def _finish(self, end: TurnEnded) -> list[Event]:
+        # An answer that is empty is a message without text, as in the history of what follows.
+        opened = (
+            [] if self._output or end.state is not TurnState.COMPLETED else self._open(OutputMessage(*self._place()))
+        )
+        status = end_status(end)
+        whole = COMPLETED if status == "completed" else "incomplete"
+        closed = self._output[-1].close(whole) if self._output else []
+        self._end = end
+        return [*opened, *closed, self._lifecycle(LAST_EVENTS[status])]
+
+    def _lifecycle(self, kind: str) -> Event:
+        return {"type": kind, "response": self.response()}
+
+    def _numbered(self, events: Iterable[Event]) -> list[Event]:
+        numbered: list[Event] = []
+        for event in events:
+            numbered.append({"type": event["type"], "sequence_number": self._told, **event})
+            self._told += 1
+        return numbered
+
+
+def whole_response(head: ResponseHead, events: Iterable[TurnEvent]) -> dict[str, Any]:
+    """The response after these events of its turn."""
+    told = ResponseEvents(head)
+    for event in events:
+        told.take(event)
+    return told.response()

@@ -1,0 +1,108 @@
+"""A response as JSON. Pure: who it is and how it ended in, JSON out.
+
+Source of the shape: "The response object" in OpenAI's API reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+from quern.api.openai.item_ids import shown_response_id
+from quern.store.responses import ResponseRecord
+from quern.turns.events import TurnEnded
+from quern.types import FinishReason, TurnState, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """What of a response never changes. `settings`: what its caller asked for, as `ResponseRequest.settings` has it."""
+
+    turn_id: str
+    created_at: datetime
+    model: str
+    conversation_id: str | None
+    previous_id: str | None
+    background: bool
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, record: ResponseRecord) -> Self:
+        """A stored response's."""
+        turn = record.turn
+        return cls(
+            turn.id,
+            turn.created_at,
+            turn.model_id,
+            turn.conversation_id,
+            record.previous_id,
+            record.background,
+            record.body,
+        )
+
+
+def end_status(end: TurnEnded) -> str:
+    """How a turn's end is told."""
+    match end.state:
+        case TurnState.COMPLETED:
+            return "incomplete" if end.finish_reason is FinishReason.LENGTH else "completed"
+        case TurnState.CANCELLED:
+            return "cancelled"
+        case _:
+            return "failed"
+
+
+def response_json(
+    head: ResponseHead, status: str, output: Sequence[dict[str, Any]], end: TurnEnded | None = None
+) -> dict[str, Any]:
+    """The response as it is now, or as it ended."""
+    return {
+        "id": shown_response_id(head.turn_id),
+        "object": "response",
+        "created_at": int(head.created_at.timestamp()),
+        "completed_at": _completed_at(head, end) if end is not None and status == "completed" else None,
+        "status": status,
+        "background": head.background,
+        "error": _error(end) if end is not None and status == "failed" else None,
+        "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+        "model": head.model,
+        "output": list(output),
+        "previous_response_id": shown_response_id(head.previous_id) if head.previous_id is not None else None,
+        "conversation": {"id": head.conversation_id} if head.conversation_id is not None else None,
+        "usage": response_usage(end.usage) if end is not None else None,
+        "truncation": "disabled",
+        "top_logprobs": 0,
+        "service_tier": "default",
+        "reasoning": None,
+        "max_tool_calls": None,
+        "prompt_cache_key": None,
+        "safety_identifier": None,
+        "user": None,
+        **head.settings,
+    }
+
+
+def response_usage(usage: Usage) -> dict[str, Any] | None:
+    """Token counts; None where nothing was counted, as the server died before."""
+    if not usage.prompt_tokens:
+        return None
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+
+
+def _error(end: TurnEnded) -> dict[str, Any]:
+    return {"code": "server_error", "message": end.error or end.state.value}
+
+
+def _completed_at(head: ResponseHead, end: TurnEnded) -> int:
+    """In seconds. From what is stored with the turn, so that it is the same whenever it is asked for."""
+    timings = end.timings
+    took = timings.queued_ms + timings.prefill_ms + timings.decode_ms
+    return int(head.created_at.timestamp() + took / 1000)

@@ -1,0 +1,230 @@
+"""The bodies of response requests.
+
+Source: "Create a model response" and "Get input token counts" in OpenAI's API reference; docs/api.md has the table of
+every field.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from quern.api.deps import Caller
+from quern.api.fields import NoOp, Strict
+from quern.api.openai.conversation_request import Metadata
+from quern.api.openai.fields import SamplingFields
+from quern.api.openai.item_ids import turn_id_of
+from quern.api.openai.item_input import MOST_ITEMS, InputItem, references, steps
+from quern.api.openai.response_includes import Includes
+from quern.api.openai.response_tools import Json, ResponseTool, ToolChoice, read_tool_use
+from quern.api.openai.schemas import JsonObjectFormat, TextFormat
+from quern.api.tool_use import MOST_TOOLS
+from quern.config import GenerationSettings
+from quern.errors import InvalidRequest
+from quern.store.records import NewResponse
+from quern.turns.request import CallMode, ChatInput, TurnRequest
+from quern.types import DisconnectPolicy, Item, SamplingParams
+
+PLAIN_TEXT = {"format": {"type": "text"}}
+
+
+class SchemaFormat(Strict):
+    """A JSON value of a schema, as Responses asks for it. It always holds, so `strict` changes nothing."""
+
+    type: Literal["json_schema"]
+    name: str = Field(pattern=r"^[A-Za-z0-9_\-]{1,64}$")
+    schema_: Json = Field(alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+    def schema_text(self) -> str | None:
+        """The JSON schema, as text."""
+        return json.dumps(self.schema_)
+
+
+class TextSettings(Strict):
+    """How the answer's text is to look."""
+
+    format: Annotated[TextFormat | JsonObjectFormat | SchemaFormat, Field(discriminator="type")] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = Field(default=None, json_schema_extra={"no_op": True})
+
+
+class NamedConversation(Strict):
+    """A conversation's id."""
+
+    id: str
+
+
+class ResponseStreamOptions(Strict):
+    """What a stream tells besides: nothing here."""
+
+    include_obfuscation: NoOp = None
+
+
+def _message(value: Any) -> Any:
+    """A text is what a user says."""
+    return [{"role": "user", "content": value}] if isinstance(value, str) else [] if value is None else value
+
+
+def _named(value: Any) -> Any:
+    return {"id": value} if isinstance(value, str) else value
+
+
+def _never(value: Any) -> Any:
+    if value is not None and value != "disabled":
+        raise ValueError("Nothing is ever truncated: what doesn't fit is refused with the counts. Send 'disabled'")
+    return value
+
+
+def _none_told(value: Any) -> Any:
+    if value is not None and value != 0:
+        raise ValueError("Responses don't tell probabilities; /v1/chat/completions does. Leave it out")
+    return value
+
+
+class PromptFields(Strict):
+    """What makes a response's prompt."""
+
+    input: Annotated[list[InputItem], Field(max_length=MOST_ITEMS), BeforeValidator(_message)] = Field(
+        default_factory=list[InputItem], description="A text, or items."
+    )
+    model: str | None = None
+    instructions: str | None = Field(default=None, description="Stand before everything else; not remembered.")
+    previous_response_id: str | None = None
+    conversation: Annotated[NamedConversation | None, BeforeValidator(_named)] = None
+    tools: list[ResponseTool] | None = Field(default=None, max_length=MOST_TOOLS)
+    tool_choice: ToolChoice = None
+    parallel_tool_calls: bool | None = None
+    text: TextSettings | None = None
+    truncation: Annotated[Any, AfterValidator(_never)] = None
+    reasoning: NoOp = None
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The conversation that goes on."""
+        return self.conversation.id if self.conversation is not None else None
+
+    def previous_turn(self) -> str | None:
+        """The turn of the response that goes on. Raises ResponseNotFound, and InvalidRequest with a conversation."""
+        if self.previous_response_id is None:
+            return None
+        if self.conversation is not None:
+            raise InvalidRequest(
+                "A response continues either a conversation or another response. Send conversation or "
+                "previous_response_id, not both.",
+                field="previous_response_id",
+            )
+        return turn_id_of(self.previous_response_id)
+
+    def references(self) -> list[str]:
+        """The stored ids of the items that the input only refers to. Raises ItemNotFound."""
+        return references(self.input)
+
+    def tool_settings(self) -> dict[str, Any]:
+        """What `read_tool_use` reads."""
+        return {
+            "tools": [tool.shown() for tool in self.tools or ()],
+            "tool_choice": self.tool_choice or CallMode.AUTO.value,
+            "parallel_tool_calls": self.parallel_tool_calls is not False,
+        }
+
+    def chat(self, referenced: Mapping[str, Item], *, kept: bool) -> ChatInput:
+        """What is said. `referenced`: the items behind `references`. Raises InvalidRequest."""
+        said = steps(self.input, referenced, kept_as="input" if kept else None)
+        if not said and self.conversation is None:
+            raise InvalidRequest("There is nothing to answer. Send a text or items as the input.", field="input")
+        wanted = self.text.format if self.text is not None else None
+        return ChatInput(
+            said,
+            instructions=self.instructions,
+            tool_use=read_tool_use(self.tool_settings()),
+            schema=wanted.schema_text() if wanted is not None else None,
+        )
+
+
+class InputTokensRequest(PromptFields):
+    """`POST /v1/responses/input_tokens`."""
+
+    personality: NoOp = None
+
+    def turn(self, caller: Caller, referenced: Mapping[str, Item]) -> TurnRequest:
+        """A turn with that prompt. Raises ResponseNotFound or InvalidRequest."""
+        return TurnRequest(
+            owner=caller.owner,
+            request_id=caller.request_id,
+            input=self.chat(referenced, kept=False),
+            sampling=SamplingParams(),
+            conversation_id=self.conversation_id,
+            previous_id=self.previous_turn(),
+        )
+
+
+class ResponseRequest(PromptFields, SamplingFields):
+    """`POST /v1/responses`."""
+
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    store: bool | None = Field(default=None, description="Whether the response can be fetched later; true by default.")
+    background: bool | None = Field(default=None, description="Answer at once, and go on without the caller.")
+    stream: bool | None = None
+    stream_options: ResponseStreamOptions | None = None
+    metadata: Metadata | None = None
+    include: Includes = None
+    top_logprobs: Annotated[Any, AfterValidator(_none_told)] = None
+    background_options: NoOp = None
+    image: NoOp = None
+    max_tool_calls: NoOp = None
+    prompt_cache_key: NoOp = None
+    prompt_cache_options: NoOp = None
+    prompt_cache_retention: NoOp = None
+    safety_identifier: NoOp = None
+    service_tier: NoOp = None
+    user: NoOp = None
+
+    def settings(self, defaults: GenerationSettings) -> dict[str, Any]:
+        """What was asked for, as JSON: kept with the response, and shown with it."""
+        sampling = self._sampling(defaults)
+        text = self.text.model_dump(by_alias=True, exclude_none=True) if self.text is not None else {}
+        return {
+            **self.tool_settings(),
+            "instructions": self.instructions,
+            "max_output_tokens": self.max_output_tokens,
+            "metadata": self.metadata or {},
+            "store": self.store is not False,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+            "text": {**PLAIN_TEXT, **text},
+        }
+
+    def turn(
+        self, caller: Caller, defaults: GenerationSettings, referenced: Mapping[str, Item], settings: dict[str, Any]
+    ) -> TurnRequest:
+        """The turn that is asked for. Raises ResponseNotFound or InvalidRequest."""
+        background, stored, remember = self.background is True, self.store is not False, self.conversation is not None
+        if background and not stored:
+            raise InvalidRequest(
+                "What runs in the background is fetched later, so it has to be stored. Send store=true, or leave "
+                "background out.",
+                field="background",
+            )
+        previous = self.previous_turn()
+        return TurnRequest(
+            owner=caller.owner,
+            request_id=caller.request_id,
+            input=self.chat(referenced, kept=stored or remember),
+            sampling=self._sampling(defaults),
+            remember=remember,
+            conversation_id=self.conversation_id,
+            previous_id=previous,
+            response=NewResponse(previous, background, settings) if stored else None,
+            stops=tuple(self.stop),
+            disconnect=DisconnectPolicy.FINISH if background else caller.disconnect,
+            fit_answer=True,
+        )
+
+    def _sampling(self, defaults: GenerationSettings) -> SamplingParams:
+        return self.sampling(defaults, max_tokens=self.max_output_tokens, logprobs=None)

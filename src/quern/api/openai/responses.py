@@ -1,0 +1,158 @@
+"""`/v1/responses`: answers that can be fetched, followed, continued, cancelled and deleted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from quern.api.deps import Calling, Owner, Wired
+from quern.api.errors import CLIENT_CLOSED_REQUEST
+from quern.api.openai.item_ids import shown_response_id, turn_id_of
+from quern.api.openai.item_json import item_list, page_in_order
+from quern.api.openai.response_events import ResponseEvents, whole_response
+from quern.api.openai.response_includes import included
+from quern.api.openai.response_object import ResponseHead
+from quern.api.openai.response_output import Event
+from quern.api.openai.response_request import InputTokensRequest, ResponseRequest
+from quern.api.openai.response_tools import read_tool_use
+from quern.api.sse import EventStreamResponse, frame
+from quern.api.whole import wait_until_ended
+from quern.errors import InvalidRequest, TurnNotCompleted
+from quern.turns.events import NumberedEvent, TurnEnded, TurnLog
+from quern.types import TurnState
+
+router = APIRouter(prefix="/v1/responses", tags=["openai"])
+
+AT_ONCE = 64
+"""So many of a turn's events are written in about a millisecond; in between the event loop serves others."""
+
+NOT_KEPT = (
+    "Only responses that were created with background=true keep their events; this one has ended, and its answer is "
+    "there without stream=true."
+)
+
+
+@router.post("", response_model=None)
+async def create_response(request: Request, body: ResponseRequest, wired: Wired, caller: Calling) -> Response:
+    """An answer to a text or items, whole, streamed or in the background; continues a response or a conversation."""
+    model = wired.check_model(body.model)
+    settings = body.settings(wired.generation)
+    referenced = await wired.responses.referenced(body.references(), caller.owner)
+    turn = await wired.turns.start(body.turn(caller, wired.generation, referenced, settings))
+    background = body.background is True
+    head = ResponseHead(
+        turn.id, turn.created_at, model, turn.conversation_id, body.previous_turn(), background, settings
+    )
+    if body.stream:
+        return EventStreamResponse(_frames(head, turn.log), [turn])
+    if background:
+        return JSONResponse(whole_response(head, ()))
+    try:
+        if await wait_until_ended([turn], request) is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+    except TurnNotCompleted as error:
+        if error.state is not TurnState.CANCELLED:
+            raise _with_id(error, head) from error
+    return JSONResponse(await _so_far(head, turn.log))
+
+
+@router.post("/input_tokens")
+async def count_input_tokens(body: InputTokensRequest, wired: Wired, caller: Calling) -> dict[str, Any]:
+    """How many tokens the prompt of a response would have, with all that it continues."""
+    wired.check_model(body.model)
+    referenced = await wired.responses.referenced(body.references(), caller.owner)
+    counted = await wired.turns.count_prompt(body.turn(caller, referenced))
+    return {"object": "response.input_tokens", "input_tokens": counted}
+
+
+@router.get("/{response_id}", response_model=None, dependencies=[Depends(included)])
+async def get_response(
+    response_id: str,
+    wired: Wired,
+    owner: Owner,
+    stream: bool = False,
+    starting_after: Annotated[int | None, Query(ge=0, description="Number of the last event seen.")] = None,
+) -> Response:
+    """A response as it is now; with `stream=true` its events, from the first one or after the last one seen."""
+    found = await wired.responses.open(turn_id_of(response_id), owner, read_tool_use)
+    head = ResponseHead.of(found.record)
+    if not stream:
+        if starting_after is not None:
+            raise InvalidRequest("starting_after is for streams. Send stream=true with it.", field="starting_after")
+        return JSONResponse(await _so_far(head, found.log))
+    if found.turn is None and not head.background:
+        raise InvalidRequest(NOT_KEPT, field="stream")
+    return EventStreamResponse(_frames(head, found.log, starting_after), [found.turn] if found.turn else [])
+
+
+@router.delete("/{response_id}")
+async def delete_response(response_id: str, wired: Wired, owner: Owner) -> dict[str, Any]:
+    """Delete a response, cancelling it first where it runs. What was said in a conversation stays there."""
+    await wired.responses.delete(turn_id_of(response_id), owner)
+    return {"id": response_id, "object": "response", "deleted": True}
+
+
+@router.post("/{response_id}/cancel")
+async def cancel_response(response_id: str, wired: Wired, owner: Owner) -> dict[str, Any]:
+    """End a response that runs, in the background or not; one that has ended stays as it is."""
+    turn_id = turn_id_of(response_id)
+    await wired.responses.cancel(turn_id, owner)
+    found = await wired.responses.open(turn_id, owner, read_tool_use)
+    return await _so_far(ResponseHead.of(found.record), found.log)
+
+
+@router.get("/{response_id}/input_items", dependencies=[Depends(included)])
+async def list_input_items(
+    response_id: str,
+    wired: Wired,
+    owner: Owner,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+    after: Annotated[str | None, Query(description="The last id of the page before this one.")] = None,
+) -> dict[str, Any]:
+    """What was said to the model in this response, without what it continues."""
+    said = await wired.responses.input_items(turn_id_of(response_id), owner)
+    return item_list(page_in_order(said, limit=limit, after=after, newest_first=order == "desc"))
+
+
+async def _so_far(head: ResponseHead, log: TurnLog) -> dict[str, Any]:
+    events = [item.event for item in log.snapshot()]
+    return await asyncio.to_thread(whole_response, head, events)
+
+
+def _with_id(error: TurnNotCompleted, head: ResponseHead) -> TurnNotCompleted:
+    if not head.settings["store"]:
+        return error
+    path = f"/v1/responses/{shown_response_id(head.turn_id)}"
+    return TurnNotCompleted(error.state, f"{error} What there is of the answer is kept: GET {path}.")
+
+
+async def _frames(head: ResponseHead, log: TurnLog, after: int | None = None) -> AsyncGenerator[bytes]:
+    """The events after number `after`, as they come; the last one in any case.
+
+    A server that died may have lost events that a reader had seen. The last event tells that reader too how it ended.
+    """
+    told = ResponseEvents(head)
+    last_seen = -1 if after is None else after
+    if begun := _written(told.begin(), last_seen):
+        yield begun
+    async with aclosing(log.read()) as batches:
+        async for batch in batches:
+            for begin in range(0, len(batch), AT_ONCE):
+                if shown := _shown(told, batch[begin : begin + AT_ONCE], last_seen):
+                    yield shown
+
+
+def _shown(told: ResponseEvents, batch: Sequence[NumberedEvent], last_seen: int) -> bytes:
+    events = [event for item in batch for event in told.take(item.event)]
+    ended = isinstance(batch[-1].event, TurnEnded)
+    return _written(events[:-1], last_seen) + _written(events[-1:], -1 if ended else last_seen)
+
+
+def _written(events: Iterable[Event], last_seen: int) -> bytes:
+    return b"".join(frame(event, event["type"]) for event in events if event["sequence_number"] > last_seen)

@@ -1,0 +1,34 @@
+"""Tools and whether they are called, whichever dialect asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from quern.errors import InvalidRequest
+from quern.turns.request import CallMode, ToolUse
+from quern.types import Tool
+
+MOST_TOOLS = 256
+ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,128}$")]
+
+
+def tool_use(tools: Sequence[Tool], choice: str | None, *, only: str | None, parallel: bool) -> ToolUse:
+    """The use of tools that a request asks for. Raises InvalidRequest where its parts don't fit each other."""
+    names = [tool.name for tool in tools]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidRequest(f"Two tools have the name {twice!r}. Give each a name of its own.", field="tools")
+    if only is not None and only not in names:
+        raise InvalidRequest(
+            f"The tool {only!r} must be called, but it is not among the tools. Send it there, or name one that is.",
+            field="tool_choice",
+        )
+    if choice == CallMode.REQUIRED and not tools:
+        raise InvalidRequest(
+            "A tool must be called, but there are no tools. Send some, or leave tool_choice out.", field="tool_choice"
+        )
+    mode = CallMode.REQUIRED if only is not None else CallMode(choice or CallMode.AUTO)
+    return ToolUse(tuple(tools), mode, only, parallel)

@@ -1,0 +1,102 @@
+"""docs/api.md says of every request field whether it is supported, a no-op, or refused: the server does just that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from anthropic.types import message_count_tokens_params, message_create_params
+from openai.types import completion_create_params
+from openai.types.chat import completion_create_params as chat_params
+from openai.types.responses import response_create_params
+from pydantic import BaseModel
+from tests.field_tables import field_table, known_fields, status
+
+from quern.api.anthropic.request import CountTokensRequest, MessagesRequest
+from quern.api.llamacpp.infill_request import InfillRequest
+from quern.api.openai.chat_request import ChatCompletionRequest
+from quern.api.openai.completions_request import CompletionRequest
+from quern.api.openai.response_request import ResponseRequest
+
+from .conftest import Quern
+
+MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request with a table: its smallest body, the model that reads it, what the vendor's reference has."""
+
+    body: dict[str, Any]
+    model: type[BaseModel]
+    reference: frozenset[str] = frozenset()
+
+
+def _fields(params: type[Any]) -> frozenset[str]:
+    return frozenset(params.__annotations__)
+
+
+ANTHROPIC_HTTP_FIELDS = frozenset({"temperature", "top_p", "top_k"})
+"""Of the HTTP API, though the library has no parameters for them any more."""
+
+ANTHROPIC_LIBRARY_FIELDS = frozenset({"workspace_id", "user_profile_id"})
+"""Of the library alone: it sends them as headers."""
+
+REQUESTS = {
+    "POST /v1/chat/completions": Request(
+        {"messages": MESSAGES}, ChatCompletionRequest, _fields(chat_params.CompletionCreateParamsStreaming)
+    ),
+    "POST /v1/completions": Request(
+        {"prompt": "hi"}, CompletionRequest, _fields(completion_create_params.CompletionCreateParamsStreaming)
+    ),
+    "POST /v1/responses": Request(
+        {"input": "hi"}, ResponseRequest, _fields(response_create_params.ResponseCreateParamsStreaming)
+    ),
+    "POST /v1/messages": Request(
+        {"messages": MESSAGES, "max_tokens": 50},
+        MessagesRequest,
+        (_fields(message_create_params.MessageCreateParamsStreaming) | ANTHROPIC_HTTP_FIELDS)
+        - ANTHROPIC_LIBRARY_FIELDS,
+    ),
+    "POST /v1/messages/count_tokens": Request(
+        {"messages": MESSAGES},
+        CountTokensRequest,
+        _fields(message_count_tokens_params.MessageCountTokensParams) - ANTHROPIC_LIBRARY_FIELDS,
+    ),
+    "POST /infill": Request({"input_prefix": "a", "input_suffix": "b"}, InfillRequest),
+}
+NO_OP_VALUES: tuple[Any, ...] = ("auto", {}, True, 1, [], None)
+ROWS = [(request, name, told) for request in REQUESTS for name, told in field_table(request).items()]
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_a_table_has_every_field_of_the_reference_and_every_field_that_is_read(request_: str) -> None:
+    told = field_table(request_)
+    wanted = REQUESTS[request_].reference | known_fields(REQUESTS[request_].model)
+    assert wanted <= told.keys(), f"not in the table: {sorted(wanted - told.keys())}"
+
+
+@pytest.mark.parametrize(("request_", "name", "told"), ROWS)
+def test_a_row_says_what_the_request_model_does(request_: str, name: str, told: str) -> None:
+    assert status(REQUESTS[request_].model, name) == told
+
+
+@pytest.mark.parametrize(("request_", "name", "told"), [row for row in ROWS if row[2] == "refused"])
+async def test_a_refused_field_is_a_400_that_names_it(quern: Quern, request_: str, name: str, told: str) -> None:
+    path = request_.removeprefix("POST ")
+    response = await quern.client.post(path, json={**REQUESTS[request_].body, name: {}})
+    assert response.status_code == 400, response.text
+    assert name in response.json()["error"]["message"]
+    assert quern.engine.requests == []
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+async def test_no_ops_of_any_type_change_nothing(quern: Quern, request_: str) -> None:
+    path = request_.removeprefix("POST ")
+    names = [name for name, told in field_table(request_).items() if told == "no-op"]
+    for value in NO_OP_VALUES:
+        response = await quern.client.post(path, json={**REQUESTS[request_].body, **dict.fromkeys(names, value)})
+        assert response.status_code == 200, response.text
+    first, *others = quern.engine.requests or [None]
+    assert all(other == first for other in others)

@@ -1,0 +1,163 @@
+"""What response requests are refused for: every refusal names its field, and nothing reaches the engine."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+
+from .conftest import Quern, Start
+from .openai_clients import WEATHER, error_of, respond, responded, saying
+
+UNKNOWN = f"resp_{uuid.uuid4().hex}"
+WEB = {"type": "web_search"}
+SURROGATE = "\ud800"
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "sentence"),
+    [
+        ({"input": None}, "input", "There is nothing to answer. Send a text or items as the input."),
+        ({"input": []}, "input", "There is nothing to answer. Send a text or items as the input."),
+        ({"input": [{"type": "reasoning"}]}, "input", "There is nothing to answer"),
+        ({"input": "\x00"}, "input", "contains a NUL character"),
+        ({"input": 1}, "input", "The field input can't be used"),
+        (
+            {"input": [{"type": "computer_call"}]},
+            "input.0",
+            "The field input.0 can't be used: An item of the type 'computer_call' can't be used here",
+        ),
+        ({"input": [{"type": ["message"]}]}, "input.0", "An item of the type None"),
+        ({"input": ["hi"]}, "input.0", "The field input.0 can't be used"),
+        ({"input": [{"role": "tool", "content": "x"}]}, "input.0.message.role", "'developer'"),
+        ({"input": [{"role": "user", "content": "x", "to": "y"}]}, "input.0.message.to", "There is no field"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+            "input.0.message.content",
+            "the model reads text only",
+        ),
+        (
+            {"input": [{"type": "function_call_output", "output": "x"}]},
+            "input.0.function_call_output.call_id",
+            "is missing",
+        ),
+        (
+            {"tools": [WEB]},
+            "tools.0",
+            "A tool of the type 'web_search' can't be used: this server runs no tools of its own.",
+        ),
+        ({"tools": [{"type": "function"}]}, "tools.0.name", "The field tools.0.name is missing. Send it."),
+        ({"tools": [{**WEATHER, "defer_loading": True}]}, "tools.0.defer_loading", "There is no field"),
+        ({"tools": [{**WEATHER, "parameters": {"a": SURROGATE}}]}, "tools.0.parameters", "JSON can't hold"),
+        ({"tools": [WEATHER, WEATHER]}, "tools", "Two tools have the name 'weather'"),
+        ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
+        ({"tool_choice": "any"}, "tool_choice", "It must be 'auto', 'none', 'required'"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice", "A choice of the type 'allowed_tools'"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice", "It must be 'auto'"),
+        ({"tool_choice": {"type": ["x"], "name": 1}}, "tool_choice", "It must be 'auto'"),
+        ({"tool_choice": {"type": "function", "name": "x"}}, "tool_choice", "it is not among the tools"),
+        (
+            {"truncation": "auto"},
+            "truncation",
+            "Nothing is ever truncated: what doesn't fit is refused with the counts. Send 'disabled'.",
+        ),
+        ({"truncation": {}}, "truncation", "Nothing is ever truncated"),
+        ({"top_logprobs": 2}, "top_logprobs", "/v1/chat/completions does"),
+        ({"include": ["message.output_text.logprobs"]}, "include", "/v1/chat/completions does"),
+        ({"include": ["everything"]}, "include", "There is no value 'everything'. Leave it out."),
+        ({"text": {"format": {"type": "grammar"}}}, "text.format", "'json_schema'"),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.json_schema.schema", "is missing"),
+        ({"text": {"verbosity": "shouting"}}, "text.verbosity", "'high'"),
+        ({"metadata": {"a": "x" * 513}}, "metadata.a", "512"),
+        ({"metadata": {str(n): "x" for n in range(17)}}, "metadata", "16"),
+        ({"max_output_tokens": 0}, "max_output_tokens", "greater than or equal to 1"),
+        ({"temperature": 3}, "temperature", "less than or equal to 2"),
+        ({"background": True, "store": False}, "background", "has to be stored"),
+        (
+            {"previous_response_id": UNKNOWN, "conversation": "x"},
+            "previous_response_id",
+            "Send conversation or previous_response_id, not both.",
+        ),
+        ({"conversation": {"name": "x"}}, "conversation.id", "is missing"),
+        ({"stream_options": {"include_usage": True}}, "stream_options.include_usage", "There is no field"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt", "There is no field prompt here. Leave it out"),
+        ({"context_management": []}, "context_management", "There is no field"),
+        ({"moderation": {"model": "x"}}, "moderation", "There is no field"),
+        ({"access_programs": {}}, "access_programs", "There is no field"),
+        ({"max_tokens": 5}, "max_tokens", "There is no field"),
+    ],
+)
+async def test_what_cannot_be_used_is_refused_by_name(
+    quern: Quern, body: dict[str, Any], param: str, sentence: str
+) -> None:
+    refused = error_of(await respond(quern, **body), 400)
+    assert refused[0] == param
+    assert sentence in refused[1]
+    assert not quern.engine.requests
+
+
+async def test_what_does_not_fit_is_refused_with_the_counts(start: Start) -> None:
+    async with start(saying("x", context_length=600)) as quern:
+        answer = await respond(quern, input="x" * 600, max_output_tokens=10)
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+        assert "Nothing was truncated" in error_of(answer, 400)[1]
+
+
+async def test_an_unknown_conversation_or_model_is_a_404(quern: Quern) -> None:
+    assert "There is no such conversation" in error_of(await respond(quern, conversation="nothing"), 404)[1]
+    assert "is not served here" in error_of(await respond(quern, model="gpt-6"), 404)[1]
+
+
+async def test_starting_after_is_for_streams(start: Start) -> None:
+    async with start(saying("answer")) as quern:
+        body = await responded(quern)
+        answer = await quern.client.get(f"/v1/responses/{body['id']}", params={"starting_after": 1})
+        assert error_of(answer, 400)[0] == "starting_after"
+
+
+@pytest.mark.parametrize("name", ["include", "include[]"])
+async def test_the_query_may_include_what_is_never_there(start: Start, name: str) -> None:
+    async with start(saying("answer")) as quern:
+        body = await responded(quern)
+        path = f"/v1/responses/{body['id']}"
+        same = await quern.client.get(path, params={name: ["reasoning.encrypted_content"]})
+        assert same.json() == body
+        refused = await quern.client.get(path, params={name: ["message.output_text.logprobs"]})
+        assert error_of(refused, 400)[0] == "include"
+
+
+async def test_a_response_that_ended_without_a_background_has_no_events_any_more(start: Start) -> None:
+    async with start(saying("answer")) as quern:
+        body = await responded(quern)
+        answer = await quern.client.get(f"/v1/responses/{body['id']}", params={"stream": "true"})
+        param, message = error_of(answer, 400)
+        assert (param, "background=true" in message) == ("stream", True)
+
+
+@pytest.mark.parametrize("response_id", [UNKNOWN, UNKNOWN.upper(), UNKNOWN[:-1], UNKNOWN + "0", "resp_", "x", "１"])
+async def test_an_id_that_is_none_is_a_404(quern: Quern, response_id: str) -> None:
+    answer = await quern.client.get(f"/v1/responses/{response_id}")
+    assert error_of(answer, 404)[0] is None
+    error_of(await respond(quern, previous_response_id=response_id), 404)
+    assert not quern.engine.requests
+
+
+async def test_what_is_not_stored_is_not_found(start: Start) -> None:
+    async with start(saying("answer")) as quern:
+        body = await responded(quern, store=False)
+        assert body["store"] is False
+        for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/input_items")):
+            answer = await quern.client.request(method, f"/v1/responses/{body['id']}{path}")
+            assert "store=false" in error_of(answer, 404)[1]
+
+
+async def test_a_chain_with_a_hole_is_refused(start: Start) -> None:
+    async with start(saying("answer")) as quern:
+        first = await responded(quern)
+        second = await responded(quern, previous_response_id=first["id"])
+        await quern.client.delete(f"/v1/responses/{first['id']}")
+        _, message = error_of(await respond(quern, previous_response_id=first["id"]), 404)
+        assert "There is no such response" in message
+        _, message = error_of(await respond(quern, previous_response_id=second["id"]), 404)
+        assert "was deleted" in message
