@@ -68,9 +68,7 @@ async def _loop(client: httpx2.AsyncClient, turns: int) -> list[Turn]:
         print(f"{number + 1:4} {turn.prompt:8} {turn.cached:8} {turn.read:8} {turn.seconds:8.2f}", flush=True)
         messages.append(message)
         content = FILE.format(n=number) * 3
-        messages += [
-            {"role": "tool", "tool_call_id": call["id"], "content": content} for call in message["tool_calls"]
-        ]
+        messages += [{"role": "tool", "tool_call_id": call["id"], "content": content} for call in message["tool_calls"]]
     return measured
 
 
