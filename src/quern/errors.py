@@ -114,14 +114,15 @@ class ModelNotServed(TurnRefused):
 class ContextExceeded(TurnRefused):
     """Prompt, history and room for an answer don't fit the context. All counts are tokens."""
 
-    def __init__(self, prompt_tokens: int, max_tokens: int, context_length: int) -> None:
+    def __init__(self, prompt_tokens: int, answer_tokens: int, context_length: int) -> None:
         super().__init__(
-            f"This request needs {prompt_tokens + max_tokens} tokens of context: {prompt_tokens} for the prompt with "
-            f"its history and {max_tokens} reserved for the answer (max_tokens). The limit is {context_length}. "
-            f"Nothing was truncated: shorten the prompt, lower max_tokens, or start a new conversation."
+            f"This request needs {prompt_tokens + answer_tokens} tokens of context: {prompt_tokens} for the prompt "
+            f"with its history and {answer_tokens} reserved for the answer (max_tokens). The limit is "
+            f"{context_length}. Nothing was truncated: shorten the prompt, lower max_tokens, or start a new "
+            f"conversation."
         )
         self.prompt_tokens = prompt_tokens
-        self.max_tokens = max_tokens
+        self.answer_tokens = answer_tokens
         self.context_length = context_length
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from quern.api import sse
 from quern.engine.base import GenerateRequest, JsonGrammar
 from quern.engine.fake import FakeEngine
 from quern.prompt.prompt import Prompt
@@ -91,6 +92,17 @@ async def test_a_stream_is_a_role_then_text_then_a_reason_then_usage_then_done(s
     assert all(chunk["usage"] is None and chunk["object"] == "chat.completion.chunk" for chunk in chunks)
     assert len({chunk["id"] for chunk in sent[:-1]}) == 1
     assert (usage["choices"], usage["usage"]["completion_tokens"]) == ([], 4)
+
+
+async def test_silence_is_filled_with_chunks_that_add_nothing(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.005)
+    async with start(saying("ab", token_delay=0.05)) as quern:
+        *chunks, _done = frames(await complete(quern, stream=True))
+    assert len({(chunk["id"], chunk["object"]) for chunk in chunks}) == 1
+    told = [choice for chunk in chunks for choice in chunk["choices"]]
+    silent = {"index": 0, "delta": {"content": ""}, "logprobs": None, "finish_reason": None}
+    assert told.count(silent) > 1
+    assert "".join(choice["delta"].get("content", "") for choice in told) == "ab"
 
 
 async def test_without_include_usage_no_chunk_has_usage(quern: Quern) -> None:
@@ -244,7 +256,11 @@ async def test_a_limit_beyond_the_context_gives_what_room_there_is_and_a_full_co
         full = await complete(quern, messages=[{"role": "user", "content": "x" * 900}])
     assert full.status_code == 400
     assert full.json()["error"]["code"] == "context_length_exceeded"
-    assert "The limit is 1024" in full.json()["error"]["message"]
+    sentence = full.json()["error"]["message"]
+    assert sentence.startswith(
+        "This model's maximum context length is 1024 tokens. However, your messages resulted in 919 tokens."
+    )
+    assert "256 reserved for the answer" in sentence
 
 
 async def test_an_engine_that_fails_is_an_error_or_the_last_frame(start: Start) -> None:

@@ -11,6 +11,7 @@ import httpx2
 import openai
 import pytest
 
+from quern.api import sse
 from quern.engine.base import GenerateRequest, Priority
 from quern.engine.fake import FakeEngine
 from quern.prompt.prompt import Prompt
@@ -77,6 +78,15 @@ async def test_a_stream_is_text_then_a_reason_then_usage_then_done(start: Start)
     assert all(chunk["usage"] is None and chunk["object"] == "text_completion" for chunk in chunks)
     assert len({chunk["id"] for chunk in (*chunks, usage)}) == 1
     assert (usage["choices"], usage["usage"]["completion_tokens"]) == ([], 4)
+
+
+async def test_silence_is_filled_with_chunks_that_add_nothing(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.005)
+    async with start(saying("ab", token_delay=0.05)) as quern:
+        *chunks, _done = frames(await complete(quern, stream=True))
+    told = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert told.count({"text": "", "index": 0, "logprobs": None, "finish_reason": None}) > 1
+    assert "".join(choice["text"] for choice in told) == "ab"
 
 
 async def test_without_include_usage_no_chunk_has_usage(quern: Quern) -> None:

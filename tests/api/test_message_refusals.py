@@ -95,11 +95,11 @@ async def test_a_prefilled_answer_is_refused_but_counted(quern: Quern) -> None:
 
 
 async def test_a_full_context_is_told_in_the_words_that_clients_know(start: Start) -> None:
-    async with start(saying("x", context_length=100)) as quern:
-        asked: dict[str, Any] = {"messages": [{"role": "user", "content": "word " * 40}]}
+    async with start(saying("x", context_length=400)) as quern:
+        asked: dict[str, Any] = {"messages": [{"role": "user", "content": "word " * 80}]}
         counted = await count(quern, **asked)
         sentence = await refusal(quern, **asked)
-    assert sentence.startswith(f"prompt is too long: {counted} tokens > 100 maximum")
+    assert sentence.startswith(f"prompt is too long: {counted} tokens > {400 - 256} maximum")
 
 
 async def test_another_model_is_a_404(quern: Quern) -> None:

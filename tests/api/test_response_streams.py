@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quern.api import sse
 from quern.api.openai.item_ids import turn_id_of
 from quern.api.openai.response_events import ResponseEvents, whole_response
 from quern.api.openai.response_object import ResponseHead
@@ -83,6 +85,32 @@ async def test_a_text_streams_as_documented(start: Start) -> None:
     assert (first["status"], first["output"], first["usage"], first["completed_at"]) == ("in_progress", [], None, None)
     assert (last["status"], last["output"]) == ("completed", [done])
     assert {**last, "status": "", "output": [], "usage": None, "completed_at": None} == {**first, "status": ""}
+
+
+async def test_silence_is_filled_with_events_that_take_no_number(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.005)
+    async with start(saying("ab", token_delay=0.05)) as quern:
+        events = events_of(await respond(quern, stream=True))
+    silent = [event for event in events if event["type"] == "keepalive"]
+    assert len(silent) > 1
+    assert all(set(event) == {"type", "sequence_number"} for event in silent)
+    told = [event["sequence_number"] for event in events if event not in silent]
+    assert told == list(range(len(told)))
+    assert all(last["sequence_number"] <= event["sequence_number"] for last, event in pairwise(events))
+
+
+async def test_openais_library_goes_on_over_silence(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.005)
+    async with start(saying("ab", token_delay=0.05), live=True) as quern:
+        url = str(quern.client.base_url).rstrip("/")
+        async with (
+            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as client,
+            client.responses.stream(model="fake", input="hi") as stream,
+        ):
+            kinds = [str(event.type) async for event in stream]
+            response = await stream.get_final_response()
+    assert "keepalive" in kinds
+    assert response.output_text == "ab"
 
 
 async def test_text_and_calls_stream_as_documented(start: Start) -> None:

@@ -197,10 +197,20 @@ async def _quern_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def message_for(dialect: Dialect, error: Exception) -> str:
-    """The error's sentence. Anthropic's clients know a full context by how the sentence begins."""
-    if isinstance(error, ContextExceeded) and dialect is Dialect.ANTHROPIC:
-        return f"prompt is too long: {error.prompt_tokens} tokens > {error.context_length} maximum. {error}"
-    return str(error)
+    """The error's sentence. Clients know a full context by how the sentence begins at their vendor."""
+    if not isinstance(error, ContextExceeded):
+        return str(error)
+    match dialect:
+        case Dialect.SEED:
+            return str(error)
+        case Dialect.OPENAI:
+            return (
+                f"This model's maximum context length is {error.context_length} tokens. However, your messages "
+                f"resulted in {error.prompt_tokens} tokens. {error}"
+            )
+        case Dialect.ANTHROPIC:
+            room = error.context_length - error.answer_tokens
+            return f"prompt is too long: {error.prompt_tokens} tokens > {room} maximum. {error}"
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from typing import Any
 
@@ -17,8 +17,12 @@ from quern.turns.turn import Turn
 KEEP_ALIVE_SECONDS = 15.0
 """After so much silence (a long prompt is read) something is sent, so that nobody gives the connection up."""
 
-COMMENT = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
+
+
+def comment() -> bytes:
+    """What no client reads as an event."""
+    return b": keep-alive\n\n"
 
 
 def frame(data: Mapping[str, Any], event: str | None = None) -> bytes:
@@ -30,13 +34,18 @@ def frame(data: Mapping[str, Any], event: str | None = None) -> bytes:
 class EventStreamResponse(Response):
     """Sends frames as they come. The response reads `turns` as long as it lasts, so that they know of their reader.
 
-    `keep_alive` is sent after each `KEEP_ALIVE_SECONDS` of silence.
+    What `keep_alive` gives is sent after each `KEEP_ALIVE_SECONDS` of silence. Clients that count silence in events,
+    not in bytes, want an event of their dialect.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, frames: AsyncGenerator[bytes], turns: Sequence[Turn] = (), *, keep_alive: bytes = COMMENT
+        self,
+        frames: AsyncGenerator[bytes],
+        turns: Sequence[Turn] = (),
+        *,
+        keep_alive: Callable[[], bytes] = comment,
     ) -> None:
         super().__init__()
         del self.headers["content-length"]
@@ -60,14 +69,14 @@ class EventStreamResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _with_keep_alive(frames: AsyncGenerator[bytes], keep_alive: bytes) -> AsyncGenerator[bytes]:
+async def _with_keep_alive(frames: AsyncGenerator[bytes], keep_alive: Callable[[], bytes]) -> AsyncGenerator[bytes]:
     loop = asyncio.get_running_loop()
     following = loop.create_task(anext(frames, None))
     try:
         while True:
             done, _ = await asyncio.wait([following], timeout=KEEP_ALIVE_SECONDS)
             if not done:
-                yield keep_alive
+                yield keep_alive()
                 continue
             body = following.result()
             if body is None:

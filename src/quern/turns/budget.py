@@ -21,11 +21,10 @@ def room_for_answer(prompt_tokens: int, max_tokens: int, context_length: int, *,
     `fit`, unless a shorter one does.
     """
     room = context_length - prompt_tokens
-    if fit and min(max_tokens, LEAST_ANSWER) <= room < max_tokens:
-        return room
-    if max_tokens > room:
-        raise ContextExceeded(prompt_tokens, max_tokens, context_length)
-    return max_tokens
+    needed = min(max_tokens, LEAST_ANSWER) if fit else max_tokens
+    if needed > room:
+        raise ContextExceeded(prompt_tokens, needed, context_length)
+    return min(max_tokens, room)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -31,7 +32,7 @@ async def create_message(
     turn = await wired.turns.start(body.turn(caller, conversation, wired.generation))
     heading = message_heading(turn.id, model)
     if body.stream:
-        return EventStreamResponse(_frames(turn, heading), [turn], keep_alive=_frame(PING))
+        return EventStreamResponse(_frames(turn, heading), [turn], keep_alive=partial(_frame, PING))
     ends = await wait_until_ended([turn], request)
     if ends is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)

@@ -29,6 +29,10 @@ class ChoiceChunks:
         self._index = index
         self._logprobs: list[dict[str, Any]] = []
 
+    def silence(self) -> dict[str, Any]:
+        """A chunk that adds nothing."""
+        return {"index": self._index, "delta": {"content": ""}, "logprobs": None, "finish_reason": None}
+
     def begin(self) -> dict[str, Any]:
         """The first chunk."""
         return self._chunk({"role": "assistant", "content": ""})

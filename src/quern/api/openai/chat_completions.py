@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from quern.api.choices import start_choices
 from quern.api.deps import Calling, ConversationHeader, Wired
-from quern.api.errors import CLIENT_CLOSED_REQUEST, INTERNAL, openai_error
-from quern.api.merging import merged
+from quern.api.errors import CLIENT_CLOSED_REQUEST
 from quern.api.openai.chat_answer import ChoiceChunks, whole_choice
 from quern.api.openai.chat_request import ChatCompletionRequest
+from quern.api.openai.chunk_stream import chunk_stream
 from quern.api.openai.usage import completion_usage
-from quern.api.sse import DONE, EventStreamResponse, frame
 from quern.api.whole import wait_until_ended
-from quern.turns.events import TurnEnded
-from quern.turns.turn import Turn
-from quern.types import TurnState
 
 router = APIRouter(prefix="/v1/chat", tags=["openai"])
 
@@ -35,8 +28,10 @@ async def create_chat_completion(
     turns = await start_choices(wired.turns, body.turn(caller, conversation, wired.generation), body.n or 1)
     heading = {"id": f"chatcmpl-{turns[0].id}", "created": int(time.time()), "model": model}
     if body.stream:
-        usage = body.stream_options is not None and body.stream_options.include_usage
-        return EventStreamResponse(_chunks(turns, heading, usage=usage), turns)
+        counted = body.stream_options is not None and body.stream_options.include_usage
+        chunks = [ChoiceChunks(index) for index in range(len(turns))]
+        shared = {**heading, "object": "chat.completion.chunk"}
+        return chunk_stream(turns, chunks, shared, completion_usage if counted else None)
     ends = await wait_until_ended(turns, request)
     if ends is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -46,24 +41,3 @@ async def create_chat_completion(
     ]
     usage = completion_usage(end.usage for end in ends)
     return JSONResponse({**heading, "object": "chat.completion", "choices": choices, "usage": usage})
-
-
-async def _chunks(turns: Sequence[Turn], heading: dict[str, Any], *, usage: bool) -> AsyncGenerator[bytes]:
-    shared = {**heading, "object": "chat.completion.chunk", **({"usage": None} if usage else {})}
-    choices = [ChoiceChunks(index) for index in range(len(turns))]
-    for choice in choices:
-        yield frame({**shared, "choices": [choice.begin()]})
-    ends: dict[int, TurnEnded] = {}
-    async with aclosing(merged([turn.log for turn in turns])) as events:
-        async for index, event in events:
-            for chunk in choices[index].take(event):
-                yield frame({**shared, "choices": [chunk]})
-            if isinstance(event, TurnEnded):
-                ends[index] = event
-                if event.state is not TurnState.COMPLETED:
-                    yield frame(openai_error(INTERNAL, event.error or event.state))
-                    return
-    if usage:
-        counted = completion_usage(ends[index].usage for index in sorted(ends))
-        yield frame({**shared, "choices": [], "usage": counted})
-    yield DONE

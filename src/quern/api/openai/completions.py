@@ -12,10 +12,9 @@ from fastapi.responses import JSONResponse
 from quern.api.choices import choices_of, start_all
 from quern.api.deps import Calling, Wired
 from quern.api.errors import CLIENT_CLOSED_REQUEST
+from quern.api.openai.chunk_stream import chunk_stream
 from quern.api.openai.completions_answer import Heading, TextChunks, completions_usage, whole_choice
 from quern.api.openai.completions_request import CompletionRequest
-from quern.api.openai.completions_stream import chunk_frames
-from quern.api.sse import EventStreamResponse
 from quern.api.whole import wait_until_ended
 
 router = APIRouter(prefix="/v1", tags=["openai"])
@@ -38,7 +37,7 @@ async def create_completion(request: Request, body: CompletionRequest, wired: Wi
     if body.stream:
         counted = body.stream_options is not None and body.stream_options.include_usage
         chunks = [TextChunks(heading) for heading in headings]
-        return EventStreamResponse(chunk_frames(turns, chunks, shared, count if counted else None), turns)
+        return chunk_stream(turns, chunks, shared, count if counted else None)
     ends = await wait_until_ended(turns, request)
     if ends is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)

@@ -43,6 +43,10 @@ class TextChunks:
         self._table = LogprobsTable(heading)
         self._tokens: list[TokenLogprob] = []
 
+    def silence(self) -> dict[str, Any]:
+        """A chunk that adds nothing."""
+        return {"text": "", "index": self._heading.index, "logprobs": None, "finish_reason": None}
+
     def begin(self) -> dict[str, Any] | None:
         """The first chunk, where the prompt is echoed."""
         return self._chunk(self._heading.echoed) if self._heading.echoed else None

@@ -59,6 +59,10 @@ class ResponseEvents:
             return []
         return self._numbered([*self._run(), *self._taken(event)])
 
+    def silence(self) -> Event:
+        """An event that adds nothing. It has the number of the one before, so that others keep theirs."""
+        return {"type": "keepalive", "sequence_number": max(self._told - 1, 0)}
+
     def response(self) -> dict[str, Any]:
         """The response as far as the events tell it."""
         return response_json(self._head, self._status, [item.json() for item in self._output], self._end)

@@ -24,6 +24,7 @@ from quern.api.sse import EventStreamResponse, frame
 from quern.api.whole import wait_until_ended
 from quern.errors import InvalidRequest, TurnNotCompleted
 from quern.turns.events import NumberedEvent, TurnEnded, TurnLog
+from quern.turns.turn import Turn
 from quern.types import TurnState
 
 router = APIRouter(prefix="/v1/responses", tags=["openai"])
@@ -49,7 +50,7 @@ async def create_response(request: Request, body: ResponseRequest, wired: Wired,
         turn.id, turn.created_at, model, turn.conversation_id, body.previous_turn(), background, settings
     )
     if body.stream:
-        return EventStreamResponse(_frames(head, turn.log), [turn])
+        return _stream(head, turn.log, [turn])
     if background:
         return JSONResponse(whole_response(head, ()))
     try:
@@ -87,7 +88,7 @@ async def get_response(
         return JSONResponse(await _so_far(head, found.log))
     if found.turn is None and not head.background:
         raise InvalidRequest(NOT_KEPT, field="stream")
-    return EventStreamResponse(_frames(head, found.log, starting_after), [found.turn] if found.turn else [])
+    return _stream(head, found.log, [found.turn] if found.turn else [], starting_after)
 
 
 @router.delete("/{response_id}")
@@ -132,13 +133,21 @@ def _with_id(error: TurnNotCompleted, head: ResponseHead) -> TurnNotCompleted:
     return TurnNotCompleted(error.state, f"{error} What there is of the answer is kept: GET {path}.")
 
 
-async def _frames(head: ResponseHead, log: TurnLog, after: int | None = None) -> AsyncGenerator[bytes]:
+def _stream(head: ResponseHead, log: TurnLog, turns: Sequence[Turn], after: int | None = None) -> EventStreamResponse:
     """The events after number `after`, as they come; the last one in any case.
 
     A server that died may have lost events that a reader had seen. The last event tells that reader too how it ended.
     """
     told = ResponseEvents(head)
     last_seen = -1 if after is None else after
+
+    def keep_alive() -> bytes:
+        return _frame(told.silence())
+
+    return EventStreamResponse(_frames(told, log, last_seen), turns, keep_alive=keep_alive)
+
+
+async def _frames(told: ResponseEvents, log: TurnLog, last_seen: int) -> AsyncGenerator[bytes]:
     if begun := _written(told.begin(), last_seen):
         yield begun
     async with aclosing(log.read()) as batches:
@@ -155,4 +164,8 @@ def _shown(told: ResponseEvents, batch: Sequence[NumberedEvent], last_seen: int)
 
 
 def _written(events: Iterable[Event], last_seen: int) -> bytes:
-    return b"".join(frame(event, event["type"]) for event in events if event["sequence_number"] > last_seen)
+    return b"".join(_frame(event) for event in events if event["sequence_number"] > last_seen)
+
+
+def _frame(event: Event) -> bytes:
+    return frame(event, event["type"])

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from quern.api.errors import INTERNAL, openai_error
 from quern.api.merging import merged
-from quern.api.sse import DONE, frame
+from quern.api.sse import DONE, EventStreamResponse, frame
 from quern.turns.events import TurnEnded, TurnEvent
 from quern.turns.turn import Turn
 from quern.types import TurnState, Usage
@@ -19,6 +19,10 @@ CountUsage = Callable[[list[Usage]], dict[str, Any]]
 class Chunks(Protocol):
     """One turn as members of the chunks' `choices`."""
 
+    def silence(self) -> dict[str, Any]:
+        """A chunk that adds nothing."""
+        ...
+
     def begin(self) -> dict[str, Any] | None:
         """The first chunk, if there is one before the turn writes."""
         ...
@@ -28,14 +32,24 @@ class Chunks(Protocol):
         ...
 
 
-async def chunk_frames(
+def chunk_stream(
     turns: Sequence[Turn], choices: Sequence[Chunks], heading: Mapping[str, Any], count: CountUsage | None
-) -> AsyncGenerator[bytes]:
-    """The frames of a stream: chunks as they come, one with the usage where `count` counts it, and the end.
+) -> EventStreamResponse:
+    """Chunks as they come, one with the usage where `count` counts it, and the end.
 
     An error is the last frame, without the end.
     """
     shared = {**heading, **({"usage": None} if count is not None else {})}
+
+    def keep_alive() -> bytes:
+        return frame({**shared, "choices": [choices[0].silence()]})
+
+    return EventStreamResponse(_frames(turns, choices, shared, count), turns, keep_alive=keep_alive)
+
+
+async def _frames(
+    turns: Sequence[Turn], choices: Sequence[Chunks], shared: Mapping[str, Any], count: CountUsage | None
+) -> AsyncGenerator[bytes]:
     for choice in choices:
         first = choice.begin()
         if first is not None:
