@@ -42,4 +42,4 @@ def known_fields(model: type[BaseModel]) -> set[str]:
 
 def _is_no_op(field: FieldInfo) -> bool:
     extra = field.json_schema_extra
-    return isinstance(extra, dict) and extra.get("no_op") is True
+    return extra is not None and not callable(extra) and extra.get("no_op") is True
