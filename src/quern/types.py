@@ -48,11 +48,15 @@ Item = Message | ToolCall | ToolResult
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that the model may call. `parameters`: the JSON schema of its arguments, an object's."""
+    """A function that the model may call. `parameters`: the JSON schema of its arguments, an object's.
+
+    `strict`: where a call is demanded, all of the schema is enforced or the request refused; else as much as can be.
+    """
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)

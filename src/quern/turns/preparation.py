@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quern.engine.base import Grammar, JsonGrammar, TextGrammar
+from quern.engine.base import Engine, Grammar, JsonGrammar, TextGrammar
 from quern.errors import InvalidRequest
 from quern.prompt.prompt import Prompt
 from quern.prompt.tools.events import AnswerParser
-from quern.prompt.tools.format import OPENING, ToolFormat, answer_parser
-from quern.prompt.tools.grammar import call_grammar
+from quern.prompt.tools.format import OPENING, answer_parser
+from quern.prompt.tools.grammar import CallGrammar, call_grammars
 from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse
 from quern.types import Item, Message, Role, Tool
 
@@ -25,11 +25,15 @@ answer: %json {schema}
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A prompt that can be generated from. `single_call`: the answer ends after its first call."""
+    """A prompt that can be generated from.
+
+    `grammars`: the answer is kept to the first of these that the engine can keep to, if there are any. `single_call`:
+    it ends after its first call.
+    """
 
     ids: tuple[int, ...]
     parser: AnswerParser | None = None
-    grammar: Grammar | None = None
+    grammars: tuple[Grammar, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     single_call: bool = False
 
@@ -48,9 +52,28 @@ def prepare(prompt: Prompt, history: Sequence[Item], given: ChatInput | TokenInp
     items = [*before, *history, *given.items]
     tools = shown_tools(given.tool_use)
     if not tools:
-        grammar = JsonGrammar(given.schema) if given.schema is not None else None
-        return Prepared(prompt.encode_chat(items), grammar=grammar)
+        return Prepared(
+            prompt.encode_chat(items), grammars=(JsonGrammar(given.schema),) if given.schema is not None else ()
+        )
     return _with_tools(prompt, items, given, tools)
+
+
+async def enforceable(engine: Engine, grammars: Sequence[Grammar]) -> Grammar | None:
+    """The first of them that the engine can keep to; None where there are none.
+
+    Raises InvalidRequest where it can keep to none of them, EngineUnavailable where it can't tell now.
+    """
+    refusal: InvalidRequest | None = None
+    for grammar in grammars:
+        try:
+            await engine.check_grammar(grammar)
+        except InvalidRequest as error:
+            refusal = error
+        else:
+            return grammar
+    if refusal is not None:
+        raise refusal
+    return None
 
 
 def shown_tools(use: ToolUse) -> tuple[Tool, ...]:
@@ -84,16 +107,17 @@ def _with_tools(prompt: Prompt, items: Sequence[Item], given: ChatInput, tools: 
             "Qwen-Coder model.",
             field="tools",
         )
-    grammar: Grammar | None = None
+    grammars: tuple[Grammar, ...] = ()
     opening = ""
     if use.mode is CallMode.REQUIRED:
-        grammar, opening = _demanded(prompt.tool_format, _callable(use, tools)), OPENING
+        grammars = tuple(map(_demanded, call_grammars(prompt.tool_format, _callable(use, tools))))
+        opening = OPENING
     elif given.schema is not None:
-        grammar = TextGrammar(CALL_OR_JSON.replace("{schema}", _one_line(given.schema)), None)
+        grammars = (TextGrammar(CALL_OR_JSON.replace("{schema}", _one_line(given.schema)), None),)
     return Prepared(
         ids=prompt.encode_chat(items, tools, opening),
         parser=read_calls(prompt, use),
-        grammar=grammar,
+        grammars=grammars,
         single_call=not use.parallel,
     )
 
@@ -102,8 +126,7 @@ def _callable(use: ToolUse, tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
     return tools if use.only is None else tuple(tool for tool in tools if tool.name == use.only)
 
 
-def _demanded(written: ToolFormat, tools: tuple[Tool, ...]) -> Grammar:
-    grammar = call_grammar(written, tools)
+def _demanded(grammar: CallGrammar) -> Grammar:
     if grammar.json_schema is not None:
         return JsonGrammar(grammar.json_schema)
     return TextGrammar(grammar.lark or "", grammar.gbnf)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import structlog
 
 from quern.config import TurnSettings
-from quern.engine.base import Engine, EngineState, GenerateRequest
+from quern.engine.base import Engine, EngineState, GenerateRequest, Grammar
 from quern.errors import EngineUnavailable
 from quern.prompt.prompt import Prompt
 from quern.store.items import NewItem
@@ -25,7 +25,7 @@ from quern.turns.events import TurnEnded
 from quern.turns.journal import Journal
 from quern.turns.logprobs import AlignedLogprobs
 from quern.turns.places import Places
-from quern.turns.preparation import Prepared, prepare
+from quern.turns.preparation import Prepared, enforceable, prepare
 from quern.turns.request import ChatInput, TurnRequest
 from quern.turns.runner import TurnRunner
 from quern.turns.turn import Abandonment, Reading, Turn
@@ -94,9 +94,7 @@ class TurnService:
         ):
             history = await self._context.history(request)
             prepared = await asyncio.to_thread(prepare, self._prompt, history, request.input)
-            if prepared.grammar is not None:
-                await self._engine.check_grammar(prepared.grammar)
-            turn = self._turn(request, prepared)
+            turn = self._turn(request, prepared, await enforceable(self._engine, prepared.grammars))
             await self._store.create(self._record(turn, request))
             return self._launch(turn)
 
@@ -200,7 +198,7 @@ class TurnService:
         ]
         return retry_after(running, self._lengths.typical)
 
-    def _turn(self, request: TurnRequest, prepared: Prepared) -> Turn:
+    def _turn(self, request: TurnRequest, prepared: Prepared, grammar: Grammar | None) -> Turn:
         sampling = request.sampling
         room = room_for_answer(
             len(prepared.ids), sampling.max_tokens, self._engine.info.context_length, fit=request.fit_answer
@@ -220,7 +218,7 @@ class TurnService:
                 stop_token_ids=self._prompt.stop_token_ids | prepared.stop_token_ids,
                 priority=request.priority,
                 cache_salt=request.owner,
-                grammar=prepared.grammar,
+                grammar=grammar,
             ),
             reading=self._reading(turn_id, request, prepared),
             abandonment=Abandonment(request.disconnect or default, self._settings.hold_seconds),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from tests.unit.turns.live_turns import BYTES
 
 from quern.engine.base import JsonGrammar, TextGrammar
+from quern.engine.fake import FakeEngine
 from quern.errors import InvalidRequest
 from quern.prompt.prompt import Prompt
 from quern.prompt.template import InProcessTemplate
 from quern.prompt.tools.format import OPENING
-from quern.turns.preparation import Prepared, prepare, read_calls, shown_tools
+from quern.turns.preparation import Prepared, enforceable, prepare, read_calls, shown_tools
 from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse
 from quern.types import Message, Role, Tool, ToolCall, ToolResult
 
@@ -56,7 +58,7 @@ def test_instructions_stand_before_the_history() -> None:
 def test_a_schema_is_kept_to_where_there_are_no_tools() -> None:
     for use in (ToolUse(), ToolUse((WEATHER,), CallMode.NONE)):
         prepared = prepare(BYTES, [], ask(use, SCHEMA))
-        assert prepared.grammar == JsonGrammar(SCHEMA)
+        assert prepared.grammars == (JsonGrammar(SCHEMA),)
         assert prepared.parser is None
 
 
@@ -65,7 +67,7 @@ def test_tools_that_may_be_called_are_shown_and_their_calls_are_found() -> None:
     assert prepared.ids == BYTES.encode_chat([*HISTORY, QUESTION], [WEATHER, CLOCK])
     assert text(prepared).index('"name": "weather"') < text(prepared).index('"name": "clock"')
     assert prepared.parser is not None
-    assert prepared.grammar is None
+    assert prepared.grammars == ()
     assert not prepared.single_call
 
 
@@ -80,33 +82,60 @@ def test_tools_that_must_not_be_called_are_not_even_shown() -> None:
 def test_a_demanded_call_is_opened_for_the_model_and_kept_to_by_a_grammar() -> None:
     prepared = prepare(BYTES, [], ask(ToolUse((WEATHER, CLOCK), CallMode.REQUIRED)))
     assert text(prepared).endswith(f"assistant\n{OPENING}")
-    assert isinstance(prepared.grammar, JsonGrammar)
-    assert '"weather"' in prepared.grammar.schema
-    assert '"clock"' in prepared.grammar.schema
+    (grammar,) = prepared.grammars
+    assert isinstance(grammar, JsonGrammar)
+    assert '"weather"' in grammar.schema
+    assert '"clock"' in grammar.schema
     assert prepared.parser is not None
 
 
 def test_where_one_tool_is_demanded_all_are_shown_and_only_that_one_can_be_called() -> None:
     prepared = prepare(BYTES, [], ask(ToolUse((WEATHER, CLOCK), CallMode.REQUIRED, only="clock")))
     assert '"name": "weather"' in text(prepared)
-    assert isinstance(prepared.grammar, JsonGrammar)
-    assert '"clock"' in prepared.grammar.schema
-    assert '"weather"' not in prepared.grammar.schema
+    (grammar,) = prepared.grammars
+    assert isinstance(grammar, JsonGrammar)
+    assert '"clock"' in grammar.schema
+    assert '"weather"' not in grammar.schema
+
+
+def test_where_all_of_a_tools_schema_cant_be_enforced_its_structure_will_do_unless_the_tool_is_strict() -> None:
+    mail = Tool("mail", "", {"properties": {"to": {"type": "string", "pattern": "^(?=.)"}}, "required": ["to"]})
+    whole, structure = prepare(BYTES, [], ask(ToolUse((mail, WEATHER), CallMode.REQUIRED))).grammars
+    assert isinstance(whole, JsonGrammar)
+    assert isinstance(structure, JsonGrammar)
+    assert "(?=.)" in whole.schema
+    assert "(?=.)" not in structure.schema
+    assert '"required": ["to"]' in structure.schema
+    strict = ToolUse((replace(mail, strict=True), WEATHER), CallMode.REQUIRED)
+    assert prepare(BYTES, [], ask(strict)).grammars == (whole,)
+
+
+async def test_the_first_grammar_that_the_engine_keeps_to_is_the_answers() -> None:
+    engine = FakeEngine(refused_keyword="not")
+    await engine.start()
+    refused, kept = JsonGrammar('{"items": {"not": {}}}'), JsonGrammar('{"items": {}}')
+    assert await enforceable(engine, ()) is None
+    assert await enforceable(engine, (kept, refused)) is kept
+    assert await enforceable(engine, (refused, kept)) is kept
+    with pytest.raises(InvalidRequest, match="`not` \\(at #/items/not\\)"):
+        await enforceable(engine, (refused, refused))
 
 
 def test_a_demanded_call_goes_before_a_schema() -> None:
     prepared = prepare(BYTES, [], ask(ToolUse((WEATHER,), CallMode.REQUIRED), SCHEMA))
-    assert isinstance(prepared.grammar, JsonGrammar)
-    assert prepared.grammar.schema != SCHEMA
+    (grammar,) = prepared.grammars
+    assert isinstance(grammar, JsonGrammar)
+    assert grammar.schema != SCHEMA
 
 
 def test_with_tools_and_a_schema_the_answer_is_a_call_or_keeps_to_the_schema() -> None:
     prepared = prepare(BYTES, [], ask(ToolUse((WEATHER,)), SCHEMA))
-    assert isinstance(prepared.grammar, TextGrammar)
-    *_, last = prepared.grammar.lark.strip().splitlines()
+    (grammar,) = prepared.grammars
+    assert isinstance(grammar, TextGrammar)
+    *_, last = grammar.lark.strip().splitlines()
     assert last.startswith("answer: %json ")
     assert json.loads(last.removeprefix("answer: %json ")) == json.loads(SCHEMA)
-    assert prepared.grammar.gbnf is None
+    assert grammar.gbnf is None
     assert prepared.parser is not None
 
 

@@ -34,7 +34,7 @@ def _client_tool(tool: Any) -> Any:
 
 
 class ToolFields(Strict):
-    """A tool that the client runs. `strict` holds where a call is demanded."""
+    """A tool that the client runs. `strict` counts where a call is demanded."""
 
     name: ToolName
     description: str | None = None
@@ -47,11 +47,11 @@ class ToolFields(Strict):
     cache_control: NoOp = None
     eager_input_streaming: NoOp = None
     input_examples: NoOp = None
-    strict: NoOp = None
+    strict: bool | None = None
 
     def tool(self) -> Tool:
         """The same as a value."""
-        return Tool(self.name, self.description or "", self.input_schema)
+        return Tool(self.name, self.description or "", self.input_schema, strict=bool(self.strict))
 
 
 ClientTool = Annotated[ToolFields, BeforeValidator(_client_tool)]

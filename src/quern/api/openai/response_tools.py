@@ -43,7 +43,7 @@ def _function(value: Any) -> Any:
 
 
 class FunctionTool(Strict):
-    """A function. `strict` holds where a call is demanded."""
+    """A function. `strict` counts where a call is demanded."""
 
     name: ToolName
     description: str | None = None
@@ -89,7 +89,10 @@ def read_tool_use(settings: Mapping[str, Any]) -> ToolUse:
     mode, only = (choice, None) if isinstance(choice, str) else (None, choice["name"])
     tools: list[Mapping[str, Any]] = settings["tools"]
     return tool_use(
-        [Tool(tool["name"], tool["description"] or "", tool["parameters"] or NO_PARAMETERS) for tool in tools],
+        [
+            Tool(tool["name"], tool["description"] or "", tool["parameters"] or NO_PARAMETERS, bool(tool["strict"]))
+            for tool in tools
+        ],
         mode,
         only=only,
         parallel=settings["parallel_tool_calls"],

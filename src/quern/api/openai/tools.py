@@ -12,7 +12,7 @@ NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 
 
 class Function(Strict):
-    """A function, as Chat Completions describes it. `strict` holds where a call is demanded."""
+    """A function, as Chat Completions describes it. `strict` counts where a call is demanded."""
 
     name: ToolName
     description: str | None = None
@@ -21,7 +21,7 @@ class Function(Strict):
 
     def tool(self) -> Tool:
         """The same as a value."""
-        return Tool(self.name, self.description or "", self.parameters or NO_PARAMETERS)
+        return Tool(self.name, self.description or "", self.parameters or NO_PARAMETERS, strict=bool(self.strict))
 
 
 class ChatTool(Strict):

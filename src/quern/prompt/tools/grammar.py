@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from quern.prompt.tools.format import ToolFormat
-from quern.prompt.tools.schemas import GUIDANCE, EmbeddedSchema
+from quern.prompt.tools.schemas import EmbeddedSchema
+from quern.prompt.tools.structure import structure_of
 from quern.prompt.tools.xml_grammars import gbnf, lark
 from quern.types import Tool
 
@@ -25,8 +26,18 @@ class CallGrammar:
     gbnf: str | None = None
 
 
-def call_grammar(format: ToolFormat, tools: Sequence[Tool]) -> CallGrammar:  # noqa: A002
-    """Exactly one call of one of the tools, of which there is at least one."""
+def call_grammars(format: ToolFormat, tools: Sequence[Tool]) -> list[CallGrammar]:  # noqa: A002
+    """Exactly one call of one of the tools, of which there is at least one: the grammars that will do, strictest first.
+
+    An engine that can't keep to the first takes the next: there, only the structure of a tool's schema is enforced,
+    unless the tool is strict.
+    """
+    loose = [tool if tool.strict else replace(tool, parameters=structure_of(tool.parameters)) for tool in tools]
+    grammars = [_call_grammar(format, tools), _call_grammar(format, loose)]
+    return grammars[:1] if grammars[0] == grammars[1] else grammars
+
+
+def _call_grammar(format: ToolFormat, tools: Sequence[Tool]) -> CallGrammar:  # noqa: A002
     if format is ToolFormat.JSON:
         return CallGrammar(json_schema=_json_schema(tools))
     return CallGrammar(lark=lark(tools), gbnf=gbnf(tools))
@@ -45,6 +56,4 @@ def _json_schema(tools: Sequence[Tool]) -> str:
     ]
     call = calls[0] if len(calls) == 1 else {"anyOf": calls}
     definitions = {name: definition for schema in schemas for name, definition in schema.definitions.items()}
-    return json.dumps(
-        {**call, **({"$defs": definitions} if definitions else {}), "x-guidance": GUIDANCE}, ensure_ascii=False
-    )
+    return json.dumps({**call, **({"$defs": definitions} if definitions else {})}, ensure_ascii=False)

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 DEFINITIONS = ("definitions", "$defs")
-NOT_SCHEMAS = frozenset({"const", "default", "enum", "examples"})
+NOT_SCHEMAS = frozenset({"const", "enum"})
+ANNOTATIONS = frozenset({
+    "$comment", "default", "deprecated", "description", "example", "examples", "readOnly", "title", "writeOnly",
+})  # fmt: skip
+"""Keywords that demand nothing; they would only make a grammar's text long."""
 OF_NAMED_SCHEMAS = frozenset({"dependentSchemas", "patternProperties", "properties", *DEFINITIONS})
 OF_A_WHOLE_SCHEMA = frozenset({"$id", "$schema", *DEFINITIONS})
 OPEN_ENDED = frozenset({"$ref", "additionalProperties", "allOf", "anyOf", "oneOf", "patternProperties"})
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
-
-GUIDANCE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": True}
-"""llguidance's options, for the outermost schema: the white space that chat templates write, so that a model is led
-where it has been trained; and a tool whose schema has a part that no grammar can enforce may still be called.
-"""
 
 
 class EmbeddedSchema:
@@ -47,6 +46,8 @@ class EmbeddedSchema:
             return schema
         moved: dict[str, Any] = {}
         for keyword, value in cast("Mapping[str, Any]", schema).items():
+            if keyword in ANNOTATIONS or keyword.startswith("x-"):
+                continue
             if keyword in OF_NAMED_SCHEMAS:
                 moved[keyword] = {name: self._moved(part) for name, part in _mapping(value).items()}
             elif keyword == "$ref" and isinstance(value, str) and value.startswith("#"):

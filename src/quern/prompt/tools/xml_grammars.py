@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from quern.prompt.tools.parameter_types import ParameterTypes
-from quern.prompt.tools.schemas import GUIDANCE, EmbeddedSchema
+from quern.prompt.tools.schemas import EmbeddedSchema
 from quern.types import Tool
 
 VALUE_END = "\n</parameter>"
@@ -110,7 +110,7 @@ def _arguments(tool: Tool, prefix: str) -> list[_Argument]:
             required=name in required,
             choices=types.choices(name),
             is_text=not types.of(name) or "string" in types.of(name),
-            schema={**_mapping(schema), "$defs": embedded.definitions, "x-guidance": GUIDANCE},
+            schema={**_mapping(schema), **({"$defs": embedded.definitions} if embedded.definitions else {})},
         )
         for name, schema in embedded.properties.items()
     ]

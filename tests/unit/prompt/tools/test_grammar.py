@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import llguidance
 import pytest
@@ -10,7 +12,7 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 from tests.unit.prompt.tools.answers import TIME, WEATHER, WRITE, parse
 
 from quern.prompt.tools.format import ToolFormat
-from quern.prompt.tools.grammar import call_grammar
+from quern.prompt.tools.grammar import call_grammars
 from quern.types import Tool
 
 NODE = Tool(
@@ -60,19 +62,17 @@ class Language:
         return llguidance.LLMatcher(BYTES, self._grammar, log_level=0).try_consume_tokens(ids) == len(ids)
 
 
-def json_language(*tools: Tool) -> Language:
-    schema = call_grammar(ToolFormat.JSON, tools).json_schema
-    assert schema is not None
-    return Language(llguidance.LLMatcher.grammar_from_json_schema(schema))
+def json_languages(*tools: Tool) -> list[Language]:
+    """Of every grammar that will do, strictest first."""
+    schemas = [grammar.json_schema or "" for grammar in call_grammars(ToolFormat.JSON, tools)]
+    return [Language(llguidance.LLMatcher.grammar_from_json_schema(schema)) for schema in schemas]
 
 
 def xml_languages(*tools: Tool) -> list[Language]:
-    grammar = call_grammar(ToolFormat.XML, tools)
-    assert grammar.lark is not None
-    assert grammar.gbnf is not None
-    return [
-        Language(llguidance.LLMatcher.grammar_from_lark(text)) for text in (grammar.lark, gbnf_to_lark(grammar.gbnf))
-    ]
+    """Of every grammar that will do, in each notation."""
+    grammars = call_grammars(ToolFormat.XML, tools)
+    texts = [text for grammar in grammars for text in (grammar.lark or "", gbnf_to_lark(grammar.gbnf or ""))]
+    return [Language(llguidance.LLMatcher.grammar_from_lark(text)) for text in texts]
 
 
 def call(name: str, arguments: object) -> str:
@@ -100,7 +100,8 @@ def function(name: str, *arguments: tuple[str, str]) -> str:
 )
 def test_a_json_call_of_one_of_the_tools_is_allowed_and_read_without_a_repair(name: str, arguments: object) -> None:
     answer = call(name, arguments)
-    assert json_language(*TOOLS).ends_with(answer)
+    for language in json_languages(*TOOLS):
+        assert language.ends_with(answer)
     parsed = parse(answer, ToolFormat.JSON, TOOLS, opened=True)
     assert (parsed.text, parsed.arguments(), parsed.repairs) == ("", arguments, 0)
 
@@ -120,29 +121,63 @@ def test_a_json_call_of_one_of_the_tools_is_allowed_and_read_without_a_repair(na
     ],
 )
 def test_anything_but_a_json_call_is_not(beginning: str) -> None:
-    assert not json_language(*TOOLS).allows(beginning)
+    for language in json_languages(*TOOLS):
+        assert not language.allows(beginning)
 
 
 def test_a_single_tool_needs_no_alternatives() -> None:
-    schema = json.loads(call_grammar(ToolFormat.JSON, [TIME]).json_schema or "")
+    schema = json.loads(call_grammars(ToolFormat.JSON, [TIME])[0].json_schema or "")
     assert "anyOf" not in schema
     assert schema["properties"]["name"] == {"const": "get_time"}
-    assert json_language(TIME).ends_with(call("get_time", {}))
-    assert not json_language(TIME).allows('{"name": "get_w')
+    (language,) = json_languages(TIME)
+    assert language.ends_with(call("get_time", {}))
+    assert not language.allows('{"name": "get_w')
 
 
-def test_what_no_grammar_can_enforce_does_not_forbid_the_call() -> None:
-    parameters = {
+UNENFORCEABLE = Tool(
+    "post",
+    "",
+    {
         "type": "object",
         "properties": {
             "to": {"type": "string", "format": "postcode"},
             "either": {"oneOf": [{"type": "integer"}, {"type": "integer", "minimum": 3}]},
         },
+        "required": ["to"],
         "if": {"required": ["to"]},
-    }
-    tool = Tool("post", "", parameters)
-    assert json_language(tool).ends_with(call("post", {"to": "x", "either": 5}))
-    assert xml_languages(tool)[0].ends_with(function("post", ("to", "x"), ("either", "5")))
+    },
+)
+"""No engine keeps to all of this."""
+
+
+def test_where_a_tools_schema_cant_be_enforced_its_structure_can() -> None:
+    whole, structure = call_grammars(ToolFormat.JSON, [UNENFORCEABLE, TIME])
+    assert '"postcode"' in (whole.json_schema or "")
+    language = Language(llguidance.LLMatcher.grammar_from_json_schema(structure.json_schema or ""))
+    assert language.ends_with(call("post", {"to": "x", "either": 5}))
+    assert language.ends_with(call("get_time", {}))
+    for beginning in ({"to": 5}, {"to": "x", "either": "5"}, {"either": 5}):
+        assert not language.allows(call("post", beginning))
+    whole, structure = call_grammars(ToolFormat.XML, [UNENFORCEABLE])
+    language = Language(llguidance.LLMatcher.grammar_from_lark(structure.lark or ""))
+    assert language.ends_with(function("post", ("to", "x"), ("either", "5")))
+    assert not language.allows("<function=post>\n<parameter=to>\nx\n</parameter>\n<parameter=either>\nfive")
+
+
+def test_of_a_strict_tool_there_is_no_grammar_of_the_structure_alone() -> None:
+    assert len(call_grammars(ToolFormat.JSON, [replace(UNENFORCEABLE, strict=True), TIME])) == 1
+    whole, loose = call_grammars(ToolFormat.JSON, [replace(UNENFORCEABLE, name="strict", strict=True), UNENFORCEABLE])
+    assert (whole.json_schema or "").count("postcode") == 2
+    assert (loose.json_schema or "").count("postcode") == 1
+
+
+def test_what_a_schema_says_to_people_makes_no_grammar_longer() -> None:
+    said = {"description": "Where to.", "title": "To", "examples": ["x"], "default": "x", "x-order": 1}
+    named: dict[str, Any] = {**{name: {"type": "null"} for name in said}, "to": {"type": "string", **said}}
+    (grammar,) = call_grammars(ToolFormat.JSON, [Tool("post", "", {"properties": named, **said})])
+    arguments = json.loads(grammar.json_schema or "")["properties"]["arguments"]
+    properties = {**{name: {"type": "null"} for name in said}, "to": {"type": "string"}}
+    assert arguments == {"type": "object", "properties": properties}
 
 
 @pytest.mark.parametrize(
