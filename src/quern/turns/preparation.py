@@ -15,12 +15,13 @@ from quern.prompt.tools.grammar import CallGrammar, call_grammars
 from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse
 from quern.types import Item, Message, Role, Tool
 
-CALL_OR_JSON = """\
-start: call | answer
-call: <tool_call> REST
-REST: /(.|\\n)*/
+CALLS_OR_JSON = """\
+start: call+ | answer
+call: <tool_call> TEXT </tool_call> "\\n"?
+TEXT: /(.|\\n)*/
 answer: %json {schema}
 """
+"""Lark, as llguidance reads it. Both tags are tokens of their own, which `TEXT` can't hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def _with_tools(prompt: Prompt, items: Sequence[Item], given: ChatInput, tools: 
         grammars = tuple(map(_demanded, call_grammars(prompt.tool_format, _callable(use, tools))))
         opening = OPENING
     elif given.schema is not None:
-        grammars = (TextGrammar(CALL_OR_JSON.replace("{schema}", _one_line(given.schema)), None),)
+        grammars = (TextGrammar(CALLS_OR_JSON.replace("{schema}", _one_line(given.schema)), None),)
     return Prepared(
         ids=prompt.encode_chat(items, tools, opening),
         parser=read_calls(prompt, use),
