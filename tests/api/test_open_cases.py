@@ -12,6 +12,7 @@ import pytest
 
 from quern.api.deps import owner
 from quern.engine.fake import FakeEngine
+from quern.turns.answer import AnswerReader
 from quern.types import Item, Message, Role
 
 from .conftest import Quern, Start
@@ -167,6 +168,29 @@ async def test_a_failed_turn_is_no_part_of_the_history_and_the_conversation_goes
         seen = quern.application.prompt.tokenizer.decode(engine.requests[-1].prompt)
     assert "first" in seen
     assert "doomed" not in seen
+
+
+async def test_after_a_bug_in_what_reads_the_answer_the_turn_is_stored_as_failed_and_others_go_on(
+    quern: Quern, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation_id = await quern.begin()
+
+    def fail(_reader: object, *_given: object) -> list[object]:
+        raise ZeroDivisionError("no such luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AnswerReader, "push", fail)
+        patch.setattr(AnswerReader, "finish", fail)
+        response = await quern.client.post(
+            "/v1/chat/completions",
+            json={"messages": [{"role": "user", "content": "hi"}]},
+            headers={"x-quern-conversation": conversation_id},
+        )
+    assert response.status_code == 500
+    assert "ZeroDivisionError: no such luck" in response.json()["error"]["message"]
+    stored = (await quern.client.get(f"/v1/conversations/{conversation_id}")).json()
+    assert [turn["state"] for turn in stored["turns"]] == ["completed", "failed"]
+    assert (await quern.chat("again", conversation_id)).status_code == 200
 
 
 async def test_a_full_queue_is_a_503_with_the_seconds_to_wait(start: Start) -> None:

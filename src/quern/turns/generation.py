@@ -45,7 +45,7 @@ class Generation:
                     case Tokens(ids, logprobs):
                         await self._runs()
                         self._count(ids)
-                        if self._logprobs is not None and logprobs is not None:
+                        if self._logprobs is not None:
                             self._logprobs.push(ids, logprobs)
                         self._show(self._text.push(ids), len(ids))
                         if self._over:
@@ -60,6 +60,10 @@ class Generation:
         """The terminal event of a turn that did not complete, with what was measured so far."""
         self._tell(self._answer.finish())
         return TurnEnded(state, None, error, self._usage(), self._timings(), repairs=self._answer.repairs)
+
+    def crashed(self, error: str) -> TurnEnded:
+        """The terminal event after a bug. What reads the answer may be what crashed, so it is asked nothing more."""
+        return TurnEnded(TurnState.FAILED, None, error, self._usage(), self._timings())
 
     @property
     def _over(self) -> bool:

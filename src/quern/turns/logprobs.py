@@ -21,13 +21,17 @@ class AlignedLogprobs:
         self._told_characters = 0
         self._shown_characters = 0
 
-    def push(self, ids: Sequence[int], logprobs: Sequence[Logprob]) -> None:
-        """Take what was drawn."""
-        for token_id, logprob in zip(ids, logprobs, strict=True):
+    def push(self, ids: Sequence[int], logprobs: Sequence[Logprob] | None) -> None:
+        """Take what was drawn. Tokens without probabilities are not told, but their text counts."""
+        for index, token_id in enumerate(ids):
             token = self._token_bytes(token_id)
-            top = tuple(TokenLogprob(self._token_bytes(other), value) for other, value in logprob.top)
-            self._held.append((self._told_characters, TokenLogprob(token, logprob.value, top)))
+            if logprobs is not None:
+                self._held.append((self._told_characters, self._told(token, logprobs[index])))
             self._told_characters += len(self._decoder.decode(token))
+
+    def _told(self, token: bytes, logprob: Logprob) -> TokenLogprob:
+        top = tuple(TokenLogprob(self._token_bytes(other), value) for other, value in logprob.top)
+        return TokenLogprob(token, logprob.value, top)
 
     def shown(self, text: str) -> tuple[TokenLogprob, ...]:
         """This text is out: the tokens that begin in it or before it."""

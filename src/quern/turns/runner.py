@@ -82,7 +82,7 @@ class TurnRunner:
         if isinstance(error, EngineError):
             return generation.ended_early(TurnState.FAILED, str(error))
         log.error("turn_crashed", turn=turn.id, exc_info=error)
-        return generation.ended_early(TurnState.FAILED, f"{type(error).__name__}: {error}")
+        return generation.crashed(f"{type(error).__name__}: {error}")
 
     async def _mark_running(self, turn: Turn) -> None:
         try:

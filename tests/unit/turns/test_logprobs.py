@@ -99,6 +99,14 @@ def test_bytes_that_are_no_text_do_not_bring_later_tokens_forward() -> None:
     assert stream.told == [("\ufffd", [b"\xff"]), ("ba", [b"b", b"a"])]
 
 
+def test_tokens_without_probabilities_are_left_out_and_the_others_stay_with_their_text() -> None:
+    aligned = AlignedLogprobs(token_bytes)
+    aligned.push([3, 4], None)
+    aligned.push([1], logprobs([1]))
+    assert aligned.shown("你") == ()
+    assert [token.token for token in aligned.shown("b")] == [b"b"]
+
+
 @given(BATCHES, st.sampled_from([[], ["ab"], ["你"]]))
 def test_told_tokens_are_those_that_begin_in_the_text_in_order(batches: list[list[int]], stops: list[str]) -> None:
     stream = Stream(stops)
