@@ -77,7 +77,8 @@ def test_a_tool_is_used_with_typed_input_and_its_result_comes_back(client: anthr
     given: Any = block.input
     assert type(given["a"]) is type(given["b"]) is int
     result = {"type": "tool_result", "tool_use_id": block.id, "content": str(given["a"] * given["b"])}
-    messages += [{"role": "assistant", "content": first.content}, {"role": "user", "content": [result]}]
+    asked_again = {"type": "text", "text": "So what is 12 times 12?"}
+    messages += [{"role": "assistant", "content": first.content}, {"role": "user", "content": [result, asked_again]}]
     second = create(client, **asked, messages=messages, tool_choice={"type": "none"})
     assert second.content[0].type == "text"
     assert "144" in second.content[0].text
