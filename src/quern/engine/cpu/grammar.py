@@ -7,14 +7,15 @@ for; it takes them from a `Vocabulary` and shows them to nobody.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from quern.engine.base import Grammar, JsonGrammar
-from quern.engine.cpu.refusals import TOO_COMPLEX, reason
+from quern.engine.cpu.refusals import reason, too_complex
 from quern.engine.cpu.schemas import Schema, read_schema, schemas_in_lark, with_layout
 from quern.errors import InvalidRequest
 
@@ -22,12 +23,21 @@ MAX_SCHEMA_LENGTH = 64 * 1024
 MAX_LARK_LENGTH = 256 * 1024
 """Characters of a JSON schema, and of a Lark grammar: one may hold the schemas of many tools."""
 
-LIMITS = LLParserLimits(verbose_errors=False)
-"""llguidance's own, but its errors don't repeat the answer."""
+LIMITS = LLParserLimits(
+    initial_lexer_fuel=200_000,
+    max_lexer_states=50_000,
+    max_items_in_row=10_000,
+    step_max_items=200_000,
+    verbose_errors=False,
+)
+"""Less than llguidance's own of what takes memory: a grammar takes 50 MB at most instead of 200, and an answer as much
+again. More of what many optional properties need: with its own, 300 of them end an answer in its middle. Errors don't
+repeat the answer.
+"""
 SECONDS = 1.0
 SECONDS_PER_TOKEN = 1e-3
-"""Of the processor's time, for the masks of one answer: a store, and what each token puts back into it. All others
-wait for a mask; it usually takes 50 µs, and with a hostile grammar half a second.
+"""Of the processor's time, for the grammar of one answer: a store, and what each token puts back into it. All others
+wait for a mask; it usually takes 50 µs, and with a hostile grammar 50 ms.
 """
 SILENT = 0
 
@@ -83,7 +93,7 @@ class Constraint:
         if self._matcher.is_error():
             why = reason(self._matcher.get_error(), [])
         elif self._seconds_left < 0:
-            why = TOO_COMPLEX
+            why = too_complex([])
         else:
             return ""
         return f"The grammar of this answer could not be kept to any longer, so the answer was lost: {why}."
@@ -95,22 +105,28 @@ class Constraint:
 
     def mask(self) -> bytes:
         """A bit for each id that may be drawn next, as the native sampler takes them; see `failure` afterwards."""
-        began = time.thread_time()
-        mask = self._matcher.compute_bitmask()
-        spent = time.thread_time() - began
-        self._seconds_left = min(self._seconds_left + SECONDS_PER_TOKEN, SECONDS) - spent
-        return mask
+        self._seconds_left = min(self._seconds_left + SECONDS_PER_TOKEN, SECONDS)
+        with self._timed():
+            return self._matcher.compute_bitmask()
 
     def consume(self, ids: Iterable[int]) -> None:
         """These were drawn; see `failure` afterwards."""
-        self._matcher.consume_tokens(list(ids))
+        with self._timed():
+            self._matcher.consume_tokens(list(ids))
+
+    @contextmanager
+    def _timed(self) -> Generator[None]:
+        began = time.thread_time()
+        yield
+        self._seconds_left -= time.thread_time() - began
 
 
 class CompiledGrammar:
-    """A grammar at its beginning."""
+    """A grammar at its beginning. `size` in bytes of memory, as far as it is known."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
+    def __init__(self, matcher: LLMatcher, size: int = 0) -> None:
         self._matcher = matcher
+        self.size = size
 
     def constraint(self) -> Constraint:
         """For one answer. Takes a millisecond where the grammar is large; one thread at a time."""

@@ -14,6 +14,7 @@ from quern.engine.cpu.grammar import CompiledGrammar, check_length
 from quern.errors import EngineUnavailable, InvalidRequest
 
 MOST_KEPT = 64
+MOST_BYTES = 128 * 2**20
 SECONDS = 5.0
 """How long a grammar may wait for others that are being compiled."""
 
@@ -25,12 +26,21 @@ Outcome = CompiledGrammar | str
 class GrammarCache:
     """The outcomes of the last `most` grammars that were asked for, compiled one at a time. For one event loop.
 
-    A grammar whose reader has gone is compiled to its end and kept, so that the same one never costs twice.
+    They take `most_bytes` of memory, or there is only one of them. A grammar whose reader has gone is compiled to its
+    end and kept, so that the same one never costs twice.
     """
 
-    def __init__(self, compile: Compile, *, most: int = MOST_KEPT, seconds: float = SECONDS) -> None:  # noqa: A002
+    def __init__(
+        self,
+        compile: Compile,  # noqa: A002
+        *,
+        most: int = MOST_KEPT,
+        most_bytes: int = MOST_BYTES,
+        seconds: float = SECONDS,
+    ) -> None:
         self._compile = compile
         self._most = most
+        self._most_bytes = most_bytes
         self._seconds = seconds
         self._outcomes: OrderedDict[bytes, Outcome] = OrderedDict()
         self._place = asyncio.Lock()
@@ -86,8 +96,12 @@ class GrammarCache:
         if compiled.cancelled() or compiled.exception() is not None:
             return
         self._outcomes[key] = compiled.result()
-        while len(self._outcomes) > self._most:
+        while len(self._outcomes) > self._most or (self._size > self._most_bytes and len(self._outcomes) > 1):
             self._outcomes.popitem(last=False)
+
+    @property
+    def _size(self) -> int:
+        return sum(outcome.size for outcome in self._outcomes.values() if isinstance(outcome, CompiledGrammar))
 
 
 def _digest(grammar: Grammar) -> bytes:

@@ -1,27 +1,34 @@
-"""The child process in which grammars are tried: `python -P -m quern.engine.cpu.grammar_child`.
+"""The child process in which grammars are tried: `python -P -m quern.engine.cpu.grammar_child <bytes of memory>`.
 
 It reads JSON lines: first `{"special": [<text of a special token>, …], "ends": [<those that end a turn>, …],
 "seconds": <of the processor's time for one grammar>}`, then `{"schema": …}` or `{"lark": …}` for each grammar. It
-answers each line with one, `{"refused": <sentence, or empty>}`. A grammar that takes too much time or memory ends the
-process, and so does the end of its standard input.
+answers each line with one, `{"refused": <sentence, or empty>, "size": <bytes that the grammar takes>}`. A grammar that
+takes too much time or memory ends the process, and so does the end of its standard input.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import resource
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from quern.engine.base import Grammar, JsonGrammar, TextGrammar
-from quern.engine.cpu.grammar import GrammarCompiler
+from quern.engine.cpu.grammar import CompiledGrammar, GrammarCompiler
+from quern.engine.cpu.refusals import too_complex_grammar
 from quern.errors import InvalidRequest
 
 BYTES = 256
-MOST_MEMORY = 2**30
-"""Bytes of address space."""
+ANSWERS = 2
+STEPS = 150
+STRIDE = 37
+"""How many answers are begun, and how far; coprime to most counts of what may come next, so that it varies."""
+ENDINGS = frozenset(b'"}],')
+"""What ends a value in JSON, or brings the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +63,76 @@ def replies(requests: Iterable[bytes]) -> Iterator[bytes]:
     opening = json.loads(next(lines))
     vocabulary = ByteVocabulary(opening["special"], opening["ends"])
     compiler = GrammarCompiler(vocabulary, vocabulary.vocabulary_size)
-    yield _reply("")
+    yield _reply()
     for line in lines:
-        refused = ""
+        request = json.loads(line)
+        grammar = JsonGrammar(request["schema"]) if "schema" in request else TextGrammar(request["lark"], None)
         signal.setitimer(signal.ITIMER_PROF, opening["seconds"])  # its signal ends the process, also amid native code
         try:
-            compiler.compile(_grammar(json.loads(line)))
-        except InvalidRequest as error:
-            refused = str(error)
+            reply = _tried(compiler, grammar)
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
-        yield _reply(refused)
+        yield reply
 
 
-def _grammar(request: Mapping[str, str]) -> Grammar:
-    return JsonGrammar(request["schema"]) if "schema" in request else TextGrammar(request["lark"], None)
+def _tried(compiler: GrammarCompiler, grammar: Grammar) -> bytes:
+    before = _allocated()
+    try:
+        compiled = compiler.compile(grammar)
+    except InvalidRequest as error:
+        return _reply(refused=str(error))
+    size = _allocated() - before
+    if not all(_can_be_written(compiled, number) for number in range(ANSWERS)):
+        return _reply(refused=too_complex_grammar(grammar))
+    return _reply(size=size)
 
 
-def _reply(refused: str) -> bytes:
-    return json.dumps({"refused": refused}).encode() + b"\n"
+def _can_be_written(grammar: CompiledGrammar, number: int) -> bool:
+    """Whether llguidance keeps up with the beginning of some answer; that it may not shows only then."""
+    constraint = grammar.constraint()
+    for step in range(STEPS):
+        if constraint.complete:
+            break
+        mask = constraint.mask()
+        allowed = [byte for byte in range(BYTES) if mask[byte // 8] >> byte % 8 & 1]
+        if constraint.failure or not allowed:
+            break
+        endings = [byte for byte in allowed if byte in ENDINGS] if step % 3 == 2 else []
+        choices = endings or allowed
+        constraint.consume([choices[(step * STRIDE + number) % len(choices)]])
+    return not constraint.failure
+
+
+class _Allocations(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_: ClassVar = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+    uordblks: int
+    hblkhd: int
+
+
+def _allocated() -> int:
+    """Bytes that are allocated; 0 where the C library doesn't tell."""
+    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo is None:
+        return 0
+    mallinfo.restype = _Allocations
+    found: _Allocations = mallinfo()
+    return found.uordblks + found.hblkhd
+
+
+def _reply(*, refused: str = "", size: int = 0) -> bytes:
+    return json.dumps({"refused": refused, "size": size}).encode() + b"\n"
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    memory = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for reply in replies(sys.stdin.buffer):
         sys.stdout.buffer.write(reply)

@@ -15,20 +15,24 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import IO
+from typing import IO, Any
 
 import structlog
 
 from quern.config import child_environment
 from quern.engine.base import Grammar, JsonGrammar
 from quern.engine.cpu.grammar import CompiledGrammar, Vocabulary
-from quern.engine.cpu.refusals import TOO_COMPLEX
+from quern.engine.cpu.refusals import too_complex_grammar
 from quern.errors import EngineUnavailable, InvalidRequest
 
 log = structlog.get_logger(__name__)
 
 SECONDS = 3.0
 """Of the processor's time: large grammars take one."""
+MEMORY = 2**28
+"""Bytes of address space; without a grammar the process has a seventh of it."""
+PATIENCE = 20.0
+"""Seconds until the process is given up, whatever it is waiting for: on a busy machine it gets a part of a core."""
 
 INHERITED = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "PYTHONPATH", "TZ")
 MOST_REPLY = 2**16
@@ -37,7 +41,8 @@ MOST_REPLY = 2**16
 class GrammarTrial:
     """A compiler that can't be kept busy for ever: `compile` gets only what has passed the trial. For any thread.
 
-    `seconds` of the processor's time for each grammar.
+    `seconds` of the processor's time for each grammar, `memory` in bytes for all of the process, `patience` in seconds
+    for each reply.
     """
 
     def __init__(
@@ -46,10 +51,14 @@ class GrammarTrial:
         compile: Callable[[Grammar], CompiledGrammar],  # noqa: A002
         *,
         seconds: float = SECONDS,
+        memory: int = MEMORY,
+        patience: float = PATIENCE,
     ) -> None:
         special = {**vocabulary.special.control, **vocabulary.special.user_defined}
         ends = [text for text, token_id in special.items() if token_id in vocabulary.end_of_turn_ids]
         self._opening = {"special": list(special), "ends": ends, "seconds": seconds}
+        self._memory = memory
+        self._patience = patience
         self._compile = compile
         self._lock = threading.Lock()
         self._child: _Child | None = None
@@ -60,10 +69,10 @@ class GrammarTrial:
         EngineUnavailable where the trial can't be held.
         """
         with self._lock:
-            refused = self._try(grammar)
-        if refused:
-            raise InvalidRequest(refused)
-        return self._compile(grammar)
+            size = self._try(grammar)
+        compiled = self._compile(grammar)
+        compiled.size = size
+        return compiled
 
     def close(self) -> None:
         """End the child process, and what is being tried. May be called twice."""
@@ -71,23 +80,27 @@ class GrammarTrial:
         if self._child is not None:
             self._child.end()
 
-    def _try(self, grammar: Grammar) -> str:
-        kind, request = (
-            ("JSON schema", {"schema": grammar.schema})
-            if isinstance(grammar, JsonGrammar)
-            else ("grammar", {"lark": grammar.lark})
+    def _try(self, grammar: Grammar) -> int:
+        """The bytes that it takes."""
+        reply = self._ready_child().ask(
+            {"schema": grammar.schema} if isinstance(grammar, JsonGrammar) else {"lark": grammar.lark}
         )
-        self._check_open()
+        if reply is None:
+            self._check_open()
+            log.warning("grammar_trial_failed", kind=type(grammar).__name__)
+            raise InvalidRequest(too_complex_grammar(grammar))
+        if reply["refused"]:
+            raise InvalidRequest(reply["refused"])
+        return reply["size"]
+
+    def _ready_child(self) -> _Child:
         if self._child is None or not self._child.alive:
-            self._child = _Child(self._opening)
-        reply = self._child.ask(request)
-        if reply is not None:
-            return reply
-        self._child.end()
-        self._child = None
+            self._check_open()
+            self._child = _Child(self._opening, self._memory, self._patience)
+        if self._closed:  # meanwhile: `close` may not have seen the child
+            self._child.end()
         self._check_open()
-        log.warning("grammar_trial_failed", kind=kind)
-        return f"This {kind} can't be kept to: {TOO_COMPLEX}."
+        return self._child
 
     def _check_open(self) -> None:
         if self._closed:
@@ -97,34 +110,41 @@ class GrammarTrial:
 class _Child:
     """One child process and the conversation with it. Raises EngineUnavailable where it does not start."""
 
-    def __init__(self, opening: Mapping[str, object]) -> None:
-        self._process = _start()
+    def __init__(self, opening: Mapping[str, object], memory: int, patience: float) -> None:
+        self._process = _start(memory)
+        self._patience = patience
         self.end = weakref.finalize(self, _end, self._process)
         if self.ask(opening) is None:
-            self.end()
             raise EngineUnavailable("The process that tries grammars does not start. Free some memory, try again.", 5)
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        return self.end.alive and self._process.poll() is None
 
-    def ask(self, request: Mapping[str, object]) -> str | None:
-        """The sentence that refuses a grammar, empty where none does; None where the process has ended over it."""
+    def ask(self, request: Mapping[str, object]) -> dict[str, Any] | None:
+        """The reply; None where the process ended over it, or was given up."""
         stdin, stdout = _pipes(self._process)
+        giving_up = threading.Timer(self._patience, self._process.kill)
+        giving_up.start()
         try:
             stdin.write(json.dumps(request).encode() + b"\n")
             stdin.flush()
             reply = stdout.readline(MOST_REPLY)
         except (OSError, ValueError):  # it has ended, or is being closed
-            return None
-        return json.loads(reply)["refused"] if reply.endswith(b"\n") else None
+            reply = b""
+        finally:
+            giving_up.cancel()
+        if reply.endswith(b"\n"):
+            return json.loads(reply)
+        self.end()
+        return None
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start(memory: int) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             # -P: a file in the working directory must not pass for a module of the standard library.
-            [sys.executable, "-P", "-m", "quern.engine.cpu.grammar_child"],
+            [sys.executable, "-P", "-m", "quern.engine.cpu.grammar_child", str(memory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # where memory runs out, llguidance writes pages

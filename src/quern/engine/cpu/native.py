@@ -38,11 +38,14 @@ class NativeOptions:
 
 
 class SequenceSampler:
-    """How one sequence draws: the native sampler, and how far the answer is in its grammar."""
+    """How one sequence draws: the native sampler, and how far the answer is in its grammar. `hopeless`: what it means
+    where nothing can be drawn, a sentence.
+    """
 
-    def __init__(self, native: _native.Sampler, constraint: Constraint | None) -> None:
+    def __init__(self, native: _native.Sampler, constraint: Constraint | None, hopeless: str) -> None:
         self._native = native
         self._constraint = constraint
+        self._hopeless = hopeless
 
     def prepared(self) -> _native.Sampler | None:
         """The native sampler, ready for one draw; None where the grammar can't be kept to."""
@@ -56,10 +59,10 @@ class SequenceSampler:
     def drawn(self, tokens: Sequence[DrawnToken]) -> Drawn:
         """What came of the draw; no tokens where it failed."""
         if self._constraint is None:
-            return Drawn(tokens) if tokens else Drawn(failure=NOTHING_TO_DRAW)
+            return Drawn(tokens) if tokens else Drawn(failure=self._hopeless)
         self._constraint.consume(token.id for token in tokens)
         if self._constraint.failure or not tokens:
-            return Drawn(failure=self._constraint.failure or NOTHING_ALLOWED)
+            return Drawn(failure=self._constraint.failure or self._hopeless)
         return Drawn(tokens, self._constraint.complete)
 
 
@@ -124,7 +127,9 @@ class NativeModel:
             top_logprobs=min(sampling.logprobs or 0, self._spec.vocabulary_size),
         )
         sampler.observe_prompt(request.prompt)
-        return SequenceSampler(sampler, grammar.constraint() if grammar is not None else None)
+        constraint = grammar.constraint() if grammar is not None else None
+        hopeless = NOTHING_ALLOWED if constraint is not None and sampling.logit_bias else NOTHING_TO_DRAW
+        return SequenceSampler(sampler, constraint, hopeless)
 
     def forward(self, parts: Sequence[Part]) -> Sequence[Drawn]:
         """Compute one step."""

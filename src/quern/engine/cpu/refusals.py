@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from quern.engine.cpu.schemas import Schema, place_of
+from quern.engine.base import Grammar, JsonGrammar
+from quern.engine.cpu.schemas import Schema, place_of, schemas_of
+from quern.engine.cpu.weights import heaviest_part
 
 LONGEST_REASON = 200
 
-TOO_COMPLEX = "it is too complex to be kept to; shorter patterns, smaller bounds and fewer alternatives make it simpler"
 TOO_COMPLEX_MESSAGES = re.compile(
-    r"schema too large|fuel exhausted|precomputation failed|too big|too large|too many|max is \d+"
+    r"schema too large|fuel exhausted|precomputation failed|too big|too large|[Tt]oo many|max is \d+"
     r"|Unable to determine if regex is empty"
 )
 UNIMPLEMENTED = re.compile(r'Unimplemented keys: \["([^"]+)"')
@@ -45,9 +46,22 @@ def reason(message: str, schemas: Sequence[Schema]) -> str:
         if part in message:
             return meaning
     if TOO_COMPLEX_MESSAGES.search(message):
-        return TOO_COMPLEX
+        return too_complex(schemas)
     first, _, _ = message.partition("\n")
     return _bounded(first.replace("Unsatisfiable schema", "nothing satisfies it").removesuffix("."))
+
+
+def too_complex_grammar(grammar: Grammar) -> str:
+    """A whole grammar's refusal."""
+    kind = "JSON schema" if isinstance(grammar, JsonGrammar) else "grammar"
+    return f"This {kind} can't be kept to: {too_complex(schemas_of(grammar))}."
+
+
+def too_complex(schemas: Sequence[Schema]) -> str:
+    """That nobody could keep to it, and which of its parts is to blame most likely; to be said after a colon."""
+    part = heaviest_part(schemas)
+    cause = f", most likely for its {_bounded(part)}" if part else ""
+    return f"it is too complex{cause}; shorter patterns, smaller bounds and fewer alternatives make it simpler"
 
 
 def _at(place: str) -> str:

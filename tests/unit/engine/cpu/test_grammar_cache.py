@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from blockbuster import blockbuster_ctx
@@ -76,6 +77,24 @@ async def test_only_the_last_ones_are_kept() -> None:
         await cache.get(grammar(number))
         assert len(cache) <= 3
     assert compiler.asked == [grammar(number) for number in (1, 2, 3, 4, 2)]
+
+
+async def test_those_that_are_kept_take_so_much_memory() -> None:
+    matcher: Any = None
+    sizes = {1: 40, 2: 40, 3: 30, 4: 1000, 5: 1}
+    compiled = {number: CompiledGrammar(matcher, size) for number, size in sizes.items()}
+    asked: list[int] = []
+
+    def compile_one(wanted: Grammar) -> CompiledGrammar:
+        (number,) = (number for number in sizes if wanted == grammar(number))
+        asked.append(number)
+        return compiled[number]
+
+    cache = GrammarCache(compile_one, most_bytes=100)
+    for number, kept in ((1, 1), (2, 2), (3, 2), (2, 2), (4, 1), (4, 1), (5, 1), (4, 1)):
+        assert await cache.get(grammar(number)) is compiled[number]
+        assert len(cache) == kept
+    assert asked == [1, 2, 3, 4, 5, 4]
 
 
 async def test_what_is_too_long_is_refused_and_leaves_nothing() -> None:
