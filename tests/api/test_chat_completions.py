@@ -290,10 +290,10 @@ async def test_a_conversation_of_the_original_endpoints_goes_on_here_and_back(qu
     ("body", "param", "words"),
     [
         ({"messages": []}, "messages", "at least 1 item"),
-        ({"messages": [{"role": "user"}]}, "messages.0.user.content", "missing"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content", "missing"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0", "robot"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.user.content", "image_url"),
-        ({"messages": [{"role": "user", "content": "x", "colour": 1}]}, "messages.0.user.colour", "no field"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content", "image_url"),
+        ({"messages": [{"role": "user", "content": "x", "colour": 1}]}, "messages.0.colour", "no field"),
         ({"temperature": 2.5}, "temperature", "less than or equal to 2"),
         ({"top_p": 0}, "top_p", "greater than 0"),
         ({"n": 0}, "n", "greater than or equal to 1"),

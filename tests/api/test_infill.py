@@ -269,7 +269,7 @@ async def test_fields_that_are_off_or_change_nothing_may_be_sent(quern: Quern) -
         ({"input_extra": "x"}, "input_extra", "valid list"),
         ({"n_predict": -2}, "n_predict", "greater than or equal to -1"),
         ({"logit_bias": [[65]]}, "logit_bias", "pairs of a token id and a bias"),
-        ({"logit_bias": [["word", 1]]}, "logit_bias.word.[key]", "integer"),
+        ({"logit_bias": [["word", 1]]}, "logit_bias.[key]", "integer"),
         ({"repetition_penalty": 1.1}, "repetition_penalty", "no field repetition_penalty"),
         ({"seed": []}, "seed", "integer"),
     ],

@@ -27,9 +27,9 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
     ({"messages": [{**USER[0], "name": "x"}]}, "messages.0.name"),
     ({"messages": [{**USER[0], "clear_at": "never"}]}, "clear_at"),
-    ({"messages": [user({"type": "text", "text": "x", "bold": True})]}, "messages.0.content.0.text.bold"),
+    ({"messages": [user({"type": "text", "text": "x", "bold": True})]}, "messages.0.content.0.bold"),
     ({"messages": [user({"type": "image", "source": {}})]}, "messages.0.content.0"),
-    ({"messages": [user({"type": "tool_result", "content": "x"})]}, "messages.0.content.0.tool_result.tool_use_id"),
+    ({"messages": [user({"type": "tool_result", "content": "x"})]}, "messages.0.content.0.tool_use_id"),
     ({"messages": [user(CALLED)]}, "tool_use"),
     ({"messages": [{"role": "assistant", "content": [{"type": "tool_addition", "tool": {}}]}]}, "messages.0.content.0"),
     ({"system": [{"type": "image"}]}, "system.0.type"),
@@ -132,3 +132,25 @@ async def test_an_answer_that_fails_is_a_500_with_the_reason(start: Start) -> No
     assert response.status_code == 500
     assert response.json()["error"]["type"] == "api_error"
     assert "failed after 2 tokens" in response.json()["error"]["message"]
+
+
+async def test_an_error_has_the_id_under_which_the_log_has_the_request(start: Start) -> None:
+    async with start(saying("hello", fail_after=2)) as quern:
+        whole = await message(quern, max_tokens=0)
+        streamed = await message(quern, stream=True)
+    assert whole.json()["request_id"] == whole.headers["request-id"]
+    assert f'"request_id":"{streamed.headers["request-id"]}"' in streamed.text
+
+
+async def test_a_conversation_that_is_busy_is_a_conflict(start: Start) -> None:
+    async with start(saying("x" * 500, token_delay=0.01)) as quern:
+        running = asyncio.get_running_loop().create_task(quern.begin())
+        while not quern.engine.stats().running:
+            await asyncio.sleep(0.005)
+        (listed,) = (await quern.client.get("/v1/conversations")).json()["data"]
+        refused = await quern.client.post(
+            "/v1/messages", json={"messages": USER, "max_tokens": 5}, headers={"x-quern-conversation": listed["id"]}
+        )
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (409, "conflict_error")

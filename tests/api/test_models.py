@@ -28,7 +28,7 @@ async def test_an_entry_has_the_members_that_several_servers_clients_read(quern:
         "context_length": length,
         "max_model_len": length,
         "max_input_tokens": length,
-        "max_tokens": 4096,
+        "max_tokens": 32768,
         "vocabulary_size": quern.engine.info.vocabulary_size,
         "quantisation": "no weights",
         "engine": "fake",

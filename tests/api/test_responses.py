@@ -141,6 +141,18 @@ async def test_items_are_read_as_what_was_said(start: Start) -> None:
     assert "encrypted" not in text
 
 
+async def test_items_go_back_as_the_official_library_writes_them(start: Start) -> None:
+    async with start(saying("Hm." + call_text("Ulm")), live=True) as quern, official(quern) as client:
+        tools: Any = [WEATHER]
+        first = await client.responses.create(model="fake", input="hi", tools=tools, store=False)
+        dumped: list[dict[str, Any]] = [item.model_dump() for item in first.output]
+        assert any(None in item.values() for item in dumped), "the library writes what it doesn't know as null"
+        result = {"type": "function_call_output", "call_id": dumped[-1]["call_id"], "output": "sunny"}
+        said: Any = [{"role": "user", "content": "hi"}, *dumped, result]
+        second = await client.responses.create(model="fake", input=said, tools=tools, store=False)
+    assert second.status == "completed"
+
+
 async def test_a_response_goes_on_from_another_without_its_instructions(start: Start) -> None:
     async with start(saying("answer")) as quern:
         first = await responded(quern, input="one", instructions="First rules.")

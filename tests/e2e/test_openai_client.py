@@ -169,8 +169,11 @@ def answer_to(client: openai.OpenAI, question: str, schema: Schema) -> str:
 
 
 def test_fifty_schemas_always_get_an_answer_that_validates(client: openai.OpenAI) -> None:
+    def ask(case: tuple[str, Schema]) -> str:
+        return answer_to(client, *case)
+
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda case: answer_to(client, *case), SCHEMAS))
+        answers = list(pool.map(ask, SCHEMAS))
     assert len(answers) == 50
     for (question, schema), answer in zip(SCHEMAS, answers, strict=True):
         try:

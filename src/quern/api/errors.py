@@ -17,6 +17,7 @@ Sources of the shapes: "Error codes" in OpenAI's API reference, "Errors" in Anth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -87,7 +88,7 @@ INVALID = Kind(422, 400, 400, None, "invalid_request_error")
 TOO_LONG = Kind(413, 400, 400, "context_length_exceeded", "invalid_request_error")
 NOT_FOUND = Kind(404, 404, 404, "not_found", "not_found_error")
 NO_MODEL = Kind(404, 404, 404, "model_not_found", "not_found_error")
-BUSY = Kind(409, 409, 409, "conversation_busy", "invalid_request_error")
+BUSY = Kind(409, 409, 409, "conversation_busy", "conflict_error")
 TOO_LARGE = Kind(413, 413, 413, "request_too_large", "request_too_large")
 OVERLOADED = Kind(503, 503, 529, "overloaded", "overloaded_error")
 UNAVAILABLE = Kind(503, 503, 529, "model_unavailable", "overloaded_error")
@@ -119,9 +120,9 @@ ANTHROPIC_DETAILS: dict[str | None, dict[str, Any]] = {
 
 
 def anthropic_error(kind: Kind, message: str, param: str | None = None) -> dict[str, Any]:
-    """`{"type": "error", …}` as Anthropic's clients read it."""
+    """`{"type": "error", …}` as Anthropic's clients read it, with the id under which the log has the request."""
     error = {"type": kind.anthropic_type, "message": message, **ANTHROPIC_DETAILS.get(param, {})}
-    return {"type": "error", "error": error}
+    return {"type": "error", "error": error, "request_id": structlog.contextvars.get_contextvars().get("request_id")}
 
 
 def failure(
@@ -156,12 +157,17 @@ async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     dialect = dialect_of(request.url.path)
     if dialect is Dialect.SEED:
         return JSONResponse({"detail": jsonable_encoder(error.errors())}, 422)
-    return failure(dialect, INVALID, *field_sentence(error.errors()[0]))
+    return failure(dialect, INVALID, *field_sentence(error.errors()[0], error.body))
 
 
-def field_sentence(item: dict[str, Any]) -> tuple[str, str | None]:
-    """A sentence for an entry of pydantic's or FastAPI's, and the field's name as OpenAI writes it: `tools.0.type`."""
+def field_sentence(item: dict[str, Any], body: Any = None) -> tuple[str, str | None]:
+    """A sentence for an entry of pydantic's or FastAPI's, and the field's name as OpenAI writes it: `tools.0.type`.
+
+    `body`: what was sent.
+    """
     where, *names = item["loc"]
+    if isinstance(body, dict):
+        names = _sent(names, body, missing=item["type"] == "missing")
     field = ".".join(str(name) for name in names) or None
     match item["type"]:
         case "missing" if field is not None:
@@ -180,6 +186,27 @@ def field_sentence(item: dict[str, Any]) -> tuple[str, str | None]:
             what = "field" if where == "body" else "parameter"
             message = f"The {what} {field} can't be used: {str(item['msg']).removeprefix('Value error, ').rstrip('.')}."
     return message, field
+
+
+KEY = "[key]"
+"""What pydantic calls the name of a member, where that can't be used."""
+
+
+def _sent(names: Sequence[str | int], body: Any, *, missing: bool) -> list[str | int]:
+    """Of the names those that lead into the body: pydantic puts those of its own unions' members among them."""
+    path: list[str | int] = []
+    for name, following in zip(names, [*names[1:], None], strict=True):
+        # The tag of a union may be the name of a member too: then it is the tag if only that leads on.
+        if _has(body, name) and (_has(body[name], following) or not _has(body, following)):
+            body = body[name]
+        elif name != KEY and not (missing and following is None):
+            continue
+        path.append(name)
+    return path
+
+
+def _has(value: Any, name: str | int | None) -> bool:
+    return (isinstance(value, dict) and name in value) or (isinstance(value, list) and isinstance(name, int))
 
 
 async def _quern_error(request: Request, error: Exception) -> JSONResponse:

@@ -66,7 +66,7 @@ def _model(wired: Services, name: str) -> dict[str, Any]:
         "context_length": info.context_length,
         "max_model_len": info.context_length,
         "max_input_tokens": info.context_length,
-        "max_tokens": wired.generation.max_tokens,
+        "max_tokens": info.context_length,
         "vocabulary_size": info.vocabulary_size,
         "quantisation": info.quantisation,
         "engine": info.engine,

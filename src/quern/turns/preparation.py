@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quern.engine.base import Engine, Grammar, JsonGrammar, TextGrammar
+from quern.engine.base import Grammar, JsonGrammar, TextGrammar
 from quern.errors import InvalidRequest
 from quern.prompt.prompt import Prompt
 from quern.prompt.tools.events import AnswerParser
-from quern.prompt.tools.format import OPENING, answer_parser
+from quern.prompt.tools.format import OPENING, ToolFormat, answer_parser
 from quern.prompt.tools.grammar import CallGrammar, call_grammars
 from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse
 from quern.types import Item, Message, Role, Tool
@@ -59,24 +59,6 @@ def prepare(prompt: Prompt, history: Sequence[Item], given: ChatInput | TokenInp
     return _with_tools(prompt, items, given, tools)
 
 
-async def enforceable(engine: Engine, grammars: Sequence[Grammar]) -> Grammar | None:
-    """The first of them that the engine can keep to; None where there are none.
-
-    Raises InvalidRequest where it can keep to none of them, EngineUnavailable where it can't tell now.
-    """
-    refusal: InvalidRequest | None = None
-    for grammar in grammars:
-        try:
-            await engine.check_grammar(grammar)
-        except InvalidRequest as error:
-            refusal = error
-        else:
-            return grammar
-    if refusal is not None:
-        raise refusal
-    return None
-
-
 def shown_tools(use: ToolUse) -> tuple[Tool, ...]:
     """The tools that the model may call."""
     return () if use.mode is CallMode.NONE else use.tools
@@ -87,7 +69,17 @@ def read_calls(prompt: Prompt, use: ToolUse) -> AnswerParser | None:
     tools = shown_tools(use)
     if not tools or prompt.tool_format is None:
         return None
-    return answer_parser(prompt.tool_format, _callable(use, tools), opened=use.mode is CallMode.REQUIRED)
+    return answer_parser(prompt.tool_format, callable_tools(use), opened=use.mode is CallMode.REQUIRED)
+
+
+def demanded(format: ToolFormat, tools: Sequence[Tool]) -> tuple[Grammar, ...]:  # noqa: A002
+    """A call of one of the tools: the grammars that will do, strictest first."""
+    return tuple(map(_grammar, call_grammars(format, tools)))
+
+
+def callable_tools(use: ToolUse) -> tuple[Tool, ...]:
+    """Those of the shown tools that an answer may call."""
+    return tuple(tool for tool in shown_tools(use) if use.only in {None, tool.name})
 
 
 def check_ids(ids: Sequence[int], vocabulary_size: int, field: str) -> None:
@@ -111,7 +103,7 @@ def _with_tools(prompt: Prompt, items: Sequence[Item], given: ChatInput, tools: 
     grammars: tuple[Grammar, ...] = ()
     opening = ""
     if use.mode is CallMode.REQUIRED:
-        grammars = tuple(map(_demanded, call_grammars(prompt.tool_format, _callable(use, tools))))
+        grammars = demanded(prompt.tool_format, callable_tools(use))
         opening = OPENING
     elif given.schema is not None:
         grammars = (TextGrammar(CALLS_OR_JSON.replace("{schema}", _one_line(given.schema)), None),)
@@ -123,11 +115,7 @@ def _with_tools(prompt: Prompt, items: Sequence[Item], given: ChatInput, tools: 
     )
 
 
-def _callable(use: ToolUse, tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
-    return tools if use.only is None else tuple(tool for tool in tools if tool.name == use.only)
-
-
-def _demanded(grammar: CallGrammar) -> Grammar:
+def _grammar(grammar: CallGrammar) -> Grammar:
     if grammar.json_schema is not None:
         return JsonGrammar(grammar.json_schema)
     return TextGrammar(grammar.lark or "", grammar.gbnf)

@@ -32,14 +32,17 @@ class ToolUse:
 
 @dataclass(frozen=True, slots=True)
 class ChatInput:
-    """Something is said, and answered. `instructions` stand before everything else and are not remembered. `schema`:
-    the JSON schema (as text) that the answer keeps to, where it calls no tool.
+    """Something is said, and answered. `instructions` stand before everything else and are not remembered.
+
+    `schema`: the JSON schema (as text) that the answer keeps to, where it calls no tool; `schema_field`: the field of
+    the request that has it.
     """
 
     items: tuple[Item, ...]
     instructions: str | None = None
     tool_use: ToolUse = ToolUse()
     schema: str | None = None
+    schema_field: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,11 @@ from quern.turns.answer import AnswerReader
 from quern.turns.budget import Progress, TurnLengths, retry_after, room_for_answer
 from quern.turns.context import Context
 from quern.turns.events import TurnEnded
+from quern.turns.grammars import Grammars
 from quern.turns.journal import Journal
 from quern.turns.logprobs import AlignedLogprobs
 from quern.turns.places import Places
-from quern.turns.preparation import Prepared, enforceable, prepare
+from quern.turns.preparation import Prepared, prepare
 from quern.turns.request import ChatInput, TurnRequest
 from quern.turns.runner import TurnRunner
 from quern.turns.turn import Abandonment, Reading, Turn
@@ -52,6 +53,7 @@ class TurnService:
         self._engine = engine
         self._prompt = prompt
         self._context = context
+        self._grammars = Grammars(engine, prompt)
         self._store = turns
         self._settings = settings
         self._journal = Journal(turns, interval=settings.save_interval_ms / 1000, token_limit=settings.save_tokens)
@@ -94,7 +96,7 @@ class TurnService:
         ):
             history = await self._context.history(request)
             prepared = await asyncio.to_thread(prepare, self._prompt, history, request.input)
-            turn = self._turn(request, prepared, await enforceable(self._engine, prepared.grammars))
+            turn = self._turn(request, prepared, await self._grammars.choose(prepared, request.input))
             await self._store.create(self._record(turn, request))
             return self._launch(turn)
 

@@ -9,12 +9,11 @@ import pytest
 from tests.unit.turns.live_turns import BYTES
 
 from quern.engine.base import JsonGrammar, TextGrammar
-from quern.engine.fake import FakeEngine
 from quern.errors import InvalidRequest
 from quern.prompt.prompt import Prompt
 from quern.prompt.template import InProcessTemplate
 from quern.prompt.tools.format import OPENING
-from quern.turns.preparation import Prepared, enforceable, prepare, read_calls, shown_tools
+from quern.turns.preparation import Prepared, prepare, read_calls, shown_tools
 from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse
 from quern.types import Message, Role, Tool, ToolCall, ToolResult
 
@@ -108,17 +107,6 @@ def test_where_all_of_a_tools_schema_cant_be_enforced_its_structure_will_do_unle
     assert '"required": ["to"]' in structure.schema
     strict = ToolUse((replace(mail, strict=True), WEATHER), CallMode.REQUIRED)
     assert prepare(BYTES, [], ask(strict)).grammars == (whole,)
-
-
-async def test_the_first_grammar_that_the_engine_keeps_to_is_the_answers() -> None:
-    engine = FakeEngine(refused_keyword="not")
-    await engine.start()
-    refused, kept = JsonGrammar('{"items": {"not": {}}}'), JsonGrammar('{"items": {}}')
-    assert await enforceable(engine, ()) is None
-    assert await enforceable(engine, (kept, refused)) is kept
-    assert await enforceable(engine, (refused, kept)) is kept
-    with pytest.raises(InvalidRequest, match="`not` \\(at #/items/not\\)"):
-        await enforceable(engine, (refused, refused))
 
 
 def test_a_demanded_call_goes_before_a_schema() -> None:

@@ -79,6 +79,7 @@ class CountTokensRequest(Strict):
             instructions=system or None,
             tool_use=use_of(tools_shown(self.tools or [], self.messages), self.tool_choice),
             schema=json.dumps(wanted.schema_) if wanted is not None else None,
+            schema_field="output_config.format",
         )
 
 

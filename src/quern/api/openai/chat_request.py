@@ -90,6 +90,7 @@ class ChatCompletionRequest(SamplingFields):
                 self.items(),
                 tool_use=self.tool_use(),
                 schema=self.response_format.schema_text() if self.response_format is not None else None,
+                schema_field="response_format",
             ),
             sampling=self.sampling(defaults, max_tokens=self.answer_tokens(), logprobs=self.told_logprobs()),
             remember=conversation_id is not None,

@@ -76,7 +76,9 @@ def text_of(content: Any) -> str:
 
 
 TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
-PART_MEMBERS = frozenset({"type", "text", "cache_control", "annotations", "logprobs", "citations"})
+PART_MEMBERS = frozenset(
+    {"type", "text", "annotations", "cache_control", "citations", "logprobs", "prompt_cache_breakpoint"}
+)
 
 
 def _part_text(part: Any) -> str:

@@ -91,11 +91,13 @@ READ = frozenset({"message", "function_call", "function_call_output", "reasoning
 
 
 def _with_type(value: Any) -> Any:
-    """A message may leave its type out. Raises ValueError for a type that is not read."""
+    """A message may leave its type out, and what is null is as good as left out: OpenAI's library sends items back
+    with all that it knows of them. Raises ValueError for a type that is not read.
+    """
     if not isinstance(value, dict):
         return value
-    members = cast("dict[str, Any]", value)
-    kind = type_of(members) if members.get("type") is not None else "message"
+    members = {name: member for name, member in cast("dict[str, Any]", value).items() if member is not None}
+    kind = type_of(members) if "type" in members else "message"
     if kind not in READ:
         raise ValueError(NOT_READ.format(kind=kind))
     return {**members, "type": kind}

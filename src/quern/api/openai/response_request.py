@@ -142,6 +142,7 @@ class PromptFields(Strict):
             instructions=self.instructions,
             tool_use=read_tool_use(self.tool_settings()),
             schema=wanted.schema_text() if wanted is not None else None,
+            schema_field="text.format",
         )
 
 
