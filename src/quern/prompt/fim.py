@@ -7,8 +7,9 @@ README. One file: `<|fim_prefix|>P<|fim_suffix|>S<|fim_middle|>`. Before that, w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from quern.errors import InvalidRequest
@@ -18,6 +19,8 @@ PREFIX, SUFFIX, MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
 REPO_NAME, FILE_SEPARATOR = "<|repo_name|>", "<|file_sep|>"
 ENDS = (PREFIX, SUFFIX, "<|fim_pad|>", REPO_NAME, FILE_SEPARATOR)
 """What a model writes where the gap is filled and it goes on with something else."""
+
+FILE_WITH_GAP = re.compile(rf"{re.escape(FILE_SEPARATOR)}(?P<path>[^\n]*)\n(?P<gap>{re.escape(PREFIX)})")
 
 UNNAMED_REPOSITORY = "repository"
 UNNAMED_FILE = "file"
@@ -50,11 +53,28 @@ class Gap:
 
         The frame's own tokens are then tokens; everything between them stays text.
         """
+        if prompt.startswith(REPO_NAME):
+            return cls._parse_repository(prompt)
         if not prompt.startswith(PREFIX):
             return None
         prefix, suffix_mark, rest = prompt.removeprefix(PREFIX).partition(SUFFIX)
         suffix, middle_mark, begun = rest.rpartition(MIDDLE)
         return cls(prefix, suffix, begun) if suffix_mark and middle_mark else None
+
+    @classmethod
+    def _parse_repository(cls, prompt: str) -> Self | None:
+        current = FILE_WITH_GAP.search(prompt)
+        gap = cls.parse(prompt[current.start("gap") :]) if current is not None else None
+        if current is None or gap is None:
+            return None
+        repository, *files = prompt[len(REPO_NAME) : current.start()].split(FILE_SEPARATOR)
+        pieces = [file.partition("\n") for file in files]
+        return replace(
+            gap,
+            files=[RepositoryFile(path, text) for path, _, text in pieces],
+            repository=repository.removesuffix("\n"),
+            path=current["path"],
+        )
 
 
 class GapEncoder:

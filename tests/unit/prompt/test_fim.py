@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -90,10 +91,38 @@ def test_a_frames_parts_are_those_that_stand_in_it() -> None:
     assert Gap.parse(FRAMED.format("", "", "")) == Gap("", "", "")
 
 
+REPOSITORY = "<|repo_name|>{}\n<|file_sep|>a.py\nA = 1\n<|file_sep|>包/b.py\nB = 2\n<|file_sep|>src/c.py\n{}"
+
+
+def test_a_frame_with_other_files_of_the_repository_has_them_as_context() -> None:
+    frame = FRAMED.format("p", "s", "")
+    gap = Gap.parse(REPOSITORY.format("team/project", frame))
+    files = [RepositoryFile("a.py", "A = 1\n"), RepositoryFile("包/b.py", "B = 2\n")]
+    assert gap == Gap("p", "s", files=files, repository="team/project", path="src/c.py")
+    bracketed = "".join(f"[{part}]" if part in MARKS else part for part in re.split(r"(<\|\w+\|>)", frame))
+    assert gap is not None
+    assert written(ENCODER.encode(gap)) == (
+        "[<|repo_name|>]team/project\n[<|file_sep|>]a.py\nA = 1\n[<|file_sep|>]包/b.py\nB = 2\n"
+        "[<|file_sep|>]src/c.py\n" + bracketed
+    )
+
+
+@given(TRICKY, TRICKY, TRICKY, st.lists(st.tuples(TRICKY, TRICKY), max_size=3), TRICKY)
+def test_whatever_starts_as_a_repository_is_encoded_or_stays_text(
+    prefix: str, suffix: str, begun: str, files: list[tuple[str, str]], name: str
+) -> None:
+    context = "".join(f"<|file_sep|>{path}\n{text}" for path, text in files)
+    gap = Gap.parse(f"<|repo_name|>{name}\n{context}<|file_sep|>{name}\n{FRAMED.format(prefix, suffix, begun)}")
+    assert gap is None or ENCODER.encode(gap)
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "",
+        REPOSITORY.format("r", "no gap"),
+        REPOSITORY.format("r", "<|fim_prefix|>a<|fim_suffix|>b"),
+        "<|repo_name|>r\n" + FRAMED.format("a", "b", ""),
         "def f():",
         " " + FRAMED.format("a", "b", ""),
         "x" + FRAMED.format("a", "b", ""),
