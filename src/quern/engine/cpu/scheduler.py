@@ -16,6 +16,7 @@ from quern.engine.base import EngineEvent, GenerateRequest, Logprob, Queued, Tok
 from quern.engine.cpu.blocks import BlockPool, PrefixChain
 from quern.engine.cpu.budget import Budget, divide
 from quern.engine.cpu.model import Drawn, DrawnToken
+from quern.engine.cpu.precedence import Precedence
 from quern.engine.cpu.sequence import Part, Sequence
 from quern.errors import EngineError, EngineFailed
 from quern.types import FinishReason
@@ -63,6 +64,7 @@ class Scheduler:
         self._block_tokens = block_tokens
         self._parallel = parallel
         self._budget = budget
+        self._precedence = Precedence()
         self._waiting: list[Sequence] = []
         self._running: dict[int, Sequence] = {}
 
@@ -211,8 +213,9 @@ class Scheduler:
         return notices
 
     def _parts(self) -> tuple[Part, ...]:
-        writing = [sequence for sequence in self.running if sequence.pending == 1]
-        prompts = [sequence for sequence in self.running if sequence.pending > 1]
+        taking_part = self._precedence.taking_part(self.running)
+        writing = [sequence for sequence in taking_part if sequence.pending == 1]
+        prompts = [sequence for sequence in taking_part if sequence.pending > 1]
         tokens = self._budget.tokens(writing=bool(writing))
         return (*(Part(sequence, 1) for sequence in writing), *divide(tokens, prompts))
 

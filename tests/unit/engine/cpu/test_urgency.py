@@ -24,12 +24,40 @@ def test_an_urgent_one_takes_the_place_of_the_last_in_order_who_goes_on_afterwar
     first, second = run.arrive(request(prompt(8), 20)), run.arrive(request(prompt(8, first=20), 20))
     run.steps(3)
     third = run.arrive(urgent(prompt(6, first=40), 3))
-    assert run.steps(4) == [{3: 6, 1: 1}, {3: 1, 1: 1}, {3: 1, 1: 1}, {1: 1, 2: 3}]
+    assert run.steps(4) == [{3: 6}, {3: 1}, {3: 1}, {1: 1, 2: 3}]
     assert run.finished(third).timings.queued_ms == 0
     run.finish()
     assert [len(run.told(key, Preempted)) for key in (first, second, third)] == [0, 1, 0]
     for key, ids in ((first, prompt(8)), (second, prompt(8, first=20))):
         assert run.ids(key) == answer(ids, 20)
+
+
+def test_of_four_steps_three_are_urgent_ones_alone_and_everybody_takes_part_in_the_fourth() -> None:
+    run = Run()
+    chat = run.arrive(request(prompt(4), 30))
+    run.steps(2)
+    run.arrive(urgent(prompt(20, first=9), 5))
+    run.arrive(urgent(prompt(3, first=40), 2))
+    assert run.steps(8) == [
+        {2: 13, 3: 3},
+        {2: 7, 3: 1},
+        {2: 1},
+        {1: 1, 2: 1},
+        {2: 1},
+        {2: 1},
+        {1: 1},
+        {1: 1},
+    ]
+    run.finish()
+    assert run.ids(chat) == answer(prompt(4), 30)
+
+
+def test_urgent_ones_among_themselves_share_every_step() -> None:
+    run = Run()
+    for number in range(2):
+        run.arrive(urgent(prompt(4, first=9 * number), 6))
+    run.step()
+    assert run.steps(5) == [{1: 1, 2: 1}] * 5
 
 
 def test_an_urgent_one_takes_the_blocks_of_as_few_as_will_do() -> None:
