@@ -87,7 +87,7 @@ SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 $(SANITIZE_PYTHON)
 
 sanitize: $(SANITIZE_STAMP)
-	$(SANITIZED) -m pytest tests/native
+	$(SANITIZED) -m pytest tests/native -o timeout=1800
 
 fuzz: $(SANITIZE_STAMP)
 	rm -rf build/fuzz && mkdir -p build/fuzz

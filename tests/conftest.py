@@ -29,3 +29,11 @@ def model_folder(small_model_path: Path, tmp_path_factory: pytest.TempPathFactor
     from tests.model_folders import write_model_folder  # noqa: PLC0415 (most tests need no NumPy)
 
     return write_model_folder(tmp_path_factory.mktemp("Tiny-Coder"), small_model_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_path(small_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a GGUF file. It is fast, and wants nothing that anybody asks of it."""
+    from tests.model_folders import write_model_file  # noqa: PLC0415 (most tests need no NumPy)
+
+    return write_model_file(tmp_path_factory.mktemp("tiny") / "tiny.gguf", small_model_path)

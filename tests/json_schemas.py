@@ -1,7 +1,8 @@
-"""Fifty varied JSON schemas, each with a question that an answer of its kind could answer."""
+"""Fifty varied JSON schemas, each with a question that it could be the answer's of, and some that are too complex."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 Schema = dict[str, Any]
@@ -34,6 +35,13 @@ NODE: Schema = {
     "$ref": "#/$defs/node",
     "$defs": {"node": an_object({"value": WHOLE, "next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}})},
 }
+BOTH: Schema = {
+    "allOf": [
+        {"type": "object", "properties": {"a": {"type": "integer", "minimum": 5}}, "required": ["a"]},
+        {"properties": {"a": {"maximum": 9}, "b": TEXT}, "required": ["b"]},
+    ],
+    "maxProperties": 2,
+}
 ADDRESS: Schema = {
     "$defs": {"address": an_object({"street": TEXT, "city": TEXT})},
     **an_object({"home": {"$ref": "#/$defs/address"}, "work": {"$ref": "#/$defs/address"}}),
@@ -53,8 +61,8 @@ SCHEMAS: list[tuple[str, Schema]] = [
     ("Three primes.", an_object({"primes": a_list({"type": "integer", "minimum": 2}, 3, 3)})),
     ("A matrix of two rows.", an_object({"rows": a_list(a_list(WHOLE, 2, 2), 2, 2)})),
     ("A hex colour.", an_object({"hex": {"type": "string", "pattern": "^#[0-9a-f]{6}$"}})),
-    ("A licence plate.", an_object({"plate": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"}})),
-    ("A version.", an_object({"version": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"}})),
+    ("A licence plate.", an_object({"plate": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{4}(-[a-z]{1,3})?$"}})),
+    ("A version.", an_object({"version": {"type": "string", "pattern": r"^\d{1,2}\.\d{1,2}\.\d{1,3}$"}})),
     ("Today's date.", an_object({"date": {"type": "string", "format": "date"}})),
     ("The time.", an_object({"time": {"type": "string", "format": "time"}})),
     ("A moment.", an_object({"at": {"type": "string", "format": "date-time"}})),
@@ -73,7 +81,7 @@ SCHEMAS: list[tuple[str, Schema]] = [
     ("A shop's order.", an_object({"order": an_object({"items": a_list(an_object({"sku": TEXT, "count": WHOLE}))})})),
     ("A function's signature.", an_object({"name": TEXT, "parameters": a_list(an_object({"name": TEXT}), 0, 3)})),
     ("A bug report.", an_object({"title": TEXT, "severity": {"enum": ["low", "high"]}, "steps": a_list(TEXT)})),
-    ("A test's outcome.", an_object({"passed": WHOLE, "failed": WHOLE, "flaky": YES_NO})),
+    ("A text with every escape.", an_object({"text": {"const": 'a/b "c" \\ d\n\t\u001f'}})),
     ("A circle or a square.", {"anyOf": [an_object({"radius": NUMBER}), an_object({"side": NUMBER})]}),
     (
         "A shape with its kind.",
@@ -88,14 +96,40 @@ SCHEMAS: list[tuple[str, Schema]] = [
     ("Just a word.", {"type": "string", "minLength": 1, "maxLength": 20}),
     ("Just yes or no.", {"type": "boolean"}),
     ("Just nothing.", {"type": "null"}),
-    ("Just one of three.", {"enum": [1, "two", None]}),
+    ("Just one of six.", {"enum": [7, "two", None, True, ["x"], {"y": 1}]}),
     ("Five words.", a_list({"type": "string", "maxLength": 12}, 5, 5)),
     ("A pair of a word and a number.", {"type": "array", "prefixItems": [TEXT, WHOLE], "items": False, "minItems": 2}),
     ("Deep nesting.", an_object({"a": an_object({"b": an_object({"c": an_object({"d": YES_NO})})})})),
     ("A route.", an_object({"from": TEXT, "to": TEXT, "stops": a_list(TEXT, 0, 2), "km": NUMBER})),
     ("A small dictionary.", {"type": "object", "additionalProperties": WHOLE, "minProperties": 1, "maxProperties": 3}),
-    ("A price.", an_object({"amount": {"type": "number", "minimum": 0}, "currency": {"enum": ["EUR", "CNY", "USD"]}})),
-    ("A weekday.", an_object({"day": {"type": "string", "enum": ["Mon", "Tue", "Wed", "Thu", "Fri"]}})),
+    ("A share.", an_object({"share": {"type": "number", "minimum": 0, "maximum": 1, "multipleOf": 0.25}})),
+    ("What meets two schemas.", BOTH),
     ("A multiple of five.", an_object({"n": {"type": "integer", "multipleOf": 5, "minimum": 0, "maximum": 100}})),
     ("A review.", an_object({"stars": {"enum": [1, 2, 3, 4, 5]}, "text": {"type": "string", "maxLength": 80}})),
 ]
+
+GIVES_UP: Schema = {"type": "string", "pattern": r"^(\p{L}{1,1000}\w){1,1000}$"}
+"""llguidance finds out only while the answer is written that this is too complex."""
+
+HARD = "(a|b)*a(a|b){12}"
+COMPLEX: list[Schema] = [
+    {"enum": [f"value number {n}" for n in range(3000)]},
+    {"type": "string", "pattern": "^(((a{1,1000}){1,1000}b?){1,1000}c?){1,1000}$"},
+    {"type": "string", "pattern": f"^{HARD}{HARD}$", "minLength": 50},
+    *({"type": "string", "allOf": [{"pattern": f"^((a|b)*a(a|b){{{m}}})?$"} for m in range(n)]} for n in (5, 10, 30)),
+    {"type": "array", "items": {"type": "integer"}, "minItems": 99_999, "maxItems": 100_000},
+    {"anyOf": [an_object({f"p{n}": TEXT}) for n in range(400)]},
+    {"allOf": [{"anyOf": [{"properties": {f"p{n}{m}": {}}} for m in "ab"]} for n in range(14)]},
+    {
+        "$ref": "#/$defs/d0",
+        "$defs": {
+            **{f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(30)},
+            "d30": {"type": "string"},
+        },
+    },
+    {"$ref": "#"},
+    {"type": "object", "properties": {f"p{n}": {} for n in range(5000)}},
+    {"type": "object", "patternProperties": {f"^p{n}{HARD}": {} for n in range(1000)}},
+    {"type": "integer", "multipleOf": 999_999_999},
+]
+PATHOLOGICAL = [*map(json.dumps, COMPLEX), '{"items":' * 5000 + "{}" + "}" * 5000]

@@ -1,4 +1,7 @@
-"""Models in Hugging Face's layout, made from GGUF files: the tokenizer is written by the `tokenizers` package."""
+"""Models with the vocabulary of a GGUF file and a tiny random network, as folders and as files.
+
+A folder's tokenizer is written by the `tokenizers` package.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tests.native.random_models import SMALL, write_safetensors
+from gguf import GGMLQuantizationType, GGUFWriter
+from tests.native.random_models import SMALL, write_gguf, write_safetensors
+from tests.native.reference import Config
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
@@ -26,12 +31,33 @@ QWEN2_PATTERN = (
 def write_model_folder(folder: Path, gguf: Path) -> Path:
     """A tiny network with random weights and the vocabulary and chat template of `gguf`."""
     model = read_model_file(gguf)
-    config = replace(
-        SMALL, hidden=64, heads=2, kv_heads=1, head_dim=32, ffn=128, vocabulary=model.facts.vocabulary_size
-    )
-    write_safetensors(folder, config, dtype="F16", tied=True)
+    write_safetensors(folder, _tiny(model), dtype="F16", tied=True)
     write_text_files(folder, model)
     return folder
+
+
+def write_model_file(path: Path, gguf: Path) -> Path:
+    """The same as a GGUF file."""
+    model = read_model_file(gguf)
+
+    def add_vocabulary(writer: GGUFWriter, _: int) -> None:
+        vocabulary = model.vocabulary
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(vocabulary.pretokenizer)
+        writer.add_token_list(list(vocabulary.tokens))
+        writer.add_token_types(list(vocabulary.types))
+        writer.add_token_merges([" ".join(pair) for pair in vocabulary.merges])
+        writer.add_eos_token_id(vocabulary.eos_id or 0)
+        writer.add_pad_token_id(vocabulary.padding_id or 0)
+        writer.add_add_bos_token(False)
+        writer.add_chat_template(model.chat_template)
+
+    write_gguf(path, _tiny(model), types=[GGMLQuantizationType.F16], tied=True, add_vocabulary=add_vocabulary)
+    return path
+
+
+def _tiny(model: ModelDescription) -> Config:
+    return replace(SMALL, hidden=64, heads=2, kv_heads=1, head_dim=32, ffn=128, vocabulary=model.facts.vocabulary_size)
 
 
 def write_text_files(folder: Path, model: ModelDescription) -> None:

@@ -10,8 +10,11 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
+
 from quern.config import EngineSettings
 from quern.engine.base import Engine, EngineEvent, EngineState, Finished, GenerateRequest, Prefill, Queued, Tokens
+from quern.engine.choice import native_facts
 from quern.engine.cpu.engine import CpuEngine, native_options
 from quern.engine.cpu.model import Drawn, Model
 from quern.engine.cpu.native import NativeModel
@@ -22,6 +25,11 @@ from quern.engine.llamacpp import LlamaCppEngine
 from quern.prompt.prompt import Prompt
 from quern.types import Message, Role, SamplingParams
 
+NATIVE = native_facts()
+RUNS_CPU = pytest.mark.skipif(
+    NATIVE.instruction_set is None and not NATIVE.trouble, reason="the engine cpu can't run on this machine"
+)
+ENGINES = ["fake", pytest.param("cpu", marks=RUNS_CPU), "llamacpp"]
 PARALLEL = 2
 CONTEXT_LENGTH = 3072
 KV_TOKENS = 4096
@@ -210,6 +218,14 @@ def llamacpp_subject(model: Path, prompt: Prompt, settings: EngineSettings = SET
             await asyncio.sleep(0.01)
 
     return Subject(engine, prompt, crash)
+
+
+def make_subject(name: str, model: Path, settings: EngineSettings = SETTINGS) -> Subject:
+    """The engine of this name, not yet started."""
+    if name == "fake":
+        return fake_subject()
+    make = cpu_subject if name == "cpu" else llamacpp_subject
+    return make(model, Prompt.load(model), settings)
 
 
 def kill_child(engine: LlamaCppEngine) -> None:

@@ -1,4 +1,4 @@
-"""What only the cpu engine has to show with a real model: a load that is broken off, and a KV cache that runs out."""
+"""What only the cpu engine has to show: a load that is broken off, and a KV cache that runs out."""
 
 from __future__ import annotations
 
@@ -13,17 +13,13 @@ import pytest
 
 from quern.config import EngineSettings, KvType
 from quern.engine.base import EngineState, Priority
-from quern.engine.choice import native_facts
 from quern.errors import ModelLoadError
 from quern.prompt.prompt import Prompt
 from quern.types import FinishReason
 
-from .engines import Subject, cpu_subject
+from .engines import RUNS_CPU, Subject, cpu_subject
 
-NATIVE = native_facts()
-pytestmark = pytest.mark.skipif(
-    NATIVE.instruction_set is None and not NATIVE.trouble, reason="the engine cpu can't run on this machine"
-)
+pytestmark = RUNS_CPU
 
 TIGHT = EngineSettings(parallel=4, context_length=512, kv_tokens=512, batch_tokens=32)
 
@@ -41,15 +37,15 @@ async def _started(model: Path, settings: EngineSettings) -> AsyncGenerator[Subj
 
 @pytest.mark.parametrize("kv_type", KvType)
 async def test_sequences_that_outgrow_the_cache_together_take_turns_and_all_finish(
-    small_model_path: Path, kv_type: KvType
+    tiny_model_path: Path, kv_type: KvType
 ) -> None:
     settings = TIGHT.model_copy(update={"kv_type": kv_type})
-    async with _started(small_model_path, settings) as subject:
-        requests = [subject.endless(f"Count from {n}.", max_tokens=110) for n in range(4)]
+    async with _started(tiny_model_path, settings) as subject:
+        requests = [subject.endless(f"Count from {n}.", max_tokens=250) for n in range(4)]
         preempted = asyncio.ensure_future(_preemption(subject, sequences=4))
         runs = await asyncio.gather(*(subject.run(request) for request in requests))
         assert preempted.done(), "the cache was large enough for all of them"
-        assert all(len(run.ids) == 110 for run in runs)
+        assert all(len(run.ids) == 250 for run in runs)
         assert all(run.finished.reason is FinishReason.LENGTH for run in runs)
         assert not any(run.positions for run in runs), "all four had a place from the beginning"
 
@@ -60,9 +56,9 @@ async def _preemption(subject: Subject, sequences: int) -> None:
     await subject.wait_until(lambda: subject.engine.stats().waiting > 0, seconds=60)
 
 
-async def test_an_urgent_request_runs_at_once_and_who_gave_way_loses_no_token(small_model_path: Path) -> None:
-    async with _started(small_model_path, TIGHT.model_copy(update={"parallel": 2})) as subject:
-        chats = [subject.endless(f"Count from {n}.", max_tokens=100) for n in range(2)]
+async def test_an_urgent_request_runs_at_once_and_who_gave_way_loses_no_token(tiny_model_path: Path) -> None:
+    async with _started(tiny_model_path, TIGHT.model_copy(update={"parallel": 2})) as subject:
+        chats = [subject.endless(f"Count from {n}.", max_tokens=400) for n in range(2)]
         alone = [(await subject.run(replace(chat, cache_salt="alone"))).ids for chat in chats]
         runs = [asyncio.ensure_future(subject.run(chat)) for chat in chats]
         await subject.wait_until(lambda: subject.engine.stats().running == 2)

@@ -13,33 +13,18 @@ import pytest
 import pytest_asyncio
 
 from quern.engine.base import EngineState, Finished, Prefill, Priority, Queued, Tokens
-from quern.engine.choice import native_facts
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable
-from quern.prompt.prompt import Prompt
 from quern.types import FinishReason, SamplingParams
 
-from .engines import CONTEXT_LENGTH, PARALLEL, Subject, cpu_subject, exhaust, fake_subject, llamacpp_subject
+from .engines import CONTEXT_LENGTH, ENGINES, PARALLEL, Subject, exhaust, make_subject
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-NATIVE = native_facts()
-RUNS_CPU = pytest.mark.skipif(
-    NATIVE.instruction_set is None and not NATIVE.trouble, reason="the engine cpu can't run on this machine"
-)
-ENGINES = ["fake", pytest.param("cpu", marks=RUNS_CPU), "llamacpp"]
-
-
-def _subject(name: str, model: Path) -> Subject:
-    if name == "fake":
-        return fake_subject()
-    make = cpu_subject if name == "cpu" else llamacpp_subject
-    return make(model, Prompt.load(model))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
 async def started(request: pytest.FixtureRequest, small_model_path: Path) -> AsyncGenerator[Subject]:
     """A started engine, one for all cases of this module."""
-    subject = _subject(request.param, small_model_path)
+    subject = make_subject(request.param, small_model_path)
     await subject.engine.start()
     yield subject
     await subject.engine.close()
@@ -283,7 +268,7 @@ async def test_a_crash_fails_what_runs_keeps_what_waits_and_the_engine_comes_bac
 async def test_a_closed_engine_ends_what_runs_and_waits_and_takes_nothing_more(
     name: str, small_model_path: Path
 ) -> None:
-    subject = _subject(name, small_model_path)
+    subject = make_subject(name, small_model_path)
     engine = subject.engine
     assert engine.stats().state is EngineState.NEW
     with pytest.raises(EngineUnavailable):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -49,14 +49,22 @@ def small_config(architecture: str, **changes: Any) -> Config:
 
 
 def write_gguf(
-    path: Path, config: Config, *, types: Sequence[GGMLQuantizationType] = (Q.F32,), tied: bool = False, seed: int = 0
+    path: Path,
+    config: Config,
+    *,
+    types: Sequence[GGMLQuantizationType] = (Q.F32,),
+    tied: bool = False,
+    seed: int = 0,
+    add_vocabulary: Callable[[GGUFWriter, int], None] | None = None,
 ) -> Reference:
     """Write a model whose matrices have `types`, in turn; vectors and routers are F32, as llama.cpp has them.
 
-    Returns the reference with the weights that the file's bytes mean.
+    `add_vocabulary` gets the writer and the vocabulary's size. Returns the reference with the weights that the file's
+    bytes mean.
     """
     rng = np.random.default_rng(seed)
     writer = GGUFWriter(path, config.architecture)
+    (add_vocabulary or _add_vocabulary)(writer, config.vocabulary)
     _add_metadata(writer, config)
     stored: dict[str, Array] = {}
     turn = cycle(types)
@@ -171,7 +179,6 @@ def encode(weights: Array, kind: GGMLQuantizationType, rng: Generator) -> NDArra
 
 
 def _add_metadata(writer: GGUFWriter, config: Config) -> None:
-    _add_vocabulary(writer, config.vocabulary)
     writer.add_block_count(config.layers)
     writer.add_context_length(config.context)
     writer.add_embedding_length(config.hidden)
