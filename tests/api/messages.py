@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import httpx2
-
-from quern.engine.base import GenerateRequest
-from quern.engine.fake import FakeEngine
-from quern.prompt.prompt import Prompt
 
 from .conftest import Quern
 
@@ -22,11 +17,6 @@ WEATHER: dict[str, Any] = {
 NEWS: dict[str, Any] = {"name": "news", "input_schema": {"type": "object", "properties": {}}, "defer_loading": True}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "北京"}}\n</tool_call>'
 CALLED = {"type": "tool_use", "id": "c1", "name": "weather", "input": {"city": "Paris"}}
-
-
-def saying(text: str, **options: Any) -> FakeEngine:
-    reply: Callable[[GenerateRequest], bytes] = lambda _request: text.encode()  # noqa: E731
-    return FakeEngine(reply=reply, vocabulary_size=Prompt.builtin().vocabulary_size, **options)
 
 
 async def message(quern: Quern, **body: Any) -> httpx2.Response:

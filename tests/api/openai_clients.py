@@ -12,10 +12,6 @@ from typing import Any
 import httpx2
 import openai
 
-from quern.engine.base import GenerateRequest
-from quern.engine.fake import FakeEngine
-from quern.prompt.prompt import Prompt
-
 from .conftest import Quern
 
 WEATHER = {
@@ -30,12 +26,6 @@ WEATHER = {
 def call_text(city: str) -> str:
     """A call as the model writes it."""
     return f'<tool_call>\n{{"name": "weather", "arguments": {{"city": "{city}"}}}}\n</tool_call>'
-
-
-def saying(text: str, **options: Any) -> FakeEngine:
-    """An engine that always says the same, a byte at a time."""
-    reply: Callable[[GenerateRequest], bytes] = lambda _request: text.encode()  # noqa: E731
-    return FakeEngine(reply=reply, vocabulary_size=Prompt.builtin().vocabulary_size, **options)
 
 
 @asynccontextmanager

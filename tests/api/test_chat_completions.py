@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
 
 from quern.api import sse
-from quern.engine.base import GenerateRequest, JsonGrammar
-from quern.engine.fake import FakeEngine
-from quern.prompt.prompt import Prompt
+from quern.engine.base import JsonGrammar
 
 from .conftest import Quern, Start
+from .engines import saying
 
 USER = [{"role": "user", "content": "hi"}]
 WEATHER = {
@@ -26,11 +24,6 @@ WEATHER = {
     },
 }
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "北京"}}\n</tool_call>'
-
-
-def saying(text: str, **options: Any) -> FakeEngine:
-    reply: Callable[[GenerateRequest], bytes] = lambda _request: text.encode()  # noqa: E731
-    return FakeEngine(reply=reply, vocabulary_size=Prompt.builtin().vocabulary_size, **options)
 
 
 async def complete(quern: Quern, **body: Any) -> httpx2.Response:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -12,19 +11,14 @@ import openai
 import pytest
 
 from quern.api import sse
-from quern.engine.base import GenerateRequest, Priority
-from quern.engine.fake import FakeEngine
+from quern.engine.base import Priority
 from quern.prompt.prompt import Prompt
 
 from .conftest import Quern, Start
+from .engines import saying
 
 SPECIAL = Prompt.builtin().tokenizer.special.control
 PREFIX, SUFFIX, MIDDLE = SPECIAL["<|fim_prefix|>"], SPECIAL["<|fim_suffix|>"], SPECIAL["<|fim_middle|>"]
-
-
-def saying(text: str, **options: Any) -> FakeEngine:
-    reply: Callable[[GenerateRequest], bytes] = lambda _request: text.encode()  # noqa: E731
-    return FakeEngine(reply=reply, vocabulary_size=Prompt.builtin().vocabulary_size, **options)
 
 
 async def complete(quern: Quern, **body: Any) -> httpx2.Response:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
 
-from quern.engine.base import GenerateRequest, Priority
-from quern.engine.fake import FakeEngine
+from quern.engine.base import Priority
 from quern.prompt.prompt import Prompt
 
 from .conftest import Quern, Start
+from .engines import saying
 
 SPECIAL = Prompt.builtin().tokenizer.special.control
 PREFIX, SUFFIX, MIDDLE = SPECIAL["<|fim_prefix|>"], SPECIAL["<|fim_suffix|>"], SPECIAL["<|fim_middle|>"]
@@ -66,11 +65,6 @@ LLAMA_VSCODE: dict[str, Any] = {
     "t_max_prompt_ms": 500,
     "t_max_predict_ms": 2500,
 }
-
-
-def saying(text: str, **options: Any) -> FakeEngine:
-    reply: Callable[[GenerateRequest], bytes] = lambda _request: text.encode()  # noqa: E731
-    return FakeEngine(reply=reply, vocabulary_size=Prompt.builtin().vocabulary_size, **options)
 
 
 async def infill(quern: Quern, **body: Any) -> httpx2.Response:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from .conftest import Quern, Start
-from .messages import CALLED, USER, WEATHER, count, message, saying, user
+from .engines import saying
+from .messages import CALLED, USER, WEATHER, count, message, user
 
 
 async def refusal(quern: Quern, **body: Any) -> str:

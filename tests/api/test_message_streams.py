@@ -13,11 +13,9 @@ import pydantic
 import pytest
 
 from quern.api import sse
-from quern.engine.base import GenerateRequest
-from quern.engine.fake import FakeEngine
-from quern.prompt.prompt import Prompt
 
 from .conftest import Quern, Start
+from .engines import saying
 
 USER: list[Any] = [{"role": "user", "content": "hi"}]
 ASKED: dict[str, Any] = {"model": "fake", "max_tokens": 1000, "messages": USER}
@@ -26,16 +24,6 @@ WEATHER: Any = {
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
-
-
-def saying(*texts: str, **options: Any) -> FakeEngine:
-    """Answers with one text after the other, then with the last one again."""
-    left = list(texts)
-
-    def reply(_request: GenerateRequest) -> bytes:
-        return (left.pop(0) if len(left) > 1 else left[0]).encode()
-
-    return FakeEngine(reply=reply, vocabulary_size=Prompt.builtin().vocabulary_size, **options)
 
 
 async def streamed(quern: Quern, **body: Any) -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ from quern.turns.events import TurnEnded
 from quern.types import FinishReason, TurnState
 
 from .conftest import Quern, Start
-from .messages import CALL, CALLED, NEWS, USER, WEATHER, count, message, prompt_text, saying, user
+from .engines import saying
+from .messages import CALL, CALLED, NEWS, USER, WEATHER, count, message, prompt_text, user
 
 
 async def test_an_answer_in_one_piece_has_the_documented_shape(start: Start) -> None:

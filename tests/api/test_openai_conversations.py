@@ -10,7 +10,8 @@ import openai
 import pytest
 
 from .conftest import Quern, Start
-from .openai_clients import error_of, official, output_text, prompt_text, respond, responded, saying, writing
+from .engines import saying
+from .openai_clients import error_of, official, output_text, prompt_text, respond, responded, writing
 
 UNKNOWN = str(uuid.uuid4())
 

@@ -11,6 +11,7 @@ import pytest
 from quern.engine.fake import FakeEngine
 
 from .conftest import Start
+from .engines import saying
 from .openai_clients import (
     error_of,
     events_of,
@@ -21,7 +22,6 @@ from .openai_clients import (
     prompt_text,
     respond,
     responded,
-    saying,
     until,
     writing,
 )

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from .conftest import Quern, Start
-from .openai_clients import WEATHER, error_of, respond, responded, saying
+from .engines import saying
+from .openai_clients import WEATHER, error_of, respond, responded
 
 UNKNOWN = f"resp_{uuid.uuid4().hex}"
 WEB = {"type": "web_search"}

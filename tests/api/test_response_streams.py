@@ -29,6 +29,7 @@ from quern.turns.request import ToolUse
 from quern.types import FinishReason, Timings, Tool, TurnState, Usage
 
 from .conftest import Quern, Start
+from .engines import saying
 from .openai_clients import (
     WEATHER,
     call_text,
@@ -38,7 +39,6 @@ from .openai_clients import (
     output_text,
     respond,
     responded,
-    saying,
     writing,
 )
 

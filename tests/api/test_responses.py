@@ -12,6 +12,7 @@ import pytest
 from quern.engine.base import JsonGrammar
 
 from .conftest import Start
+from .engines import saying
 from .openai_clients import (
     WEATHER,
     call_text,
@@ -22,7 +23,6 @@ from .openai_clients import (
     prompt_text,
     respond,
     responded,
-    saying,
 )
 
 
