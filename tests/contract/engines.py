@@ -96,7 +96,7 @@ class Subject:
                     break
             yield events
 
-    async def wait_until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
+    async def wait_until(self, condition: Callable[[], object], seconds: float = 20) -> None:
         async with asyncio.timeout(seconds):
             while not condition():
                 await asyncio.sleep(0.01)

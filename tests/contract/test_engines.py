@@ -1,4 +1,4 @@
-"""What every engine promises: the same cases against each of them."""
+"""What every engine promises: the same cases against each of them, with a tiny random network."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
-async def started(request: pytest.FixtureRequest, small_model_path: Path) -> AsyncGenerator[Subject]:
+async def started(request: pytest.FixtureRequest, tiny_model_path: Path) -> AsyncGenerator[Subject]:
     """A started engine, one for all cases of this module."""
-    subject = make_subject(request.param, small_model_path)
+    subject = make_subject(request.param, tiny_model_path)
     await subject.engine.start()
     yield subject
     await subject.engine.close()
@@ -73,7 +73,9 @@ async def test_max_tokens_is_honoured_to_the_token(subject: Subject) -> None:
 
 
 async def test_an_answer_that_ends_by_itself_is_a_stop_and_its_end_token_is_not_shown(subject: Subject) -> None:
-    run = await subject.run(subject.request("Answer with the word yes only.", max_tokens=200))
+    likely = {min(subject.prompt.stop_token_ids): 10.0}
+    sampling = SamplingParams(max_tokens=1000, temperature=1.0, top_p=1.0, top_k=0, seed=1, logit_bias=likely)
+    run = await subject.run(replace(subject.request("Say something."), sampling=sampling))
     assert run.finished.reason is FinishReason.STOP
     assert run.finished.usage.completion_tokens == len(run.ids)
     assert not subject.prompt.stop_token_ids & set(run.ids)
@@ -180,13 +182,13 @@ async def test_a_higher_priority_goes_first(subject: Subject) -> None:
                     order.append(priority)
 
     async with (
-        asyncio.TaskGroup() as group,
         subject.running(subject.endless(max_tokens=CONTEXT_LENGTH - 100)),
+        asyncio.TaskGroup() as group,
         subject.running(subject.endless(max_tokens=800)),
     ):
         for waiting, priority in enumerate(reversed(Priority), 1):
             group.create_task(runs(priority))
-            await subject.wait_until(lambda waiting=waiting: subject.engine.stats().waiting == waiting)
+            await subject.wait_until(lambda waiting=waiting: order or subject.engine.stats().waiting == waiting)
     assert order[0] is Priority.INTERACTIVE
     assert set(order) == set(Priority)
 
@@ -266,9 +268,9 @@ async def test_a_crash_fails_what_runs_keeps_what_waits_and_the_engine_comes_bac
 
 @pytest.mark.parametrize("name", ENGINES)
 async def test_a_closed_engine_ends_what_runs_and_waits_and_takes_nothing_more(
-    name: str, small_model_path: Path
+    name: str, tiny_model_path: Path
 ) -> None:
-    subject = make_subject(name, small_model_path)
+    subject = make_subject(name, tiny_model_path)
     engine = subject.engine
     assert engine.stats().state is EngineState.NEW
     with pytest.raises(EngineUnavailable):
