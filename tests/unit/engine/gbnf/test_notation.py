@@ -12,14 +12,14 @@ from quern.engine.gbnf.notation import Rules, literal, one_of, one_text_of
 from quern.errors import InvalidRequest
 
 
-@given(st.integers(0, 130), st.integers(0, 130) | st.none(), st.sets(st.integers(0, 200), max_size=2))
+@given(st.integers(0, 45), st.integers(0, 45) | st.none(), st.sets(st.integers(0, 70), max_size=2))
 def test_a_repetition_allows_every_count_between_its_bounds_and_no_other(
     low: int, more: int | None, counts: set[int]
 ) -> None:
     high = None if more is None else low + more
     rules = Rules()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(notation, "BLOCK", 10)
+        patch.setattr(notation, "BLOCK", 4)
         grammar = Gbnf(rules.text(rules.repeat("[a]", low, high)))
     for count in counts | {low, max(low - 1, 0)} | ({high, high + 1} if high is not None else set[int]()):
         assert grammar.matches("a" * count) is (count >= low and (high is None or count <= high)), count
