@@ -86,9 +86,9 @@ class CallFinder:
         self._repairs += not (at_end and self._cut_off)
         self._cut_off = at_end
 
-    def end(self) -> None:
+    def end(self, *, whole: bool) -> None:
         """See CallSink."""
-        self._events.append(CallEnded(self._calls))
+        self._events.append(CallEnded(self._calls, whole))
         self._calls += 1
 
     def _advance(self) -> list[AnswerEvent]:

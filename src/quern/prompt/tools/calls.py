@@ -33,6 +33,6 @@ class CallSink(Protocol):
         """A slip was mended."""
         ...
 
-    def end(self) -> None:
-        """Its arguments are complete."""
+    def end(self, *, whole: bool) -> None:
+        """Its arguments are complete; `whole`: not because the answer ended within them."""
         ...

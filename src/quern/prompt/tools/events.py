@@ -33,9 +33,14 @@ class CallArguments:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """A call's arguments are complete."""
+    """A call's arguments are complete.
+
+    `whole`: the model completed them, slips aside; if not, the end of the answer cut them off, and what they still
+    needed to be JSON was added. More could have followed then, so such a call should not be carried out.
+    """
 
     index: int
+    whole: bool = True
 
 
 AnswerEvent = AnswerText | CallStarted | CallArguments | CallEnded

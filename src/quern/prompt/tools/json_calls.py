@@ -35,6 +35,7 @@ class JsonCall:
         self._slips = slips
         self._open_braces = 1
         self._broken_off = False
+        self._cut_off = False
 
     def read(self) -> Steps[None]:
         """Read the call, and closing braces that it has too many. Raises NotACallError while it may be prose."""
@@ -53,7 +54,7 @@ class JsonCall:
                 self._open_braces -= 1
                 self._call_by_end()
                 break
-        self._sink.end()
+        self._sink.end(whole=not self._cut_off)
         yield from self._rest()
 
     def _call_by_member(self) -> Steps[bool]:
@@ -83,7 +84,7 @@ class JsonCall:
         if character == "{":
             value = self._arguments_from(self._source, self._sink.begin(name, self._slips))
             yield from value.read()
-            self._broken_off = value.broken_off
+            self._broken_off, self._cut_off = value.broken_off, value.cut_off
             return
         self._slip()
         if character in QUOTES:
@@ -109,7 +110,9 @@ class JsonCall:
         if not arguments.startswith("{"):
             raise NotACallError
         types = self._sink.begin(name, self._slips)
-        result_of(self._arguments_from(Source.of(arguments), types).read())
+        value = self._arguments_from(Source.of(arguments), types)
+        result_of(value.read())
+        self._cut_off = value.cut_off and self._source.exhausted
 
     def _arguments_from(self, source: Source, types: ParameterTypes) -> JsonValue:
         return JsonValue(source, self._sink.write, self._sink.mend, partial(self._conversion, types))

@@ -38,8 +38,8 @@ class JsonValue:
     """Reads one value; `write` gets it in pieces of valid JSON, `mend` is called for each slip.
 
     `convert` is asked about each member of the outermost object. A value that is converted is given out when it is
-    complete. Afterwards `broken_off` tells whether closing brackets were missing, `invented` whether a member had no
-    value and got null.
+    complete. Afterwards `broken_off` tells whether closing brackets were missing, `cut_off` whether because the source
+    ended, and `invented` whether a member had no value and got null.
     """
 
     def __init__(self, source: Source, write: Write, mend: Callable[[], None], convert: Convert | None = None) -> None:
@@ -52,6 +52,7 @@ class JsonValue:
         self._name = ""
         self._after_comma = False
         self.broken_off = False
+        self.cut_off = False
         self.invented = False
 
     def read(self) -> Steps[None]:
@@ -177,6 +178,7 @@ class JsonValue:
         self._write("".join(reversed(self._closing)))
         self._closing.clear()
         self.broken_off = True
+        self.cut_off = self._source.exhausted
 
     def _invent(self) -> None:
         self._write("null")

@@ -46,7 +46,7 @@ class XmlCall:
         self._sink.write("{}" if self._separator == "{" else "}")
         if following != FUNCTION_END:
             self._sink.mend()
-        self._sink.end()
+        self._sink.end(whole=following != "")
         if following == CALL_END:
             self._source.unread(CALL_END)
 

@@ -92,3 +92,9 @@ def parse(answer: str, form: ToolFormat, tools: Sequence[Tool] = TOOLS, *, opene
         assert started.index == arguments.index == ended.index == index
         calls.append((started.name, arguments.fragment))
     return Parsed(text, calls, repairs)
+
+
+def whole_calls(answer: str, form: ToolFormat) -> list[bool]:
+    """Of each call, whether the model completed it."""
+    events, _ = events_of([answer], form)
+    return [event.whole for event in events if isinstance(event, CallEnded)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.unit.prompt.tools.answers import CODE, TOOLS, Parsed, events_of
+from tests.unit.prompt.tools.answers import CODE, TOOLS, Parsed, events_of, whole_calls
 from tests.unit.prompt.tools.answers import parse as parse_answer
 
 from quern.prompt.tools.events import AnswerText, CallArguments, CallEnded, CallStarted
@@ -284,6 +284,43 @@ def test_what_json_does_not_allow_is_mended(written: str, meant: dict[str, objec
 def test_a_call_that_is_cut_off_is_completed_by_one_repair(begun: str, meant: dict[str, object]) -> None:
     answer = parse('<tool_call>\n{"name": "write_file", "arguments": ' + begun)
     assert (answer.arguments(), answer.repairs, answer.text) == (meant, 1, "")
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        '{"path": "a.py", "content": "x',
+        '{"path": "a.py"',
+        '{"path": "a.py", ',
+        '{"lines": [1, 2',
+        '{"ratio": 1',
+        "{",
+        '"{\\"path\\": \\"a',
+        '"{\\"path\\": \\"a.py\\"',
+    ],
+)
+def test_a_call_whose_arguments_the_answers_end_cut_off_is_not_whole(cut: str) -> None:
+    written = f'{tagged(BERLIN)}\n<tool_call>\n{{"name": "write_file", "arguments": {cut}'
+    assert whole_calls(written, ToolFormat.JSON) == [True, False]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        '{"path": "a.py"}',
+        '{"path": "a.py"}}',
+        '{"path": "a.py"}}\n</tool',
+        '{"ratio": "3",}',
+        '{"path": "a.py"</tool_call>',
+        '"{\\"path\\": 3}"',
+        '"{\\"path\\": 3}',
+        '"{\\"path\\": 3"}',
+        "null",
+    ],
+)
+def test_a_call_whose_arguments_the_model_completed_is_whole_even_where_more_is_missing(rest: str) -> None:
+    written = f'<tool_call>\n{{"name": "write_file", "arguments": {rest}'
+    assert whole_calls(written, ToolFormat.JSON) == [True]
 
 
 @pytest.mark.parametrize("begun", ["<tool_", "<tool_call>\n", '<tool_call>\n{"name": "get_we', "```json\n{", "\n"])

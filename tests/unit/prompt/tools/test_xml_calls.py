@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.prompt.tools.answers import CODE, TOOLS, Parsed, events_of
+from tests.unit.prompt.tools.answers import CODE, TOOLS, Parsed, events_of, whole_calls
 from tests.unit.prompt.tools.answers import parse as parse_answer
 
 from quern.prompt.tools.events import AnswerText, CallArguments, CallEnded, CallStarted
@@ -222,6 +222,35 @@ def test_missing_closing_tags_are_slips() -> None:
 def test_a_call_that_is_cut_off_is_completed_by_one_repair(begun: str, meant: str, repairs: int) -> None:
     answer = parse(f"<tool_call>\n<function=write_file>\n<parameter={begun}")
     assert answer == Parsed("", [("write_file", meant)], repairs)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        "content>\nx",
+        "content>\nx\n</parameter>",
+        "content>\nx\n</parameter>\n</func",
+        'content>\nx\n</parameter>\n<parameter=lines>\n"[1]"\n</parameter>',
+        "cont",
+    ],
+)
+def test_a_call_whose_arguments_the_answers_end_cut_off_is_not_whole(cut: str) -> None:
+    written = f"{tagged(BERLIN)}\n<tool_call>\n<function=write_file>\n<parameter={cut}"
+    assert whole_calls(written, ToolFormat.XML) == [True, False]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "content>\nx\n</parameter>\n</function>",
+        "content>\nx\n</parameter>\n</function>\n</tool",
+        "content>\nx\n</parameter>\n</tool_call>",
+        "content>\nx\n</function>",
+        "content\nx</parameter></function>",
+    ],
+)
+def test_a_call_whose_arguments_the_model_completed_is_whole_even_where_more_is_missing(rest: str) -> None:
+    assert whole_calls(f"<tool_call>\n<function=write_file>\n<parameter={rest}", ToolFormat.XML) == [True]
 
 
 @pytest.mark.parametrize("begun", ["<tool_", "<tool_call>\n", "<tool_call>\n<function=get_we", "<function=f>\n<para"])
