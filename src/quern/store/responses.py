@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select
 
 from quern.store.database import Database
 from quern.store.records import JournalEntry, TurnRecord, turn_record
-from quern.store.schema import items, responses, turn_events, turns
+from quern.store.schema import responses, turn_events, turns
 from quern.store.uninterrupted import uninterrupted
-from quern.types import TurnState
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +52,16 @@ class ResponseStore:
 
     @uninterrupted
     async def delete(self, record: ResponseRecord) -> None:
-        """Delete a response that has ended. What was said in a completed one stays in its conversation, if any."""
-        turn = record.turn
+        """Delete a response that has ended. Where it belongs to a conversation its turn stays there, with what was
+        said.
+        """
+        turn_id = record.turn.id
+        unwanted = [delete(turns).where(turns.c.id == turn_id)]
+        if record.turn.conversation_id is not None:
+            unwanted = [
+                delete(responses).where(responses.c.turn_id == turn_id),
+                delete(turn_events).where(turn_events.c.turn_id == turn_id),
+            ]
         async with self._database.transaction() as connection:
-            if turn.conversation_id is not None and turn.state is TurnState.COMPLETED:
-                await connection.execute(update(items).where(items.c.turn_id == turn.id).values(turn_id=None))
-            await connection.execute(delete(turns).where(turns.c.id == turn.id))
+            for rows in unwanted:
+                await connection.execute(rows)

@@ -242,12 +242,47 @@ async def test_deleting_a_response_of_a_conversation_keeps_what_was_said_there(
         record = await responses.get(turn.id, "ann")
         assert record is not None
         await responses.delete(record)
+        assert await responses.get(turn.id, "ann") is None
+        assert await turns.get(turn.id, "ann") == record.turn
     assert await history.of_conversation(conversation_id) == exchanges(1, 3)
     assert await history.of_response(after.id) == exchanges(1, 3), "its context is whole: it is the conversation's"
-    page = await history.page(conversation_id, limit=20, after=None)
-    assert [item.id for item in page.items] == [item.id for item in before.items if item.turn_id != broken.id], (
-        "an unanswered question goes with its response"
-    )
+    assert await history.page(conversation_id, limit=20, after=None) == before, "unanswered questions stay too"
+
+
+async def test_a_deleted_response_of_a_conversation_can_t_be_built_on(
+    history: HistoryStore,
+    responses: ResponseStore,
+    turns: TurnStore,
+    respond: Respond,
+    new_turn: Callable[..., NewTurn],
+) -> None:
+    begun = new_turn()
+    await turns.create(begun)
+    await turns.recover_interrupted(NOON)
+    inside = await respond("Q1", conversation_id=begun.conversation_id)
+    fork = await respond("Q2", inside)
+    record = await responses.get(inside.id, "ann")
+    assert record is not None
+    await responses.delete(record)
+    for turn in (inside, fork):
+        with pytest.raises(ResponseNotFound, match="was deleted"):
+            await history.of_response(turn.id)
+
+
+async def test_deleting_a_background_response_of_a_conversation_takes_its_pieces_along(
+    responses: ResponseStore,
+    turns: TurnStore,
+    rows: Callable[[], Awaitable[dict[str, int]]],
+    new_turn: Callable[..., NewTurn],
+    ended: Callable[..., TurnEnd],
+) -> None:
+    turn = new_turn(items=[QUESTION], response=NewResponse(None, background=True, body={}))
+    await turns.create(turn)
+    await turns.finish(ended(turn.id, items=[ANSWER], journal=(JournalEntry(turn.id, 1, "x"),)))
+    record = await responses.get(turn.id, "ann")
+    assert record is not None
+    await responses.delete(record)
+    assert await rows() == {"conversations": 1, "turns": 1, "items": 2, "turn_events": 0, "responses": 0}
 
 
 async def test_a_background_response_keeps_its_pieces_at_the_end_and_others_drop_them(
