@@ -58,6 +58,7 @@ class Generation:
 
     def ended_early(self, state: TurnState, error: str) -> TurnEnded:
         """The terminal event of a turn that did not complete, with what was measured so far."""
+        self._show(self._text.finish(), 0)
         self._tell(self._answer.finish())
         return TurnEnded(state, None, error, self._usage(), self._timings(), repairs=self._answer.repairs)
 
