@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from quern.prompt.tools.events import AnswerEvent as ParsedEvent
 from quern.prompt.tools.events import AnswerParser, AnswerText, CallArguments, CallEnded, CallStarted
 from quern.store.items import NewItem
+from quern.store.schema import storable
 from quern.turns.events import AnswerEvent, TurnCallArguments, TurnCallEnded, TurnCallStarted, TurnEvent, TurnText
 from quern.turns.identity import call_id, item_id
 from quern.types import Item, Message, Role, ToolCall
@@ -58,7 +59,8 @@ class AnswerReader:
             case CallStarted(index, name):
                 return TurnCallStarted(index, call_id(self._turn_id, index), name)
             case CallArguments(index, fragment):
-                return TurnCallArguments(index, fragment)
+                # JSON inside of JSON can bring out half of a surrogate pair, which nobody can encode.
+                return TurnCallArguments(index, storable(fragment))
             case CallEnded(index):
                 self.calls_ended += 1
                 return TurnCallEnded(index)

@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from quern.engine.base import Engine, Finished, Prefill, Queued, Tokens
 from quern.errors import EngineFailed
+from quern.store.schema import storable
 from quern.store.turns import JournalEntry
 from quern.turns.events import AnswerEvent, TurnEnded, TurnLogprobs, TurnPrefill, TurnQueued
 from quern.turns.journal import Journal
@@ -92,6 +93,8 @@ class Generation:
         if not text:
             return
         turn = self._turn
+        if turn.kept:
+            text = storable(text)
         turn.pieces.append(text)
         if turn.kept:
             self._journal.add(JournalEntry(turn.id, len(turn.pieces), text), tokens)

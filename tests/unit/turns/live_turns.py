@@ -24,6 +24,7 @@ def live_turn(
     stops: tuple[str, ...] = (),
     logprobs: bool = False,
     max_tokens: int = 100,
+    kept: bool = True,
 ) -> Turn:
     """A turn whose tokens are bytes."""
     turn_id = str(uuid.uuid4())
@@ -40,5 +41,5 @@ def live_turn(
             AlignedLogprobs(BYTES.tokenizer.token_bytes) if logprobs else None,
         ),
         abandonment=Abandonment(DisconnectPolicy.FINISH, 0),
-        kept=True,
+        kept=kept,
     )
