@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import chain
-from typing import Any, cast
-from urllib.parse import unquote
+from typing import Any
+
+from quern.prompt.tools.schema_parts import SchemaWalk, mapping, sequence
 
 Types = frozenset[str]
 """Names of JSON types as JSON Schema has them; empty means any."""
 
 ANYTHING: Types = frozenset()
+NO_CHOICES: tuple[str, ...] = ()
+MOST_CHOICE_TEXT = 2**20
+"""Characters of all choices of one tool; many arguments may refer to the same long list."""
 KINDS = (
     (bool, "boolean"),
     (int, "integer"),
@@ -31,60 +35,52 @@ class ParameterTypes:
     """
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
-        self._root = parameters
-        self._properties = _mapping(_mapping(parameters).get("properties"))
+        self._properties = mapping(mapping(parameters).get("properties"))
+        self._types = SchemaWalk(parameters, self._accepted, ANYTHING)
+        self._choices = SchemaWalk(parameters, self._listed, NO_CHOICES)
         self._known: dict[str, Types] = {}
+        self._room = MOST_CHOICE_TEXT
 
     def of(self, name: str) -> Types:
         """What the argument accepts; anything where the schema does not know it."""
+        if name not in self._properties:
+            return ANYTHING
         if name not in self._known:
-            self._known[name] = self._accepted(self._properties.get(name), frozenset())
+            self._known[name] = self._types.of(self._properties[name])
         return self._known[name]
 
     def choices(self, name: str) -> tuple[str, ...]:
         """The texts that the argument may be, where the schema lists them and all are strings or null; else nothing."""
-        return self._choices(self._properties.get(name), frozenset())
+        choices = self._choices.of(self._properties.get(name))
+        self._room -= sum(map(len, choices))
+        return choices if self._room >= 0 else NO_CHOICES
 
-    def _accepted(self, schema: Any, seen: frozenset[str]) -> Types:
-        schema = _mapping(schema)
-        reference = schema.get("$ref")
-        if isinstance(reference, str):
-            return ANYTHING if reference in seen else self._accepted(self._at(reference), seen | {reference})
-        types = _declared(schema) or self._combined(schema, seen)
+    def _accepted(self, schema: Mapping[str, Any]) -> Types:
+        types = _declared(schema) or self._combined(schema)
         return types | {"null"} if types and schema.get("nullable") is True else types
 
-    def _combined(self, schema: Mapping[str, Any], seen: frozenset[str]) -> Types:
+    def _combined(self, schema: Mapping[str, Any]) -> Types:
         for keyword in ("anyOf", "oneOf"):
-            choices = [self._accepted(choice, seen) for choice in _sequence(schema.get(keyword))]
+            choices = [self._types.of(choice) for choice in sequence(schema.get(keyword))]
             if choices and all(choices):
                 return frozenset[str]().union(*choices)
-        for part in _sequence(schema.get("allOf")):
-            if types := self._accepted(part, seen):
+        for part in sequence(schema.get("allOf")):
+            if types := self._types.of(part):
                 return types
         return ANYTHING
 
-    def _choices(self, schema: Any, seen: frozenset[str]) -> tuple[str, ...]:
-        schema = _mapping(schema)
-        reference = schema.get("$ref")
-        if isinstance(reference, str):
-            return () if reference in seen else self._choices(self._at(reference), seen | {reference})
-        values = [schema["const"]] if "const" in schema else [*_sequence(schema.get("enum"))]
+    def _listed(self, schema: Mapping[str, Any]) -> tuple[str, ...]:
+        values = [schema["const"]] if "const" in schema else sequence(schema.get("enum"))
         if values:
-            return (
-                tuple(value for value in values if isinstance(value, str)) if {*map(kind, values)} == {"string"} else ()
-            )
+            texts = [value for value in values if isinstance(value, str)]
+            return tuple(texts) if len(texts) == len(values) else NO_CHOICES
         if schema.get("type") == "null":
             return ("null",)
-        parts = [*_sequence(schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf"))]
-        choices = [self._choices(part, seen) for part in parts]
-        return tuple(chain(*choices)) if all(choices) else ()
-
-    def _at(self, reference: str) -> Any:
-        """The part of the schema that a JSON pointer such as `#/$defs/Unit` names; None where there is none."""
-        value: Any = self._root
-        for part in reference.removeprefix("#").split("/")[1:]:
-            value = _mapping(value).get(unquote(part).replace("~1", "/").replace("~0", "~"))
-        return value
+        parts = sequence(schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf"))
+        choices = [self._choices.of(part) for part in parts]
+        if not all(choices) or not self._choices.spend(sum(map(len, choices))):
+            return NO_CHOICES
+        return tuple(dict.fromkeys(chain(*choices)))
 
 
 def kind(value: Any) -> str:
@@ -104,19 +100,10 @@ def _declared(schema: Mapping[str, Any]) -> Types:
     declared = schema.get("type")
     if isinstance(declared, str):
         return frozenset({declared})
-    if names := [name for name in _sequence(declared) if isinstance(name, str)]:
+    if names := [name for name in sequence(declared) if isinstance(name, str)]:
         return frozenset(names)
     if "const" in schema:
         return frozenset({kind(schema["const"])})
-    if values := _sequence(schema.get("enum")):
+    if values := sequence(schema.get("enum")):
         return frozenset(map(kind, values))
     return frozenset({name for key, name in (("properties", "object"), ("items", "array")) if key in schema})
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
-
-
-def _sequence(value: Any) -> Iterable[Any]:
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    return cast("Iterable[Any]", value) if is_list else ()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-DEFINITIONS = ("definitions", "$defs")
+from quern.prompt.tools.schema_parts import DEFINITIONS, mapping
+
 NOT_SCHEMAS = frozenset({"const", "enum"})
 ANNOTATIONS = frozenset({
     "$comment", "default", "deprecated", "description", "example", "examples", "readOnly", "title", "writeOnly",
@@ -33,11 +34,11 @@ class EmbeddedSchema:
         self.definitions: dict[str, Any] = {
             f"{prefix}.{name}": self._moved(schema)
             for keyword in DEFINITIONS
-            for name, schema in _mapping(parameters.get(keyword)).items()
+            for name, schema in mapping(parameters.get(keyword)).items()
         }
         if self._refers_to_itself:
             self.definitions[prefix] = self.arguments
-        self.properties: Mapping[str, Any] = _mapping(self.arguments.get("properties"))
+        self.properties: Mapping[str, Any] = mapping(self.arguments.get("properties"))
 
     def _moved(self, schema: Any) -> Any:
         if isinstance(schema, list):
@@ -49,7 +50,7 @@ class EmbeddedSchema:
             if keyword in ANNOTATIONS or keyword.startswith("x-"):
                 continue
             if keyword in OF_NAMED_SCHEMAS:
-                moved[keyword] = {name: self._moved(part) for name, part in _mapping(value).items()}
+                moved[keyword] = {name: self._moved(part) for name, part in mapping(value).items()}
             elif keyword == "$ref" and isinstance(value, str) and value.startswith("#"):
                 moved[keyword] = self._moved_reference(value)
             else:
@@ -63,7 +64,3 @@ class EmbeddedSchema:
                 return f"#/$defs/{self._prefix}.{reference.removeprefix(beginning)}"
         self._refers_to_itself = True
         return f"#/$defs/{self._prefix}{reference.removeprefix('#')}"
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}

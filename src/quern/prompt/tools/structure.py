@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
-from urllib.parse import unquote
+from typing import Any
 
-DEFINITIONS = ("definitions", "$defs")
+from quern.prompt.tools.schema_parts import DEFINITIONS, mapping, pointer, sequence
+
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 OTHER_MEMBERS = frozenset({"$ref", "allOf", "anyOf", "oneOf", "patternProperties"})
 """Keywords by which an object may have members that its `properties` don't name."""
@@ -19,25 +19,24 @@ def structure_of(schema: Mapping[str, Any]) -> dict[str, Any]:
     places: dict[Path, dict[str, Any]] = {}
     structure = _structure(schema, (), places)
     for keyword in DEFINITIONS:
-        if definitions := _mapping(schema.get(keyword)):
+        if definitions := mapping(schema.get(keyword)):
             structure[keyword] = _members(definitions, (keyword,), places)
-    for place in places.values():
-        if "$ref" in place and not _leads_on(place, places):
-            del place["$ref"]
+    for place in _dead_references(places):
+        del place["$ref"]
     return structure
 
 
 def _structure(schema: Any, path: Path, places: dict[Path, dict[str, Any]]) -> dict[str, Any]:
     structure = places[path] = {}
-    schema = _mapping(schema)
-    choices = next((name for name in ("anyOf", "oneOf") if _sequence(schema.get(name))), None)
+    schema = mapping(schema)
+    choices = next((name for name in ("anyOf", "oneOf") if sequence(schema.get(name))), None)
     if isinstance(schema.get("$ref"), str):
         structure["$ref"] = schema["$ref"]
-    elif "const" in schema or _sequence(schema.get("enum")):
+    elif "const" in schema or sequence(schema.get("enum")):
         structure["enum"] = [schema["const"]] if "const" in schema else list(schema["enum"])
     elif choices is not None and "properties" not in schema:
         structure["anyOf"] = _parts(schema[choices], (*path, "anyOf"), places)
-    elif len(_sequence(schema.get("allOf"))) == 1 and "properties" not in schema:
+    elif len(sequence(schema.get("allOf"))) == 1 and "properties" not in schema:
         structure["allOf"] = _parts(schema["allOf"], (*path, "allOf"), places)
     else:
         structure |= _types(schema) | _of_objects(schema, path, places) | _of_arrays(schema, path, places)
@@ -46,14 +45,14 @@ def _structure(schema: Any, path: Path, places: dict[Path, dict[str, Any]]) -> d
 
 def _types(schema: Mapping[str, Any]) -> dict[str, Any]:
     declared = schema.get("type")
-    types = [declared] if isinstance(declared, str) else list(_sequence(declared))
+    types = [declared] if isinstance(declared, str) else list(sequence(declared))
     return {"type": types if len(types) > 1 else types[0]} if types and all(name in TYPES for name in types) else {}
 
 
 def _of_objects(schema: Mapping[str, Any], path: Path, places: dict[Path, dict[str, Any]]) -> dict[str, Any]:
     structure: dict[str, Any] = {}
-    properties = _mapping(schema.get("properties"))
-    required = [name for name in _sequence(schema.get("required")) if isinstance(name, str)]
+    properties = mapping(schema.get("properties"))
+    required = [name for name in sequence(schema.get("required")) if isinstance(name, str)]
     others = schema.get("additionalProperties")
     if not OTHER_MEMBERS.isdisjoint(schema):
         others = None
@@ -70,7 +69,7 @@ def _of_objects(schema: Mapping[str, Any], path: Path, places: dict[Path, dict[s
 def _of_arrays(schema: Mapping[str, Any], path: Path, places: dict[Path, dict[str, Any]]) -> dict[str, Any]:
     structure: dict[str, Any] = {}
     items = schema.get("items")
-    if first := _sequence(schema.get("prefixItems")):
+    if first := sequence(schema.get("prefixItems")):
         structure["prefixItems"] = _parts(first, (*path, "prefixItems"), places)
     if isinstance(items, Mapping):
         structure["items"] = _structure(items, (*path, "items"), places)
@@ -94,23 +93,16 @@ def _parts(schemas: Sequence[Any], path: Path, places: dict[Path, dict[str, Any]
     return [_structure(schema, (*path, str(index)), places) for index, schema in enumerate(schemas)]
 
 
-def _leads_on(place: dict[str, Any], places: Mapping[Path, dict[str, Any]]) -> bool:
-    """Whether a reference leads to something else than references."""
-    seen: set[str] = set()
-    target: dict[str, Any] | None = place
-    while target is not None and "$ref" in target:
-        reference: str = target["$ref"]
-        if reference in seen or reference[:2] not in {"#", "#/"}:
-            return False
-        seen.add(reference)
-        steps = unquote(reference).removeprefix("#").split("/")[1:]
-        target = places.get(tuple(step.replace("~1", "/").replace("~0", "~") for step in steps))
-    return target is not None
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
-
-
-def _sequence(value: Any) -> Sequence[Any]:
-    return cast("Sequence[Any]", value) if isinstance(value, list | tuple) else ()
+def _dead_references(places: Mapping[Path, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The places whose reference leads to nothing else than references."""
+    leads_on: dict[Path, bool] = {}
+    for start in places:
+        chain: list[Path] = []
+        path: Path | None = start
+        while path is not None and path in places and path not in leads_on and "$ref" in places[path]:
+            leads_on[path] = False
+            chain.append(path)
+            path = pointer(places[path]["$ref"])
+        alive = path is not None and leads_on.get(path, path in places)
+        leads_on |= dict.fromkeys(chain, alive)
+    return [places[path] for path, alive in leads_on.items() if not alive]

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from quern.prompt.tools.parameter_types import ParameterTypes
+from quern.prompt.tools.schema_parts import mapping
 from quern.prompt.tools.schemas import EmbeddedSchema
 from quern.types import Tool
 
@@ -110,7 +111,7 @@ def _arguments(tool: Tool, prefix: str) -> list[_Argument]:
             required=name in required,
             choices=types.choices(name),
             is_text=not types.of(name) or "string" in types.of(name),
-            schema={**_mapping(schema), **({"$defs": embedded.definitions} if embedded.definitions else {})},
+            schema={**mapping(schema), **({"$defs": embedded.definitions} if embedded.definitions else {})},
         )
         for name, schema in embedded.properties.items()
     ]
@@ -142,7 +143,3 @@ def _gbnf_literal(text: str) -> str:
 
 def _gbnf_character(character: str) -> str:
     return character if character.isprintable() else f"\\U{ord(character):08X}"
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
