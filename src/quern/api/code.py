@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from quern.api.deps import Caller, Calling, Services, Wired
 from quern.api.errors import CLIENT_CLOSED_REQUEST, validation_error
+from quern.api.fields import MOST_STOPS, StopText
 from quern.api.raw_text import TurnTextResponse
 from quern.api.whole import wait_until_ended
 from quern.config import GenerationSettings
@@ -41,8 +42,10 @@ class GenerateForm(BaseModel):
     top_k: int | None = Field(default=None, ge=0, le=2**31 - 1, description="Sample from the k likeliest; 0 is off.")
     repetition_penalty: float | None = Field(default=None, gt=0, le=10, description="1 is off.")
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="The same seed draws the same tokens.")
-    stop: list[Annotated[str, Field(min_length=1)]] = Field(
-        default_factory=list[str], max_length=16, description="Texts that end the answer; the field may be repeated."
+    stop: list[StopText] = Field(
+        default_factory=list[str],
+        max_length=MOST_STOPS,
+        description="Texts that end the answer; the field may be repeated.",
     )
 
     def sampling(self, defaults: GenerationSettings) -> SamplingParams:

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Response
 
 from quern.api.deps import Owner, Wired
 from quern.api.errors import validation_error
+from quern.api.json_body import JsonRoute
 from quern.api.openai.conversation_request import ChangedConversation, NewConversation
 from quern.api.openai.item_input import references, steps
 from quern.api.raw_text import TurnTextResponse
@@ -21,7 +22,7 @@ from quern.store.items import StoredItem
 from quern.store.turns import TurnRecord
 from quern.types import Message, Role, ToolCall, ToolResult
 
-router = APIRouter(prefix="/v1/conversations", tags=["conversations"])
+router = APIRouter(route_class=JsonRoute, prefix="/v1/conversations", tags=["conversations"])
 
 Limit = Annotated[int, Query(ge=1, le=100, description="Most items of a page.")]
 After = Annotated[str | None, Query(description="The last id of the page before this one.")]

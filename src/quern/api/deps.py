@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from quern.api.errors import validation_error
 from quern.config import GenerationSettings
 from quern.engine.base import Engine
-from quern.errors import ModelNotServed
+from quern.errors import InvalidRequest, ModelNotServed
 from quern.prompt.prompt import Prompt
 from quern.turns.conversations import ConversationService
 from quern.turns.responses import ResponseService
@@ -81,6 +81,16 @@ def disconnect_policy(request: Request) -> DisconnectPolicy | None:
 def conversation_header(request: Request) -> str | None:
     """The conversation that a request of a dialect without conversations belongs to."""
     return request.headers.get(CONVERSATION_HEADER)
+
+
+def no_conversation_header(request: Request) -> None:
+    """For dialects that name a conversation in a field, or have none. Raises InvalidRequest for the header."""
+    if CONVERSATION_HEADER in request.headers:
+        raise InvalidRequest(
+            f"The header {CONVERSATION_HEADER} is for /v1/chat/completions and /v1/messages. Responses name a "
+            f"conversation in the field conversation; completions continue none. Leave the header out.",
+            field=CONVERSATION_HEADER,
+        )
 
 
 Wired = Annotated[Services, Depends(services)]

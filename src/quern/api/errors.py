@@ -195,7 +195,7 @@ KEY = "[key]"
 def _sent(names: Sequence[str | int], body: Any, *, missing: bool) -> list[str | int]:
     """Of the names those that lead into the body: pydantic puts those of its own unions' members among them."""
     path: list[str | int] = []
-    for name, following in zip(names, [*names[1:], None], strict=True):
+    for name, following in zip(names, [*names[1:], None], strict=False):
         # The tag of a union may be the name of a member too: then it is the tag if only that leads on.
         if _has(body, name) and (_has(body[name], following) or not _has(body, following)):
             body = body[name]

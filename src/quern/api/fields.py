@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MOST_STOPS = 16
+MOST_STOP_CHARACTERS = 256
+MOST_MESSAGES = 10_000
+MOST_SCHEMA_LEVELS = 100
 
 
 class Strict(BaseModel):
@@ -17,6 +20,28 @@ class Strict(BaseModel):
 
 NoOp = Annotated[Any, Field(json_schema_extra={"no_op": True})]
 """A field that these APIs know and that changes nothing here; docs/api.md lists them."""
+
+
+StopText = Annotated[str, Field(min_length=1, max_length=MOST_STOP_CHARACTERS)]
+"""A text that ends an answer."""
+
+
+def _not_too_deep(schema: dict[str, Any]) -> dict[str, Any]:
+    level: list[Any] = [schema]
+    for _ in range(MOST_SCHEMA_LEVELS):
+        level = [inner for value in level for inner in _inside(value)]
+        if not level:
+            return schema
+    raise ValueError(f"It has more than {MOST_SCHEMA_LEVELS} levels inside of each other. Make it flatter")
+
+
+def _inside(value: Any) -> list[Any]:
+    inner = cast("dict[str, Any]", value).values() if isinstance(value, dict) else cast("list[Any]", value)
+    return [one for one in inner if isinstance(one, dict | list)]
+
+
+JsonSchema = Annotated[dict[str, Any], AfterValidator(_not_too_deep)]
+"""A JSON schema, of which nothing is known but that it can be walked through."""
 
 
 def type_of(value: Any) -> str | None:

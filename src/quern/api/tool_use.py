@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -17,8 +18,10 @@ ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,128}$")]
 
 def tool_use(tools: Sequence[Tool], choice: str | None, *, only: str | None, parallel: bool) -> ToolUse:
     """The use of tools that a request asks for. Raises InvalidRequest where its parts don't fit each other."""
-    names = [tool.name for tool in tools]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    if len(tools) > MOST_TOOLS:
+        raise InvalidRequest(f"A model is shown {MOST_TOOLS} tools at most, and these are {len(tools)}.", field="tools")
+    names = Counter(tool.name for tool in tools)
+    twice = next((name for name, count in names.items() if count > 1), None)
     if twice is not None:
         raise InvalidRequest(f"Two tools have the name {twice!r}. Give each a name of its own.", field="tools")
     if only is not None and only not in names:

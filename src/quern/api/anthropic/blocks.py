@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, FailFast, Field
 
 from quern.api.anthropic.tools import ClientTool
 from quern.api.fields import NoOp, Strict, type_of
@@ -160,5 +160,5 @@ Block = Annotated[
     Field(discriminator="type"),
     _readable({kind for kinds in BLOCKS_OF_ROLE.values() for kind in kinds}),
 ]
-Content = Annotated[list[Block], BeforeValidator(blocks_of)]
+Content = Annotated[list[Block], FailFast(), BeforeValidator(blocks_of)]
 """A string or blocks."""

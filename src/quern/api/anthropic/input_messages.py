@@ -84,19 +84,21 @@ def said(messages: Sequence[InputMessage]) -> tuple[Item, ...]:
 
 def tools_shown(tools: Sequence[ToolFields], messages: Sequence[InputMessage]) -> list[Tool]:
     """The tools that are not deferred, and what the messages add and take away."""
-    known = [tool.tool() for tool in tools]
+    added: dict[str, Tool] = {}
     shown = {tool.name for tool in tools if not tool.defer_loading}
     for block in [block for message in messages for block in message.content]:
         match block:
             case ToolResultBlock():
                 shown |= {found.tool_name for found in block.content if isinstance(found, ToolReferenceBlock)}
-            case ToolAdditionBlock(tool=DefinedTool(definition=added)):
-                known = [*(tool for tool in known if tool.name != added.name), added.tool()]
-                shown.add(added.name)
+            case ToolAdditionBlock(tool=DefinedTool(definition=definition)):
+                added.pop(definition.name, None)
+                added[definition.name] = definition.tool()
+                shown.add(definition.name)
             case ToolAdditionBlock(tool=NamedToolChange(name=name)):
                 shown.add(name)
             case ToolRemovalBlock():
                 shown.discard(block.tool.name)
             case _:
                 continue
-    return [tool for tool in known if tool.name in shown]
+    known = [tool for tool in map(ToolFields.tool, tools) if tool.name not in added]
+    return [tool for tool in (*known, *added.values()) if tool.name in shown]

@@ -14,13 +14,14 @@ from quern.api.anthropic.answer import PING, MessageEvents, message_heading, who
 from quern.api.anthropic.request import CountTokensRequest, MessagesRequest
 from quern.api.deps import Calling, ConversationHeader, Wired
 from quern.api.errors import CLIENT_CLOSED_REQUEST, INTERNAL, anthropic_error
+from quern.api.json_body import JsonRoute
 from quern.api.sse import EventStreamResponse, frame
 from quern.api.whole import wait_until_ended
 from quern.turns.events import TurnEnded
 from quern.turns.turn import Turn
 from quern.types import TurnState
 
-router = APIRouter(prefix="/v1/messages", tags=["anthropic"])
+router = APIRouter(route_class=JsonRoute, prefix="/v1/messages", tags=["anthropic"])
 
 
 @router.post("", response_model=None)

@@ -10,13 +10,13 @@ import json
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from quern.api.anthropic.blocks import TextBlock, Texts
 from quern.api.anthropic.input_messages import InputMessage, said, tools_shown
 from quern.api.anthropic.tools import ClientTool, ToolChoice, use_of
 from quern.api.deps import Caller
-from quern.api.fields import MOST_STOPS, NoOp, Strict
+from quern.api.fields import MOST_MESSAGES, MOST_STOPS, JsonSchema, NoOp, StopText, Strict
 from quern.api.tool_use import MOST_TOOLS
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
@@ -31,7 +31,7 @@ class JsonFormat(Strict):
     """A JSON value of a schema."""
 
     type: Literal["json_schema"]
-    schema_: dict[str, Any] = Field(alias="schema")
+    schema_: JsonSchema = Field(alias="schema")
 
 
 class OutputConfig(Strict):
@@ -58,7 +58,7 @@ class ContextManagement(Strict):
 class CountTokensRequest(Strict):
     """`POST /v1/messages/count_tokens`: what makes up the prompt."""
 
-    messages: list[InputMessage] = Field(min_length=1)
+    messages: Annotated[list[InputMessage], FailFast()] = Field(min_length=1, max_length=MOST_MESSAGES)
     model: str | None = None
     system: Texts = Field(default_factory=list[TextBlock], description="Text that stands before everything else.")
     tools: list[ClientTool] | None = Field(default=None, max_length=MOST_TOOLS)
@@ -80,6 +80,7 @@ class CountTokensRequest(Strict):
             tool_use=use_of(tools_shown(self.tools or [], self.messages), self.tool_choice),
             schema=json.dumps(wanted.schema_) if wanted is not None else None,
             schema_field="output_config.format",
+            items_field="messages",
         )
 
 
@@ -87,7 +88,7 @@ class MessagesRequest(CountTokensRequest):
     """`POST /v1/messages`."""
 
     max_tokens: int = Field(ge=1, description="Most tokens of the answer.")
-    stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, max_length=MOST_STOPS)
+    stop_sequences: list[StopText] | None = Field(default=None, max_length=MOST_STOPS)
     stream: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False, description="0 is greedy.")
     top_p: float | None = Field(default=None, gt=0, le=1, description="Nucleus sampling; 1 is off.")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from quern.api.fields import NoOp, Strict, type_of
+from quern.api.fields import JsonSchema, NoOp, Strict, type_of
 from quern.api.tool_use import ToolName, tool_use
 from quern.turns.request import CallMode, ToolUse
 from quern.types import Tool
@@ -38,7 +38,7 @@ class ToolFields(Strict):
 
     name: ToolName
     description: str | None = None
-    input_schema: dict[str, Any]
+    input_schema: JsonSchema
     type: Literal["custom"] | None = None
     defer_loading: bool | None = Field(
         default=None, description="Not shown to the model before a tool_reference or a tool_addition names it."

@@ -8,12 +8,13 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from quern.api.connection import unless_gone
-from quern.api.deps import Calling, Wired
+from quern.api.deps import Calling, Wired, no_conversation_header
 from quern.api.errors import CLIENT_CLOSED_REQUEST, INTERNAL, openai_error
+from quern.api.json_body import JsonRoute
 from quern.api.llamacpp.filling import Filling
 from quern.api.llamacpp.infill_answer import final_answer, partial_answer, selected
 from quern.api.llamacpp.infill_request import InfillRequest
@@ -23,10 +24,10 @@ from quern.turns.events import TurnEnded
 from quern.turns.turn import Turn
 from quern.types import TurnState
 
-router = APIRouter(tags=["llama.cpp"])
+router = APIRouter(route_class=JsonRoute, tags=["llama.cpp"])
 
 
-@router.post("/infill", response_model=None)
+@router.post("/infill", response_model=None, dependencies=[Depends(no_conversation_header)])
 async def infill(request: Request, body: InfillRequest, wired: Wired, caller: Calling) -> Response:
     """Fill the gap between `input_prefix` and `input_suffix`, whole or streamed. It goes before everybody's chats."""
     model = wired.check_model(body.model)

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
 from quern.api.deps import Wired
-from quern.api.fields import NoOp, Strict
+from quern.api.fields import MOST_MESSAGES, NoOp, Strict
+from quern.api.json_body import JsonRoute
 from quern.api.openai.chat_messages import ChatMessage
 from quern.api.openai.completions_prompt import encode_prompt
 from quern.api.openai.tools import ChatTool
@@ -27,13 +29,13 @@ from quern.prompt.prompt import Prompt
 from quern.turns.preparation import check_ids, prepare
 from quern.turns.request import ChatInput, ToolUse
 
-router = APIRouter(tags=["llama.cpp", "vLLM"])
+router = APIRouter(route_class=JsonRoute, tags=["llama.cpp", "vLLM"])
 
 
 class Conversation(Strict):
     """Messages and the tools that the model is shown, ready for its answer."""
 
-    messages: list[ChatMessage] | None = Field(default=None, min_length=1)
+    messages: list[ChatMessage] | None = Field(default=None, min_length=1, max_length=MOST_MESSAGES)
     tools: list[ChatTool] | None = Field(default=None, max_length=MOST_TOOLS)
     add_generation_prompt: Literal[True] | None = None
     continue_final_message: Literal[False] | None = None
@@ -80,18 +82,24 @@ class DetokenizeRequest(Strict):
         return b"".join(token_pieces(prompt, self.tokens)).decode(errors="replace")
 
 
-@router.post("/tokenize")
-async def tokenize(body: TokenizeRequest, wired: Wired) -> dict[str, Any]:
+@router.post("/tokenize", response_model=None)
+async def tokenize(body: TokenizeRequest, wired: Wired) -> Response:
     """A text's ids (`content`: llama.cpp; `prompt`: vLLM), or those of a conversation (`messages`: vLLM)."""
     wired.check_model(body.model)
-    ids, pieces = await asyncio.to_thread(_tokenized, body, wired.prompt)
+    length = wired.engine.info.context_length
+    return await asyncio.to_thread(lambda: JSONResponse(_tokenized(body, wired.prompt, length)))
+
+
+def _tokenized(body: TokenizeRequest, prompt: Prompt, context_length: int) -> dict[str, Any]:
+    ids = body.encode(prompt)
+    pieces = token_pieces(prompt, ids) if body.with_pieces or body.return_token_strs else []
     if body.content is not None:
         if not body.with_pieces:
             return {"tokens": ids}
         return {"tokens": [{"id": token, "piece": _piece(piece)} for token, piece in zip(ids, pieces, strict=True)]}
     return {
         "count": len(ids),
-        "max_model_len": wired.engine.info.context_length,
+        "max_model_len": context_length,
         "tokens": ids,
         "token_strs": [piece.decode(errors="replace") for piece in pieces] if body.return_token_strs else None,
     }
@@ -119,11 +127,6 @@ def token_pieces(prompt: Prompt, ids: Sequence[int]) -> list[bytes]:
     """What each token stands for; a special one for its name."""
     names = {token: name.encode() for name, token in prompt.tokenizer.special.control.items()}
     return [names[token] if token in names else prompt.tokenizer.token_bytes(token) for token in ids]
-
-
-def _tokenized(body: TokenizeRequest, prompt: Prompt) -> tuple[tuple[int, ...], list[bytes]]:
-    ids = body.encode(prompt)
-    return ids, token_pieces(prompt, ids) if body.with_pieces or body.return_token_strs else []
 
 
 def _piece(piece: bytes) -> str | list[int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -10,13 +13,16 @@ from fastapi.responses import JSONResponse
 from quern.api.choices import start_choices
 from quern.api.deps import Calling, ConversationHeader, Wired
 from quern.api.errors import CLIENT_CLOSED_REQUEST
+from quern.api.json_body import JsonRoute
 from quern.api.openai.chat_answer import ChoiceChunks, whole_choice
 from quern.api.openai.chat_request import ChatCompletionRequest
 from quern.api.openai.chunk_stream import chunk_stream
 from quern.api.openai.usage import completion_usage
 from quern.api.whole import wait_until_ended
+from quern.turns.events import TurnEnded
+from quern.turns.turn import Turn
 
-router = APIRouter(prefix="/v1/chat", tags=["openai"])
+router = APIRouter(route_class=JsonRoute, prefix="/v1/chat", tags=["openai"])
 
 
 @router.post("/completions", response_model=None)
@@ -35,8 +41,12 @@ async def create_chat_completion(
     ends = await wait_until_ended(turns, request)
     if ends is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return await asyncio.to_thread(_whole, turns, ends, heading, told=body.logprobs is True)
+
+
+def _whole(turns: Sequence[Turn], ends: Sequence[TurnEnded], heading: dict[str, Any], *, told: bool) -> Response:
     choices = [
-        whole_choice(index, turn.log.snapshot(), end, told=body.logprobs is True)
+        whole_choice(index, turn.log.snapshot(), end, told=told)
         for index, (turn, end) in enumerate(zip(turns, ends, strict=True))
     ]
     usage = completion_usage(end.usage for end in ends)

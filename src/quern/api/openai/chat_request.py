@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from quern.api.deps import Caller
-from quern.api.fields import NoOp
+from quern.api.fields import MOST_MESSAGES, NoOp
 from quern.api.openai.chat_messages import ChatMessage
 from quern.api.openai.fields import MOST_CHOICES, MOST_TOP_LOGPROBS, SamplingFields, StreamOptions
 from quern.api.openai.schemas import JsonObjectFormat, JsonSchemaFormat, TextFormat
@@ -27,7 +27,7 @@ ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Fie
 class ChatCompletionRequest(SamplingFields):
     """`POST /v1/chat/completions`."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], FailFast()] = Field(min_length=1, max_length=MOST_MESSAGES)
     model: str | None = None
     max_completion_tokens: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=1, description="The older name of max_completion_tokens.")
@@ -91,6 +91,7 @@ class ChatCompletionRequest(SamplingFields):
                 tool_use=self.tool_use(),
                 schema=self.response_format.schema_text() if self.response_format is not None else None,
                 schema_field="response_format",
+                items_field="messages",
             ),
             sampling=self.sampling(defaults, max_tokens=self.answer_tokens(), logprobs=self.told_logprobs()),
             remember=conversation_id is not None,

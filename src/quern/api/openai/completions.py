@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from quern.api.choices import choices_of, start_all
-from quern.api.deps import Calling, Wired
+from quern.api.deps import Calling, Wired, no_conversation_header
 from quern.api.errors import CLIENT_CLOSED_REQUEST
+from quern.api.json_body import JsonRoute
 from quern.api.openai.chunk_stream import chunk_stream
 from quern.api.openai.completions_answer import Heading, TextChunks, completions_usage, whole_choice
 from quern.api.openai.completions_request import CompletionRequest
 from quern.api.whole import wait_until_ended
+from quern.turns.events import TurnEnded
+from quern.turns.turn import Turn
 
-router = APIRouter(prefix="/v1", tags=["openai"])
+router = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["openai"])
 
 
-@router.post("/completions", response_model=None)
+@router.post("/completions", response_model=None, dependencies=[Depends(no_conversation_header)])
 async def create_completion(request: Request, body: CompletionRequest, wired: Wired, caller: Calling) -> Response:
     """What comes after each prompt, whole or streamed; with `suffix` what stands between the two. Nothing is
     remembered.
@@ -41,8 +46,15 @@ async def create_completion(request: Request, body: CompletionRequest, wired: Wi
     ends = await wait_until_ended(turns, request)
     if ends is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
+    usage = count([end.usage for end in ends])
+    return await asyncio.to_thread(_whole, headings, turns, ends, {**shared, "usage": usage})
+
+
+def _whole(
+    headings: Sequence[Heading], turns: Sequence[Turn], ends: Sequence[TurnEnded], shared: dict[str, Any]
+) -> Response:
     choices = [
         whole_choice(heading, turn.log.snapshot(), end)
         for heading, turn, end in zip(headings, turns, ends, strict=True)
     ]
-    return JSONResponse({**shared, "choices": choices, "usage": count([end.usage for end in ends])})
+    return JSONResponse({**shared, "choices": choices})

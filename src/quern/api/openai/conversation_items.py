@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query
 
 from quern.api.conversations import conversation_json
 from quern.api.deps import Owner, Wired
+from quern.api.json_body import JsonRoute
 from quern.api.openai.conversation_request import MoreItems
 from quern.api.openai.item_ids import item_id_of
 from quern.api.openai.item_input import references, steps
@@ -17,7 +18,10 @@ from quern.errors import InvalidRequest
 from quern.store.pages import Page, unknown_cursor
 
 router = APIRouter(
-    prefix="/v1/conversations/{conversation_id}/items", tags=["conversations"], dependencies=[Depends(included)]
+    route_class=JsonRoute,
+    prefix="/v1/conversations/{conversation_id}/items",
+    tags=["conversations"],
+    dependencies=[Depends(included)],
 )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Field
 
-from quern.api.fields import MOST_STOPS, NoOp, Strict
+from quern.api.fields import MOST_STOPS, NoOp, StopText, Strict
 from quern.config import GenerationSettings
 from quern.types import SamplingParams
 
@@ -23,7 +23,7 @@ def _listed(value: Any) -> Any:
 
 
 Stops = Annotated[
-    list[Annotated[str, Field(min_length=1)]],
+    list[StopText],
     Field(max_length=MOST_STOPS, description="Texts that end the answer."),
     BeforeValidator(_listed),
 ]

@@ -5,10 +5,11 @@ Source: "Create a model response" in OpenAI's API reference; docs/api.md lists w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from quern.api.fields import NoOp, Strict, type_of
 from quern.api.openai.fields import Text
@@ -39,13 +40,24 @@ class MessageItem(Strict):
         return Message(Role.SYSTEM if self.role == "developer" else Role(self.role), self.content)
 
 
+def _an_object(arguments: str) -> str:
+    """The model was trained on arguments as an object. Raises ValueError for other text."""
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError("It must be the text of a JSON object, as the server gave it")  # noqa: TRY004 (see fields.py)
+    return arguments
+
+
 class CallItem(Strict):
     """A call that the model made."""
 
     type: Literal["function_call"]
     call_id: str
     name: str
-    arguments: str
+    arguments: Annotated[str, AfterValidator(_an_object)]
     id: NoOp = None
     status: NoOp = None
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, FailFast, Field
 
 from quern.api.deps import Caller
 from quern.api.fields import NoOp, Strict
@@ -88,7 +88,7 @@ def _none_told(value: Any) -> Any:
 class PromptFields(Strict):
     """What makes a response's prompt."""
 
-    input: Annotated[list[InputItem], Field(max_length=MOST_ITEMS), BeforeValidator(_message)] = Field(
+    input: Annotated[list[InputItem], FailFast(), Field(max_length=MOST_ITEMS), BeforeValidator(_message)] = Field(
         default_factory=list[InputItem], description="A text, or items."
     )
     model: str | None = None

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from quern.api.fields import Strict, type_of
+from quern.api.fields import JsonSchema, Strict, type_of
 from quern.api.openai.tools import NO_PARAMETERS
 from quern.api.tool_use import ToolName, tool_use
 from quern.turns.request import CallMode, ToolUse
@@ -24,7 +24,7 @@ def _writable(value: Mapping[str, Any]) -> Mapping[str, Any]:
     return value
 
 
-Json = Annotated[dict[str, Any], AfterValidator(_writable)]
+Json = Annotated[JsonSchema, AfterValidator(_writable)]
 """A JSON object that can be written again."""
 
 

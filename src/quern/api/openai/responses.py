@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from quern.api.deps import Calling, Owner, Wired
+from quern.api.deps import Calling, Owner, Wired, no_conversation_header
 from quern.api.errors import CLIENT_CLOSED_REQUEST
+from quern.api.json_body import JsonRoute
 from quern.api.openai.item_ids import shown_response_id, turn_id_of
 from quern.api.openai.item_json import item_list, page_in_order
 from quern.api.openai.response_events import ResponseEvents, whole_response
@@ -27,7 +28,7 @@ from quern.turns.events import NumberedEvent, TurnEnded, TurnLog
 from quern.turns.turn import Turn
 from quern.types import TurnState
 
-router = APIRouter(prefix="/v1/responses", tags=["openai"])
+router = APIRouter(route_class=JsonRoute, prefix="/v1/responses", tags=["openai"])
 
 AT_ONCE = 64
 """So many of a turn's events are written in about a millisecond; in between the event loop serves others."""
@@ -38,7 +39,7 @@ NOT_KEPT = (
 )
 
 
-@router.post("", response_model=None)
+@router.post("", response_model=None, dependencies=[Depends(no_conversation_header)])
 async def create_response(request: Request, body: ResponseRequest, wired: Wired, caller: Calling) -> Response:
     """An answer to a text or items, whole, streamed or in the background; continues a response or a conversation."""
     model = wired.check_model(body.model)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from quern.api.fields import NoOp, Strict
+from quern.api.fields import JsonSchema, NoOp, Strict
 
 ANY_OBJECT = '{"type":"object"}'
 
@@ -37,7 +37,7 @@ class NamedSchema(Strict):
 
     name: str | None = None
     description: NoOp = None
-    schema_: dict[str, Any] = Field(alias="schema")
+    schema_: JsonSchema = Field(alias="schema")
     strict: NoOp = None
 
 

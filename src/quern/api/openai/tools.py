@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from quern.api.fields import Strict
+from quern.api.fields import JsonSchema, Strict
 from quern.api.tool_use import ToolName
 from quern.types import Tool
 
@@ -16,7 +16,7 @@ class Function(Strict):
 
     name: ToolName
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: JsonSchema | None = None
     strict: bool | None = None
 
     def tool(self) -> Tool:
