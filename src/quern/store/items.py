@@ -78,15 +78,14 @@ async def append_items(
 
 
 def check_storable(new: Iterable[Item]) -> None:
-    """Raise InvalidRequest for characters that no database can hold (NUL, lone surrogates)."""
+    """Raise InvalidRequest, without a field, for characters that no database can hold (NUL, lone surrogates)."""
     for item in new:
         columns = _columns(item)
         texts = [columns["content"], columns["name"], columns["call_id"]]
         if any(text is not None and storable(text) != text for text in texts):
             raise InvalidRequest(
-                "The prompt contains a NUL character (U+0000) or half of a surrogate pair, which a conversation can't "
-                "store. Remove it and send the prompt again.",
-                field="prompt",
+                "What is said contains a NUL character (U+0000) or half of a surrogate pair, which can't be stored. "
+                "Remove it, then send the request again."
             )
 
 

@@ -34,8 +34,8 @@ class ToolUse:
 class ChatInput:
     """Something is said, and answered. `instructions` stand before everything else and are not remembered.
 
-    `schema`: the JSON schema (as text) that the answer keeps to, where it calls no tool; `schema_field`: the field of
-    the request that has it.
+    `schema`: the JSON schema (as text) that the answer keeps to, where it calls no tool. `items_field`, `schema_field`:
+    the fields of the request that have the items and the schema.
     """
 
     items: tuple[Item, ...]
@@ -43,6 +43,7 @@ class ChatInput:
     tool_use: ToolUse = ToolUse()
     schema: str | None = None
     schema_field: str | None = None
+    items_field: str = "prompt"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ import structlog
 
 from quern.config import TurnSettings
 from quern.engine.base import Engine, EngineState, GenerateRequest, Grammar
-from quern.errors import EngineUnavailable
+from quern.errors import EngineUnavailable, InvalidRequest
 from quern.prompt.prompt import Prompt
 from quern.store.items import NewItem
 from quern.store.turns import NewTurn, TurnStore
@@ -30,7 +30,7 @@ from quern.turns.preparation import Prepared, prepare
 from quern.turns.request import ChatInput, TurnRequest
 from quern.turns.runner import TurnRunner
 from quern.turns.turn import Abandonment, Reading, Turn
-from quern.types import TurnState
+from quern.types import Item, TurnState
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +97,7 @@ class TurnService:
             history = await self._context.history(request)
             prepared = await asyncio.to_thread(prepare, self._prompt, history, request.input)
             turn = self._turn(request, prepared, await self._grammars.choose(prepared, request.input))
-            await self._store.create(self._record(turn, request))
+            await self._store_queued(turn, request)
             return self._launch(turn)
 
     async def count_tokens(self, given: ChatInput) -> int:
@@ -237,8 +237,15 @@ class TurnService:
             AlignedLogprobs(self._prompt.tokenizer.token_bytes) if told else None,
         )
 
-    def _record(self, turn: Turn, request: TurnRequest) -> NewTurn:
-        said = request.input.items if isinstance(request.input, ChatInput) else ()
+    async def _store_queued(self, turn: Turn, request: TurnRequest) -> None:
+        given = request.input
+        said, field = (given.items, given.items_field) if isinstance(given, ChatInput) else ((), None)
+        try:
+            await self._store.create(self._record(turn, request, said))
+        except InvalidRequest as error:
+            raise InvalidRequest(str(error), field) from error
+
+    def _record(self, turn: Turn, request: TurnRequest, said: Sequence[Item]) -> NewTurn:
         return NewTurn(
             id=turn.id,
             owner=turn.owner,

@@ -81,6 +81,7 @@ class CountTokensRequest(Strict):
             schema=json.dumps(wanted.schema_) if wanted is not None else None,
             schema_field="output_config.format",
             items_field="messages",
+            items_field="messages",
         )
 
 
