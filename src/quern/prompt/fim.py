@@ -7,7 +7,6 @@ README. One file: `<|fim_prefix|>P<|fim_suffix|>S<|fim_middle|>`. Before that, w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -19,8 +18,6 @@ PREFIX, SUFFIX, MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
 REPO_NAME, FILE_SEPARATOR = "<|repo_name|>", "<|file_sep|>"
 ENDS = (PREFIX, SUFFIX, "<|fim_pad|>", REPO_NAME, FILE_SEPARATOR)
 """What a model writes where the gap is filled and it goes on with something else."""
-
-FILE_WITH_GAP = re.compile(rf"{re.escape(FILE_SEPARATOR)}(?P<path>[^\n]*)\n(?P<gap>{re.escape(PREFIX)})")
 
 UNNAMED_REPOSITORY = "repository"
 UNNAMED_FILE = "file"
@@ -63,17 +60,17 @@ class Gap:
 
     @classmethod
     def _parse_repository(cls, prompt: str) -> Self | None:
-        current = FILE_WITH_GAP.search(prompt)
-        gap = cls.parse(prompt[current.start("gap") :]) if current is not None else None
-        if current is None or gap is None:
+        start, end = _path_before_gap(prompt)
+        gap = cls.parse(prompt[end + 1 :]) if end >= 0 else None
+        if gap is None:
             return None
-        repository, *files = prompt[len(REPO_NAME) : current.start()].split(FILE_SEPARATOR)
+        repository, *files = prompt[len(REPO_NAME) : start - len(FILE_SEPARATOR)].split(FILE_SEPARATOR)
         pieces = [file.partition("\n") for file in files]
         return replace(
             gap,
             files=[RepositoryFile(path, text) for path, _, text in pieces],
             repository=repository.removesuffix("\n"),
-            path=current["path"],
+            path=prompt[start:end],
         )
 
 
@@ -117,3 +114,17 @@ class GapEncoder:
             )
         files = [(FILE_SEPARATOR, f"{file.path}\n{file.text.rstrip()}\n") for file in gap.files]
         return [(REPO_NAME, f"{gap.repository}\n"), *files, (FILE_SEPARATOR, f"{gap.path}\n")]
+
+
+def _path_before_gap(prompt: str) -> tuple[int, int]:
+    """Where the path of the file with the gap begins and ends; -1 and -1 where there is none.
+
+    A path is the rest of a line after a separator; the gap follows on the next line.
+    """
+    end = prompt.find(f"\n{PREFIX}")
+    while end >= 0:
+        separator = prompt.rfind(FILE_SEPARATOR, prompt.rfind("\n", 0, end) + 1, end)
+        if separator >= 0:
+            return separator + len(FILE_SEPARATOR), end
+        end = prompt.find(f"\n{PREFIX}", end + 1)
+    return -1, -1

@@ -107,6 +107,29 @@ def test_a_frame_with_other_files_of_the_repository_has_them_as_context() -> Non
     )
 
 
+def test_the_gap_is_in_the_first_file_that_begins_with_one() -> None:
+    text = "B = 2\n<|fim_prefix|>is a token\n"
+    gap = Gap.parse(f"<|repo_name|>r\n<|file_sep|>b.py\n{text}<|file_sep|>a<|file_sep|>c.py\n{FRAMED}")
+    files = [RepositoryFile("b.py", text), RepositoryFile("a", "")]
+    assert gap == Gap("{}", "{}", "{}", files=files, repository="r", path="c.py")
+
+
+@pytest.mark.parametrize(
+    ("part", "is_frame"),
+    [
+        ("<|file_sep|>", True),
+        ("<|repo_name|><|file_sep|>x", True),
+        ("<|file_sep|>\n", False),
+        ("\n<|fim_prefix|>", False),
+    ],
+)
+def test_megabytes_of_separators_are_read_like_any_other_text(part: str, is_frame: bool) -> None:
+    prompt = "<|repo_name|>" + part * (2**21 // len(part))
+    assert Gap.parse(prompt) is None
+    assert Gap.parse(f"{prompt}\n<|fim_prefix|>") is None
+    assert (Gap.parse(f"{prompt}\n{FRAMED}") is not None) == is_frame
+
+
 @given(TRICKY, TRICKY, TRICKY, st.lists(st.tuples(TRICKY, TRICKY), max_size=3), TRICKY)
 def test_whatever_starts_as_a_repository_is_encoded_or_stays_text(
     prefix: str, suffix: str, begun: str, files: list[tuple[str, str]], name: str
