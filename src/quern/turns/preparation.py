@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from quern.engine.base import Grammar, JsonGrammar, TextGrammar
@@ -82,7 +82,7 @@ def callable_tools(use: ToolUse) -> tuple[Tool, ...]:
     return tuple(tool for tool in shown_tools(use) if use.only in {None, tool.name})
 
 
-def check_ids(ids: Sequence[int], vocabulary_size: int, field: str) -> None:
+def check_ids(ids: Collection[int], vocabulary_size: int, field: str) -> None:
     """Raises InvalidRequest where the model has no such id."""
     if ids and (min(ids) < 0 or max(ids) >= vocabulary_size):
         raise InvalidRequest(

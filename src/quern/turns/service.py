@@ -26,7 +26,7 @@ from quern.turns.grammars import Grammars
 from quern.turns.journal import Journal
 from quern.turns.logprobs import AlignedLogprobs
 from quern.turns.places import Places
-from quern.turns.preparation import Prepared, prepare
+from quern.turns.preparation import Prepared, check_ids, prepare
 from quern.turns.request import ChatInput, TurnRequest
 from quern.turns.runner import TurnRunner
 from quern.turns.turn import Abandonment, Reading, Turn
@@ -87,6 +87,7 @@ class TurnService:
         InvalidRequest or StoreError; then nothing was stored.
         """
         self.check_serving()
+        check_ids(request.sampling.logit_bias, self._prompt.vocabulary_size, "logit_bias")
         await self._context.check(request)
         active = self._active.values()
         limit = self._engine.info.parallel + self._settings.max_queued
