@@ -16,7 +16,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from quern.engine.base import Grammar, JsonGrammar
 from quern.engine.cpu.refusals import reason, too_complex
-from quern.engine.cpu.schemas import Schema, read_schema, schemas_in_lark, with_layout
+from quern.engine.cpu.schemas import Schema, for_llguidance, read_schema, schemas_in_lark
 from quern.errors import InvalidRequest
 
 MAX_SCHEMA_LENGTH = 64 * 1024
@@ -148,7 +148,7 @@ class GrammarCompiler:
         """Takes milliseconds, and some seconds at worst. Raises InvalidRequest with a sentence that says which part."""
         if isinstance(grammar, JsonGrammar):
             schema = read_schema(grammar.schema)
-            make = partial(LLMatcher.grammar_from_json_schema, with_layout(schema))
+            make = partial(LLMatcher.grammar_from_json_schema, for_llguidance(schema))
             return self._compile(make, [schema], "JSON schema")
         lark, schemas = schemas_in_lark(grammar.lark)
         return self._compile(partial(LLMatcher.grammar_from_lark, lark), schemas, "grammar")

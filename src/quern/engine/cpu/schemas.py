@@ -30,12 +30,18 @@ bound a small model writes blanks for ever."""
 LAYOUT = {"x-guidance": {"whitespace_pattern": WHITESPACE, "lenient": False}}
 """llguidance's options, where it looks for them: in the schema. `lenient` would ignore what it can't keep to."""
 
+FRACTION = r"^[^.]*(\.[0-9]{1,6}([^0-9].*)?)?$"
+BOUNDS = {"time": FRACTION, "date-time": FRACTION}
+"""Patterns that go with formats: a model that wants no time zone, which has to come, would write digits for ever."""
+
 MAPS_OF_SCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 DATA = frozenset({"const", "enum", "default", "examples"})
 """Keywords whose value is no schema, whatever it looks like."""
 
 LARK_TOKEN = re.compile(r'"(?:\\.|[^"\\\n])*"|(?://|#)[^\n]*|/(?:\\.|[^/\\\n])+/|%json\s*')
 """What may hold the text `%json` without being it, and `%json` itself."""
+
+TOO_DEEP = "This JSON schema can't be kept to: it is nested too deeply."
 
 Schema = Mapping[str, Any]
 
@@ -45,7 +51,7 @@ def read_schema(text: str) -> Schema:
     try:
         schema: object = json.loads(text)
     except RecursionError:
-        raise InvalidRequest("This JSON schema can't be kept to: it is nested too deeply.") from None
+        raise InvalidRequest(TOO_DEEP) from None
     except json.JSONDecodeError as error:
         raise InvalidRequest(f"This JSON schema is no JSON: {error}.") from error
     except ValueError:
@@ -57,9 +63,24 @@ def read_schema(text: str) -> Schema:
     return checked
 
 
-def with_layout(schema: Schema) -> dict[str, Any]:
-    """The schema for llguidance."""
-    return {**schema, **LAYOUT}
+def for_llguidance(schema: Schema) -> dict[str, Any]:
+    """The schema with the layout of its JSON, and with bounds that it does not have itself. Raises InvalidRequest."""
+    try:
+        return {**_bounded(schema), **LAYOUT}
+    except RecursionError:
+        raise InvalidRequest(TOO_DEEP) from None
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_bounded(item) for item in cast("list[object]", value)]
+    if not isinstance(value, dict):
+        return value
+    schema = {
+        keyword: part if keyword in DATA else _bounded(part) for keyword, part in cast("dict[str, Any]", value).items()
+    }
+    pattern = BOUNDS.get(_text(schema.get("format")) or "")
+    return schema if pattern is None else {"pattern": pattern, **schema}
 
 
 def schemas_in_lark(lark: str) -> tuple[str, list[Schema]]:
@@ -81,7 +102,7 @@ def schemas_in_lark(lark: str) -> tuple[str, list[Schema]]:
                 value, after = None, end  # llguidance will say what is wrong with it
             if isinstance(value, dict):
                 schemas.append(cast("Schema", value))
-                pieces.append(json.dumps(with_layout(schemas[-1])))
+                pieces.append(json.dumps(for_llguidance(schemas[-1])))
                 end = after
         done = end
     _check_limits(schemas)

@@ -106,6 +106,21 @@ def test_json_is_laid_out_as_models_do_within_bounds(compiler: GrammarCompiler, 
     assert accepts(compiler, lark(f"start: %json {json.dumps(schema)}"), list(text.encode())) is fits
 
 
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("20:30:45Z", True),
+        ("20:30:45.678901+08:00", True),
+        ("20:30:45.6789012Z", False),
+        ("20:30:45.Z", False),
+        ("20:30:45.67", False),
+    ],
+)
+def test_a_time_has_a_fraction_of_six_digits_at_most(compiler: GrammarCompiler, text: str, fits: bool) -> None:
+    schema = {"type": "string", "format": "time"}
+    assert accepts(compiler, json_grammar(schema), list(json.dumps(text).encode())) is fits
+
+
 def test_the_schemas_own_options_for_the_compiler_dont_count(compiler: GrammarCompiler) -> None:
     options = {"lenient": True, "whitespace_flexible": True, "item_separator": " *,", "no_such_option": 1}
     with pytest.raises(InvalidRequest, match="`not`"):

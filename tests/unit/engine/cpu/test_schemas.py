@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from quern.engine.cpu.schemas import LAYOUT, MAX_OPTIONAL, place_of, read_schema, schemas_in_lark
+from quern.engine.cpu.schemas import (
+    FRACTION,
+    LAYOUT,
+    MAX_OPTIONAL,
+    for_llguidance,
+    place_of,
+    read_schema,
+    schemas_in_lark,
+)
 from quern.errors import InvalidRequest
 
 Make = Callable[[list[Any]], dict[str, Any]]
@@ -96,6 +104,28 @@ def test_the_first_place_of_a_keyword_with_this_value_is_found() -> None:
     assert place_of([schema], "format", "x~y") == "#/anyOf/2"
     assert place_of([schema], "format") == "#/anyOf/0"
     assert place_of([schema], "format", "other") == ""
+
+
+def test_times_get_a_bound_and_everything_else_stays_as_it_is() -> None:
+    time = {"type": "string", "format": "time"}
+    schema: dict[str, Any] = {
+        "properties": {
+            "format": time,
+            "list": {"items": [{"format": "date-time", "pattern": "^2"}, {"format": "date"}]},
+        },
+        "enum": [time],
+        "format": ["time"],
+    }
+    properties = {**schema["properties"], "format": {**time, "pattern": FRACTION}}
+    assert for_llguidance(schema) == {**schema, "properties": properties, **LAYOUT}
+
+
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(5000):
+        schema = {"items": schema}
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        for_llguidance(schema)
 
 
 def test_every_schema_in_a_lark_grammar_gets_the_layout_and_is_returned() -> None:
