@@ -81,7 +81,6 @@ class CountTokensRequest(Strict):
             schema=json.dumps(wanted.schema_) if wanted is not None else None,
             schema_field="output_config.format",
             items_field="messages",
-            items_field="messages",
         )
 
 

@@ -92,7 +92,6 @@ class ChatCompletionRequest(SamplingFields):
                 schema=self.response_format.schema_text() if self.response_format is not None else None,
                 schema_field="response_format",
                 items_field="messages",
-                items_field="messages",
             ),
             sampling=self.sampling(defaults, max_tokens=self.answer_tokens(), logprobs=self.told_logprobs()),
             remember=conversation_id is not None,
