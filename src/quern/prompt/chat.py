@@ -1,43 +1,41 @@
 """A conversation to token ids, such that no message can forge the structure around it.
 
 A chat template joins contents and control tokens to one string, in which a content that says `<|im_end|>` looks like
-the real thing. So every special token's text in a content is broken, before rendering, by a mark that nobody can
-guess; what the rendered string still holds whole is the template's own. The mark is removed from the text between.
-(No token is pieced together at a content's edge: special tokens begin with `<`, have no other, and templates put whole
-tokens and line breaks around contents.)
+the real thing, and one that says `|im_end|` may become it between two brackets of the template's. So not what is in
+that string counts, but where it comes from: the template marks the special tokens that stand in its own source, as one
+piece, and only those become tokens. Contents, and whatever is put together with them, are text.
 """
 
 from __future__ import annotations
 
-import re
-import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+import json
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, cast
 
-from quern.errors import InvalidRequest
+from quern.errors import InvalidRequest, ModelError
 from quern.prompt.conversation import template_messages, template_tool
+from quern.prompt.special_texts import SpecialTexts, unmarked, well_formed
 from quern.prompt.template import ChatTemplate
 from quern.prompt.tokenizer import Tokenizer
-from quern.types import Item, Role, Tool
+from quern.types import Item, Message, Role, Tool
 
-MARK_LENGTH = 8
-_PRIVATE_USE = range(0xE000, 0xF900)
-
-Value = TypeVar("Value")
+DEEPEST = 400
+"""Objects and arrays in each other that are shown to a model; Python's own stack ends at a thousand."""
 
 
 class ChatEncoder:
-    """Renders conversations with a template and encodes them. Safe to use from several threads."""
+    """Renders conversations with a template and encodes them. Safe to use from several threads.
+
+    The template has to mark the tokenizer's special tokens.
+    """
 
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
         self._tokenizer = tokenizer
         self._template = template
-        special = tokenizer.special
-        self._ids: Mapping[str, int] = {**special.control, **special.user_defined}
-        self._special = _any_of(self._ids)
-        self._begins_control = _beginning_of(special.control)
-        self._begins_special = _beginning_of(self._ids)
-        self._mark = "".join(chr(secrets.choice(_PRIVATE_USE)) for _ in range(MARK_LENGTH))
+        self._ids = tokenizer.special.ids
+        self._special = SpecialTexts(self._ids)
+        self._text_tokens = SpecialTexts(tokenizer.special.user_defined)
 
     def encode(self, items: Sequence[Item], tools: Sequence[Tool] = (), opening: str = "") -> tuple[int, ...]:
         """Ids of the whole prompt, up to and including the opening of the assistant's next message.
@@ -45,8 +43,8 @@ class ChatEncoder:
         `opening`: how that message begins, special tokens in it being tokens. Raises InvalidRequest where the template
         refuses the conversation, ModelError where the template fails.
         """
-        pieces = self._special.split(self._marked(items, tools) + opening)
-        prompt, *texts = self._tokenizer.encode_many([piece.replace(self._mark, "") for piece in pieces[::2]])
+        pieces = self._special.split(self._marked(items, tools) + self._special.mark(opening))
+        prompt, *texts = self._tokenizer.encode_many(pieces[::2])
         for special, text in zip(pieces[1::2], texts, strict=True):
             prompt.append(self._ids[special])
             prompt += text
@@ -54,51 +52,50 @@ class ChatEncoder:
 
     def render(self, items: Sequence[Item], tools: Sequence[Tool] = ()) -> str:
         """The prompt as text, for people: in it a special token and its mere text look the same."""
-        return self._marked(items, tools).replace(self._mark, "")
+        return unmarked(self._marked(items, tools))
+
+    def try_out(self) -> None:
+        """Render a first conversation. Raises ModelError where the template can't do that, or puts special tokens
+        together from pieces, so that they would not be taken for tokens.
+        """
+        texts = self._special.split(self._marked([Message(Role.USER, "Hello")], ()))[::2]
+        if any(self._special.mark(text) != text for text in texts):
+            raise ModelError(
+                "The model's chat template puts special tokens together from pieces, which can't be told from text "
+                "that looks the same. Use another file of the model, whose template has them in one piece."
+            )
 
     def _marked(self, items: Sequence[Item], tools: Sequence[Tool]) -> str:
-        messages = template_messages(items)
-        shown_tools = [template_tool(tool) for tool in tools]
-        try:
-            messages = [self._broken_message(message) for message in messages]
-            shown_tools = [self._broken(tool, self._begins_special) for tool in shown_tools]
-        except RecursionError as error:
-            raise InvalidRequest(
-                "The parameters of a tool, or the arguments of a call, are nested too deeply to be shown to the model. "
-                "Send a flatter schema, or leave that call out."
-            ) from error
-        return self._template.render(messages, shown_tools)
-
-    def _broken_message(self, message: dict[str, Any]) -> dict[str, Any]:
-        broken = self._broken(message, self._begins_special)
-        if message["role"] == Role.ASSISTANT:
-            # The model's own earlier prose may hold tokens such as <tool_call>, which it wrote as tokens.
-            broken["content"] = self._broken(message["content"], self._begins_control)
-        return broken
-
-    def _broken(self, value: Value, pattern: re.Pattern[str]) -> Value:
-        """`value`, as JSON has it, with every special token's text in it broken, in the names of members too."""
-        if isinstance(value, str):
-            return cast("Value", pattern.sub(rf"\g<0>{self._mark}", value))
-        if isinstance(value, dict):
-            members = cast("dict[str, Any]", value).items()
-            return cast("Value", {self._broken(name, pattern): self._broken(item, pattern) for name, item in members})
-        if isinstance(value, list):
-            return cast("Value", [self._broken(item, pattern) for item in cast("list[Any]", value)])
-        return value
+        messages = _shown(template_messages(items))
+        for message in messages:
+            if message["role"] == Role.ASSISTANT:
+                # The model's own earlier prose may hold tokens such as <tool_call>, which it wrote as tokens.
+                message["content"] = self._text_tokens.mark(message["content"])
+        return self._template.render(messages, _shown([template_tool(tool) for tool in tools]))
 
 
-def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
-    """Matches the longest of the texts, as a group, so that `split` keeps it."""
-    return re.compile(f"({_alternatives(texts)})")
+def _shown(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The values without lone surrogates, in members' names too. Raises InvalidRequest where they are too deep."""
+    if _is_deeper(values, DEEPEST):
+        raise InvalidRequest(
+            "The parameters of a tool, or the arguments of a call, are nested too deeply to be shown to the model. "
+            "Send a flatter schema, or leave that call out."
+        )
+    text = json.dumps(values, ensure_ascii=False)
+    return values if well_formed(text) is text else json.loads(well_formed(text))
 
 
-def _beginning_of(texts: Iterable[str]) -> re.Pattern[str]:
-    """Matches the first character of each occurrence, also of occurrences that overlap."""
-    return re.compile(f"(?={_alternatives(texts)}).", re.DOTALL)
+def _is_deeper(value: Any, most: int) -> bool:
+    """Whether there are more objects and arrays in each other."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [*chain.from_iterable(map(_members, level))]
+        if not level:
+            return False
+    return True
 
 
-def _alternatives(texts: Iterable[str]) -> str:
-    # A token of one character can't be broken, so its text is never taken for it.
-    breakable = sorted((text for text in texts if len(text) > 1), key=len, reverse=True)
-    return "|".join(map(re.escape, breakable)) or "(?!)"
+def _members(value: Any) -> Sequence[Any]:
+    if isinstance(value, dict):
+        return list(cast("dict[str, Any]", value).values())
+    return cast("list[Any]", value) if isinstance(value, list) else ()

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO
 
 import structlog
@@ -35,11 +35,14 @@ ERRORS = {"InvalidRequest": InvalidRequest, "ModelError": ModelError}
 class IsolatedTemplate:
     """A ChatTemplate that can't hang or fill the memory. Safe to use from several threads, one prompt at a time.
 
-    `seconds` for each prompt. Raises ModelError where the template can't be parsed.
+    `variables` and `special` as for an InProcessTemplate, `seconds` for each prompt. Raises ModelError where the
+    template can't be parsed.
     """
 
-    def __init__(self, source: str, variables: Mapping[str, str], seconds: float = SECONDS) -> None:
-        self._opening = json.dumps({"source": source, "variables": dict(variables)})
+    def __init__(
+        self, source: str, variables: Mapping[str, str], special: Iterable[str] = (), *, seconds: float = SECONDS
+    ) -> None:
+        self._opening = json.dumps({"source": source, "variables": dict(variables), "special": list(special)})
         self._seconds = seconds
         self._lock = threading.Lock()
         self._worker = _Worker(self._opening, seconds)

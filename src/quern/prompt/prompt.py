@@ -20,7 +20,7 @@ from quern.prompt.template import CHATML, ChatTemplate, InProcessTemplate
 from quern.prompt.tokenizer import Tokenizer, byte_vocabulary
 from quern.prompt.tools.format import ToolFormat, tool_format
 from quern.prompt.vocabulary import Vocabulary
-from quern.types import Item, Message, Role, Tool
+from quern.types import Item, Tool
 
 log = structlog.get_logger(__name__)
 
@@ -52,9 +52,10 @@ class Prompt:
         model = read_model(model_path)
         tokenizer = Tokenizer(model.vocabulary)
         try:
-            template = IsolatedTemplate(model.chat_template, _template_variables(model.vocabulary))
+            variables = _template_variables(model.vocabulary)
+            template = IsolatedTemplate(model.chat_template, variables, tokenizer.special.ids)
             prompt = cls(model.facts, tokenizer, template, tool_format(model.chat_template))
-            prompt.encode_chat([Message(Role.USER, "Hello")])
+            prompt._chat.try_out()
         except (InvalidRequest, ModelError) as error:
             raise ModelLoadError(f"The model {model_path} can't be served: {error}") from error
         log.info("vocabulary_loaded", model=model.facts.name, seconds=round(time.monotonic() - started, 2))
@@ -75,8 +76,9 @@ class Prompt:
             key_length=0,
             value_length=0,
         )
-        template = InProcessTemplate(CHATML, _template_variables(vocabulary))
-        return cls(facts, Tokenizer(vocabulary), template, tool_format(CHATML))
+        tokenizer = Tokenizer(vocabulary)
+        template = InProcessTemplate(CHATML, _template_variables(vocabulary), tokenizer.special.ids)
+        return cls(facts, tokenizer, template, tool_format(CHATML))
 
     @property
     def vocabulary_size(self) -> int:

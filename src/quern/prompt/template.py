@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
 import jinja2
+from jinja2 import nodes
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from quern.errors import InvalidRequest, ModelError
+from quern.prompt.special_texts import MARK, SpecialTexts, unmarked
 
 MOST_OUTPUT = 32 * 2**20
 """Characters of a rendered prompt; the longest contexts in use are a tenth of that."""
@@ -62,17 +64,21 @@ class ChatTemplate(Protocol):
 class InProcessTemplate:
     """Renders here and now. Only for templates that are known to be harmless: nothing bounds its time and memory.
 
-    `variables`: the texts of special tokens, such as `bos_token`. Raises ModelError where the template can't be parsed.
+    `variables`: the texts of special tokens, such as `bos_token`. `special`: the tokens whose texts are marked in what
+    is rendered where they stand in the template itself or in the variables; `special_texts.py` says how. Raises
+    ModelError where the template can't be parsed.
     """
 
-    def __init__(self, source: str, variables: Mapping[str, str]) -> None:
+    def __init__(self, source: str, variables: Mapping[str, str], special: Iterable[str] = ()) -> None:
+        texts = SpecialTexts(special)
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = _tojson
         try:
-            self._template = environment.from_string(source)
+            self._template = environment.from_string(_with_marks(environment.parse(source), texts))
         except (jinja2.TemplateError, RecursionError) as error:
             raise ModelError(f"The model's chat template can't be parsed ({error}).") from error
-        self._variables = {**FUNCTIONS, **variables, "documents": None, "add_generation_prompt": True}
+        marked = {name: texts.mark(value) for name, value in variables.items()}
+        self._variables = {**FUNCTIONS, **marked, "documents": None, "add_generation_prompt": True}
 
     def render(self, messages: Sequence[Json], tools: Sequence[Json] = ()) -> str:
         """See ChatTemplate."""
@@ -85,15 +91,30 @@ class InProcessTemplate:
                     break
                 pieces.append(piece)
         except _RefusedError as error:
-            raise InvalidRequest(f"The model's chat template refuses these messages: {error}.") from error
+            raise InvalidRequest(f"The model's chat template refuses these messages: {_words_of(error)}.") from error
         except Exception as error:  # a template may fail in any way that Python knows
-            raise ModelError(f"The model's chat template failed ({type(error).__name__}: {error}).") from error
+            reason = f"{type(error).__name__}: {_words_of(error)}"
+            raise ModelError(f"The model's chat template failed ({reason}).") from error
         if room < 0:
             raise ModelError(f"The model's chat template writes more than {MOST_OUTPUT} characters for one prompt.")
         return "".join(pieces)
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+def _with_marks(template: nodes.Template, special: SpecialTexts) -> nodes.Template:
+    for data in template.find_all(nodes.TemplateData):
+        data.data = special.mark(data.data)
+    for constant in template.find_all(nodes.Const):
+        if isinstance(constant.value, str):
+            constant.value = special.mark(constant.value)
+    return template
+
+
+def _words_of(error: Exception) -> str:
+    """What it says, without marks, also where it quotes a text of the template's."""
+    return unmarked(str(error)).replace(repr(MARK)[1:-1], "")
 
 
 class _RefusedError(jinja2.TemplateError):

@@ -1,8 +1,8 @@
 """The child process that renders a model's own chat template: `python -m quern.prompt.template_worker`.
 
-It reads JSON lines: first `{"source": …, "variables": …}`, then `{"messages": …, "tools": …}` for each prompt. It
-answers each line with one, `{"text": …}` or `{"error": <class in quern.errors>, "message": …}`. It ends with its
-standard input.
+It reads JSON lines: first `{"source": …, "variables": …, "special": …}`, then `{"messages": …, "tools": …}` for each
+prompt. It answers each line with one, `{"text": …}` or `{"error": <class in quern.errors>, "message": …}`. It ends with
+its standard input.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def replies(requests: Iterable[bytes]) -> Iterator[bytes]:
     lines = iter(requests)
     opening = json.loads(next(lines))
     try:
-        template = InProcessTemplate(opening["source"], opening["variables"])
+        template = InProcessTemplate(opening["source"], opening["variables"], opening["special"])
     except QuernError as error:
         yield _failure(error)
         return

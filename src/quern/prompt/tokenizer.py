@@ -10,6 +10,7 @@ from tokenizers.models import BPE
 from quern.errors import ModelCorrupt
 from quern.prompt.byte_level import ALPHABET, to_bytes
 from quern.prompt.pretokenizers import build_pretokenizer
+from quern.prompt.special_texts import well_formed
 from quern.prompt.vocabulary import (
     FILL_IN_THE_MIDDLE,
     NEVER_IN_AN_ANSWER,
@@ -53,7 +54,7 @@ class Tokenizer:
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for each text."""
         # Only the batch call lets other threads run meanwhile.
-        encodings = self._bpe.encode_batch_fast([_well_formed(text) for text in texts], add_special_tokens=False)
+        encodings = self._bpe.encode_batch_fast([well_formed(text) for text in texts], add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -77,11 +78,3 @@ def byte_vocabulary() -> Vocabulary:
         eos_id=len(ALPHABET) + special.index("<|im_end|>"),
         padding_id=len(ALPHABET) + special.index("<|endoftext|>"),
     )
-
-
-def _well_formed(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text

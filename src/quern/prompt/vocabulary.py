@@ -59,6 +59,11 @@ class SpecialTokens:
     user_defined: Mapping[str, int]
     end_of_turn_ids: frozenset[int]
 
+    @property
+    def ids(self) -> Mapping[str, int]:
+        """Those of both kinds."""
+        return {**self.control, **self.user_defined}
+
 
 def find_special_tokens(vocabulary: Vocabulary) -> SpecialTokens:
     """Sort the special tokens by what they are for.

@@ -108,6 +108,25 @@ def test_a_refusal_carries_the_templates_own_words(kind: type[InProcessTemplate 
         render(kind, "{{ raise_exception('Roles must alternate.') }}")
 
 
+def test_special_tokens_of_the_template_are_marked_and_those_of_messages_are_not(
+    kind: type[InProcessTemplate | IsolatedTemplate],
+) -> None:
+    template = kind("{{ eos }}{{ messages[0].content }}<b>{{ '🫧<b>' if '<b>' in '<b>' }}", {"eos": "<b>"}, ["<b>"])
+    rendered = template.render(MESSAGES[1:])
+    template.close()
+    mark = "\udfff"
+    token = f"{mark}<b>{mark}"
+    assert rendered == f"{token}{MESSAGES[1]['content']}{token}🫧{token}"
+
+
+@pytest.mark.parametrize("source", ["{{ raise_exception('no <b> here') }}", "{{ {}['no <b> here'].y }}"])
+def test_messages_of_errors_are_without_marks(kind: type[InProcessTemplate | IsolatedTemplate], source: str) -> None:
+    template = kind(source, {}, ["<b>"])
+    with pytest.raises((InvalidRequest, ModelError), match="no <b> here"):
+        template.render(MESSAGES)
+    template.close()
+
+
 @pytest.mark.parametrize(
     "source",
     [
