@@ -336,3 +336,8 @@ async def test_another_model_is_refused_unless_it_is_an_alias(start: Start) -> N
         assert (await complete(quern, model="gpt-4o")).json()["model"] == "fake"
     async with start(model={"aliases": ("*",)}) as quern:
         assert (await complete(quern, model="anything")).status_code == 200
+
+
+async def test_a_model_without_a_name_is_the_one_that_is_served(start: Start) -> None:
+    async with start() as quern:
+        assert (await complete(quern, model="")).json()["model"] == "fake"

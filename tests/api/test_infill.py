@@ -35,8 +35,10 @@ LLAMA_VIM: dict[str, Any] = {
     "t_max_prompt_ms": 500,
     "t_max_predict_ms": 60_000,
     "response_fields": ["content", "timings/prompt_n", "timings/predicted_per_second", "truncated", "tokens_cached"],
+    "model": "",
 }
 LLAMA_VIM_WARMS: dict[str, Any] = {
+    "id_slot": 0,
     "input_prefix": "",
     "input_suffix": "",
     "input_extra": LLAMA_VIM["input_extra"],
@@ -49,6 +51,7 @@ LLAMA_VIM_WARMS: dict[str, Any] = {
     "t_max_prompt_ms": 1,
     "t_max_predict_ms": 1,
     "response_fields": [""],
+    "model": "",
 }
 LLAMA_VSCODE: dict[str, Any] = {
     "input_prefix": "a",

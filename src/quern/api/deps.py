@@ -38,11 +38,11 @@ class Services:
 
     def check_model(self, name: str | None) -> str:
         """The served model's id. Raises ModelNotServed where the request asks for another one, and EngineUnavailable
-        while it is not known.
+        while it is not known. An empty name asks for none: llama.vim sends it where nothing is configured.
         """
         self.turns.check_serving()
         served = self.engine.info.model_id
-        if name is None or name == served or {name, ANY_NAME} & self.aliases:
+        if not name or name == served or {name, ANY_NAME} & self.aliases:
             return served
         raise ModelNotServed(
             f"The model {name!r} is not served here; {served!r} is. Ask for that one, or let the server take this name "
