@@ -37,7 +37,7 @@ QWEN3_CODER = r"""
         {%- endfor %}
     {%- endif %}
 {%- endmacro %}
-{%- for tool in tools %}
+{%- for tool in tools or [] %}
     {{- '\n<name>' ~ tool.function.name ~ '</name>' }}
     {{- render_extra_keys(tool.function.parameters, ['type']) }}
 {%- endfor %}
