@@ -1,7 +1,8 @@
 """A JSON string as a model writes it, read while it arrives and given out as valid JSON.
 
 Beyond JSON: single quotes, Python's triple quotes, quotes and line breaks that should have been escaped, escapes that
-JSON does not know. All of these were seen in answers of small models, or are what they copy from Python.
+JSON does not know. All of these were seen in answers of small models, or are what they copy from Python. Half a
+character (`\\ud83d` without the other half), which JSON knows and UTF-8 does not, becomes U+FFFD.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from quern.prompt.tools.source import Source, Steps
 
 PLAIN = {quote: re.compile(rf'[^{quote}"\\\x00-\x1f]+') for quote in "\"'"}
 ESCAPES = frozenset('"\\/bfnrt')
+FIRST_HALVES, SECOND_HALVES = range(0xD800, 0xDC00), range(0xDC00, 0xE000)
+REPLACEMENT = "\ufffd"
 HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 FOLLOWS_A_STRING = frozenset(",:}]")
 CALL_TAGS = ("</tool_call>", "<tool_call>")
@@ -32,10 +35,11 @@ class JsonString:
 
     def __init__(self, source: Source, write: Callable[[str], None], mend: Callable[[], None]) -> None:
         self._source = source
-        self._write = write
+        self._write_further = write
         self._mend = mend
         self._mended = False
         self._quote = ""
+        self._first_half = ""
 
     def read(self) -> Steps[None]:
         """Read it to its closing quote, or to the end of the answer."""
@@ -134,10 +138,29 @@ class JsonString:
         while len(digits) < 4 and (yield from self._source.peek()) in HEX_DIGITS:
             digits += self._source.skip()
         if len(digits) == 4:
-            self._write("\\u" + digits)
+            self._write_code_unit(digits)
         elif (yield from self._source.peek()):
             self._slip()
             self._write("\\\\u" + digits)
+
+    def _write_code_unit(self, digits: str) -> None:
+        """Write one of UTF-16. The first half of a character is held back for the second."""
+        unit = int(digits, 16)
+        if unit in SECOND_HALVES and self._first_half:
+            first_half, self._first_half = self._first_half, ""
+            self._write(f"\\u{first_half}\\u{digits}")
+        elif unit in FIRST_HALVES:
+            if self._first_half:
+                self._write_further(REPLACEMENT)
+            self._first_half = digits
+        else:
+            self._write(REPLACEMENT if unit in SECOND_HALVES else f"\\u{digits}")
+
+    def _write(self, text: str) -> None:
+        if self._first_half and text:
+            self._first_half = ""
+            text = REPLACEMENT + text
+        self._write_further(text)
 
     def _slip(self) -> None:
         if not self._mended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import astuple
 from itertools import pairwise
 from typing import NoReturn
 
@@ -21,11 +22,14 @@ PARTS = (
     '{"name": "get_weather", "arguments": {', '{"name": "write_file", "arguments": {"content": "', "{{", "}}",
     "<function=get_weather>", "<function=fly>", "</function>", "<parameter=city>", "<parameter=days>",
     "<parameter=mode>", "<parameter=options>", "</parameter>", "<parameter=", "</para", "<tool_",
+    "\\ud83d", "\\ude00", "\\\\ud83d",
 )  # fmt: skip
 BEGINNINGS = (
     "",
     '<tool_call>\n{"name": "write_file", "arguments": {',
     '```json\n{"name": "get_weather", "arguments": ',
+    '<tool_call>{"name": "write_file", "arguments": "{\\"content\\": \\"\\ud83d',
+    '<tool_call>{"name": "write_file", "arguments": {"lines": "[\\"\\ud83d',
     "<tool_call>\n<function=write_file>\n<parameter=",
     "<function=get_weather>\n<parameter=city>\n",
 )
@@ -43,6 +47,14 @@ def test_any_split_gives_the_same_events(answer: str, form: ToolFormat, opened: 
     cuts = sorted(data.draw(st.lists(st.integers(0, len(answer)))))
     pieces = [answer[start:end] for start, end in pairwise([0, *cuts, len(answer)])]
     assert events_of(pieces, form, opened=opened) == events_of([answer], form, opened=opened)
+
+
+@given(GARBAGE, FORMATS, st.booleans())
+def test_whatever_is_told_has_a_place_in_utf8(answer: str, form: ToolFormat, opened: bool) -> None:
+    for event in events_of([answer], form, opened=opened)[0]:
+        assert all(text.encode() for text in astuple(event) if isinstance(text, str))
+    for _, arguments in parse(answer, form, opened=opened).calls:
+        assert json.dumps(json.loads(arguments), ensure_ascii=False).encode()
 
 
 @given(GARBAGE, FORMATS, st.booleans())

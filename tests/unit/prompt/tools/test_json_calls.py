@@ -202,6 +202,26 @@ def test_arguments_as_a_string_with_json_inside_are_the_object() -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (r'{"content": "\ud83d 中"}', {"content": "\ufffd 中"}),
+        (r'{"content": "\ud83d"}', {"content": "\ufffd"}),
+        (r'{"content": "\ude00\ud83d\n\uD83D\u4e2d\ud83d"}', {"content": "\ufffd\ufffd\n\ufffd中\ufffd"}),
+        (r'{"content": "\ud83d\ud83d\ude00\ude00"}', {"content": "\ufffd😀\ufffd"}),
+        (r'{"\udead": "\ud83d\ude00"}', {"\ufffd": "😀"}),
+        (r'"{\"content\": \"\ud83d 中\"}"', {"content": "\ufffd 中"}),
+        (r'"{\"content\": \"\\ud83d 中\"}"', {"content": "\ufffd 中"}),
+        (r'"{\"content\": \"\ud83d\ude00\"}"', {"content": "😀"}),
+        (r'{"lines": "[\"\ud83d 中\"]"}', {"lines": ["\ufffd 中"]}),
+        (r'{"lines": "[\ud83d]"}', {"lines": ["\ufffd"]}),
+        (r'{"content": """\ud83d\ude00 \ude00"\ud83d"""}', {"content": '😀 \ufffd"\ufffd'}),
+    ],
+)
+def test_half_a_character_becomes_the_replacement_character(written: str, meant: dict[str, object]) -> None:
+    assert parse(writing(written)).arguments() == meant
+
+
+@pytest.mark.parametrize(
     ("written", "meant", "repairs"),
     [
         ('{"days": "3"}', {"days": 3}, 1),
@@ -272,6 +292,7 @@ def test_what_json_does_not_allow_is_mended(written: str, meant: dict[str, objec
         ('{"path": "a.py", "content": "def f():\\n    ret', {"path": "a.py", "content": "def f():\n    ret"}),
         ('{"path": "a.py", "content": "中\\', {"path": "a.py", "content": "中"}),
         ('{"path": "a.py", "content": "中\\u4e', {"path": "a.py", "content": "中"}),
+        ('{"path": "中\\ud83d', {"path": "中\ufffd"}),
         ('{"path": "a.py", "content": ', {"path": "a.py", "content": None}),
         ('{"path": "a.py", "cont', {"path": "a.py"}),
         ('{"path": "a.py",', {"path": "a.py"}),
