@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from quern.prompt.tools.events import AnswerEvent as ParsedEvent
 from quern.prompt.tools.events import AnswerParser, AnswerText, CallArguments, CallEnded, CallStarted
@@ -22,7 +22,10 @@ class AnswerReader:
         self._turn_id = turn_id
         self._parser = parser
         self._single_call = single_call
+        self._arguments_begun = False
         self.calls_ended = 0
+        self.cut_off = False
+        """Whether the end of the answer cut off a call."""
 
     @property
     def repairs(self) -> int:
@@ -41,8 +44,8 @@ class AnswerReader:
         return [] if self.over else self._events(self._parser.push(text))
 
     def finish(self) -> list[AnswerEvent]:
-        """The end: what was held back."""
-        return [] if self._parser is None or self.over else self._events(self._parser.finish())
+        """The end: what was held back. A call that it cuts off gets nothing that would make it look whole."""
+        return [] if self._parser is None or self.over else self._events(self._unclosed(self._parser.finish()))
 
     def _events(self, parsed: Iterable[ParsedEvent]) -> list[AnswerEvent]:
         events: list[AnswerEvent] = []
@@ -52,24 +55,39 @@ class AnswerReader:
                 break
         return events
 
+    def _unclosed(self, parsed: Sequence[ParsedEvent]) -> Iterable[ParsedEvent]:
+        """The last events, without what completes the arguments of a call that is cut off: many clients carry out
+        whatever they can parse. What has no arguments yet gets a brace, as none at all are taken for an empty object.
+        """
+        cut = {event.index for event in parsed if isinstance(event, CallEnded) and not event.whole}
+        for event in parsed:
+            if not isinstance(event, CallArguments) or event.index not in cut:
+                yield event
+            elif not self._arguments_begun:
+                yield CallArguments(event.index, "{")
+
     def _event(self, event: ParsedEvent) -> AnswerEvent:
         match event:
             case AnswerText(text):
                 return TurnText(text)
             case CallStarted(index, name):
+                self._arguments_begun = False
                 return TurnCallStarted(index, call_id(self._turn_id, index), name)
             case CallArguments(index, fragment):
+                self._arguments_begun = True
                 # JSON inside of JSON can bring out half of a surrogate pair, which nobody can encode.
                 return TurnCallArguments(index, storable(fragment))
-            case CallEnded(index):
+            case CallEnded(index, whole):
                 self.calls_ended += 1
-                return TurnCallEnded(index)
+                self.cut_off = not whole
+                return TurnCallEnded(index, whole)
 
 
 class Answer:
-    """Texts and calls in the order in which they came."""
+    """Texts and calls in the order in which they came; a call that was cut off is none."""
 
     def __init__(self, events: Iterable[TurnEvent] = ()) -> None:
+        self._cut_off = 0
         self._parts: list[list[str] | TurnCallStarted] = []
         self._arguments: dict[int, list[str]] = {}
         for event in events:
@@ -87,6 +105,9 @@ class Answer:
                 self._arguments[index] = []
             case TurnCallArguments(index, fragment):
                 self._arguments[index].append(fragment)
+            case TurnCallEnded(whole=False):
+                self._parts.pop()
+                self._cut_off += 1
             case _:
                 return
 
@@ -106,8 +127,9 @@ class Answer:
         return steps or [Message(Role.ASSISTANT, "")]
 
     def new_items(self, turn_id: str) -> tuple[NewItem, ...]:
-        """The same, with their ids."""
-        return tuple(NewItem(item_id(turn_id, index), item) for index, item in enumerate(self.items()))
+        """The same, with their ids. A message without text does not get the id under which a cut call was told."""
+        first = 0 if self._parts else self._cut_off
+        return tuple(NewItem(item_id(turn_id, index), item) for index, item in enumerate(self.items(), first))
 
     def _item(self, part: list[str] | TurnCallStarted) -> Item:
         if isinstance(part, list):

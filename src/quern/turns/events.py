@@ -43,7 +43,7 @@ class TurnCallStarted:
 
 @dataclass(frozen=True, slots=True)
 class TurnCallArguments:
-    """More of a call's arguments; joined, they are the text of one JSON object."""
+    """More of a call's arguments; joined, they are the text of one JSON object, unless the call is cut off."""
 
     index: int
     fragment: str
@@ -51,9 +51,10 @@ class TurnCallArguments:
 
 @dataclass(frozen=True, slots=True)
 class TurnCallEnded:
-    """The arguments of a call are whole."""
+    """The arguments of a call are whole, or, as the last of an answer, cut off by its end; then they are no JSON."""
 
     index: int
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)

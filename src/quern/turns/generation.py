@@ -74,7 +74,7 @@ class Generation:
 
     def _completed(self, reason: FinishReason, usage: Usage, timings: Timings) -> TurnEnded:
         self._tell(self._answer.finish())
-        if reason is FinishReason.STOP and self._answer.calls_ended:
+        if reason is FinishReason.STOP and self._answer.calls_ended and not self._answer.cut_off:
             reason = FinishReason.TOOL_CALLS
         stop, repairs = self._text.stopped_by, self._answer.repairs
         return TurnEnded(TurnState.COMPLETED, reason, None, usage, timings, stop, repairs)

@@ -26,7 +26,7 @@ class ScriptedParser:
         held, self._held = self._held, ""
         if self._inside:
             self.repairs += 1
-            return [*self._fragment("}"), *self._end()]
+            return [*self._fragment("}"), *self._end(whole=False)]
         return [AnswerText(held)] if held else []
 
     def _take(self, character: str) -> list[AnswerEvent]:
@@ -41,7 +41,7 @@ class ScriptedParser:
     def _fragment(self, fragment: str) -> list[AnswerEvent]:
         return [CallArguments(self._calls, fragment)]
 
-    def _end(self) -> list[AnswerEvent]:
+    def _end(self, *, whole: bool = True) -> list[AnswerEvent]:
         self._inside = False
         self._calls += 1
-        return [CallEnded(self._calls - 1)]
+        return [CallEnded(self._calls - 1, whole)]

@@ -68,7 +68,9 @@ def test_calls_are_told_with_their_ids_as_they_come() -> None:
         TurnCallArguments(1, "{"),
     ]
     assert reader.calls_ended == 1
-    assert reader.finish() == [TurnCallArguments(1, "}"), TurnCallEnded(1)]
+    assert not reader.cut_off
+    assert reader.finish() == [TurnCallEnded(1, whole=False)]
+    assert reader.cut_off
     assert (reader.calls_ended, reader.repairs) == (2, 1)
 
 
@@ -80,7 +82,9 @@ def test_calls_are_told_with_their_ids_as_they_come() -> None:
         ("see: f{1}", [said("see: "), called(0, "f", "{1}")]),
         ("see: f{1} and", [said("see: "), called(0, "f", "{1}"), said(" and")]),
         ("f{}g{2}.f{3}", [called(0, "f", "{}"), called(1, "g", "{2}"), said("."), called(2, "f", "{3}")]),
-        ("f{cut", [called(0, "f", "{cut}")]),
+        ("f{cut", [said("")]),
+        ("see: f{cut", [said("see: ")]),
+        ("f{1}g{cut", [called(0, "f", "{1}")]),
         ("", [said("")]),
     ],
 )

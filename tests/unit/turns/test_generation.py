@@ -13,6 +13,7 @@ from quern.engine.base import EngineEvent, Finished, GenerateRequest, Logprob, P
 from quern.engine.fake import FakeEngine
 from quern.errors import EngineFailed
 from quern.turns.events import (
+    TurnCallArguments,
     TurnCallEnded,
     TurnEnded,
     TurnEvent,
@@ -101,7 +102,18 @@ async def test_a_call_that_the_limit_cut_off_is_no_reason_to_call() -> None:
     turn = live_turn(parser=ScriptedParser())
     end, _ = await run(turn, tokens("f{1"), finished(FinishReason.LENGTH))
     assert (end.finish_reason, end.repairs) == (FinishReason.LENGTH, 1)
-    assert [call.arguments for call in turn.answer().calls] == ["{1}"]
+    assert told(turn)[-2:] == [TurnCallArguments(0, "1"), TurnCallEnded(0, whole=False)]
+    assert turn.answer().calls == []
+
+
+@pytest.mark.parametrize("before", ["", "g{2}"])
+async def test_a_call_that_a_stop_text_or_the_models_end_cut_off_is_no_reason_to_call(before: str) -> None:
+    for text in ("f{rm /tmp/", "f{rm /tmp/build}"):
+        turn = live_turn(parser=ScriptedParser(), stops=("build",))
+        end, _ = await run(turn, tokens(before + text), finished())
+        assert end.finish_reason is FinishReason.STOP
+        assert told(turn)[-1] == TurnCallEnded(len(before) // 4, whole=False)
+        assert [call.name for call in turn.answer().calls] == ["g"] * bool(before)
 
 
 async def test_where_one_call_is_wanted_the_engine_is_stopped_with_its_end() -> None:
@@ -179,4 +191,5 @@ async def test_a_turn_that_ends_early_tells_what_its_parser_held_back() -> None:
     end = generation.ended_early(TurnState.CANCELLED, "Enough.")
     assert (end.state, end.finish_reason, end.error, end.repairs) == (TurnState.CANCELLED, None, "Enough.", 1)
     assert (end.usage.prompt_tokens, end.usage.cached_tokens, end.usage.completion_tokens) == (3, 2, 8)
-    assert [call.arguments for call in turn.answer().calls] == ["{1}"]
+    assert told(turn)[-1] == TurnCallEnded(0, whole=False)
+    assert turn.answer().items() == [Message(Role.ASSISTANT, "see: ")]

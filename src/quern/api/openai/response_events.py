@@ -13,6 +13,7 @@ from quern.api.openai.response_object import ResponseHead, end_status, response_
 from quern.api.openai.response_output import IN_PROGRESS, Event, OutputCall, OutputItem, OutputMessage
 from quern.turns.events import (
     TurnCallArguments,
+    TurnCallEnded,
     TurnCallStarted,
     TurnEnded,
     TurnEvent,
@@ -23,9 +24,10 @@ from quern.turns.identity import item_id
 from quern.types import TurnState
 
 QUEUED = "queued"
+INCOMPLETE = "incomplete"
 LAST_EVENTS = {
     "completed": "response.completed",
-    "incomplete": "response.incomplete",
+    INCOMPLETE: "response.incomplete",
     "cancelled": "response.incomplete",
     "failed": "response.failed",
 }
@@ -70,7 +72,7 @@ class ResponseEvents:
     @property
     def _status(self) -> str:
         if self._end is not None:
-            return end_status(self._end)
+            return self._ended_as(self._end)
         return QUEUED if self._head.background and not self._running else IN_PROGRESS
 
     def _run(self) -> list[Event]:
@@ -91,10 +93,13 @@ class ResponseEvents:
                 return self._open(OutputCall(*self._place(), call_id, name))
             case TurnCallArguments(_, fragment) if isinstance(last, OutputCall):
                 return [last.write(fragment)]
+            case TurnCallEnded(whole=whole) if isinstance(last, OutputCall):
+                last.whole = whole
             case TurnEnded():
                 return self._finish(event)
             case _:
-                return []
+                pass
+        return []
 
     def _place(self) -> tuple[int, str]:
         """Where the next item goes, and its stored id."""
@@ -111,11 +116,18 @@ class ResponseEvents:
         opened = (
             [] if self._output or end.state is not TurnState.COMPLETED else self._open(OutputMessage(*self._place()))
         )
-        status = end_status(end)
-        whole = COMPLETED if status == "completed" else "incomplete"
-        closed = self._output[-1].close(whole) if self._output else []
+        status = self._ended_as(end)
+        last = self._output[-1] if self._output else None
+        whole = last.whole if isinstance(last, OutputCall) else status == "completed"
+        closed = last.close(COMPLETED if whole else INCOMPLETE) if last is not None else []
         self._end = end
         return [*opened, *closed, self._lifecycle(LAST_EVENTS[status])]
+
+    def _ended_as(self, end: TurnEnded) -> str:
+        """How the response ended: a call that was cut off, by whatever, leaves it incomplete."""
+        last = self._output[-1] if self._output else None
+        cut_off = isinstance(last, OutputCall) and not last.whole
+        return INCOMPLETE if cut_off and end.state is TurnState.COMPLETED else end_status(end)
 
     def _lifecycle(self, kind: str) -> Event:
         return {"type": kind, "response": self.response()}

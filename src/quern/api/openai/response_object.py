@@ -66,7 +66,7 @@ def response_json(
         "status": status,
         "background": head.background,
         "error": _error(end) if end is not None and status == "failed" else None,
-        "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+        "incomplete_details": _incomplete_details(end) if end is not None and status == "incomplete" else None,
         "model": head.model,
         "output": list(output),
         "previous_response_id": shown_response_id(head.previous_id) if head.previous_id is not None else None,
@@ -99,6 +99,11 @@ def response_usage(usage: Usage) -> dict[str, Any] | None:
 
 def _error(end: TurnEnded) -> dict[str, Any]:
     return {"code": "server_error", "message": end.error or end.state.value}
+
+
+def _incomplete_details(end: TurnEnded) -> dict[str, Any] | None:
+    """OpenAI has no reason for a call that a stop text or the model itself cut off."""
+    return {"reason": "max_output_tokens"} if end.finish_reason is FinishReason.LENGTH else None
 
 
 def _completed_at(head: ResponseHead, end: TurnEnded) -> int:

@@ -63,13 +63,14 @@ class OutputMessage:
 
 
 class OutputCall:
-    """A call whose arguments are written; see `OutputMessage`."""
+    """A call whose arguments are written; see `OutputMessage`. `whole`: they are complete."""
 
     def __init__(self, index: int, item_id: str, call_id: str, name: str) -> None:
         self._item_id = item_id
         self._call_id = call_id
         self._name = name
         self._fragments: list[str] = []
+        self.whole = False
         self._status = IN_PROGRESS
         self._item = {"output_index": index}
         self._whole = {"item_id": shown_item_id(item_id, self._call), "output_index": index}

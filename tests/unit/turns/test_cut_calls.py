@@ -1,0 +1,78 @@
+"""A call that the end of the answer cut off is told so that nobody can take it for a whole one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quern.prompt.tools.format import ToolFormat, answer_parser
+from quern.turns.answer import Answer, AnswerReader
+from quern.turns.events import TurnCallArguments, TurnCallEnded, TurnCallStarted, TurnEvent
+from quern.turns.identity import item_id
+from quern.types import Message, Role, Tool
+
+TURN = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
+RUN = Tool("run", "", {"type": "object", "properties": {"cmd": {"type": "string"}, "times": {"type": "integer"}}})
+CALLS = {
+    ToolFormat.JSON: [
+        '<tool_call>\n{"name": "run", "arguments": {"cmd": "rm -rf /tmp/build", "times": 12}}\n</tool_call>',
+        '<tool_call>\n{"name": "run", "arguments": "{\\"cmd\\": \\"ls\\"}"}\n</tool_call>',
+    ],
+    ToolFormat.XML: [
+        "<tool_call>\n<function=run>\n<parameter=cmd>\nls\n</parameter>\n<parameter=times>\n12\n</parameter>\n</function>"
+    ],
+}
+FORMATS_AND_CALLS = [(written_as, call) for written_as, calls in CALLS.items() for call in calls]
+
+
+def told(written_as: ToolFormat, *pieces: str) -> list[TurnEvent]:
+    reader = AnswerReader(TURN, answer_parser(written_as, [RUN], opened=False))
+    return [*(event for piece in pieces for event in reader.push(piece)), *reader.finish()]
+
+
+def arguments(events: list[TurnEvent]) -> str:
+    return "".join(event.fragment for event in events if isinstance(event, TurnCallArguments))
+
+
+def is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("written_as", "call"), FORMATS_AND_CALLS)
+def test_wherever_a_call_is_cut_its_arguments_are_json_only_if_it_is_told_as_whole(
+    written_as: ToolFormat, call: str
+) -> None:
+    outcomes: set[bool | None] = set()
+    for end in range(len(call) + 1):
+        events = told(written_as, call[:end])
+        begun = any(isinstance(event, TurnCallStarted) for event in events)
+        whole = TurnCallEnded(0) in events
+        outcomes.add(whole if begun else None)
+        assert (TurnCallEnded(0, whole=False) in events) == (begun and not whole)
+        assert not begun or is_json(arguments(events)) == whole
+        assert bool(Answer(events).calls) == whole
+    assert outcomes == {None, False, True}
+
+
+@given(st.sampled_from(FORMATS_AND_CALLS), st.data())
+def test_read_again_in_other_pieces_a_cut_call_is_the_same(which: tuple[ToolFormat, str], data: st.DataObject) -> None:
+    written_as, call = which
+    written = call[: data.draw(st.integers(0, len(call)))]
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(written)))))
+    pieces = [written[start:end] for start, end in zip([0, *cuts], [*cuts, len(written)], strict=True)]
+    once, again = told(written_as, written), told(written_as, *pieces)
+    assert arguments(again) == arguments(once)
+    assert Answer(again).new_items(TURN) == Answer(once).new_items(TURN)
+
+
+def test_an_answer_of_a_cut_call_alone_is_a_message_without_text_and_without_the_calls_id() -> None:
+    (item,) = Answer(told(ToolFormat.JSON, CALLS[ToolFormat.JSON][0][:60])).new_items(TURN)
+    assert item.item == Message(Role.ASSISTANT, "")
+    assert item.id == item_id(TURN, 1), "the call was told under the first id"
