@@ -30,7 +30,7 @@ def call_grammars(format: ToolFormat, tools: Sequence[Tool]) -> list[CallGrammar
     """Exactly one call of one of the tools, of which there is at least one: the grammars that will do, strictest first.
 
     An engine that can't keep to the first takes the next: there, only the structure of a tool's schema is enforced,
-    unless the tool is strict.
+    unless the tool is strict. Raises InvalidRequest where the tools' schemas are too large.
     """
     loose = [tool if tool.strict else replace(tool, parameters=structure_of(tool.parameters)) for tool in tools]
     grammars = [_call_grammar(format, tools), _call_grammar(format, loose)]

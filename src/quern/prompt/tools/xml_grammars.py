@@ -12,10 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quern.errors import InvalidRequest
 from quern.prompt.tools.parameter_types import ParameterTypes
 from quern.prompt.tools.schema_parts import mapping
 from quern.prompt.tools.schemas import EmbeddedSchema
 from quern.types import Tool
+
+MOST_TEXT = 2**21
+"""Characters of a grammar. Each argument repeats what it may refer to, so it can outgrow the schemas by far."""
 
 VALUE_END = "\n</parameter>"
 
@@ -53,7 +57,7 @@ class _Notation:
 
 
 def lark(tools: Sequence[Tool]) -> str:
-    """The whole grammar; its first rule is `start`."""
+    """The whole grammar; its first rule is `start`. Raises InvalidRequest where it is too large."""
     end = json.dumps(VALUE_END)
     notation = _Notation(
         start="start",
@@ -66,7 +70,7 @@ def lark(tools: Sequence[Tool]) -> str:
 
 
 def gbnf(tools: Sequence[Tool]) -> str:
-    """The whole grammar; its first rule is `root`."""
+    """The whole grammar; its first rule is `root`. Raises InvalidRequest where it is too large."""
     notation = _Notation(
         start="root",
         defines=" ::=",
@@ -80,11 +84,19 @@ def gbnf(tools: Sequence[Tool]) -> str:
 def _rules(tools: Sequence[Tool], notation: _Notation) -> list[str]:
     calls = [f"tool{number}" for number in range(len(tools))]
     rules = [f"{notation.start}{notation.defines} {' | '.join(calls)}"]
+    room = MOST_TEXT
     for call, tool in zip(calls, tools, strict=True):
         parts = [notation.literal(f"<function={tool.name}>\n")]
         for number, argument in enumerate(_arguments(tool, call)):
             name = f"{call}-argument{number}"
             rules.append(f"{name}{notation.defines} {_argument_rule(argument, notation)}")
+            room -= len(rules[-1])
+            if room < 0:
+                raise InvalidRequest(
+                    "The schemas of the tools are too large for a call to be demanded. Leave some of the tools out, or "
+                    "let fewer arguments refer to the same definitions.",
+                    "tools",
+                )
             parts.append(name if argument.required else f"{name}?")
         parts.append(notation.literal("</function>"))
         rules.append(f"{call}{notation.defines} {' '.join(parts)}")

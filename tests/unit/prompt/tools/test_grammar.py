@@ -11,6 +11,7 @@ import pytest
 from llguidance.gbnf_to_lark import gbnf_to_lark
 from tests.unit.prompt.tools.answers import TIME, WEATHER, WRITE, parse
 
+from quern.errors import InvalidRequest
 from quern.prompt.tools.format import ToolFormat
 from quern.prompt.tools.grammar import call_grammars
 from quern.types import Tool
@@ -237,3 +238,18 @@ def test_only_lark_knows_the_schema_of_values_that_are_no_strings() -> None:
     beginning = "<function=write_file>\n<parameter=path>\na\n</parameter>\n<parameter=content>\nb\n</parameter>\n"
     lark, gbnf = (language.allows(beginning + '<parameter=lines>\n["') for language in xml_languages(WRITE))
     assert (lark, gbnf) == (False, True)
+
+
+@pytest.mark.parametrize("kind", [int, str])
+def test_a_grammar_that_outgrows_its_schemas_is_refused(kind: type[int | str]) -> None:
+    choices = [kind(number) for number in range(1000)]
+    definitions = {f"d{number}": {"enum": choices, "minimum": number} for number in range(2)}
+
+    def tool(arguments: int) -> Tool:
+        properties = {f"a{number}": {"$ref": f"#/$defs/d{number % 2}"} for number in range(arguments)}
+        return Tool("f", "", {"type": "object", "properties": properties, "$defs": definitions})
+
+    assert call_grammars(ToolFormat.XML, [tool(2)])
+    assert call_grammars(ToolFormat.JSON, [tool(1000)])
+    with pytest.raises(InvalidRequest, match="too large"):
+        call_grammars(ToolFormat.XML, [tool(1000)])
