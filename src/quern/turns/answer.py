@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from quern.prompt.tools.events import AnswerEvent as ParsedEvent
 from quern.prompt.tools.events import AnswerParser, AnswerText, CallArguments, CallEnded, CallStarted
 from quern.store.items import NewItem
-from quern.store.schema import storable
 from quern.turns.events import AnswerEvent, TurnCallArguments, TurnCallEnded, TurnCallStarted, TurnEvent, TurnText
 from quern.turns.identity import call_id, item_id
 from quern.types import Item, Message, Role, ToolCall
@@ -75,8 +74,7 @@ class AnswerReader:
                 return TurnCallStarted(index, call_id(self._turn_id, index), name)
             case CallArguments(index, fragment):
                 self._arguments_begun = True
-                # JSON inside of JSON can bring out half of a surrogate pair, which nobody can encode.
-                return TurnCallArguments(index, storable(fragment))
+                return TurnCallArguments(index, fragment)
             case CallEnded(index, whole):
                 self.calls_ended += 1
                 self.cut_off = not whole
