@@ -341,3 +341,11 @@ async def test_another_model_is_refused_unless_it_is_an_alias(start: Start) -> N
 async def test_a_model_without_a_name_is_the_one_that_is_served(start: Start) -> None:
     async with start() as quern:
         assert (await complete(quern, model="")).json()["model"] == "fake"
+
+
+async def test_what_llama_vim_sends_for_an_edit_is_streamed(start: Start) -> None:
+    asked = {"id_slot": 0, "samplers": ["min_p", "temperature"], "cache_prompt": True, "min_p": 0.1, "temperature": 0.1}
+    async with start(saying("a + b")) as quern:
+        chunks = frames(await complete(quern, **asked, stream=True, model=""))
+    assert chunks.pop() == "[DONE]"
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "a + b"

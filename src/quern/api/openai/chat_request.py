@@ -41,6 +41,8 @@ class ChatCompletionRequest(SamplingFields):
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     modalities: list[Literal["text"]] | None = None
+    cache_prompt: NoOp = None
+    id_slot: NoOp = None
     metadata: NoOp = None
     prediction: NoOp = None
     prompt_cache_key: NoOp = None
@@ -48,6 +50,7 @@ class ChatCompletionRequest(SamplingFields):
     prompt_cache_retention: NoOp = None
     reasoning_effort: NoOp = None
     safety_identifier: NoOp = None
+    samplers: NoOp = None
     service_tier: NoOp = None
     store: NoOp = None
     user: NoOp = None
