@@ -21,12 +21,14 @@ RECENT_TOKENS = 64
 FINAL_FIELDS = ("content", "tokens", "stop", "stop_type", "tokens_predicted", "timings")
 
 
-def completion_request(request: GenerateRequest, lease: Lease, control_ids: Iterable[int] = ()) -> Json:
+def completion_request(
+    request: GenerateRequest, lease: Lease, grammar: str | None = None, control_ids: Iterable[int] = ()
+) -> Json:
     """The body of the request. Progress is asked for because only a write tells llama-server of a closed connection.
 
-    `control_ids`: tokens without a text of their own, none of which ends an answer. llama.cpp's grammars take them for
-    the text that they are written as, so they are never drawn where there is a grammar. Raises InvalidRequest for a
-    grammar that can't be kept to.
+    `grammar`: the request's, as GBNF. `control_ids`: tokens without a text of their own, none of which ends an answer.
+    llama.cpp's grammars take them for the text that they are written as, so they are never drawn where there is a
+    grammar.
     """
     body = {
         "prompt": request.prompt,
@@ -38,18 +40,21 @@ def completion_request(request: GenerateRequest, lease: Lease, control_ids: Iter
         "response_fields": FINAL_FIELDS,
         **sampling_fields(request.sampling, len(request.prompt) + request.sampling.max_tokens),
     }
-    if request.grammar is None:
+    if grammar is None:
         return body
     # Where a grammar ends, only an end token is left to be drawn; llama-server fails where that is forbidden too.
     return body | {
-        "grammar": gbnf(request.grammar),
+        "grammar": grammar,
         "ignore_eos": False,
         "logit_bias": _biases(request.sampling) + [[token, False] for token in control_ids],
     }
 
 
 def gbnf(grammar: Grammar) -> str:
-    """A grammar in llama.cpp's notation. Raises InvalidRequest where it can't be said there."""
+    """A grammar in llama.cpp's notation; takes milliseconds, and some seconds at worst.
+
+    Raises InvalidRequest where it can't be said there.
+    """
     if isinstance(grammar, JsonGrammar):
         return schema_grammar(grammar.schema)
     if grammar.gbnf is None:

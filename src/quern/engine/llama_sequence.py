@@ -20,17 +20,23 @@ CUT_SHORT = "The inference server ended the answer without saying why, so this a
 
 
 class Sequence:
-    """Takes a free slot when it is made; `give_back` frees it again. `over`: the server has ended it by itself."""
+    """Takes a free slot when it is made; `give_back` frees it again. `over`: the server has ended it by itself.
+
+    `grammar` is the request's, as GBNF.
+    """
 
     def __init__(
         self,
         request: GenerateRequest,
         server: LlamaServer,
         slots: SlotTable,
+        *,
         queued_ms: float,
+        grammar: str | None = None,
         control_ids: Iterable[int] = (),
     ) -> None:
         self._request = request
+        self._grammar = grammar
         self._server = server
         self._control_ids = control_ids
         self._slots = slots
@@ -44,10 +50,8 @@ class Sequence:
         self.over = False
 
     async def events(self) -> AsyncGenerator[EngineEvent]:
-        """Generate. Raises EngineFailed, InvalidRequest for a grammar that can't be kept to, and ConnectionError where
-        the server can't be reached.
-        """
-        body = completion_request(self._request, self._lease, self._control_ids)
+        """Generate. Raises EngineFailed, and ConnectionError where the server can't be reached."""
+        body = completion_request(self._request, self._lease, self._grammar, self._control_ids)
         async with aclosing(self._server.complete(body)) as parts:
             async for part in parts:
                 match part:

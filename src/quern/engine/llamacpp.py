@@ -16,6 +16,7 @@ from quern.engine.admission import Place
 from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, GenerateRequest, Grammar, Queued
 from quern.engine.cores import usable_cores
 from quern.engine.gate import Gate
+from quern.engine.grammar_cache import GrammarCache
 from quern.engine.llama_backend import Backend, Connected, RemoteServer
 from quern.engine.llama_process import InferenceProcess
 from quern.engine.llama_request import gbnf
@@ -60,6 +61,7 @@ class LlamaCppEngine:
         self._gate: Gate | None = None
         self._connected: Connected | None = None
         self._slots = SlotTable(0)
+        self._grammars = GrammarCache(gbnf, size=len)
         self._releases: set[asyncio.Task[None]] = set()
         self.backend = self._choose_backend(model_path)
         self._supervisor = Supervisor(
@@ -101,10 +103,14 @@ class LlamaCppEngine:
         """See `Engine.check_grammar`."""
         if self._connected is None:
             raise self._unavailable()
-        await asyncio.to_thread(gbnf, grammar)
+        await self._grammars.get(grammar)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
-        """Generate one sequence; see `Engine.generate`. Raises ContextExceeded where it could never fit."""
+        """Generate one sequence; see `Engine.generate`.
+
+        Raises ContextExceeded where it could never fit, and what `check_grammar` raises where that was not called.
+        """
+        grammar = await self._grammars.get(request.grammar) if request.grammar is not None else None
         arrived = time.monotonic()
         gate, place = self._arrive(request)
         sequence: Sequence | None = None
@@ -116,7 +122,7 @@ class LlamaCppEngine:
                 else:
                     seen = position
                     yield Queued(position)
-            sequence = self._sequence(request, queued_ms=(time.monotonic() - arrived) * 1000)
+            sequence = self._sequence(request, grammar, queued_ms=(time.monotonic() - arrived) * 1000)
             async with aclosing(sequence.events()) as events:
                 async for event in events:
                     yield event
@@ -190,10 +196,17 @@ class LlamaCppEngine:
             raise ContextExceeded(prompt_tokens, max_tokens, self.info.context_length)
         return self._gate, self._gate.arrive(prompt_tokens + max_tokens, request.priority)
 
-    def _sequence(self, request: GenerateRequest, queued_ms: float) -> Sequence:
+    def _sequence(self, request: GenerateRequest, grammar: str | None, queued_ms: float) -> Sequence:
         if self._connected is None:
             raise self._unavailable()
-        return Sequence(request, self._connected.server, self._slots, queued_ms, self._control_ids)
+        return Sequence(
+            request,
+            self._connected.server,
+            self._slots,
+            queued_ms=queued_ms,
+            grammar=grammar,
+            control_ids=self._control_ids,
+        )
 
     def _unavailable(self) -> EngineUnavailable:
         seconds = max(1, math.ceil(self._supervisor.remaining))

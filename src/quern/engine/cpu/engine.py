@@ -15,14 +15,14 @@ import structlog
 from quern.config import EngineSettings
 from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, Finished, GenerateRequest, Grammar
 from quern.engine.cores import usable_cores
-from quern.engine.cpu.grammar import CompiledGrammar, GrammarCompiler, Vocabulary
-from quern.engine.cpu.grammar_cache import GrammarCache
+from quern.engine.cpu.grammar import CompiledGrammar, GrammarCompiler, Vocabulary, check_length
 from quern.engine.cpu.grammar_trial import GrammarTrial
 from quern.engine.cpu.loading import LoadEstimate, size_on_disk
 from quern.engine.cpu.model import LoadModel, Model, ModelSpec
 from quern.engine.cpu.native import NativeModel, NativeOptions
 from quern.engine.cpu.readers import Readers
 from quern.engine.cpu.worker import Reports, Worker
+from quern.engine.grammar_cache import GrammarCache
 from quern.errors import ContextExceeded, EngineUnavailable, ModelLoadError
 
 log = structlog.get_logger(__name__)
@@ -59,7 +59,7 @@ class CpuEngine:
         self._estimate: LoadEstimate | None = None
         self._info: EngineInfo | None = None
         self._worker: Worker | None = None
-        self._grammars: GrammarCache | None = None
+        self._grammars: GrammarCache[CompiledGrammar] | None = None
         self._trial: GrammarTrial | None = None
         self._readers = Readers()
         self._keys = itertools.count(1)
@@ -145,7 +145,7 @@ class CpuEngine:
             model = self._load(progress)
             compiler = GrammarCompiler(self._vocabulary, model.spec.vocabulary_size)
             self._trial = GrammarTrial(self._vocabulary, compiler.compile)
-            self._grammars = GrammarCache(self._trial.compile)
+            self._grammars = GrammarCache(self._trial.compile, size=lambda grammar: grammar.size)
             return model
 
         return Worker(
@@ -182,6 +182,7 @@ class CpuEngine:
     async def _compiled(self, grammar: Grammar) -> CompiledGrammar:
         if self._state is not EngineState.READY or self._grammars is None:
             raise self._unavailable()
+        check_length(grammar)
         return await self._grammars.get(grammar)
 
     def _ready_worker(self) -> Worker:

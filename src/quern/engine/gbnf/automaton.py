@@ -18,6 +18,8 @@ from quern.engine.gbnf.characters import ALL, Ranges, has
 
 MOST_STATES = 1000
 MOST_ALTERNATIVES = 100
+MOST_WORK = 100_000
+"""Expressions that are derived; each takes some microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,14 @@ class State:
     ways: tuple[tuple[Ranges, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Automaton:
+    """Its states, the first one first; each of them leads to an end. `work`: how many expressions were derived."""
+
+    states: tuple[State, ...]
+    work: int
+
+
 def concatenation(parts: Iterable[Expression]) -> Expression:
     """One after another."""
     flat: list[Expression] = []
@@ -96,12 +106,10 @@ def repetition(part: Expression, low: int, high: int | None) -> Expression:
     return part if (low, high) == (1, 1) else Repetition(part, low, high)
 
 
-def automaton(expressions: Sequence[Expression]) -> tuple[State, ...]:
-    """The states of what every expression matches, the first one first; each of them leads to an end.
-
-    Raises ValueError where they are too many, or nothing is matched.
-    """
+def automaton(expressions: Sequence[Expression]) -> Automaton:
+    """What every expression matches. Raises ValueError where that takes too much, or nothing is matched."""
     classes = _classes(expressions)
+    deriver = _Deriver()
     begin = tuple(expressions)
     numbers = {begin: 0}
     ways: list[dict[int, list[tuple[int, int]]]] = []
@@ -109,7 +117,7 @@ def automaton(expressions: Sequence[Expression]) -> tuple[State, ...]:
     for current in found:
         leading: dict[int, list[tuple[int, int]]] = {}
         for ranges in classes:
-            after = tuple(_derivative(expression, ranges[0][0]) for expression in current)
+            after = tuple(deriver.derivative(expression, ranges[0][0]) for expression in current)
             if IMPOSSIBLE in after:
                 continue
             if after not in numbers:
@@ -119,7 +127,7 @@ def automaton(expressions: Sequence[Expression]) -> tuple[State, ...]:
         ways.append(leading)
         if len(found) > MOST_STATES:
             raise _too_many()
-    return _useful([all(map(_may_be_empty, state)) for state in found], ways)
+    return Automaton(_useful([all(map(_may_be_empty, state)) for state in found], ways), deriver.work)
 
 
 def _useful(ends: list[bool], ways: list[dict[int, list[tuple[int, int]]]]) -> tuple[State, ...]:
@@ -147,23 +155,32 @@ def _useful(ends: list[bool], ways: list[dict[int, list[tuple[int, int]]]]) -> t
     )
 
 
-def _derivative(expression: Expression, code: int) -> Expression:
-    """What may follow after this character."""
-    match expression:
-        case Characters(ranges):
-            return EMPTY if has(ranges, code) else IMPOSSIBLE
-        case Choice(parts):
-            return choice(_derivative(part, code) for part in parts)
-        case Repetition(part, low, high):
-            rest = repetition(part, max(low - 1, 0), None if high is None else high - 1)
-            return concatenation((_derivative(part, code), rest))
-        case Concatenation(parts):
-            alternatives: list[Expression] = []
-            for index, part in enumerate(parts):
-                alternatives.append(concatenation((_derivative(part, code), *parts[index + 1 :])))
-                if not _may_be_empty(part):
-                    break
-            return choice(alternatives)
+class _Deriver:
+    """Derives expressions. Raises ValueError where they become too many."""
+
+    def __init__(self) -> None:
+        self.work = 0
+
+    def derivative(self, expression: Expression, code: int) -> Expression:
+        """What may follow after this character."""
+        self.work += 1
+        if self.work > MOST_WORK:
+            raise _too_many()
+        match expression:
+            case Characters(ranges):
+                return EMPTY if has(ranges, code) else IMPOSSIBLE
+            case Choice(parts):
+                return choice(self.derivative(part, code) for part in parts)
+            case Repetition(part, low, high):
+                rest = repetition(part, max(low - 1, 0), None if high is None else high - 1)
+                return concatenation((self.derivative(part, code), rest))
+            case Concatenation(parts):
+                alternatives: list[Expression] = []
+                for index, part in enumerate(parts):
+                    alternatives.append(concatenation((self.derivative(part, code), *parts[index + 1 :])))
+                    if not _may_be_empty(part):
+                        break
+                return choice(alternatives)
 
 
 def _may_be_empty(expression: Expression) -> bool:

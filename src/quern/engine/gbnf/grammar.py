@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from itertools import combinations
 from typing import Any
@@ -37,7 +36,6 @@ MOST_NESTED_PARTS = 50
 MOST_WAYS = 10_000
 MOST_OPEN = 400
 """What may come next, at one point: llama.cpp tries each with the whole vocabulary."""
-KEPT = 64
 KEYWORDS_OF_TYPES = {
     "object": {"properties", "required", "additionalProperties"},
     "array": {"items", "prefixItems", "minItems", "maxItems"},
@@ -46,11 +44,10 @@ KEYWORDS_OF_TYPES = {
 }
 
 
-@lru_cache(KEPT)
 def schema_grammar(schema: str) -> str:
     """A grammar whose texts are JSON values of this JSON schema.
 
-    Takes milliseconds, for the largest schemas some hundreds. Raises InvalidRequest for what it can't keep to.
+    Takes milliseconds, and some seconds at worst. Raises InvalidRequest for what it can't keep to.
     """
     return _Writer(Schema(read_schema(schema))).grammar()
 

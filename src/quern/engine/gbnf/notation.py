@@ -15,6 +15,9 @@ from quern.errors import InvalidRequest
 BLOCK = 1000
 MOST_RULES = 20_000
 MOST_REPETITIONS = 50_000
+MOST_WORK = 200_000
+"""For the automata of all patterns; one has half of it at most."""
+MOST_BYTES = 2**20
 MOST_FORKS = 50
 NOTHING = '""'
 QUOTE = r'"\""'
@@ -47,6 +50,7 @@ class Rules:
         self._names: dict[str, str] = {}
         self._repeated: dict[tuple[str, int, int | None], str] = {}
         self._repetitions = 0
+        self._work = 0
 
     def add(self, body: str) -> str:
         """A rule with this body: its name."""
@@ -69,10 +73,12 @@ class Rules:
         """Give a reserved name its rule."""
         self._bodies[name] = body
 
-    def include(self, bodies: Mapping[str, str]) -> None:
-        """Take rules that have names of their own."""
+    def include(self, bodies: Mapping[str, str], work: int = 0) -> None:
+        """Take rules that have names of their own. `work`: what it took to make them."""
+        if not bodies.keys() <= self._bodies.keys():
+            self._work += work
         self._bodies |= bodies
-        if len(self._bodies) > MOST_RULES:
+        if len(self._bodies) > MOST_RULES or self._work > MOST_WORK:
             raise too_large()
 
     def repeat(self, item: str, low: int, high: int | None) -> str:
@@ -85,7 +91,10 @@ class Rules:
 
     def text(self, root: str) -> str:
         """The grammar, which begins with the rule `root`."""
-        return "\n".join(f"{name} ::= {body}" for name, body in [("root", root), *self._bodies.items()]) + "\n"
+        text = "\n".join(f"{name} ::= {body}" for name, body in [("root", root), *self._bodies.items()]) + "\n"
+        if len(text.encode()) > MOST_BYTES:
+            raise too_large()
+        return text
 
     def _exactly(self, item: str, count: int) -> str:
         blocks, left = divmod(count, BLOCK)

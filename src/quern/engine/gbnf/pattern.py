@@ -39,10 +39,13 @@ _COUNTS = re.compile(r"\{([0-9]+)(,([0-9]*))?\}")
 
 @dataclass(frozen=True, slots=True)
 class PatternRules:
-    """Rules by name, and the one to begin with. Those of different patterns have different names."""
+    """Rules by name, and the one to begin with. Those of different patterns have different names. `work`: see
+    `Automaton`.
+    """
 
     first: str
     bodies: Mapping[str, str]
+    work: int
 
 
 @lru_cache(KEPT)
@@ -54,14 +57,15 @@ def pattern_rules(patterns: tuple[str, ...], low: int = 0, high: int | None = No
     expressions = [_read(pattern) for pattern in patterns]
     if low or high is not None:
         expressions.append(repetition(Characters(ALL), low, high))
+    found = automaton(expressions)
     name = f"p{sha256(repr((patterns, low, high)).encode()).hexdigest()[:16]}-"
     bodies = {
         f"{name}{number}": " | ".join(
             [*(f"{written(ranges)} {name}{after}" for ranges, after in state.ways), *([NOTHING] if state.ends else [])]
         )
-        for number, state in enumerate(automaton(expressions))
+        for number, state in enumerate(found.states)
     }
-    return PatternRules(f"{name}0", bodies)
+    return PatternRules(f"{name}0", bodies, found.work)
 
 
 def _read(pattern: str) -> Expression:

@@ -42,7 +42,7 @@ def string_text(demands: Demands, rules: Rules) -> str:
         found = pattern_rules(patterns, low, high)
     except ValueError as error:
         refuse(demands[names[0]], f"{' with '.join(f'`{name}`' for name in names)} can't be kept to: {error}")
-    rules.include(found.bodies)
+    rules.include(found.bodies, found.work)
     return rules.add(f"{QUOTE} {found.first} {QUOTE}")
 
 

@@ -130,6 +130,10 @@ async def test_logprobs_come_with_the_tokens_where_they_are_asked_for() -> None:
     assert [event.logprobs for event in without if isinstance(event, Tokens)] == [None, None]
 
 
+def grammar_children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "quern.engine.cpu.grammar_child" in child.cmdline()]
+
+
 async def test_a_grammar_is_compiled_before_its_request_joins_the_line() -> None:
     model = ScriptedModel()
     with blockbuster_ctx("quern"):
@@ -153,6 +157,13 @@ async def test_a_refused_grammar_never_joins_the_line() -> None:
     assert not model.grammars
 
 
+async def test_a_grammar_that_is_too_long_is_refused_unseen() -> None:
+    async with running(cpu_engine()) as engine:
+        with pytest.raises(InvalidRequest, match="JSON schema has 100000 characters"):
+            await engine.check_grammar(JsonGrammar(" " * 100_000))
+        assert not grammar_children()
+
+
 async def test_before_the_start_and_after_the_end_no_grammar_is_compiled_and_no_process_is_left() -> None:
     engine = cpu_engine()
     with pytest.raises(EngineUnavailable, match="has not been started"):
@@ -161,7 +172,7 @@ async def test_before_the_start_and_after_the_end_no_grammar_is_compiled_and_no_
         await engine.check_grammar(ONE)
     with pytest.raises(EngineUnavailable, match="has been closed"):
         await engine.check_grammar(ONE)
-    assert not [child for child in psutil.Process().children() if "quern.engine.cpu.grammar_child" in child.cmdline()]
+    assert not grammar_children()
 
 
 async def test_an_idle_engine_sleeps_and_wakes_up_for_a_request(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,22 @@ def test_too_many_repetitions_are_refused() -> None:
         [rules.repeat("[c]", 0, count) for count in range(200)]
 
 
+def test_the_work_for_all_patterns_together_is_bounded_and_that_for_equal_ones_counts_once() -> None:
+    rules = Rules()
+    for _ in range(3):
+        rules.include({"p1-0": '"a"'}, notation.MOST_WORK)
+    with pytest.raises(InvalidRequest, match="too large"):
+        rules.include({"p2-0": '"a"'}, 1)
+
+
+def test_a_grammar_of_too_many_bytes_is_refused() -> None:
+    rules = Rules()
+    for number in range(40):
+        rules.add(literal(f"{number}" + "é" * (notation.MOST_BYTES // 160)))
+    with pytest.raises(InvalidRequest, match="too large"):
+        rules.text("value")
+
+
 def test_equal_rules_are_one() -> None:
     rules = Rules()
     assert rules.add('"a" "b"') == rules.add('"a" "b"') != rules.add('"a"')

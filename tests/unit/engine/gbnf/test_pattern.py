@@ -118,6 +118,7 @@ def test_an_expression_means_what_it_means_to_python(start: str, inner: str, end
         ("a++", "repetition of a repetition"),
         ("^(a{1,99}){1,99}$", "too many ways"),
         ("^a{2000}$", "too many ways"),
+        ("(foo|bar|baz)[a-z]{0,30}(qux|quux)[a-z]{0,30}x", "too many ways"),
         ("^[^\\s\\S]$", "empty"),
         ("a" * 501, "longer than 500"),
         ("a{b}", "no repetition"),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Generic, TypeVar
 
 from quern.engine.base import Grammar, JsonGrammar
-from quern.engine.cpu.grammar import CompiledGrammar, check_length
 from quern.errors import EngineUnavailable, InvalidRequest
 
 MOST_KEPT = 64
@@ -18,41 +20,48 @@ MOST_BYTES = 128 * 2**20
 SECONDS = 5.0
 """How long a grammar may wait for others that are being compiled."""
 
-Compile = Callable[[Grammar], CompiledGrammar]
-Outcome = CompiledGrammar | str
-"""A grammar, or the sentence that refuses it."""
+T = TypeVar("T")
 
 
-class GrammarCache:
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """`why`: a sentence."""
+
+    why: str
+
+
+class GrammarCache(Generic[T]):
     """The outcomes of the last `most` grammars that were asked for, compiled one at a time. For one event loop.
 
-    They take `most_bytes` of memory, or there is only one of them. A grammar whose reader has gone is compiled to its
-    end and kept, so that the same one never costs twice.
+    `compile` raises InvalidRequest for a grammar that can't be kept to. What is kept takes `most_bytes` by `size`, or
+    is only one grammar. One whose reader has gone is compiled to its end and kept, so that the same one never costs
+    twice.
     """
 
     def __init__(
         self,
-        compile: Compile,  # noqa: A002
+        compile: Callable[[Grammar], T],  # noqa: A002
+        size: Callable[[T], int],
         *,
         most: int = MOST_KEPT,
         most_bytes: int = MOST_BYTES,
         seconds: float = SECONDS,
     ) -> None:
         self._compile = compile
+        self._size = size
         self._most = most
         self._most_bytes = most_bytes
         self._seconds = seconds
-        self._outcomes: OrderedDict[bytes, Outcome] = OrderedDict()
+        self._outcomes: OrderedDict[bytes, T | _Refused] = OrderedDict()
         self._place = asyncio.Lock()
 
     def __len__(self) -> int:
         return len(self._outcomes)
 
-    async def get(self, grammar: Grammar) -> CompiledGrammar:
+    async def get(self, grammar: Grammar) -> T:
         """Compile, or find. Raises InvalidRequest with a sentence that says which part, EngineUnavailable where that
         can't be told now.
         """
-        check_length(grammar)
         key = _digest(grammar)
         outcome = self._known(key)
         if outcome is None:
@@ -62,11 +71,11 @@ class GrammarCache:
                 outcome = await self._compile_in_place(key, grammar)
             else:
                 self._place.release()
-        if isinstance(outcome, str):
-            raise InvalidRequest(outcome)
+        if isinstance(outcome, _Refused):
+            raise InvalidRequest(outcome.why)
         return outcome
 
-    def _known(self, key: bytes) -> Outcome | None:
+    def _known(self, key: bytes) -> T | _Refused | None:
         if key in self._outcomes:
             self._outcomes.move_to_end(key)
         return self._outcomes.get(key)
@@ -80,31 +89,30 @@ class GrammarCache:
             msg = f"Other grammars take long to be prepared, so this one could not be. Try again in {seconds} s."
             raise EngineUnavailable(msg, seconds) from None
 
-    async def _compile_in_place(self, key: bytes, grammar: Grammar) -> Outcome:
+    async def _compile_in_place(self, key: bytes, grammar: Grammar) -> T | _Refused:
         compiling = asyncio.get_running_loop().run_in_executor(None, self._outcome, grammar)
         compiling.add_done_callback(partial(self._keep, key))
         return await asyncio.shield(compiling)
 
-    def _outcome(self, grammar: Grammar) -> Outcome:
+    def _outcome(self, grammar: Grammar) -> T | _Refused:
         try:
             return self._compile(grammar)
         except InvalidRequest as error:
-            return str(error)
+            return _Refused(str(error))
 
-    def _keep(self, key: bytes, compiled: asyncio.Future[Outcome]) -> None:
+    def _keep(self, key: bytes, compiled: asyncio.Future[T | _Refused]) -> None:
         self._place.release()
         if compiled.cancelled() or compiled.exception() is not None:
             return
         self._outcomes[key] = compiled.result()
-        while len(self._outcomes) > self._most or (self._size > self._most_bytes and len(self._outcomes) > 1):
+        while len(self._outcomes) > self._most or (self._bytes > self._most_bytes and len(self._outcomes) > 1):
             self._outcomes.popitem(last=False)
 
     @property
-    def _size(self) -> int:
-        return sum(outcome.size for outcome in self._outcomes.values() if isinstance(outcome, CompiledGrammar))
+    def _bytes(self) -> int:
+        return sum(self._size(outcome) for outcome in self._outcomes.values() if not isinstance(outcome, _Refused))
 
 
 def _digest(grammar: Grammar) -> bytes:
-    json = isinstance(grammar, JsonGrammar)
-    text = grammar.schema if json else grammar.lark
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), person=b"json" if json else b"lark").digest()
+    texts = [grammar.schema] if isinstance(grammar, JsonGrammar) else [grammar.lark, grammar.gbnf]
+    return hashlib.blake2b(json.dumps(texts).encode()).digest()
