@@ -8,22 +8,18 @@ the others.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import subprocess
-import sys
 import threading
-import weakref
 from collections.abc import Callable, Mapping
-from typing import IO, Any
+from typing import Any
 
 import structlog
 
-from quern.config import child_environment
 from quern.engine.base import Grammar, JsonGrammar
 from quern.engine.cpu.grammar import CompiledGrammar, Vocabulary
 from quern.engine.cpu.refusals import too_complex_grammar
 from quern.errors import EngineUnavailable, InvalidRequest
+from quern.line_process import LineProcess
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +30,6 @@ MEMORY = 2**28
 PATIENCE = 20.0
 """Seconds until the process is given up, whatever it is waiting for: on a busy machine it gets a part of a core."""
 
-INHERITED = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "PYTHONPATH", "TZ")
 MOST_REPLY = 2**16
 
 
@@ -111,61 +106,30 @@ class _Child:
     """One child process and the conversation with it. Raises EngineUnavailable where it does not start."""
 
     def __init__(self, opening: Mapping[str, object], memory: int, patience: float) -> None:
-        self._process = _start(memory)
         self._patience = patience
-        self.end = weakref.finalize(self, _end, self._process)
+        try:
+            # Where memory runs out, llguidance writes pages.
+            self._process = LineProcess(
+                "quern.engine.cpu.grammar_child", str(memory), most_reply=MOST_REPLY, quiet=True
+            )
+        except OSError as error:
+            msg = (
+                f"The process that tries grammars can't be started ({error.strerror}). Free some memory and try again."
+            )
+            raise EngineUnavailable(msg, 5) from error
         if self.ask(opening) is None:
             raise EngineUnavailable("The process that tries grammars does not start. Free some memory, try again.", 5)
 
     @property
     def alive(self) -> bool:
-        return self.end.alive and self._process.poll() is None
+        return self._process.alive
+
+    def end(self) -> None:
+        self._process.end()
 
     def ask(self, request: Mapping[str, object]) -> dict[str, Any] | None:
         """The reply; None where the process ended over it, or was given up."""
-        stdin, stdout = _pipes(self._process)
-        giving_up = threading.Timer(self._patience, self._process.kill)
-        giving_up.start()
         try:
-            stdin.write(json.dumps(request).encode() + b"\n")
-            stdin.flush()
-            reply = stdout.readline(MOST_REPLY)
-        except (OSError, ValueError):  # it has ended, or is being closed
-            reply = b""
-        finally:
-            giving_up.cancel()
-        if reply.endswith(b"\n"):
-            return json.loads(reply)
-        self.end()
-        return None
-
-
-def _start(memory: int) -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(
-            # -P: a file in the working directory must not pass for a module of the standard library.
-            [sys.executable, "-P", "-m", "quern.engine.cpu.grammar_child", str(memory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # where memory runs out, llguidance writes pages
-            env={name: value for name, value in child_environment().items() if name in INHERITED},
-            start_new_session=True,  # Ctrl-C is for the server, which still needs it while it drains
-        )
-    except OSError as error:
-        msg = f"The process that tries grammars can't be started ({error.strerror}). Free some memory and try again."
-        raise EngineUnavailable(msg, 5) from error
-
-
-def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
-    if process.stdin is None or process.stdout is None:
-        msg = "the child was started without pipes"
-        raise RuntimeError(msg)
-    return process.stdin, process.stdout
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
-    for pipe in _pipes(process):
-        with contextlib.suppress(OSError):  # closing flushes what a dead reader left
-            pipe.close()
+            return json.loads(self._process.ask(json.dumps(request).encode(), self._patience))
+        except (TimeoutError, EOFError):
+            return None
