@@ -29,8 +29,8 @@ from tests.native.reference import Array, Reference, log_softmax
 from quern.cli.progress import progress_display
 from quern.config import Settings
 from quern.engine.cpu import _native
+from quern.modelfiles.model_file import read_model_file
 from quern.models.pull import ensure
-from quern.prompt.model_file import read_model_file
 from quern.prompt.tokenizer import Tokenizer
 
 ENGINES = ("quern", "llama.cpp")

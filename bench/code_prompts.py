@@ -6,7 +6,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from quern.prompt.model_file import read_model_file
+from quern.modelfiles.model_file import read_model_file
 from quern.prompt.tokenizer import Tokenizer
 
 SMALLEST_SOURCE = 20_000  # bytes; shorter files are mostly imports and comments

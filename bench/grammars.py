@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from quern.config import EngineSettings
-from quern.engine.base import GenerateRequest, Grammar, JsonGrammar, Tokens
+from quern.engine.base import GenerateRequest, Tokens
 from quern.engine.cpu.engine import CpuEngine
-from quern.engine.cpu.grammar import CompiledGrammar, GrammarCompiler
-from quern.engine.cpu.grammar_trial import GrammarTrial
+from quern.grammar.compiler import CompiledGrammar, GrammarCompiler
+from quern.grammar.grammar import Grammar, JsonGrammar
+from quern.grammar.trial import GrammarTrial
 from quern.prompt.prompt import Prompt
 from quern.types import Message, Role, SamplingParams
 from results import machine

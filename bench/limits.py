@@ -14,8 +14,8 @@ from typing import Self
 
 from gguf_tensors import read_tensors
 from quern.engine.cpu import _native
-from quern.prompt.gguf_header import read_metadata
-from quern.prompt.model_file import ModelFacts, read_model_file
+from quern.modelfiles.gguf_header import read_metadata
+from quern.modelfiles.model_file import ModelFacts, read_model_file
 from workloads import STEP_TOKENS, Measure, Workload
 
 BUFFER_BYTES = 2**30  # many times any last-level cache

@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from quern.engine.llama_process import SPINNING
+from quern.engine.llamacpp.process import SPINNING
 
 MAX_BATCH = 2048
 """llama.cpp's default `n_batch`; longer prompts would have to be decoded in parts."""

@@ -20,7 +20,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 
 from gguf_tensors import Tensor
 from installed import installed
-from quern.prompt.gguf_header import Metadata, read_metadata
+from quern.modelfiles.gguf_header import Metadata, read_metadata
 from random_blocks import RandomBlocks
 
 ARCHITECTURE = "qwen3moe"

@@ -18,9 +18,9 @@ from tests.native.reference import Config
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-from quern.prompt.model_facts import ModelDescription
-from quern.prompt.model_file import read_model_file
-from quern.prompt.vocabulary import TokenType, Vocabulary
+from quern.modelfiles.facts import ModelDescription
+from quern.modelfiles.model_file import read_model_file
+from quern.modelfiles.vocabulary import TokenType, Vocabulary
 
 # As it stands in the tokenizer.json of every Qwen2.5 and Qwen3 model.
 QWEN2_PATTERN = (

@@ -12,13 +12,14 @@ import structlog
 from fastapi import FastAPI
 
 from quern import __version__
-from quern.api import code, conversations, health, models
+from quern.api import health, models
 from quern.api.anthropic import messages
-from quern.api.deps import Services
-from quern.api.errors import install_error_handlers
+from quern.api.code import endpoints as code
 from quern.api.llamacpp import infill, tokens
-from quern.api.middleware import BodyLimit, RequestContext
-from quern.api.openai import chat_completions, completions, conversation_items, responses
+from quern.api.openai import chat_completions, completions, conversation_items, conversations, responses
+from quern.api.shared.deps import Services
+from quern.api.shared.errors import install_error_handlers
+from quern.api.shared.middleware import BodyLimit, RequestContext
 from quern.config import EngineName, Settings
 from quern.engine.base import Engine
 from quern.engine.choice import ModelKind, choose, native_facts
@@ -146,7 +147,7 @@ def _cpu(settings: Settings, model: ServedModel, prompt: Prompt) -> Engine:
 
 
 def _llamacpp(settings: Settings, model: ServedModel, prompt: Prompt) -> Engine:
-    from quern.engine.llamacpp import LlamaCppEngine  # noqa: PLC0415 (brings xllamacpp's client along)
+    from quern.engine.llamacpp.engine import LlamaCppEngine  # noqa: PLC0415 (brings xllamacpp's client along)
 
     return LlamaCppEngine(
         model.path,

@@ -8,8 +8,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from quern.api import sse
-from quern.engine.base import JsonGrammar
+from quern.api.shared import sse
+from quern.grammar.grammar import JsonGrammar
 
 from .conftest import Quern, Start
 from .engines import saying

@@ -10,7 +10,7 @@ import httpx2
 import openai
 import pytest
 
-from quern.api import sse
+from quern.api.shared import sse
 from quern.engine.base import Priority
 from quern.prompt.prompt import Prompt
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from quern.engine.base import JsonGrammar
 from quern.engine.fake import FakeEngine
+from quern.grammar.grammar import JsonGrammar
 from quern.prompt.prompt import Prompt
 
 from .conftest import Start

@@ -12,7 +12,7 @@ import httpx2
 import pydantic
 import pytest
 
-from quern.api import sse
+from quern.api.shared import sse
 
 from .conftest import Quern, Start
 from .engines import saying

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quern.api import sse
 from quern.api.openai.item_ids import turn_id_of
 from quern.api.openai.response_events import ResponseEvents, whole_response
 from quern.api.openai.response_object import ResponseHead
+from quern.api.shared import sse
 from quern.prompt.prompt import Prompt
 from quern.store.responses import ResponseStore
 from quern.turns.answer import Answer, AnswerReader

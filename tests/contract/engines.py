@@ -20,8 +20,8 @@ from quern.engine.cpu.model import Drawn, Model
 from quern.engine.cpu.native import NativeModel
 from quern.engine.cpu.sequence import Part
 from quern.engine.fake import FakeEngine
-from quern.engine.llama_process import InferenceProcess
-from quern.engine.llamacpp import LlamaCppEngine
+from quern.engine.llamacpp.engine import LlamaCppEngine
+from quern.engine.llamacpp.process import InferenceProcess
 from quern.prompt.prompt import Prompt
 from quern.types import Message, Role, SamplingParams
 

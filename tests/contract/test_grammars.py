@@ -16,11 +16,12 @@ import pytest_asyncio
 from tests.json_schemas import PERSON, SCHEMAS, TEXT, Schema, an_object
 
 from quern.config import EngineSettings
-from quern.engine.base import GenerateRequest, Grammar, JsonGrammar, TextGrammar
+from quern.engine.base import GenerateRequest
 from quern.engine.cpu.engine import CpuEngine
 from quern.errors import InvalidRequest
-from quern.prompt.tools.format import ToolFormat
-from quern.prompt.tools.grammar import call_grammars
+from quern.grammar.grammar import Grammar, JsonGrammar, TextGrammar
+from quern.grammar.tool_calls import call_grammars
+from quern.grammar.tool_format import ToolFormat
 from quern.types import FinishReason, SamplingParams, Tool
 
 from .engines import ENGINES, Run, Subject, make_subject

@@ -19,15 +19,16 @@ import pytest
 import pytest_asyncio
 
 from quern.config import EngineSettings
-from quern.engine import llama_backend
-from quern.engine.base import EngineState, GenerateRequest, Prefill, TextGrammar, Tokens
-from quern.engine.llama_child import ChildConfig
-from quern.engine.llama_process import COMMAND, InferenceProcess
-from quern.engine.llama_request import completion_request
-from quern.engine.llama_server import LlamaServer
-from quern.engine.llamacpp import LlamaCppEngine
+from quern.engine.base import EngineState, GenerateRequest, Prefill, Tokens
+from quern.engine.llamacpp import backend
+from quern.engine.llamacpp.child import ChildConfig
+from quern.engine.llamacpp.client import LlamaServer
+from quern.engine.llamacpp.engine import LlamaCppEngine
+from quern.engine.llamacpp.process import COMMAND, InferenceProcess
+from quern.engine.llamacpp.request import completion_request
 from quern.engine.slots import Lease
 from quern.errors import EngineFailed, InvalidRequest, ModelLoadError
+from quern.grammar.grammar import TextGrammar
 from quern.prompt.prompt import Prompt
 from quern.types import SamplingParams
 
@@ -178,7 +179,7 @@ PARENT = """
 import asyncio, sys
 from pathlib import Path
 from quern.config import EngineSettings
-from quern.engine.llamacpp import LlamaCppEngine
+from quern.engine.llamacpp.engine import LlamaCppEngine
 from quern.engine.slots import Lease
 
 async def main():
@@ -373,7 +374,7 @@ async def test_a_server_of_another_kind_is_refused(small_model_path: Path) -> No
 async def test_a_remote_server_that_vanishes_is_noticed_and_its_running_answers_fail(
     small_model_path: Path, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llama_backend, "PROBE_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(backend, "PROBE_INTERVAL_SECONDS", 0.05)
     async with (
         _llama_server(small_model_path) as (url, server),
         _started(small_model_path, prompt, _at(url)) as subject,

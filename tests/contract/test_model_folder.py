@@ -12,10 +12,10 @@ import tokenizers
 from quern.config import KvType, Quantise
 from quern.engine.choice import native_facts
 from quern.engine.cpu.loading import loaded_bytes
+from quern.grammar.tool_format import OPENING, ToolFormat
 from quern.models.locate import size_on_disk
 from quern.prompt.fim import Gap, RepositoryFile
 from quern.prompt.prompt import Prompt
-from quern.prompt.tools.format import OPENING, ToolFormat
 from quern.types import Message, Role, Tool, ToolCall, ToolResult
 
 CORPUS = Path(__file__).parent.parent / "data" / "tokenizer_corpus"

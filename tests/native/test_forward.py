@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from quern.engine.cpu import _native
-from quern.prompt.model_file import read_model_file
+from quern.modelfiles.model_file import read_model_file
 from quern.prompt.tokenizer import Tokenizer
 
 from .native_model import BLOCK, INSTRUCTION_SETS, KvType, distance, load, random_ids, teacher_forced

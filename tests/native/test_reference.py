@@ -19,8 +19,8 @@ import pytest
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 
-from quern.engine.llama_process import SPINNING
-from quern.prompt.model_file import read_model_file
+from quern.engine.llamacpp.process import SPINNING
+from quern.modelfiles.model_file import read_model_file
 from quern.prompt.tokenizer import Tokenizer
 
 from .random_models import HALF_SCALES, FloatType, Q, encode, small_config, write_gguf, write_safetensors

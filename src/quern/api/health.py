@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from quern.api.deps import Wired
+from quern.api.shared.deps import Wired
 from quern.engine.base import EngineState
 
 router = APIRouter(tags=["health"])

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from quern.api.deps import ANY_NAME, Services, Wired
+from quern.api.shared.deps import ANY_NAME, Services, Wired
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

@@ -28,12 +28,12 @@ from quern.config import EngineName, EngineSettings, ServerSettings, Settings
 from quern.engine.choice import EngineChoice, ModelKind, choose, native_facts
 from quern.engine.cpu.loading import loaded_bytes
 from quern.errors import ClientError, ConfigError, ModelError, StoreError
+from quern.modelfiles.model_file import read_model
 from quern.models.catalog import find
 from quern.models.integrity import read_manifest, verify
 from quern.models.locate import entry_path, named_entry, resolve, size_on_disk
 from quern.models.partial import PartialFile
 from quern.models.progress import Progress
-from quern.prompt.model_file import read_model
 from quern.store.database import Database
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")

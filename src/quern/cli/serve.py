@@ -15,7 +15,7 @@ import uvicorn
 import uvloop
 from rich.console import Console
 
-from quern.api.raw_text import AnswerAborted
+from quern.api.shared.raw_text import AnswerAborted
 from quern.app import Application, ServedModel, build_app
 from quern.cli.progress import progress_display
 from quern.config import EngineName, LogFormat, Settings, load_settings

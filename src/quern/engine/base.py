@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Protocol
 
+from quern.grammar.grammar import Grammar
 from quern.types import FinishReason, SamplingParams, Timings, Usage
 
 
@@ -19,27 +20,6 @@ class Priority(IntEnum):
     INTERACTIVE = 0
     NORMAL = 1
     BACKGROUND = 2
-
-
-@dataclass(frozen=True, slots=True)
-class JsonGrammar:
-    """The answer is one JSON value, of this JSON schema (as text)."""
-
-    schema: str
-
-
-@dataclass(frozen=True, slots=True)
-class TextGrammar:
-    """The answer is a text of this language: as Lark with llguidance's extensions, and as llama.cpp's GBNF.
-
-    Both say the same; an engine reads the one that it knows. `gbnf` is None where GBNF can't say it.
-    """
-
-    lark: str
-    gbnf: str | None
-
-
-Grammar = JsonGrammar | TextGrammar
 
 
 @dataclass(frozen=True, slots=True)

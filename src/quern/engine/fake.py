@@ -17,8 +17,6 @@ from quern.engine.base import (
     EngineStats,
     Finished,
     GenerateRequest,
-    Grammar,
-    JsonGrammar,
     Logprob,
     Prefill,
     Queued,
@@ -27,6 +25,7 @@ from quern.engine.base import (
 from quern.engine.gate import Gate
 from quern.engine.slots import SlotTable
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
+from quern.grammar.grammar import Grammar, JsonGrammar
 from quern.types import FinishReason, Timings, Usage
 
 Reply = Callable[[GenerateRequest], Sequence[int]]

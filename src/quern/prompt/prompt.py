@@ -10,16 +10,16 @@ from typing import Self
 import structlog
 
 from quern.errors import InvalidRequest, ModelError, ModelLoadError
+from quern.grammar.tool_format import ToolFormat, tool_format
+from quern.modelfiles.facts import ModelFacts
+from quern.modelfiles.model_file import read_model
+from quern.modelfiles.vocabulary import Vocabulary
 from quern.prompt.chat import ChatEncoder
 from quern.prompt.fim import GapEncoder
 from quern.prompt.incremental import IncrementalText
 from quern.prompt.isolated_template import IsolatedTemplate
-from quern.prompt.model_facts import ModelFacts
-from quern.prompt.model_file import read_model
 from quern.prompt.template import CHATML, ChatTemplate, InProcessTemplate
 from quern.prompt.tokenizer import Tokenizer, byte_vocabulary
-from quern.prompt.tools.format import ToolFormat, tool_format
-from quern.prompt.vocabulary import Vocabulary
 from quern.types import Item, Tool
 
 log = structlog.get_logger(__name__)

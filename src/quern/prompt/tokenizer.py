@@ -8,10 +8,8 @@ import tokenizers
 from tokenizers.models import BPE
 
 from quern.errors import ModelCorrupt
-from quern.prompt.byte_level import ALPHABET, to_bytes
-from quern.prompt.pretokenizers import build_pretokenizer
-from quern.prompt.special_texts import well_formed
-from quern.prompt.vocabulary import (
+from quern.modelfiles.pretokenizers import build_pretokenizer
+from quern.modelfiles.vocabulary import (
     FILL_IN_THE_MIDDLE,
     NEVER_IN_AN_ANSWER,
     SpecialTokens,
@@ -20,6 +18,8 @@ from quern.prompt.vocabulary import (
     find_special_tokens,
     ids_of_type,
 )
+from quern.prompt.byte_level import ALPHABET, to_bytes
+from quern.prompt.special_texts import well_formed
 
 
 class Tokenizer:

@@ -7,8 +7,9 @@ import heapq
 import json
 from contextlib import suppress
 
-from quern.engine.base import Engine, Grammar
+from quern.engine.base import Engine
 from quern.errors import EngineUnavailable, InvalidRequest
+from quern.grammar.grammar import Grammar
 from quern.prompt.prompt import Prompt
 from quern.turns.preparation import Prepared, callable_tools, demanded
 from quern.turns.request import CallMode, ChatInput, TokenInput

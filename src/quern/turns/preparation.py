@@ -6,12 +6,13 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from quern.engine.base import Grammar, JsonGrammar, TextGrammar
 from quern.errors import InvalidRequest
+from quern.grammar.grammar import Grammar, JsonGrammar, TextGrammar
+from quern.grammar.tool_calls import CallGrammar, call_grammars
+from quern.grammar.tool_format import OPENING, ToolFormat
 from quern.prompt.prompt import Prompt
 from quern.prompt.tools.events import AnswerParser
-from quern.prompt.tools.format import OPENING, ToolFormat, answer_parser
-from quern.prompt.tools.grammar import CallGrammar, call_grammars
+from quern.prompt.tools.format import answer_parser
 from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse
 from quern.types import Item, Message, Role, Tool
 

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 import structlog
 
 from quern.config import TurnSettings
-from quern.engine.base import Engine, EngineState, GenerateRequest, Grammar
+from quern.engine.base import Engine, EngineState, GenerateRequest
 from quern.errors import EngineUnavailable, InvalidRequest
+from quern.grammar.grammar import Grammar
 from quern.prompt.prompt import Prompt
 from quern.store.items import NewItem
 from quern.store.turns import NewTurn, TurnStore

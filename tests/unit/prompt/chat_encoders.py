@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
+from quern.modelfiles.vocabulary import TokenType, Vocabulary
 from quern.prompt.chat import ChatEncoder
 from quern.prompt.template import InProcessTemplate
 from quern.prompt.tokenizer import Tokenizer, byte_vocabulary
-from quern.prompt.vocabulary import TokenType, Vocabulary
 
 EXTRA = ["<tool_call>", "</tool_call>", "ab|", "|ab", "!"]
 EXTRA_TYPES = [TokenType.USER_DEFINED, TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.CONTROL, TokenType.CONTROL]

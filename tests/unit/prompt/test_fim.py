@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quern.errors import InvalidRequest
+from quern.modelfiles.vocabulary import TokenType
 from quern.prompt.fim import Gap, GapEncoder, RepositoryFile
 from quern.prompt.tokenizer import Tokenizer, byte_vocabulary
-from quern.prompt.vocabulary import TokenType
 
 TOKENIZER = Tokenizer(byte_vocabulary())
 ENCODER = GapEncoder(TOKENIZER)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.prompt.gguf_files import ENDOFTEXT, FIM_PAD, IM_END, IM_START, TOKENS, write_gguf
+from tests.unit.modelfiles.gguf_files import ENDOFTEXT, FIM_PAD, IM_END, IM_START, TOKENS, write_gguf
 
 from quern.errors import ModelLoadError
+from quern.grammar.tool_format import ToolFormat
 from quern.prompt.prompt import Prompt
-from quern.prompt.tools.format import ToolFormat
 from quern.types import Message, Role
 
 USER = [Message(Role.USER, "hello")]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.prompt.gguf_files import (
+from tests.unit.modelfiles.gguf_files import (
     ENDOFTEXT,
     FIM_PAD,
     FIM_PREFIX,
@@ -21,10 +21,10 @@ from tests.unit.prompt.gguf_files import (
 )
 
 from quern.errors import ModelCorrupt, ModelLoadError
+from quern.modelfiles.model_file import read_model_file
+from quern.modelfiles.vocabulary import Vocabulary
 from quern.prompt.byte_level import ALPHABET, to_bytes
-from quern.prompt.model_file import read_model_file
 from quern.prompt.tokenizer import Tokenizer, byte_vocabulary
-from quern.prompt.vocabulary import Vocabulary
 
 BYTES = Tokenizer(byte_vocabulary())
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from tests.unit.turns.live_turns import BYTES
 
-from quern.engine.base import Grammar
 from quern.engine.fake import FakeEngine
 from quern.errors import EngineUnavailable, InvalidRequest
+from quern.grammar.grammar import Grammar
 from quern.turns.grammars import MOST_SUSPECTS, Grammars
 from quern.turns.preparation import prepare
 from quern.turns.request import CallMode, ChatInput, ToolUse

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from tests.unit.turns.live_turns import BYTES
 
-from quern.engine.base import JsonGrammar
 from quern.engine.fake import FakeEngine
 from quern.errors import InvalidRequest
+from quern.grammar.grammar import JsonGrammar
 from quern.turns.grammars import Grammars
 from quern.turns.preparation import Prepared, prepare
 from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from tests.unit.turns.live_turns import BYTES
 
-from quern.engine.base import JsonGrammar, TextGrammar
 from quern.errors import InvalidRequest
+from quern.grammar.grammar import JsonGrammar, TextGrammar
+from quern.grammar.tool_format import OPENING
 from quern.prompt.prompt import Prompt
 from quern.prompt.template import InProcessTemplate
-from quern.prompt.tools.format import OPENING
 from quern.turns.preparation import Prepared, prepare, read_calls, shown_tools
 from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse
 from quern.types import Message, Role, Tool, ToolCall, ToolResult

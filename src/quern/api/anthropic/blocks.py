@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, FailFast, Field
 
 from quern.api.anthropic.tools import ClientTool
-from quern.api.fields import NoOp, Strict, type_of
+from quern.api.shared.fields import NoOp, Strict, type_of
 
 UNREADABLE = {
     "image": "Could not process image: the model reads text only. Say in a block of text what it shows",

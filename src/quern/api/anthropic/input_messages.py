@@ -24,7 +24,7 @@ from quern.api.anthropic.blocks import (
     ToolUseBlock,
 )
 from quern.api.anthropic.tools import ToolFields
-from quern.api.fields import NoOp, Strict
+from quern.api.shared.fields import NoOp, Strict
 from quern.types import Item, Message, Role, Tool, ToolCall, ToolResult
 
 

@@ -12,11 +12,11 @@ from fastapi.responses import JSONResponse
 
 from quern.api.anthropic.answer import PING, MessageEvents, message_heading, whole_message
 from quern.api.anthropic.request import CountTokensRequest, MessagesRequest
-from quern.api.deps import Calling, ConversationHeader, Wired
-from quern.api.errors import CLIENT_CLOSED_REQUEST, INTERNAL, anthropic_error
-from quern.api.json_body import JsonRoute
-from quern.api.sse import EventStreamResponse, frame
-from quern.api.whole import wait_until_ended
+from quern.api.shared.deps import Calling, ConversationHeader, Wired
+from quern.api.shared.errors import CLIENT_CLOSED_REQUEST, INTERNAL, anthropic_error
+from quern.api.shared.json_body import JsonRoute
+from quern.api.shared.sse import EventStreamResponse, frame
+from quern.api.shared.whole import wait_until_ended
 from quern.turns.events import TurnEnded
 from quern.turns.turn import Turn
 from quern.types import TurnState

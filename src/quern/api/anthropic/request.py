@@ -15,9 +15,9 @@ from pydantic import FailFast, Field
 from quern.api.anthropic.blocks import TextBlock, Texts
 from quern.api.anthropic.input_messages import InputMessage, said, tools_shown
 from quern.api.anthropic.tools import ClientTool, ToolChoice, use_of
-from quern.api.deps import Caller
-from quern.api.fields import MOST_MESSAGES, MOST_STOPS, JsonSchema, NoOp, StopText, Strict
-from quern.api.tool_use import MOST_TOOLS
+from quern.api.shared.deps import Caller
+from quern.api.shared.fields import MOST_MESSAGES, MOST_STOPS, JsonSchema, NoOp, StopText, Strict
+from quern.api.shared.tool_use import MOST_TOOLS
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
 from quern.turns.request import ChatInput, TurnRequest

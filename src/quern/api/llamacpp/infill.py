@@ -11,15 +11,15 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from quern.api.connection import unless_gone
-from quern.api.deps import Calling, Wired, no_conversation_header
-from quern.api.errors import CLIENT_CLOSED_REQUEST, INTERNAL, openai_error
-from quern.api.json_body import JsonRoute
 from quern.api.llamacpp.filling import Filling
 from quern.api.llamacpp.infill_answer import final_answer, partial_answer, selected
 from quern.api.llamacpp.infill_request import InfillRequest
-from quern.api.sse import EventStreamResponse, frame
-from quern.api.whole import wait_until_ended
+from quern.api.shared.connection import unless_gone
+from quern.api.shared.deps import Calling, Wired, no_conversation_header
+from quern.api.shared.errors import CLIENT_CLOSED_REQUEST, INTERNAL, openai_error
+from quern.api.shared.json_body import JsonRoute
+from quern.api.shared.sse import EventStreamResponse, frame
+from quern.api.shared.whole import wait_until_ended
 from quern.turns.events import TurnEnded
 from quern.turns.turn import Turn
 from quern.types import TurnState

@@ -12,11 +12,11 @@ from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Field
 
-from quern.api.deps import Caller
-from quern.api.fields import NoOp, Strict
 from quern.api.llamacpp.filling import Filling
-from quern.api.openai.completions_prompt import EncodedPrompt, encode_gap
-from quern.api.openai.fields import SamplingFields
+from quern.api.shared.deps import Caller
+from quern.api.shared.fields import NoOp, Strict
+from quern.api.shared.prompts import EncodedPrompt, encode_gap
+from quern.api.shared.sampling_fields import SamplingFields
 from quern.config import GenerationSettings
 from quern.engine.base import Priority
 from quern.prompt.fim import UNNAMED_FILE, Gap, RepositoryFile

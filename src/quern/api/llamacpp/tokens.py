@@ -17,13 +17,13 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
-from quern.api.deps import Wired
-from quern.api.fields import MOST_MESSAGES, NoOp, Strict
-from quern.api.json_body import JsonRoute
-from quern.api.openai.chat_messages import ChatMessage
-from quern.api.openai.completions_prompt import encode_prompt
-from quern.api.openai.tools import ChatTool
-from quern.api.tool_use import MOST_TOOLS
+from quern.api.shared.chat_messages import ChatMessage
+from quern.api.shared.chat_tools import ChatTool
+from quern.api.shared.deps import Wired
+from quern.api.shared.fields import MOST_MESSAGES, NoOp, Strict
+from quern.api.shared.json_body import JsonRoute
+from quern.api.shared.prompts import encode_prompt
+from quern.api.shared.tool_use import MOST_TOOLS
 from quern.errors import InvalidRequest
 from quern.prompt.prompt import Prompt
 from quern.turns.preparation import check_ids, prepare

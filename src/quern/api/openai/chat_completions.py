@@ -10,15 +10,15 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from quern.api.choices import start_choices
-from quern.api.deps import Calling, ConversationHeader, Wired
-from quern.api.errors import CLIENT_CLOSED_REQUEST
-from quern.api.json_body import JsonRoute
 from quern.api.openai.chat_answer import ChoiceChunks, whole_choice
 from quern.api.openai.chat_request import ChatCompletionRequest
 from quern.api.openai.chunk_stream import chunk_stream
 from quern.api.openai.usage import completion_usage
-from quern.api.whole import wait_until_ended
+from quern.api.shared.choices import start_choices
+from quern.api.shared.deps import Calling, ConversationHeader, Wired
+from quern.api.shared.errors import CLIENT_CLOSED_REQUEST
+from quern.api.shared.json_body import JsonRoute
+from quern.api.shared.whole import wait_until_ended
 from quern.turns.events import TurnEnded
 from quern.turns.turn import Turn
 

@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import FailFast, Field
 
-from quern.api.deps import Caller
-from quern.api.fields import MOST_MESSAGES, NoOp
-from quern.api.openai.chat_messages import ChatMessage
-from quern.api.openai.fields import MOST_CHOICES, MOST_TOP_LOGPROBS, SamplingFields, StreamOptions
 from quern.api.openai.schemas import JsonObjectFormat, JsonSchemaFormat, TextFormat
-from quern.api.openai.tools import ChatTool, NamedTool
-from quern.api.tool_use import MOST_TOOLS, tool_use
+from quern.api.shared.chat_messages import ChatMessage
+from quern.api.shared.chat_tools import ChatTool, NamedTool
+from quern.api.shared.deps import Caller
+from quern.api.shared.fields import MOST_MESSAGES, NoOp
+from quern.api.shared.sampling_fields import MOST_CHOICES, MOST_TOP_LOGPROBS, SamplingFields, StreamOptions
+from quern.api.shared.tool_use import MOST_TOOLS, tool_use
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
 from quern.turns.request import ChatInput, ToolUse, TurnRequest

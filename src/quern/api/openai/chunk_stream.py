@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from quern.api.errors import INTERNAL, openai_error
-from quern.api.merging import merged
-from quern.api.sse import DONE, EventStreamResponse, frame
+from quern.api.shared.errors import INTERNAL, openai_error
+from quern.api.shared.merging import merged
+from quern.api.shared.sse import DONE, EventStreamResponse, frame
 from quern.turns.events import TurnEnded, TurnEvent
 from quern.turns.turn import Turn
 from quern.types import TurnState, Usage

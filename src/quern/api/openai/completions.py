@@ -11,14 +11,14 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from quern.api.choices import choices_of, start_all
-from quern.api.deps import Calling, Wired, no_conversation_header
-from quern.api.errors import CLIENT_CLOSED_REQUEST
-from quern.api.json_body import JsonRoute
 from quern.api.openai.chunk_stream import chunk_stream
 from quern.api.openai.completions_answer import Heading, TextChunks, completions_usage, whole_choice
 from quern.api.openai.completions_request import CompletionRequest
-from quern.api.whole import wait_until_ended
+from quern.api.shared.choices import choices_of, start_all
+from quern.api.shared.deps import Calling, Wired, no_conversation_header
+from quern.api.shared.errors import CLIENT_CLOSED_REQUEST
+from quern.api.shared.json_body import JsonRoute
+from quern.api.shared.whole import wait_until_ended
 from quern.turns.events import TurnEnded
 from quern.turns.turn import Turn
 

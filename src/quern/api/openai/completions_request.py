@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from quern.api.deps import Caller
-from quern.api.fields import NoOp
-from quern.api.openai.completions_prompt import EncodedPrompt, Prompts, TextOrIds, encode_gap, encode_prompt
-from quern.api.openai.fields import MOST_CHOICES, SamplingFields, StreamOptions
+from quern.api.shared.deps import Caller
+from quern.api.shared.fields import NoOp
+from quern.api.shared.prompts import EncodedPrompt, Prompts, TextOrIds, encode_gap, encode_prompt
+from quern.api.shared.sampling_fields import MOST_CHOICES, SamplingFields, StreamOptions
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
 from quern.prompt.fim import Gap

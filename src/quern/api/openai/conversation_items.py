@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
 
-from quern.api.conversations import conversation_json
-from quern.api.deps import Owner, Wired
-from quern.api.json_body import JsonRoute
 from quern.api.openai.conversation_request import MoreItems
+from quern.api.openai.conversations import conversation_json
 from quern.api.openai.item_ids import item_id_of
 from quern.api.openai.item_input import references, steps
 from quern.api.openai.item_json import item_cursor, item_json, item_list
 from quern.api.openai.response_includes import included
+from quern.api.shared.deps import Owner, Wired
+from quern.api.shared.json_body import JsonRoute
 from quern.errors import InvalidRequest
 from quern.store.pages import Page, unknown_cursor
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from quern.api.fields import Strict
 from quern.api.openai.item_input import InputItem
+from quern.api.shared.fields import Strict
 
 MOST_NEW_ITEMS = 20
 MOST_METADATA = 16

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from quern.api.fields import NoOp, Strict, type_of
-from quern.api.openai.fields import Text
 from quern.api.openai.item_ids import item_id_of
+from quern.api.shared.fields import NoOp, Strict, type_of
+from quern.api.shared.sampling_fields import Text
 from quern.errors import InvalidRequest
 from quern.store.items import check_storable
 from quern.types import Item, Message, Role, ToolCall, ToolResult

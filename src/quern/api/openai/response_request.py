@@ -12,16 +12,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, FailFast, Field
 
-from quern.api.deps import Caller
-from quern.api.fields import NoOp, Strict
 from quern.api.openai.conversation_request import Metadata
-from quern.api.openai.fields import SamplingFields
 from quern.api.openai.item_ids import turn_id_of
 from quern.api.openai.item_input import MOST_ITEMS, InputItem, references, steps
 from quern.api.openai.response_includes import Includes
 from quern.api.openai.response_tools import Json, ResponseTool, ToolChoice, read_tool_use
 from quern.api.openai.schemas import JsonObjectFormat, TextFormat
-from quern.api.tool_use import MOST_TOOLS
+from quern.api.shared.deps import Caller
+from quern.api.shared.fields import NoOp, Strict
+from quern.api.shared.sampling_fields import SamplingFields
+from quern.api.shared.tool_use import MOST_TOOLS
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
 from quern.store.records import NewResponse

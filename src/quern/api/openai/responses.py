@@ -10,9 +10,6 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from quern.api.deps import Calling, Owner, Wired, no_conversation_header
-from quern.api.errors import CLIENT_CLOSED_REQUEST
-from quern.api.json_body import JsonRoute
 from quern.api.openai.item_ids import shown_response_id, turn_id_of
 from quern.api.openai.item_json import item_list, page_in_order
 from quern.api.openai.response_events import ResponseEvents, whole_response
@@ -21,8 +18,11 @@ from quern.api.openai.response_object import ResponseHead
 from quern.api.openai.response_output import Event
 from quern.api.openai.response_request import InputTokensRequest, ResponseRequest
 from quern.api.openai.response_tools import read_tool_use
-from quern.api.sse import EventStreamResponse, frame
-from quern.api.whole import wait_until_ended
+from quern.api.shared.deps import Calling, Owner, Wired, no_conversation_header
+from quern.api.shared.errors import CLIENT_CLOSED_REQUEST
+from quern.api.shared.json_body import JsonRoute
+from quern.api.shared.sse import EventStreamResponse, frame
+from quern.api.shared.whole import wait_until_ended
 from quern.errors import InvalidRequest, TurnNotCompleted
 from quern.turns.events import NumberedEvent, TurnEnded, TurnLog
 from quern.turns.turn import Turn

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from quern.api.fields import JsonSchema, NoOp, Strict
+from quern.api.shared.fields import JsonSchema, NoOp, Strict
 
 ANY_OBJECT = '{"type":"object"}'
 

@@ -13,17 +13,18 @@ from pathlib import Path
 import structlog
 
 from quern.config import EngineSettings
-from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, Finished, GenerateRequest, Grammar
-from quern.engine.cores import usable_cores
-from quern.engine.cpu.grammar import CompiledGrammar, GrammarCompiler, Vocabulary, check_length
-from quern.engine.cpu.grammar_trial import GrammarTrial
+from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, Finished, GenerateRequest
 from quern.engine.cpu.loading import LoadEstimate, size_on_disk
 from quern.engine.cpu.model import LoadModel, Model, ModelSpec
 from quern.engine.cpu.native import NativeModel, NativeOptions
 from quern.engine.cpu.readers import Readers
 from quern.engine.cpu.worker import Reports, Worker
-from quern.engine.grammar_cache import GrammarCache
 from quern.errors import ContextExceeded, EngineUnavailable, ModelLoadError
+from quern.grammar.cache import GrammarCache
+from quern.grammar.compiler import CompiledGrammar, GrammarCompiler, Vocabulary, check_length
+from quern.grammar.grammar import Grammar
+from quern.grammar.trial import GrammarTrial
+from quern.machine import usable_cores
 
 log = structlog.get_logger(__name__)
 

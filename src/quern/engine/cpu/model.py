@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from quern.engine.base import GenerateRequest
-from quern.engine.cpu.grammar import CompiledGrammar
 from quern.engine.cpu.sequence import Part
+from quern.grammar.compiler import CompiledGrammar
 
 
 @dataclass(frozen=True, slots=True)

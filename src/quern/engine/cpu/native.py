@@ -11,10 +11,10 @@ from typing import Self, cast
 from quern.config import KvType, Quantise
 from quern.engine.base import GenerateRequest
 from quern.engine.cpu import _native  # pyright: ignore[reportMissingModuleSource] (built from native/)
-from quern.engine.cpu.grammar import CompiledGrammar, Constraint
 from quern.engine.cpu.model import Drawn, DrawnToken, ModelSpec
 from quern.engine.cpu.sequence import Part
 from quern.errors import ModelLoadError
+from quern.grammar.compiler import CompiledGrammar, Constraint
 
 SEED_BITS = 64
 NOTHING_TO_DRAW = (

@@ -16,10 +16,10 @@ import structlog
 
 from quern.engine.base import GenerateRequest
 from quern.engine.cpu.budget import Budget
-from quern.engine.cpu.grammar import CompiledGrammar
 from quern.engine.cpu.model import LoadModel, Model, ModelSpec
 from quern.engine.cpu.scheduler import Notice, Scheduler
 from quern.errors import EngineFailed, ModelLoadError
+from quern.grammar.compiler import CompiledGrammar
 
 log = structlog.get_logger(__name__)
 

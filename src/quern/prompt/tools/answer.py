@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from quern.grammar.parameter_types import ParameterTypes
 from quern.prompt.tools.calls import LONGEST_NAME, NotACallError
 from quern.prompt.tools.events import AnswerEvent, AnswerText, CallArguments, CallEnded, CallStarted, merged
 from quern.prompt.tools.json_calls import JsonCall
-from quern.prompt.tools.parameter_types import ParameterTypes
 from quern.prompt.tools.source import Source, Steps
 from quern.prompt.tools.surroundings import FENCE, INVENTED_TAGS, Surroundings
 from quern.prompt.tools.xml_calls import FUNCTION, XmlCall

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from quern.prompt.tools.parameter_types import ParameterTypes
+from quern.grammar.parameter_types import ParameterTypes
 
 LONGEST_NAME = 200
 """Characters of a tool's or an argument's name; what goes on for longer is prose."""

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from quern.grammar.parameter_types import Types, accepts, kind
 from quern.prompt.tools.json_values import JsonValue
-from quern.prompt.tools.parameter_types import Types, accepts, kind
 from quern.prompt.tools.source import Source, result_of
 
 STRING = frozenset({"string"})

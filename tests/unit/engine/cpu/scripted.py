@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from quern.engine.base import GenerateRequest
-from quern.engine.cpu.grammar import CompiledGrammar
 from quern.engine.cpu.model import Drawn, ModelSpec
 from quern.engine.cpu.sequence import Part
+from quern.grammar.compiler import CompiledGrammar
 
 VOCABULARY_SIZE = 50
 

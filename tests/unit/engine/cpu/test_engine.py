@@ -16,22 +16,14 @@ from structlog.testing import capture_logs
 from tests.unit.engine.cpu.scripted import VOCABULARY_SIZE, ScriptedModel, ScriptedVocabulary, answer
 
 from quern.config import EngineSettings
-from quern.engine.base import (
-    EngineEvent,
-    EngineState,
-    Finished,
-    GenerateRequest,
-    JsonGrammar,
-    Logprob,
-    Queued,
-    Tokens,
-)
+from quern.engine.base import EngineEvent, EngineState, Finished, GenerateRequest, Logprob, Queued, Tokens
 from quern.engine.cpu.engine import CpuEngine, with_end_ids
-from quern.engine.cpu.grammar import CompiledGrammar
 from quern.engine.cpu.model import Model
 from quern.engine.cpu.scheduler import Scheduler, Step
 from quern.engine.cpu.sequence import Part
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
+from quern.grammar.compiler import CompiledGrammar
+from quern.grammar.grammar import JsonGrammar
 from quern.types import FinishReason, SamplingParams
 
 PROMPT = tuple(range(10))
@@ -131,7 +123,7 @@ async def test_logprobs_come_with_the_tokens_where_they_are_asked_for() -> None:
 
 
 def grammar_children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "quern.engine.cpu.grammar_child" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "quern.grammar.trial_child" in child.cmdline()]
 
 
 async def test_a_grammar_is_compiled_before_its_request_joins_the_line() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from quern.grammar.parameter_types import ParameterTypes
 from quern.prompt.tools.coercion import Coerced, as_json, from_json, from_text
-from quern.prompt.tools.parameter_types import ParameterTypes
 
 STRING = frozenset({"string"})
 INTEGER = frozenset({"integer"})

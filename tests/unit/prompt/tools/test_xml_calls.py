@@ -6,8 +6,9 @@ import pytest
 from tests.unit.prompt.tools.answers import CODE, TOOLS, Parsed, events_of, whole_calls
 from tests.unit.prompt.tools.answers import parse as parse_answer
 
+from quern.grammar.tool_format import ToolFormat
 from quern.prompt.tools.events import AnswerText, CallArguments, CallEnded, CallStarted
-from quern.prompt.tools.format import ToolFormat, answer_parser
+from quern.prompt.tools.format import answer_parser
 
 BERLIN = "<function=get_weather>\n<parameter=city>\nBerlin\n</parameter>\n</function>"
 TOKYO = "<function=get_weather>\n<parameter=city>\n东京 😀\n</parameter>\n</function>"

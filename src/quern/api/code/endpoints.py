@@ -1,0 +1,157 @@
+"""The two original endpoints: one-shot generation and streaming chat, both with form bodies."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+
+from quern.api.shared.deps import Caller, Calling, Services, Wired
+from quern.api.shared.errors import CLIENT_CLOSED_REQUEST, validation_error
+from quern.api.shared.fields import MOST_STOPS, StopText
+from quern.api.shared.raw_text import TurnTextResponse
+from quern.api.shared.whole import wait_until_ended
+from quern.config import GenerationSettings
+from quern.turns.request import ChatInput, TurnRequest
+from quern.turns.turn import Turn
+from quern.types import Message, Role, SamplingParams
+
+router = APIRouter(prefix="/v1/code", tags=["code"])
+
+FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+SEND_A_PROMPT = (
+    "Send the form field `prompt` with some text in it (Content-Type: application/x-www-form-urlencoded), for example "
+    "prompt=Write+a+bubble+sort."
+)
+
+
+class GenerateForm(BaseModel):
+    """The form fields of both endpoints. Unset ones take the server's defaults."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str = Field(description="What to write, in any language.")
+    max_tokens: int | None = Field(default=None, ge=1, description="Most tokens of the answer.")
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False, description="0 is greedy.")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="Nucleus sampling; 1 is off.")
+    top_k: int | None = Field(default=None, ge=0, le=2**31 - 1, description="Sample from the k likeliest; 0 is off.")
+    repetition_penalty: float | None = Field(default=None, gt=0, le=10, description="1 is off.")
+    seed: int | None = Field(default=None, ge=0, lt=2**63, description="The same seed draws the same tokens.")
+    stop: list[StopText] = Field(
+        default_factory=list[str],
+        max_length=MOST_STOPS,
+        description="Texts that end the answer; the field may be repeated.",
+    )
+
+    def sampling(self, defaults: GenerationSettings) -> SamplingParams:
+        """These values over the defaults."""
+        given = self.model_dump(exclude={"prompt", "stop", "conversation_id"}, exclude_none=True)
+        return SamplingParams(**{**defaults.model_dump(), **given})
+
+
+Form = TypeVar("Form", bound=GenerateForm)
+
+
+class ChatForm(GenerateForm):
+    """Those of the chat."""
+
+    conversation_id: str | None = Field(
+        default=None, description="Absent on a conversation's first request, required on every later one."
+    )
+
+
+async def _read_form(request: Request, model: type[Form], wired: Services) -> Form:
+    """Parse and check a form body, with a sentence for each thing that is wrong with it."""
+    if not request.headers.get("content-type", "").lower().startswith(FORM_TYPES):
+        raise validation_error(("body", "prompt"), "missing", SEND_A_PROMPT, None)
+    try:
+        async with request.form(max_part_size=wired.max_request_bytes) as form:
+            parsed = model.model_validate(_fields(form))
+    except HTTPException as error:
+        message = f"The form can't be read: {error.detail}"
+        raise validation_error(("body",), "form_parsing", message, None) from error
+    except ValidationError as error:
+        raise RequestValidationError([_sentence(item) for item in error.errors(include_url=False)]) from error
+    if not parsed.prompt.strip():
+        raise validation_error(("body", "prompt"), "missing", SEND_A_PROMPT, parsed.prompt)
+    return parsed
+
+
+def _fields(form: FormData) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in form:
+        given = form.getlist(name)
+        values[name] = given if name == "stop" else given[-1]
+    return values
+
+
+def _sentence(item: Any) -> dict[str, Any]:
+    name = ".".join(str(part) for part in item["loc"])
+    message = f"The form field {name} can't be used: {item['msg']}."
+    if item["type"] == "missing":
+        message = SEND_A_PROMPT
+    elif item["type"] == "extra_forbidden":
+        message = f"There is no form field {name}. Leave it out: unknown fields are refused, never ignored."
+    return {"type": item["type"], "loc": ("body", *item["loc"]), "msg": message, "input": _shown(item["input"])}
+
+
+def _shown(value: Any) -> Any:
+    """What was sent, as JSON can show it; an uploaded file is not shown."""
+    return None if isinstance(value, UploadFile) else value
+
+
+async def generate_form(request: Request, wired: Wired) -> GenerateForm:
+    """The body of a one-shot request."""
+    return await _read_form(request, GenerateForm, wired)
+
+
+async def chat_form(request: Request, wired: Wired) -> ChatForm:
+    """The body of a chat request."""
+    return await _read_form(request, ChatForm, wired)
+
+
+def _form_body(model: type[BaseModel]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {FORM_TYPES[0]: {"schema": model.model_json_schema()}}}}
+
+
+@router.post("/generate", openapi_extra=_form_body(GenerateForm), response_model=None)
+async def generate(
+    request: Request, form: Annotated[GenerateForm, Depends(generate_form)], wired: Wired, caller: Calling
+) -> Response:
+    """One prompt, one answer, no memory. With `Accept: text/plain` the answer streams as plain text."""
+    turn = await _start(form, wired, caller, remember=False)
+    if request.headers.get("accept", "").strip().lower() == "text/plain":
+        return TurnTextResponse(turn, media_type="text/plain")
+    if await wait_until_ended([turn], request) is None:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return JSONResponse({"status": "success", "result": turn.answer().text})
+
+
+@router.post("/chat_stream", openapi_extra=_form_body(ChatForm), response_model=None)
+async def chat_stream(form: Annotated[ChatForm, Depends(chat_form)], wired: Wired, caller: Calling) -> Response:
+    """A turn of a conversation, streamed as raw text. The first one begins with `conversation_id:<UUID>` and `---`."""
+    turn = await _start(form, wired, caller, remember=True, conversation_id=form.conversation_id)
+    preamble = "" if form.conversation_id is not None else f"conversation_id:{turn.conversation_id}\n---\n"
+    return TurnTextResponse(turn, media_type="text/event-stream", preamble=preamble)
+
+
+async def _start(
+    form: GenerateForm, wired: Services, caller: Caller, *, remember: bool, conversation_id: str | None = None
+) -> Turn:
+    return await wired.turns.start(
+        TurnRequest(
+            owner=caller.owner,
+            request_id=caller.request_id,
+            input=ChatInput((Message(Role.USER, form.prompt),)),
+            sampling=form.sampling(wired.generation),
+            remember=remember,
+            conversation_id=conversation_id,
+            stops=tuple(form.stop),
+            disconnect=caller.disconnect,
+        )
+    )

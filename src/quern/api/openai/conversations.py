@@ -1,0 +1,154 @@
+"""Stored conversations: begin, list, read, note, attach to the running turn, delete.
+
+Source of what OpenAI's clients read and send here: "Conversations" in OpenAI's API reference.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+
+from quern.api.openai.conversation_request import ChangedConversation, NewConversation
+from quern.api.openai.item_input import references, steps
+from quern.api.shared.deps import Owner, Wired
+from quern.api.shared.errors import validation_error
+from quern.api.shared.json_body import JsonRoute
+from quern.api.shared.raw_text import TurnTextResponse
+from quern.errors import ConversationNotFound
+from quern.store.conversations import Conversation
+from quern.store.items import StoredItem
+from quern.store.turns import TurnRecord
+from quern.types import Message, Role, ToolCall, ToolResult
+
+router = APIRouter(route_class=JsonRoute, prefix="/v1/conversations", tags=["conversations"])
+
+Limit = Annotated[int, Query(ge=1, le=100, description="Most items of a page.")]
+After = Annotated[str | None, Query(description="The last id of the page before this one.")]
+
+
+@router.get("")
+async def list_conversations(wired: Wired, owner: Owner, limit: Limit = 20, after: After = None) -> dict[str, Any]:
+    """The caller's conversations, newest activity first."""
+    page = await wired.conversations.page(owner, limit=limit, after=after)
+    data = [conversation_json(item) for item in page.items]
+    return {"object": "list", "data": data, "has_more": page.has_more, "last_id": data[-1]["id"] if data else None}
+
+
+@router.post("")
+async def create_conversation(wired: Wired, owner: Owner, body: NewConversation | None = None) -> dict[str, Any]:
+    """Begin a conversation without a turn, empty or with items."""
+    given = body or NewConversation()
+    items = given.items or []
+    referenced = await wired.responses.referenced(references(items), owner)
+    return conversation_json(
+        await wired.conversations.create(owner, given.metadata or {}, steps(items, referenced, kept_as="items"))
+    )
+
+
+@router.delete("")
+async def delete_conversations(
+    wired: Wired, owner: Owner, all_: Annotated[bool, Query(alias="all", description="Must be true.")] = False
+) -> dict[str, Any]:
+    """Delete every conversation of the caller. Without `?all=true` nothing happens: a lost id must not delete all."""
+    if not all_:
+        message = "This deletes all of your conversations. Add ?all=true if you mean it, or name one in the path."
+        raise validation_error(("query", "all"), "value_error", message, None)
+    return {"object": "list.deleted", "deleted": await wired.conversations.delete_all(owner)}
+
+
+@router.get("/{conversation_id}")
+async def get_conversation(
+    conversation_id: str, wired: Wired, owner: Owner, limit: Limit = 100, after: After = None
+) -> dict[str, Any]:
+    """One conversation: a page of its messages and the turns they belong to, with states, usage and timings."""
+    view = await wired.conversations.view(conversation_id, owner, limit=limit, after=after)
+    messages = [_message(item) for item in view.items.items]
+    return {
+        **conversation_json(view.conversation),
+        "messages": messages,
+        "turns": [_turn(item) for item in view.turns],
+        "has_more": view.items.has_more,
+        "last_id": messages[-1]["id"] if messages else None,
+    }
+
+
+@router.post("/{conversation_id}")
+async def note(conversation_id: str, body: ChangedConversation, wired: Wired, owner: Owner) -> dict[str, Any]:
+    """Replace what the caller noted with a conversation."""
+    return conversation_json(await wired.conversations.set_metadata(conversation_id, owner, body.metadata or {}))
+
+
+@router.delete("/{conversation_id}")
+async def delete_conversation(conversation_id: str, wired: Wired, owner: Owner) -> dict[str, Any]:
+    """Delete one conversation; a turn that runs in it is cancelled first."""
+    await wired.conversations.delete(conversation_id, owner)
+    return {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
+
+
+@router.get("/{conversation_id}/stream", response_model=None)
+async def attach(conversation_id: str, wired: Wired, owner: Owner) -> Response:
+    """Come back to a running turn after a lost connection: its text from the start, then as it comes. 404 where no turn
+    runs: then the conversation itself has what there is.
+    """
+    turn = wired.turns.running_turn(conversation_id, owner)
+    if turn is None:
+        message = f"No turn of this conversation is running. GET /v1/conversations/{conversation_id} has its messages."
+        raise ConversationNotFound(message)
+    return TurnTextResponse(turn, media_type="text/event-stream")
+
+
+def _seconds(moment: datetime | None) -> int | None:
+    return int(moment.timestamp()) if moment is not None else None
+
+
+def conversation_json(item: Conversation) -> dict[str, Any]:
+    """A conversation without what was said in it."""
+    return {
+        "id": item.id,
+        "object": "conversation",
+        "created_at": _seconds(item.created_at),
+        "updated_at": _seconds(item.updated_at),
+        "metadata": item.metadata or {},
+    }
+
+
+def _message(stored: StoredItem) -> dict[str, Any]:
+    identity = {"id": stored.id, "turn_id": stored.turn_id, "created_at": _seconds(stored.created_at)}
+    match stored.item:
+        case Message(role, content):
+            return {**identity, "role": role, "content": content}
+        case ToolCall(call_id, name, arguments):
+            call = {"id": call_id, "name": name, "arguments": arguments}
+            return {**identity, "role": Role.ASSISTANT, "content": "", "tool_call": call}
+        case ToolResult(call_id, output):
+            return {**identity, "role": Role.TOOL, "content": output, "tool_call_id": call_id}
+
+
+def _turn(item: TurnRecord) -> dict[str, Any]:
+    speed = item.timings.tokens_per_second(item.usage.completion_tokens)
+    return {
+        "id": item.id,
+        "state": item.state,
+        "finish_reason": item.finish_reason,
+        "error": item.error,
+        "repairs": item.repairs,
+        "text": item.text,
+        "model": item.model_id,
+        "created_at": _seconds(item.created_at),
+        "started_at": _seconds(item.started_at),
+        "finished_at": _seconds(item.finished_at),
+        "usage": {
+            "prompt_tokens": item.usage.prompt_tokens,
+            "cached_tokens": item.usage.cached_tokens,
+            "completion_tokens": item.usage.completion_tokens,
+        },
+        "timings": {
+            "queued_ms": round(item.timings.queued_ms, 1),
+            "prefill_ms": round(item.timings.prefill_ms, 1),
+            "decode_ms": round(item.timings.decode_ms, 1),
+            "tokens_per_second": round(speed, 2) if speed is not None else None,
+            "drafts_accepted": item.timings.drafts_accepted,
+        },
+    }

@@ -1,0 +1,114 @@
+"""Where a llama-server comes from: what the supervisor needs of one, and the server that somebody else runs."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+import httpx2
+
+from quern.engine.llamacpp.client import LlamaServer, ServerFacts
+from quern.errors import ModelLoadError
+
+PROBE_INTERVAL_SECONDS = 5.0
+PROBES_UNTIL_LOST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A server that is ready. `device` is for people."""
+
+    server: LlamaServer
+    facts: ServerFacts
+    device: str
+
+
+class Backend(Protocol):
+    """Starts a server, notices when it is gone, and can start it again."""
+
+    @property
+    def expected_load_seconds(self) -> float:
+        """A guess, until a load has been measured."""
+        ...
+
+    def progress(self) -> float:
+        """How far the load is, 0 to 1."""
+        ...
+
+    async def start(self) -> Connected:
+        """Return once the server is ready. Raises ModelLoadError."""
+        ...
+
+    async def lost(self) -> str:
+        """Return once the server is gone, with a sentence about how it went."""
+        ...
+
+    async def stop(self) -> None:
+        """Let go of the server; harmless where there is none."""
+        ...
+
+
+class RemoteServer:
+    """A llama-server that somebody else runs at `url`; our requests use its slots 0 to `parallel` - 1.
+
+    It should be started with `--cache-ram 0 --slot-prompt-similarity 0`: its own prompt cache knows nothing of salts.
+    """
+
+    def __init__(self, url: str, api_key: str, parallel: int) -> None:
+        self._url = url
+        self._api_key = api_key
+        self._parallel = parallel
+        self._server: LlamaServer | None = None
+
+    @property
+    def expected_load_seconds(self) -> float:
+        """It is loaded already, as far as we know."""
+        return 1.0
+
+    def progress(self) -> float:
+        """Nothing tells."""
+        return 0.0
+
+    async def start(self) -> Connected:
+        """Connect. Raises ModelLoadError."""
+        self._server = await asyncio.to_thread(
+            LlamaServer, self._url, self._api_key, connections=self._parallel, trust_env=True
+        )
+        try:
+            if not await self._server.ready():
+                msg = f"The llama-server at {self._url} is still loading its model. Start Quern once it is ready."
+                raise ModelLoadError(msg)
+            return Connected(self._server, await self._server.facts(), f"llama-server at {self._url}")
+        except ConnectionError as error:
+            msg = f"No llama-server answers at {self._url}. Start it there, or correct the setting engine.url."
+            raise ModelLoadError(msg) from error
+        except PermissionError as error:
+            msg = f"The llama-server at {self._url} refused our key. Set engine.api_key to one of its API keys."
+            raise ModelLoadError(msg) from error
+        except (httpx2.HTTPError, ValueError, LookupError, TypeError) as error:
+            msg = (
+                f"What answers at {self._url} does not speak llama-server's protocol, or is too old: {error!r}. Update "
+                f"it, or correct the setting engine.url."
+            )
+            raise ModelLoadError(msg) from error
+
+    async def lost(self) -> str:
+        """Probe until the server has been unreachable for a while."""
+        missed = 0
+        while missed < PROBES_UNTIL_LOST:
+            await asyncio.sleep(PROBE_INTERVAL_SECONDS)
+            missed = 0 if await self._answers() else missed + 1
+        return f"The llama-server at {self._url} does not answer any more."
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        if self._server is not None:
+            await self._server.close()
+            self._server = None
+
+    async def _answers(self) -> bool:
+        try:
+            return self._server is not None and await self._server.ready()
+        except ConnectionError:
+            return False

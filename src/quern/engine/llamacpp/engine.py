@@ -1,0 +1,246 @@
+"""The llama.cpp engine: GGUF models through llama-server, in a child process of ours or at `engine.url`."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from pathlib import Path
+
+import structlog
+
+from quern.config import EngineSettings
+from quern.engine.admission import Place
+from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, GenerateRequest, Queued
+from quern.engine.gate import Gate
+from quern.engine.llamacpp.backend import Backend, Connected, RemoteServer
+from quern.engine.llamacpp.process import InferenceProcess
+from quern.engine.llamacpp.request import gbnf
+from quern.engine.llamacpp.sequence import Sequence
+from quern.engine.llamacpp.supervisor import Supervisor
+from quern.engine.slots import SlotTable
+from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, ModelLoadError
+from quern.grammar.cache import GrammarCache
+from quern.grammar.grammar import Grammar
+from quern.machine import usable_cores
+
+log = structlog.get_logger(__name__)
+
+LONGEST_CONTEXT = 32768
+DEFAULT_BATCH_TOKENS = 128
+POLL_SECONDS = 0.05
+LONGEST_RELEASE_SECONDS = 30.0
+
+
+class LlamaCppEngine:
+    """Serves one GGUF file. We own admission and slots, so that llama-server's own queue stays empty.
+
+    `quantisation` and `model_id` are for people. `vocabulary_size` is what the prompts' tokenizer has, where known: a
+    server at `settings.url` with another one holds another model. `control_ids`: tokens without a text of their own,
+    none of which ends an answer.
+    """
+
+    def __init__(
+        self,
+        model_path: Path,
+        *,
+        model_id: str,
+        quantisation: str,
+        settings: EngineSettings,
+        vocabulary_size: int | None = None,
+        control_ids: Iterable[int] = (),
+    ) -> None:
+        self._control_ids = sorted(control_ids)
+        self._model_id = model_id
+        self._quantisation = quantisation
+        self._vocabulary_size = vocabulary_size
+        self._settings = settings
+        self._longest = min(settings.context_length or LONGEST_CONTEXT, settings.kv_tokens)
+        self._info: EngineInfo | None = None
+        self._gate: Gate | None = None
+        self._connected: Connected | None = None
+        self._slots = SlotTable(0)
+        self._grammars = GrammarCache(gbnf, size=len)
+        self._releases: set[asyncio.Task[None]] = set()
+        self.backend = self._choose_backend(model_path)
+        self._supervisor = Supervisor(
+            self.backend, on_ready=self._begin, on_lost=self._pause, on_failed=self._refuse_waiting
+        )
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is served. Raises EngineUnavailable before `start` has returned."""
+        if self._info is None:
+            raise self._unavailable()
+        return self._info
+
+    async def start(self) -> None:
+        """Load the model, or connect. Raises ModelLoadError with what to do about it."""
+        await self._supervisor.start()
+
+    async def close(self) -> None:
+        """Stop and free everything; waiting and running generations end with EngineFailed."""
+        await self._supervisor.close()
+        self._pause()
+        if self._gate is not None:
+            self._gate.refuse_waiting(EngineFailed("The engine was closed while this request waited its turn."))
+        for release in self._releases:
+            release.cancel()
+        await asyncio.gather(*self._releases, return_exceptions=True)
+
+    def stats(self) -> EngineStats:
+        """A snapshot; never blocks. A sequence counts as running until the server has really freed it."""
+        return EngineStats(
+            self._supervisor.state,
+            running=self._gate.running if self._gate is not None else 0,
+            waiting=self._gate.waiting if self._gate is not None else 0,
+            load_progress=self._supervisor.progress,
+            load_remaining=self._supervisor.remaining,
+        )
+
+    async def check_grammar(self, grammar: Grammar) -> None:
+        """See `Engine.check_grammar`."""
+        if self._connected is None:
+            raise self._unavailable()
+        await self._grammars.get(grammar)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
+        """Generate one sequence; see `Engine.generate`.
+
+        Raises ContextExceeded where it could never fit, and what `check_grammar` raises where that was not called.
+        """
+        grammar = await self._grammars.get(request.grammar) if request.grammar is not None else None
+        arrived = time.monotonic()
+        gate, place = self._arrive(request)
+        sequence: Sequence | None = None
+        try:
+            seen = 0
+            while position := gate.position(place):
+                if position == seen:
+                    await gate.change()
+                else:
+                    seen = position
+                    yield Queued(position)
+            sequence = self._sequence(request, grammar, queued_ms=(time.monotonic() - arrived) * 1000)
+            async with aclosing(sequence.events()) as events:
+                async for event in events:
+                    yield event
+        except ConnectionError as error:
+            raise self._unavailable() from error
+        finally:
+            self._leave(gate, place, sequence)
+
+    def _choose_backend(self, model_path: Path) -> Backend:
+        settings = self._settings
+        if settings.url is not None:
+            key = settings.api_key.get_secret_value() if settings.api_key is not None else ""
+            return RemoteServer(settings.url, key, settings.parallel)
+        return InferenceProcess(
+            model_path,
+            parallel=settings.parallel,
+            kv_tokens=settings.kv_tokens,
+            sequence_tokens=self._longest,
+            threads=settings.threads or usable_cores(),
+            batch_tokens=settings.batch_tokens or DEFAULT_BATCH_TOKENS,
+        )
+
+    def _begin(self, connected: Connected) -> None:
+        """A server is ready: check that it is the right one, and let requests in."""
+        info = self._describe(connected)
+        if self._info not in {None, info}:
+            msg = "The inference server came back with another model or other limits. Restart Quern to use it."
+            raise ModelLoadError(msg)
+        self._info = info
+        self._connected = connected
+        self._slots = SlotTable(info.parallel)
+        if self._gate is None:
+            kv_tokens = min(self._settings.kv_tokens, connected.facts.slots * connected.facts.context_length)
+            self._gate = Gate(info.parallel, kv_tokens)
+        self._gate.resume()
+
+    def _describe(self, connected: Connected) -> EngineInfo:
+        facts = connected.facts
+        if self._vocabulary_size not in {None, facts.vocabulary_size}:
+            msg = (
+                f"The inference server's model has {facts.vocabulary_size} tokens in its vocabulary and "
+                f"{self._model_id} has {self._vocabulary_size}: they are not the same model. Let the server at "
+                f"engine.url load the model that model.name names."
+            )
+            raise ModelLoadError(msg)
+        return EngineInfo(
+            engine="llamacpp",
+            model_id=self._model_id,
+            context_length=min(self._longest, facts.context_length),
+            vocabulary_size=facts.vocabulary_size,
+            parallel=min(self._settings.parallel, facts.slots),
+            device=connected.device,
+            quantisation=self._quantisation,
+        )
+
+    def _pause(self) -> None:
+        self._connected = None
+        if self._gate is not None:
+            self._gate.pause()
+
+    def _refuse_waiting(self, error: ModelLoadError) -> None:
+        if self._gate is not None:
+            msg = f"The inference server was lost and could not be brought back at once. {error}"
+            self._gate.refuse_waiting(EngineFailed(msg))
+
+    def _arrive(self, request: GenerateRequest) -> tuple[Gate, Place]:
+        if self._connected is None or self._gate is None:
+            raise self._unavailable()
+        prompt_tokens, max_tokens = len(request.prompt), request.sampling.max_tokens
+        if prompt_tokens + max_tokens > self.info.context_length:
+            raise ContextExceeded(prompt_tokens, max_tokens, self.info.context_length)
+        return self._gate, self._gate.arrive(prompt_tokens + max_tokens, request.priority)
+
+    def _sequence(self, request: GenerateRequest, grammar: str | None, queued_ms: float) -> Sequence:
+        if self._connected is None:
+            raise self._unavailable()
+        return Sequence(
+            request,
+            self._connected.server,
+            self._slots,
+            queued_ms=queued_ms,
+            grammar=grammar,
+            control_ids=self._control_ids,
+        )
+
+    def _unavailable(self) -> EngineUnavailable:
+        seconds = max(1, math.ceil(self._supervisor.remaining))
+        doing = {
+            EngineState.NEW: "has not been started",
+            EngineState.LOADING: "is still loading the model",
+            EngineState.RESTARTING: "was lost and is starting again",
+            EngineState.CLOSED: "has been closed",
+        }.get(self._supervisor.state, "can't be reached at the moment")
+        return EngineUnavailable(f"The engine {doing}. Try again in {seconds} s.", seconds)
+
+    def _leave(self, gate: Gate, place: Place, sequence: Sequence | None) -> None:
+        if sequence is None:
+            gate.leave(place)
+        elif sequence.over:
+            sequence.give_back()
+            gate.leave(place)
+        else:
+            release = asyncio.get_running_loop().create_task(self._release(gate, place, sequence))
+            self._releases.add(release)
+            release.add_done_callback(self._releases.discard)
+
+    @staticmethod
+    async def _release(gate: Gate, place: Place, sequence: Sequence) -> None:
+        """Free a sequence that was cut short once the server has noticed, which takes it a step or two."""
+        try:
+            async with asyncio.timeout(LONGEST_RELEASE_SECONDS):
+                processing = True
+                while processing:
+                    await asyncio.sleep(POLL_SECONDS)
+                    processing = await sequence.processing()
+        except OSError as error:
+            log.debug("slot_freed_unconfirmed", reason=repr(error))
+        finally:
+            sequence.give_back()
+            gate.leave(place)

@@ -1,0 +1,121 @@
+"""A generation as llama-server's `POST /completion` wants it.
+
+Source of the fields: llama.cpp, tools/server/README.md, "POST /completion".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from quern.engine.base import GenerateRequest
+from quern.engine.gbnf.grammar import schema_grammar
+from quern.engine.slots import Lease
+from quern.errors import InvalidRequest
+from quern.grammar.grammar import Grammar, JsonGrammar
+from quern.types import SamplingParams
+
+Json = Mapping[str, object]
+
+RANDOM_SEED = 0xFFFF_FFFF
+SAMPLERS = ("penalties", "temperature", "top_k", "top_p", "min_p")
+RECENT_TOKENS = 64
+FINAL_FIELDS = ("content", "tokens", "stop", "stop_type", "tokens_predicted", "timings")
+
+
+def completion_request(
+    request: GenerateRequest, lease: Lease, grammar: str | None = None, control_ids: Iterable[int] = ()
+) -> Json:
+    """The body of the request. Progress is asked for because only a write tells llama-server of a closed connection.
+
+    `grammar`: the request's, as GBNF. `control_ids`: tokens without a text of their own, none of which ends an answer.
+    llama.cpp's grammars take them for the text that they are written as, so they are never drawn where there is a
+    grammar.
+    """
+    body = {
+        "prompt": request.prompt,
+        "id_slot": lease.index,
+        "cache_prompt": lease.reusable > 0,
+        "stream": True,
+        "return_tokens": True,
+        "return_progress": True,
+        "response_fields": FINAL_FIELDS,
+        **sampling_fields(request.sampling, len(request.prompt) + request.sampling.max_tokens),
+    }
+    if grammar is None:
+        return body
+    # Where a grammar ends, only an end token is left to be drawn; llama-server fails where that is forbidden too.
+    return body | {
+        "grammar": grammar,
+        "ignore_eos": False,
+        "logit_bias": _biases(request.sampling) + [[token, False] for token in control_ids],
+    }
+
+
+def gbnf(grammar: Grammar) -> str:
+    """A grammar in llama.cpp's notation; takes milliseconds, and some seconds at worst.
+
+    Raises InvalidRequest where it can't be said there.
+    """
+    if isinstance(grammar, JsonGrammar):
+        return schema_grammar(grammar.schema)
+    if grammar.gbnf is None:
+        msg = (
+            "The engine llamacpp can't combine what this request demands of its answer: its grammars can't say it. Ask "
+            "for less at once, or serve the model with the engine cpu (engine.name)."
+        )
+        raise InvalidRequest(msg)
+    return grammar.gbnf
+
+
+def sampling_fields(sampling: SamplingParams, whole_context: int) -> Json:
+    """Sampling values in llama.cpp's names. `whole_context`: the most tokens that the sequence can reach.
+
+    The samplers run in the order of Hugging Face Transformers, for which the defaults of Qwen's models were made:
+    temperature before top-k, top-p and min-p; llama.cpp's own order has it last. The repetition penalty looks at the
+    whole context, as there. Presence and frequency penalties share llama.cpp's one window, which includes the prompt:
+    where they are used it is llama.cpp's usual 64 tokens, or every newline of a long prompt would count.
+    """
+    recent = sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
+    return {
+        "n_predict": sampling.max_tokens,
+        "samplers": SAMPLERS,
+        "repeat_penalty": sampling.repetition_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "repeat_last_n": RECENT_TOKENS if recent else whole_context,
+        "seed": _seed(sampling.seed),
+        "logit_bias": _biases(sampling),
+        "ignore_eos": sampling.ignore_eos,
+        **_filters(sampling),
+        **_probabilities(sampling),
+    }
+
+
+def _probabilities(sampling: SamplingParams) -> Json:
+    """llama-server tells the probability of the drawn token only together with at least one of the likeliest."""
+    if sampling.logprobs is None:
+        return {}
+    return {"n_probs": max(sampling.logprobs, 1), "post_sampling_probs": False}
+
+
+def _biases(sampling: SamplingParams) -> list[list[float]]:
+    return [[token, bias] for token, bias in sampling.logit_bias.items()]
+
+
+def _filters(sampling: SamplingParams) -> Json:
+    if sampling.temperature <= 0:
+        return {"temperature": 0.0, "top_k": 1, "top_p": 1.0, "min_p": 0.0}
+    return {
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+    }
+
+
+def _seed(seed: int | None) -> int:
+    """llama.cpp's seeds have 32 bits, and the highest means a random one."""
+    if seed is None:
+        return RANDOM_SEED
+    wide = seed & 0xFFFF_FFFF_FFFF_FFFF
+    return min((wide ^ wide >> 32) & 0xFFFF_FFFF, RANDOM_SEED - 1)

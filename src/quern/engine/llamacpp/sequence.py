@@ -1,0 +1,121 @@
+"""One running generation: a slot of a llama-server, seen as the engine's events."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from itertools import groupby
+
+from quern.engine.base import EngineEvent, Finished, GenerateRequest, Logprob, Prefill, Tokens
+from quern.engine.llamacpp.client import LlamaServer, NewTokens
+from quern.engine.llamacpp.request import completion_request
+from quern.engine.llamacpp.stream import Ended, EndFilter, Progress
+from quern.engine.slots import SlotTable
+from quern.errors import EngineFailed
+from quern.types import FinishReason, Timings, Usage
+
+CUT_SHORT = "The inference server ended the answer without saying why, so this answer was lost. Ask again."
+
+
+class Sequence:
+    """Takes a free slot when it is made; `give_back` frees it again. `over`: the server has ended it by itself.
+
+    `grammar` is the request's, as GBNF.
+    """
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        server: LlamaServer,
+        slots: SlotTable,
+        *,
+        queued_ms: float,
+        grammar: str | None = None,
+        control_ids: Iterable[int] = (),
+    ) -> None:
+        self._request = request
+        self._grammar = grammar
+        self._server = server
+        self._control_ids = control_ids
+        self._slots = slots
+        self._lease = slots.take(request.cache_salt, request.prompt)
+        self._queued_ms = queued_ms
+        self._filter = EndFilter(request.stop_token_ids)
+        self._prefill = Progress(len(request.prompt), 0, 0, 0.0)
+        self._shown: list[int] = []
+        self._logprobs: deque[Logprob | None] = deque()
+        self._first_token_at: float | None = None
+        self.over = False
+
+    async def events(self) -> AsyncGenerator[EngineEvent]:
+        """Generate. Raises EngineFailed, and ConnectionError where the server can't be reached."""
+        body = completion_request(self._request, self._lease, self._grammar, self._control_ids)
+        async with aclosing(self._server.complete(body)) as parts:
+            async for part in parts:
+                match part:
+                    case Progress(total, cached, done):
+                        self._prefill = part
+                        yield Prefill(done, total, cached)
+                    case NewTokens():
+                        for event in self._show(self._receive(part)):
+                            yield event
+                        if self._filter.stopped:
+                            break
+                    case Ended():
+                        self.over = True
+                        last, reason = self._filter.finish(end_of_text=part.end_of_text)
+                        for event in self._show(last):
+                            yield event
+                        yield self._ended(part, reason)
+                        return
+            else:
+                raise EngineFailed(CUT_SHORT)
+        yield self._stopped()
+
+    async def processing(self) -> bool:
+        """Whether the server is still at work on it. Raises ConnectionError where the server is gone."""
+        return await self._server.processing(self._lease.index)
+
+    def give_back(self) -> None:
+        """Free the slot, remembering what its cache holds."""
+        ids = self._request.prompt[: self._prefill.done] + tuple(self._shown)
+        self._slots.give_back(self._lease, self._request.cache_salt, ids)
+
+    def _receive(self, new: NewTokens) -> tuple[int, ...]:
+        if self._first_token_at is None:
+            self._first_token_at = time.monotonic()
+        self._logprobs.extend([new.logprob] if len(new.ids) == 1 else [None] * len(new.ids))
+        return self._filter.push(new.ids, new.text)
+
+    def _show(self, ids: tuple[int, ...]) -> list[Tokens]:
+        """The ids with what was told of their probabilities, apart from those of which nothing was."""
+        self._shown.extend(ids)
+        most = self._request.sampling.logprobs or 0
+        events: list[Tokens] = []
+        for told, pairs in groupby(
+            ((token, self._logprobs.popleft()) for token in ids), lambda pair: pair[1] is not None
+        ):
+            tokens, logprobs = zip(*pairs, strict=True)
+            shortened = tuple(Logprob(logprob.value, logprob.top[:most]) for logprob in logprobs if logprob is not None)
+            events.append(Tokens(tokens, shortened if told else None))
+        return events
+
+    def _ended(self, end: Ended, reason: FinishReason) -> Finished:
+        """The server's own counts: a last character that the limit cut short counts, although it is no text."""
+        end_tokens = int(end.end_of_text or self._filter.stopped)
+        return Finished(
+            reason,
+            Usage(len(self._request.prompt), end.cached, end.predicted - end_tokens),
+            Timings(self._queued_ms, end.prefill_ms, end.decode_ms, end.drafts_accepted),
+        )
+
+    def _stopped(self) -> Finished:
+        """We ended it ourselves at a stop id, so the server never told its counts."""
+        decoding_since = self._first_token_at if self._first_token_at is not None else time.monotonic()
+        return Finished(
+            FinishReason.STOP,
+            Usage(len(self._request.prompt), self._prefill.cached, len(self._shown)),
+            Timings(self._queued_ms, self._prefill.ms, (time.monotonic() - decoding_since) * 1000),
+        )

@@ -1,0 +1,118 @@
+"""Compiled grammars, kept for the next request, and compiled apart from the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
+
+from quern.errors import EngineUnavailable, InvalidRequest
+from quern.grammar.grammar import Grammar, JsonGrammar
+
+MOST_KEPT = 64
+MOST_BYTES = 128 * 2**20
+SECONDS = 5.0
+"""How long a grammar may wait for others that are being compiled."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """`why`: a sentence."""
+
+    why: str
+
+
+class GrammarCache(Generic[T]):
+    """The outcomes of the last `most` grammars that were asked for, compiled one at a time. For one event loop.
+
+    `compile` raises InvalidRequest for a grammar that can't be kept to. What is kept takes `most_bytes` by `size`, or
+    is only one grammar. One whose reader has gone is compiled to its end and kept, so that the same one never costs
+    twice.
+    """
+
+    def __init__(
+        self,
+        compile: Callable[[Grammar], T],  # noqa: A002
+        size: Callable[[T], int],
+        *,
+        most: int = MOST_KEPT,
+        most_bytes: int = MOST_BYTES,
+        seconds: float = SECONDS,
+    ) -> None:
+        self._compile = compile
+        self._size = size
+        self._most = most
+        self._most_bytes = most_bytes
+        self._seconds = seconds
+        self._outcomes: OrderedDict[bytes, T | _Refused] = OrderedDict()
+        self._place = asyncio.Lock()
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+    async def get(self, grammar: Grammar) -> T:
+        """Compile, or find. Raises InvalidRequest with a sentence that says which part, EngineUnavailable where that
+        can't be told now.
+        """
+        key = _digest(grammar)
+        outcome = self._known(key)
+        if outcome is None:
+            await self._take_place()
+            outcome = self._known(key)
+            if outcome is None:
+                outcome = await self._compile_in_place(key, grammar)
+            else:
+                self._place.release()
+        if isinstance(outcome, _Refused):
+            raise InvalidRequest(outcome.why)
+        return outcome
+
+    def _known(self, key: bytes) -> T | _Refused | None:
+        if key in self._outcomes:
+            self._outcomes.move_to_end(key)
+        return self._outcomes.get(key)
+
+    async def _take_place(self) -> None:
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._place.acquire()
+        except TimeoutError:
+            seconds = math.ceil(self._seconds)
+            msg = f"Other grammars take long to be prepared, so this one could not be. Try again in {seconds} s."
+            raise EngineUnavailable(msg, seconds) from None
+
+    async def _compile_in_place(self, key: bytes, grammar: Grammar) -> T | _Refused:
+        compiling = asyncio.get_running_loop().run_in_executor(None, self._outcome, grammar)
+        compiling.add_done_callback(partial(self._keep, key))
+        return await asyncio.shield(compiling)
+
+    def _outcome(self, grammar: Grammar) -> T | _Refused:
+        try:
+            return self._compile(grammar)
+        except InvalidRequest as error:
+            return _Refused(str(error))
+
+    def _keep(self, key: bytes, compiled: asyncio.Future[T | _Refused]) -> None:
+        self._place.release()
+        if compiled.cancelled() or compiled.exception() is not None:
+            return
+        self._outcomes[key] = compiled.result()
+        while len(self._outcomes) > self._most or (self._bytes > self._most_bytes and len(self._outcomes) > 1):
+            self._outcomes.popitem(last=False)
+
+    @property
+    def _bytes(self) -> int:
+        return sum(self._size(outcome) for outcome in self._outcomes.values() if not isinstance(outcome, _Refused))
+
+
+def _digest(grammar: Grammar) -> bytes:
+    texts = [grammar.schema] if isinstance(grammar, JsonGrammar) else [grammar.lark, grammar.gbnf]
+    return hashlib.blake2b(json.dumps(texts).encode()).digest()

@@ -1,0 +1,185 @@
+"""Grammars that an answer is kept to while it is drawn: the only module that imports llguidance.
+
+The sampler gets a mask of the ids that may come next. Only here does the engine need to know which bytes its ids stand
+for; it takes them from a `Vocabulary` and shows them to nobody.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Protocol
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+from quern.errors import InvalidRequest
+from quern.grammar.grammar import Grammar, JsonGrammar
+from quern.grammar.json_schema import Schema, for_llguidance, read_schema, schemas_in_lark
+from quern.grammar.refusals import reason, too_complex
+
+MAX_SCHEMA_LENGTH = 64 * 1024
+MAX_LARK_LENGTH = 256 * 1024
+"""Characters of a JSON schema, and of a Lark grammar: one may hold the schemas of many tools."""
+
+LIMITS = LLParserLimits(
+    initial_lexer_fuel=200_000,
+    max_lexer_states=50_000,
+    max_items_in_row=10_000,
+    step_max_items=200_000,
+    verbose_errors=False,
+)
+"""Less than llguidance's own of what takes memory: a grammar takes 50 MB at most instead of 200, and an answer as much
+again. More of what many optional properties need: with its own, 300 of them end an answer in its middle. Errors don't
+repeat the answer.
+"""
+SECONDS = 1.0
+SECONDS_PER_TOKEN = 1e-3
+"""Of the processor's time, for the grammar of one answer: a store, and what each token puts back into it. All others
+wait for a mask; it usually takes 50 µs, and with a hostile grammar 50 ms.
+"""
+SILENT = 0
+
+
+class SpecialTexts(Protocol):
+    """Special tokens: ids by text. Neither kind is ever part of a text that a grammar describes by its characters."""
+
+    @property
+    def control(self) -> Mapping[str, int]: ...
+    @property
+    def user_defined(self) -> Mapping[str, int]: ...
+
+
+class Vocabulary(Protocol):
+    """A model's tokens; the tokenizer of its prompts is one.
+
+    `encode` gives the ids that the model itself would write a text with: where a grammar leaves only one way to go on,
+    that one is taken in those.
+    """
+
+    vocabulary_size: int
+
+    @property
+    def special(self) -> SpecialTexts: ...
+    @property
+    def end_of_turn_ids(self) -> frozenset[int]: ...
+    def token_bytes(self, token_id: int, /) -> bytes: ...
+    def encode(self, text: str, /) -> Sequence[int]: ...
+
+
+def check_length(grammar: Grammar) -> None:
+    """Raises InvalidRequest for a grammar that is too long to be looked at."""
+    if isinstance(grammar, JsonGrammar):
+        kind, length, most = "JSON schema", len(grammar.schema), MAX_SCHEMA_LENGTH
+    else:
+        kind, length, most = "grammar", len(grammar.lark), MAX_LARK_LENGTH
+    if length > most:
+        raise InvalidRequest(
+            f"This {kind} has {length} characters, and at most {most} can be kept to. Make it smaller."
+        )
+
+
+class Constraint:
+    """How far one answer is in its grammar. For one thread."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+        self._seconds_left = SECONDS
+
+    @property
+    def failure(self) -> str:
+        """Why the grammar can't be kept to any longer, as a sentence; empty while it can."""
+        if self._matcher.is_error():
+            why = reason(self._matcher.get_error(), [])
+        elif self._seconds_left < 0:
+            why = too_complex([])
+        else:
+            return ""
+        return f"The grammar of this answer could not be kept to any longer, so the answer was lost: {why}."
+
+    @property
+    def complete(self) -> bool:
+        """Whether the grammar allows nothing more."""
+        return self._matcher.is_stopped()
+
+    def mask(self) -> bytes:
+        """A bit for each id that may be drawn next, as the native sampler takes them; see `failure` afterwards."""
+        self._seconds_left = min(self._seconds_left + SECONDS_PER_TOKEN, SECONDS)
+        with self._timed():
+            return self._matcher.compute_bitmask()
+
+    def consume(self, ids: Iterable[int]) -> None:
+        """These were drawn; see `failure` afterwards."""
+        with self._timed():
+            self._matcher.consume_tokens(list(ids))
+
+    @contextmanager
+    def _timed(self) -> Generator[None]:
+        began = time.thread_time()
+        yield
+        self._seconds_left -= time.thread_time() - began
+
+
+class CompiledGrammar:
+    """A grammar at its beginning. `size` in bytes of memory, as far as it is known."""
+
+    def __init__(self, matcher: LLMatcher, size: int = 0) -> None:
+        self._matcher = matcher
+        self.size = size
+
+    def constraint(self) -> Constraint:
+        """For one answer. Takes a millisecond where the grammar is large; one thread at a time."""
+        return Constraint(self._matcher.deep_copy())
+
+
+class GrammarCompiler:
+    """Compiles grammars for a model with `ids` ids, of which `vocabulary` may know fewer. Safe to use from threads.
+
+    To make one takes half a second, and keeps other threads from running for most of that.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, ids: int) -> None:
+        self._tokenizer = LLTokenizer(
+            TokenizerWrapper(_Tokens(vocabulary, ids)), eos_token=sorted(vocabulary.end_of_turn_ids) or None
+        )
+
+    def compile(self, grammar: Grammar) -> CompiledGrammar:
+        """Takes milliseconds, and some seconds at worst. Raises InvalidRequest with a sentence that says which part."""
+        if isinstance(grammar, JsonGrammar):
+            schema = read_schema(grammar.schema)
+            make = partial(LLMatcher.grammar_from_json_schema, for_llguidance(schema))
+            return self._compile(make, [schema], "JSON schema")
+        lark, schemas = schemas_in_lark(grammar.lark)
+        return self._compile(partial(LLMatcher.grammar_from_lark, lark), schemas, "grammar")
+
+    def _compile(self, make: Callable[[], str], schemas: Sequence[Schema], kind: str) -> CompiledGrammar:
+        try:
+            matcher = LLMatcher(self._tokenizer, make(), log_level=SILENT, limits=LIMITS)
+        except ValueError as error:
+            message = str(error)
+        else:
+            matcher.compute_bitmask()  # finds what nothing satisfies
+            if not matcher.is_stopped():
+                return CompiledGrammar(matcher)
+            message = matcher.get_error() or matcher.stop_reason()
+        raise InvalidRequest(f"This {kind} can't be kept to: {reason(message, schemas)}.")
+
+
+class _Tokens:
+    """A vocabulary in the shape that llguidance's `TokenizerWrapper` wants."""
+
+    bos_token_id = None
+
+    def __init__(self, vocabulary: Vocabulary, ids: int) -> None:
+        special = {**vocabulary.special.control, **vocabulary.special.user_defined}
+        self.tokens = [vocabulary.token_bytes(token_id) for token_id in range(vocabulary.vocabulary_size)]
+        self.tokens += [b""] * (ids - len(self.tokens))
+        for text, token_id in special.items():
+            self.tokens[token_id] = text.encode()
+        self.special_token_ids = sorted(special.values())
+        self.eos_token_id = min(vocabulary.end_of_turn_ids, default=None)
+        self._encode = vocabulary.encode
+
+    def __call__(self, text: str) -> Sequence[int]:
+        return self._encode(text)

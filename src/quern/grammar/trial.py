@@ -1,0 +1,133 @@
+"""Grammars are compiled in a child process first, because a schema is a program that came with a request.
+
+llguidance bounds most of its work, but not all: two thousand patterns in `patternProperties`, thirty kilobytes, take
+hours, and nothing inside one process stops that for sure. So every new grammar is tried in a process that has little
+time and little memory. What it survives is compiled here. The process is started for the first grammar and stays for
+the others.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from quern.errors import EngineUnavailable, InvalidRequest
+from quern.grammar.compiler import CompiledGrammar, Vocabulary
+from quern.grammar.grammar import Grammar, JsonGrammar
+from quern.grammar.refusals import too_complex_grammar
+from quern.line_process import LineProcess
+
+log = structlog.get_logger(__name__)
+
+SECONDS = 3.0
+"""Of the processor's time: large grammars take one."""
+MEMORY = 2**28
+"""Bytes of address space; without a grammar the process has a seventh of it."""
+PATIENCE = 20.0
+"""Seconds until the process is given up, whatever it is waiting for: on a busy machine it gets a part of a core."""
+
+MOST_REPLY = 2**16
+
+
+class GrammarTrial:
+    """A compiler that can't be kept busy for ever: `compile` gets only what has passed the trial. For any thread.
+
+    `seconds` of the processor's time for each grammar, `memory` in bytes for all of the process, `patience` in seconds
+    for each reply.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        compile: Callable[[Grammar], CompiledGrammar],  # noqa: A002
+        *,
+        seconds: float = SECONDS,
+        memory: int = MEMORY,
+        patience: float = PATIENCE,
+    ) -> None:
+        special = {**vocabulary.special.control, **vocabulary.special.user_defined}
+        ends = [text for text, token_id in special.items() if token_id in vocabulary.end_of_turn_ids]
+        self._opening = {"special": list(special), "ends": ends, "seconds": seconds}
+        self._memory = memory
+        self._patience = patience
+        self._compile = compile
+        self._lock = threading.Lock()
+        self._child: _Child | None = None
+        self._closed = False
+
+    def compile(self, grammar: Grammar) -> CompiledGrammar:
+        """Takes milliseconds, and some seconds at worst. Raises InvalidRequest with a sentence that says which part,
+        EngineUnavailable where the trial can't be held.
+        """
+        with self._lock:
+            size = self._try(grammar)
+        compiled = self._compile(grammar)
+        compiled.size = size
+        return compiled
+
+    def close(self) -> None:
+        """End the child process, and what is being tried. May be called twice."""
+        self._closed = True
+        if self._child is not None:
+            self._child.end()
+
+    def _try(self, grammar: Grammar) -> int:
+        """The bytes that it takes."""
+        reply = self._ready_child().ask(
+            {"schema": grammar.schema} if isinstance(grammar, JsonGrammar) else {"lark": grammar.lark}
+        )
+        if reply is None:
+            self._check_open()
+            log.warning("grammar_trial_failed", kind=type(grammar).__name__)
+            raise InvalidRequest(too_complex_grammar(grammar))
+        if reply["refused"]:
+            raise InvalidRequest(reply["refused"])
+        return reply["size"]
+
+    def _ready_child(self) -> _Child:
+        if self._child is None or not self._child.alive:
+            self._check_open()
+            self._child = _Child(self._opening, self._memory, self._patience)
+        if self._closed:  # meanwhile: `close` may not have seen the child
+            self._child.end()
+        self._check_open()
+        return self._child
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineUnavailable("The engine has been closed.", 1)
+
+
+class _Child:
+    """One child process and the conversation with it. Raises EngineUnavailable where it does not start."""
+
+    def __init__(self, opening: Mapping[str, object], memory: int, patience: float) -> None:
+        self._patience = patience
+        try:
+            # Where memory runs out, llguidance writes pages.
+            self._process = LineProcess("quern.grammar.trial_child", str(memory), most_reply=MOST_REPLY, quiet=True)
+        except OSError as error:
+            msg = (
+                f"The process that tries grammars can't be started ({error.strerror}). Free some memory and try again."
+            )
+            raise EngineUnavailable(msg, 5) from error
+        if self.ask(opening) is None:
+            raise EngineUnavailable("The process that tries grammars does not start. Free some memory, try again.", 5)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.alive
+
+    def end(self) -> None:
+        self._process.end()
+
+    def ask(self, request: Mapping[str, object]) -> dict[str, Any] | None:
+        """The reply; None where the process ended over it, or was given up."""
+        try:
+            return json.loads(self._process.ask(json.dumps(request).encode(), self._patience))
+        except (TimeoutError, EOFError):
+            return None

@@ -1,0 +1,1 @@
+"""What a model's files say of it: read once, for every room that needs it."""

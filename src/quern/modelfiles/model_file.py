@@ -1,0 +1,118 @@
+"""What a model's files say about the model: its facts, its vocabulary, its chat template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quern.errors import ModelCorrupt, ModelLoadError
+from quern.modelfiles.facts import ModelDescription, ModelFacts
+from quern.modelfiles.gguf_header import Metadata, read_metadata
+from quern.modelfiles.model_folder import read_model_folder
+from quern.modelfiles.vocabulary import TokenType, Vocabulary
+
+FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE",
+}  # fmt: skip
+"""`general.file_type`: llama.cpp's `llama_ftype`, without its prefix."""
+
+
+def read_model(path: Path) -> ModelDescription:
+    """Read a GGUF file, or a folder in Hugging Face's layout; below half a second for a Qwen model.
+
+    Raises ModelNotFound, ModelCorrupt, and ModelLoadError where the model is of a kind that can't be served.
+    """
+    return read_model_folder(path) if path.is_dir() else read_model_file(path)
+
+
+def read_model_file(path: Path) -> ModelDescription:
+    """Read a GGUF file; about 0.2 seconds for a Qwen model.
+
+    Raises ModelNotFound, ModelCorrupt, and ModelLoadError where the model is of a kind that can't be served.
+    """
+    metadata = read_metadata(path)
+    vocabulary = _vocabulary(metadata)
+    template = metadata.text("tokenizer.chat_template")
+    if not template:
+        raise ModelLoadError(
+            f"The model file {path} has no chat template, so Quern can't tell it a conversation: it is probably a base "
+            f"model. Use the model's instruct version."
+        )
+    return ModelDescription(_facts(metadata, len(vocabulary.tokens)), vocabulary, template)
+
+
+def _facts(metadata: Metadata, vocabulary_size: int) -> ModelFacts:
+    architecture = metadata.text("general.architecture")
+    attention = f"{architecture}.attention"
+    blocks = _required(metadata, f"{architecture}.block_count")
+    heads = max(metadata.integers(f"{attention}.head_count"), default=0)
+    kv_heads = metadata.integers(f"{attention}.head_count_kv") or [heads]
+    head_length = _required(metadata, f"{architecture}.embedding_length") // max(heads, 1)
+    return ModelFacts(
+        architecture=architecture,
+        name=metadata.text("general.name", metadata.path.stem),
+        quantisation=FILE_TYPES.get(metadata.integer("general.file_type") or 0, "unknown"),
+        context_length=_required(metadata, f"{architecture}.context_length"),
+        vocabulary_size=vocabulary_size,
+        head_count=heads,
+        kv_heads=tuple(kv_heads * blocks if len(kv_heads) == 1 else kv_heads),
+        key_length=metadata.integer(f"{attention}.key_length") or head_length,
+        value_length=metadata.integer(f"{attention}.value_length") or head_length,
+    )
+
+
+def _vocabulary(metadata: Metadata) -> Vocabulary:
+    tokens = metadata.texts("tokenizer.ggml.tokens")
+    if not tokens:
+        raise _incomplete(metadata, "tokenizer.ggml.tokens")
+    kind = metadata.text("tokenizer.ggml.model")
+    if kind != "gpt2":
+        raise ModelLoadError(
+            f"The model file {metadata.path} has a tokenizer of the kind {kind!r}; Quern reads byte-level BPE "
+            f"('gpt2'), as all Qwen models have it. Use a Qwen-Coder model."
+        )
+    types = metadata.integers("tokenizer.ggml.token_type") or [int(TokenType.NORMAL)] * len(tokens)
+    if len(types) != len(tokens):
+        raise _damaged(metadata, f"it has {len(tokens)} tokens but {len(types)} token types")
+    return Vocabulary(
+        tokens=tokens,
+        types=types,
+        merges=[
+            (left, right)
+            for left, _, right in (line.partition(" ") for line in metadata.texts("tokenizer.ggml.merges"))
+        ],
+        pretokenizer=metadata.text("tokenizer.ggml.pre"),
+        bos_id=_token_id(metadata, "bos", len(tokens)),
+        eos_id=_token_id(metadata, "eos", len(tokens)),
+        eot_id=_token_id(metadata, "eot", len(tokens)),
+        padding_id=_token_id(metadata, "padding", len(tokens)),
+    )
+
+
+def _token_id(metadata: Metadata, role: str, vocabulary_size: int) -> int | None:
+    token_id = metadata.integer(f"tokenizer.ggml.{role}_token_id")
+    if token_id is not None and not 0 <= token_id < vocabulary_size:
+        raise _damaged(metadata, f"its {role} token {token_id} is not one of its {vocabulary_size} tokens")
+    return token_id
+
+
+def _required(metadata: Metadata, key: str) -> int:
+    value = metadata.integer(key)
+    if value is None:
+        raise _incomplete(metadata, key)
+    if value <= 0:
+        raise _damaged(metadata, f"its metadata value {key} is {value}")
+    return value
+
+
+def _incomplete(metadata: Metadata, key: str) -> ModelLoadError:
+    return ModelLoadError(
+        f"The model file {metadata.path} has no metadata value {key}, so it is not a whole language model. Where a "
+        f"model is split over several files, give the first one."
+    )
+
+
+def _damaged(metadata: Metadata, what: str) -> ModelCorrupt:
+    return ModelCorrupt(f"The model file {metadata.path} is damaged: {what}. Fetch the file again.")

@@ -1,0 +1,116 @@
+"""What llama-server is asked for."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quern.engine.base import GenerateRequest
+from quern.engine.gbnf.grammar import schema_grammar
+from quern.engine.llamacpp.request import RANDOM_SEED, completion_request, gbnf, sampling_fields
+from quern.engine.slots import Lease
+from quern.errors import InvalidRequest
+from quern.grammar.grammar import JsonGrammar, TextGrammar
+from quern.types import SamplingParams
+
+
+def test_every_sampling_value_is_passed_on_under_llama_cpps_name() -> None:
+    sampling = SamplingParams(
+        max_tokens=7,
+        temperature=0.6,
+        top_p=0.9,
+        top_k=33,
+        min_p=0.05,
+        repetition_penalty=1.1,
+        seed=5,
+        logit_bias={3: -100.0, 4: 1.5},
+        ignore_eos=True,
+    )
+    assert sampling_fields(sampling, 100) == {
+        "n_predict": 7,
+        "samplers": ("penalties", "temperature", "top_k", "top_p", "min_p"),
+        "temperature": 0.6,
+        "top_p": 0.9,
+        "top_k": 33,
+        "min_p": 0.05,
+        "repeat_penalty": 1.1,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "repeat_last_n": 100,
+        "seed": 5,
+        "logit_bias": [[3, -100.0], [4, 1.5]],
+        "ignore_eos": True,
+    }
+
+
+def test_the_repetition_penalty_sees_the_whole_context() -> None:
+    request = GenerateRequest((1, 2, 3), SamplingParams(max_tokens=10))
+    assert completion_request(request, Lease(0, 0))["repeat_last_n"] == 13
+
+
+@pytest.mark.parametrize("penalty", [{"presence_penalty": 0.5}, {"frequency_penalty": -0.5}])
+def test_penalties_that_count_see_only_recent_tokens(penalty: dict[str, float]) -> None:
+    assert sampling_fields(SamplingParams(**penalty), 10_000)["repeat_last_n"] == 64  # pyright: ignore[reportArgumentType]
+
+
+def test_temperature_zero_is_greedy_whatever_the_other_filters_say() -> None:
+    fields = sampling_fields(SamplingParams(temperature=0, top_k=0, top_p=0.5, min_p=0.3), 10)
+    assert (fields["temperature"], fields["top_k"], fields["top_p"], fields["min_p"]) == (0.0, 1, 1.0, 0.0)
+
+
+def test_no_seed_is_a_random_one() -> None:
+    assert sampling_fields(SamplingParams(seed=None), 10)["seed"] == RANDOM_SEED
+
+
+@given(st.integers(-(2**63), 2**64 - 1))
+def test_every_seed_folds_into_32_bits_and_none_of_them_means_random(seed: int) -> None:
+    folded = sampling_fields(SamplingParams(seed=seed), 10)["seed"]
+    assert isinstance(folded, int)
+    assert 0 <= folded < RANDOM_SEED
+    assert folded == sampling_fields(SamplingParams(seed=seed), 10)["seed"]
+
+
+@given(st.integers(0, RANDOM_SEED - 1))
+def test_seeds_of_32_bits_are_passed_as_they_are(seed: int) -> None:
+    assert sampling_fields(SamplingParams(seed=seed), 10)["seed"] == seed
+
+
+@pytest.mark.parametrize(("reusable", "cache_prompt"), [(0, False), (5, True)])
+def test_a_slots_cache_is_used_only_where_the_lease_allows_it(reusable: int, cache_prompt: bool) -> None:
+    body = completion_request(GenerateRequest((1, 2), SamplingParams()), Lease(3, reusable))
+    assert body["id_slot"] == 3
+    assert body["cache_prompt"] is cache_prompt
+    assert body["prompt"] == (1, 2)
+
+
+@pytest.mark.parametrize(("asked", "n_probs"), [(0, 1), (1, 1), (5, 5)])
+def test_probabilities_are_asked_for_as_they_are_before_sampling(asked: int, n_probs: int) -> None:
+    fields = sampling_fields(SamplingParams(logprobs=asked), 10)
+    assert fields["n_probs"] == n_probs
+    assert fields["post_sampling_probs"] is False
+
+
+def test_without_a_grammar_none_is_named_and_no_token_is_kept_away() -> None:
+    body = completion_request(GenerateRequest((1, 2), SamplingParams(ignore_eos=True)), Lease(0, 0), None, [7, 8])
+    assert "grammar" not in body
+    assert "n_probs" not in body
+    assert body["logit_bias"] == []
+    assert body["ignore_eos"] is True
+
+
+def test_a_grammar_keeps_tokens_without_text_away_and_can_be_ended() -> None:
+    sampling = SamplingParams(logit_bias={5: 1.5}, ignore_eos=True)
+    body = completion_request(GenerateRequest((1, 2), sampling), Lease(0, 0), 'root ::= "a"', [7, 8])
+    assert body["grammar"] == 'root ::= "a"'
+    assert body["logit_bias"] == [[5, 1.5], [7, False], [8, False]]
+    assert body["ignore_eos"] is False
+
+
+def test_grammars_are_said_in_gbnf() -> None:
+    schema = '{"type": "integer"}'
+    assert gbnf(JsonGrammar(schema)) == schema_grammar(schema)
+    assert gbnf(TextGrammar("start: A", 'root ::= "a"')) == 'root ::= "a"'
+
+
+def test_what_gbnf_cannot_say_is_refused_with_the_engine_that_can() -> None:
+    with pytest.raises(InvalidRequest, match=r"llamacpp can't combine.* the engine cpu"):
+        gbnf(TextGrammar("start: A", None))
