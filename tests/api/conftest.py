@@ -8,23 +8,41 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import httpx2
 import pytest
 import uvicorn
 from blockbuster import BlockBuster, blockbuster_ctx
 
+from quern import app as wiring
 from quern.app import Application
-from quern.config import Settings
+from quern.config import LogSettings, Settings
 from quern.engine.fake import FakeEngine
+from quern.obs.logging import configure_logging
 from quern.prompt.prompt import Prompt
+
+
+def _sources() -> ModuleType:
+    """Where Quern's code really is. An editable install names another folder first, in which there is none, and the
+    detector looks at the first one only.
+    """
+    sources = ModuleType("sources")
+    sources.__path__ = [str(Path(wiring.__file__).parent)]
+    return sources
 
 
 @pytest.fixture(autouse=True)
 def no_blocking_calls() -> Generator[BlockBuster]:
     """Fail on any blocking call on the event loop that comes from Quern's own code."""
-    with blockbuster_ctx("quern") as detector:
+    with blockbuster_ctx(_sources()) as detector:
         yield detector
+
+
+@pytest.fixture(autouse=True, scope="session")
+def logging_as_served() -> None:
+    """Write logs as a server does: structlog's own way to show an exception reads files."""
+    configure_logging(LogSettings())
 
 
 @dataclass
