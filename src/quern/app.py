@@ -31,8 +31,8 @@ from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
 from quern.store.turns import TurnStore
-from quern.turns.context import Context
 from quern.turns.conversations import ConversationService
+from quern.turns.history import HistoryLoader
 from quern.turns.responses import ResponseService
 from quern.turns.service import TurnService
 
@@ -64,7 +64,7 @@ class Application:
         self.turns = TurnService(
             engine=engine,
             prompt=prompt,
-            context=Context(conversation_store, response_store, history),
+            history=HistoryLoader(response_store, history),
             turns=turn_store,
             settings=settings.turns,
         )

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from quern.api.anthropic.answer import stop_members
+from quern.events import TurnEnded
 from quern.grammar.grammar import JsonGrammar
-from quern.turns.events import TurnEnded
 from quern.types import FinishReason, TurnState
 
 from .conftest import Quern, Start

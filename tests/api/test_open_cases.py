@@ -12,7 +12,7 @@ import pytest
 
 from quern.api.shared.deps import owner
 from quern.engine.fake import FakeEngine
-from quern.turns.answer import AnswerReader
+from quern.turns.decoder import OutputParser
 from quern.types import Item, Message, Role
 
 from .conftest import Quern, Start
@@ -179,8 +179,8 @@ async def test_after_a_bug_in_what_reads_the_answer_the_turn_is_stored_as_failed
         raise ZeroDivisionError("no such luck")
 
     with monkeypatch.context() as patch:
-        patch.setattr(AnswerReader, "push", fail)
-        patch.setattr(AnswerReader, "finish", fail)
+        patch.setattr(OutputParser, "push", fail)
+        patch.setattr(OutputParser, "finish", fail)
         response = await quern.client.post(
             "/v1/chat/completions",
             json={"messages": [{"role": "user", "content": "hi"}]},

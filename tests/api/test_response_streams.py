@@ -20,11 +20,12 @@ from quern.api.openai.item_ids import turn_id_of
 from quern.api.openai.response_events import ResponseEvents, whole_response
 from quern.api.openai.response_object import ResponseHead
 from quern.api.shared import sse
+from quern.events import Prefill, Queued, TurnEnded, TurnEvent
 from quern.prompt.prompt import Prompt
 from quern.store.responses import ResponseStore
-from quern.turns.answer import Answer, AnswerReader
-from quern.turns.events import TurnEnded, TurnEvent, TurnPrefill, TurnQueued
-from quern.turns.preparation import read_calls
+from quern.turns.answer import Answer
+from quern.turns.decoder import OutputParser
+from quern.turns.preparation import call_parser
 from quern.turns.request import ToolUse
 from quern.types import FinishReason, Message, Role, Timings, Tool, TurnState, Usage
 
@@ -333,11 +334,11 @@ def _split(text: str, cuts: list[int]) -> list[str]:
 
 
 def _events(pieces: list[str], end: TurnEnded, noise: list[TurnEvent]) -> list[TurnEvent]:
-    reader = AnswerReader(HEAD.turn_id, read_calls(PROMPT, TOOLS))
+    parser = OutputParser(call_parser(PROMPT, TOOLS, HEAD.turn_id))
     events: list[TurnEvent] = list(noise)
     for piece in pieces:
-        events += [*reader.push(piece), *noise]
-    return [*events, *reader.finish(), end]
+        events += [*parser.push(piece), *noise]
+    return [*events, *parser.finish(), end]
 
 
 def _told(events: list[TurnEvent]) -> list[dict[str, Any]]:
@@ -348,7 +349,7 @@ def _told(events: list[TurnEvent]) -> list[dict[str, Any]]:
 @given(answers, st.lists(st.integers(0, 1000), max_size=12), ends)
 def test_the_queue_and_the_prefill_leave_no_trace_in_the_events(text: str, cuts: list[int], end: TurnEnded) -> None:
     pieces = _split(text, cuts)
-    live = _told(_events(pieces, end, [TurnQueued(3), TurnPrefill(1, 2, 0)]))
+    live = _told(_events(pieces, end, [Queued(3), Prefill(1, 2, 0)]))
     assert live == _told(_events(pieces, end, []))
     assert [event["sequence_number"] for event in live] == list(range(len(live)))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from quern.config import EngineSettings
-from quern.engine.base import Engine, EngineEvent, EngineState, Finished, GenerateRequest, Prefill, Queued, Tokens
+from quern.engine.base import Engine, EngineEvent, EngineState, Finished, GenerateRequest, Tokens
 from quern.engine.choice import native_facts
 from quern.engine.cpu.engine import CpuEngine, native_options
 from quern.engine.cpu.model import Drawn, Model
@@ -22,6 +22,7 @@ from quern.engine.cpu.sequence import Part
 from quern.engine.fake import FakeEngine
 from quern.engine.llamacpp.engine import LlamaCppEngine
 from quern.engine.llamacpp.process import InferenceProcess
+from quern.events import Prefill, Queued
 from quern.prompt.prompt import Prompt
 from quern.types import Message, Role, SamplingParams
 

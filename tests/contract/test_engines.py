@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from quern.engine.base import EngineState, Finished, Prefill, Priority, Queued, Tokens
+from quern.engine.base import EngineState, Finished, Priority, Tokens
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable
+from quern.events import Prefill, Queued
 from quern.types import FinishReason, SamplingParams
 
 from .engines import CONTEXT_LENGTH, ENGINES, PARALLEL, Subject, exhaust, make_subject

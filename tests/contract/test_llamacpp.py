@@ -19,7 +19,7 @@ import pytest
 import pytest_asyncio
 
 from quern.config import EngineSettings
-from quern.engine.base import EngineState, GenerateRequest, Prefill, Tokens
+from quern.engine.base import EngineState, GenerateRequest, Tokens
 from quern.engine.llamacpp import backend
 from quern.engine.llamacpp.child import ChildConfig
 from quern.engine.llamacpp.client import LlamaServer
@@ -28,6 +28,7 @@ from quern.engine.llamacpp.process import COMMAND, InferenceProcess
 from quern.engine.llamacpp.request import completion_request
 from quern.engine.slots import Lease
 from quern.errors import EngineFailed, InvalidRequest, ModelLoadError
+from quern.events import Prefill
 from quern.grammar.grammar import TextGrammar
 from quern.prompt.prompt import Prompt
 from quern.types import SamplingParams

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Protocol
 
+from quern.events import Prefill, Queued
 from quern.grammar.grammar import Grammar
 from quern.types import FinishReason, SamplingParams, Timings, Usage
 
@@ -37,22 +38,6 @@ class GenerateRequest:
     priority: Priority = Priority.NORMAL
     cache_salt: str = ""
     grammar: Grammar | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Queued:
-    """Waiting for a free sequence; `position` counts from 1."""
-
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class Prefill:
-    """Prompt tokens in the KV cache: `done` of `total`, of which `cached` were there before."""
-
-    done: int
-    total: int
-    cached: int
 
 
 @dataclass(frozen=True, slots=True)

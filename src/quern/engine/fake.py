@@ -18,13 +18,12 @@ from quern.engine.base import (
     Finished,
     GenerateRequest,
     Logprob,
-    Prefill,
-    Queued,
     Tokens,
 )
 from quern.engine.gate import Gate
 from quern.engine.slots import SlotTable
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
+from quern.events import Prefill, Queued
 from quern.grammar.grammar import Grammar, JsonGrammar
 from quern.types import FinishReason, Timings, Usage
 

@@ -34,9 +34,15 @@ class HistoryStore:
         self._database = database
 
     @uninterrupted
-    async def of_conversation(self, conversation_id: str) -> list[Item]:
-        """What the model is shown: the items of completed turns, and those without a turn, in order."""
+    async def of_conversation(self, conversation_id: str, owner: str) -> list[Item] | None:
+        """What the model is shown: the items of completed turns, and those without a turn, in order.
+
+        None where the owner has no such conversation.
+        """
+        wanted = select(conversations.c.id).where(conversations.c.id == conversation_id, conversations.c.owner == owner)
         async with self._database.transaction() as connection:
+            if (await connection.execute(wanted)).first() is None:
+                return None
             return await _shown_items(connection, items.c.conversation_id == conversation_id)
 
     @uninterrupted

@@ -80,6 +80,7 @@ class JournalEntry:
 class TurnEnd:
     """How a turn ended. `text`: all that the model wrote, or wrote so far; None where none is to be kept. `items`: the
     same as an answer, for the history of what follows. `journal`: all of its pieces, where they are to be kept.
+    `started_at`: None where it never ran, or that is saved.
     """
 
     turn_id: str
@@ -93,6 +94,7 @@ class TurnEnd:
     items: tuple[NewItem, ...] = ()
     repairs: int = 0
     journal: tuple[JournalEntry, ...] | None = None
+    started_at: datetime | None = None
 
 
 def queued_columns(turn: NewTurn) -> dict[str, Any]:
@@ -120,6 +122,7 @@ def ended_columns(end: TurnEnd) -> dict[str, Any]:
         "text": end.text,
         "finished_at": end.finished_at,
         "repairs": end.repairs,
+        **({"started_at": end.started_at} if end.started_at is not None else {}),
         **asdict(end.usage),
         **asdict(end.timings),
     }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,7 +15,6 @@ from quern.store.database import Database
 from quern.store.items import append_items, check_storable
 from quern.store.records import (
     JournalEntry,
-    NewResponse,
     NewTurn,
     TurnEnd,
     TurnRecord,
@@ -27,13 +26,18 @@ from quern.store.schema import ACTIVE_TURN_INDEX, active_turn, conversations, re
 from quern.store.uninterrupted import uninterrupted
 from quern.types import TurnState
 
-__all__ = ["JournalEntry", "NewResponse", "NewTurn", "TurnAlreadyEnded", "TurnEnd", "TurnRecord", "TurnStore"]
-
-INTERRUPTED = "The server stopped while this turn was running. The text so far is kept; ask again for a whole answer."
+NOTHING_STARTED: Mapping[str, datetime] = {}
 
 
 class TurnAlreadyEnded(StoreError):
     """The turn has a terminal state already, and keeps it."""
+
+
+_begin = (
+    update(turns)
+    .where(turns.c.id == bindparam("begun"), turns.c.state == TurnState.QUEUED)
+    .values(state=TurnState.RUNNING, started_at=bindparam("at"))
+)
 
 
 class TurnStore:
@@ -71,23 +75,11 @@ class TurnStore:
                 await append_items(connection, turn.conversation_id, turn.id, turn.items, turn.created_at)
 
     @uninterrupted
-    async def mark_running(self, turn_id: str, started_at: datetime) -> None:
-        """Note that a queued turn began to run; nothing happens if its conversation was deleted.
+    async def append(self, entries: Sequence[JournalEntry], started: Mapping[str, datetime] = NOTHING_STARTED) -> None:
+        """Save pieces of text of any number of unfinished turns at once, and when turns began to run, by id.
 
-        Raises StoreError if the turn is not queued any more.
-        """
-        started = {"state": TurnState.RUNNING, "started_at": started_at}
-        async with self._database.transaction() as connection:
-            begun = update(turns).where(turns.c.id == turn_id, turns.c.state == TurnState.QUEUED).values(started)
-            if (await connection.execute(begun)).rowcount == 0:
-                await _refuse_unless_deleted(connection, turn_id, TurnState.RUNNING)
-
-    @uninterrupted
-    async def append(self, entries: Sequence[JournalEntry]) -> None:
-        """Save pieces of text of any number of unfinished turns at once.
-
-        Entries of turns that ended or were deleted are left out, and so are numbers already saved: after an error or
-        a cancellation the same entries may be given again.
+        Turns that ended or were deleted are left out, and so are numbers already saved: after an error or a
+        cancellation the same may be given again.
         """
         now = datetime.now(UTC)
         last_saved = select(func.coalesce(func.max(turn_events.c.number), -1)).where(
@@ -99,6 +91,8 @@ class TurnStore:
             .with_for_update(read=True)
         )
         async with self._database.transaction() as connection:
+            if started:
+                await connection.execute(_begin, [{"begun": turn_id, "at": at} for turn_id, at in started.items()])
             saved = dict((await connection.execute(wanted)).all())
             await _append_events(connection, entries, saved, now)
 
@@ -127,8 +121,9 @@ class TurnStore:
         return True
 
     @uninterrupted
-    async def recover_interrupted(self, now: datetime) -> int:
-        """Mark every turn that a stopped server left queued or running as interrupted; how many there were.
+    async def recover_interrupted(self, now: datetime, error: str) -> int:
+        """Mark every turn that a stopped server left queued or running as interrupted, with this sentence; how many
+        there were.
 
         Each keeps the text that its journal holds. To be called at start, before any turn: it takes every active turn
         in the database for a lost one.
@@ -142,7 +137,7 @@ class TurnStore:
                 background = (await connection.execute(kept)).scalar_one_or_none()
                 interrupted = {
                     "state": TurnState.INTERRUPTED,
-                    "error": INTERRUPTED,
+                    "error": error,
                     "text": "".join(pieces) if conversation_id is not None or background is not None else None,
                     "finished_at": now,
                 }
@@ -152,27 +147,11 @@ class TurnStore:
         return len(lost)
 
     @uninterrupted
-    async def get(self, turn_id: str, owner: str) -> TurnRecord | None:
-        """The turn, or None if there is none of that id or it is another owner's."""
-        async with self._database.transaction() as connection:
-            row = (
-                await connection.execute(select(*turns.c).where(turns.c.id == turn_id, turns.c.owner == owner))
-            ).one_or_none()
-        return None if row is None else turn_record(row)
-
-    @uninterrupted
     async def by_ids(self, turn_ids: Sequence[str]) -> list[TurnRecord]:
         """Those of the turns that exist, oldest first."""
         wanted = select(*turns.c).where(turns.c.id.in_(turn_ids)).order_by(turns.c.created_at, turns.c.id)
         async with self._database.transaction() as connection:
             return [turn_record(row) for row in await connection.execute(wanted)]
-
-    @uninterrupted
-    async def active(self, conversation_id: str) -> str | None:
-        """The id of the conversation's queued or running turn; there is never more than one."""
-        wanted = select(turns.c.id).where(turns.c.conversation_id == conversation_id, active_turn)
-        async with self._database.transaction() as connection:
-            return (await connection.execute(wanted)).scalar_one_or_none()
 
 
 async def _open_conversation(connection: AsyncConnection, turn: NewTurn, conversation_id: str) -> None:

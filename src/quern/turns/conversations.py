@@ -12,8 +12,9 @@ from quern.store.conversations import Conversation, ConversationStore
 from quern.store.history import HistoryStore
 from quern.store.items import NewItem, StoredItem
 from quern.store.pages import Page
-from quern.store.turns import TurnRecord, TurnStore
-from quern.turns.context import NOT_FOUND
+from quern.store.records import TurnRecord
+from quern.store.turns import TurnStore
+from quern.turns.history import NO_CONVERSATION
 from quern.turns.runner import DELETED
 from quern.turns.service import TurnService
 from quern.types import Item
@@ -49,7 +50,7 @@ class ConversationService:
         """One conversation. Raises ConversationNotFound."""
         conversation = await self._conversations.get(conversation_id, owner)
         if conversation is None:
-            raise ConversationNotFound(NOT_FOUND)
+            raise ConversationNotFound(NO_CONVERSATION)
         return conversation
 
     async def view(self, conversation_id: str, owner: str, *, limit: int, after: str | None) -> ConversationView:
@@ -92,14 +93,14 @@ class ConversationService:
         """Put items at the end, without a turn. Raises ConversationNotFound, ConversationBusy or InvalidRequest."""
         await self.get(conversation_id, owner)
         new = _with_ids(items)
-        with self._service.between_turns(conversation_id):
+        with self._service.between_turns(conversation_id, owner):
             await self._history.append(conversation_id, new, datetime.now(UTC))
         return [await self.item(conversation_id, owner, item.id) for item in new]
 
     async def delete_item(self, conversation_id: str, owner: str, item_id: str) -> Conversation:
         """Take an item out. Raises ConversationNotFound, ConversationBusy or ItemNotFound."""
         conversation = await self.get(conversation_id, owner)
-        with self._service.between_turns(conversation_id):
+        with self._service.between_turns(conversation_id, owner):
             deleted = await self._history.delete(conversation_id, item_id, datetime.now(UTC))
         if not deleted:
             raise ItemNotFound(NO_ITEM)
@@ -111,7 +112,7 @@ class ConversationService:
         if running is not None:
             await self._service.cancel(running, DELETED)
         if not await self._conversations.delete(conversation_id, owner):
-            raise ConversationNotFound(NOT_FOUND)
+            raise ConversationNotFound(NO_CONVERSATION)
         started_meanwhile = self._service.running_turn(conversation_id, owner)
         if started_meanwhile is not None:
             await self._service.cancel(started_meanwhile, DELETED)

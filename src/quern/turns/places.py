@@ -16,6 +16,10 @@ BUSY = (
 )
 
 
+_Key = tuple[str, str]
+"""An owner and a conversation's id: what another owner's conversation does is not for this one to know."""
+
+
 class Places:
     """Counts turns that are being admitted with those that are active. `retry_after` is asked when all are taken.
 
@@ -25,8 +29,8 @@ class Places:
     def __init__(self, retry_after: Callable[[], int]) -> None:
         self._retry_after = retry_after
         self._starting: Counter[Priority] = Counter()
-        self._admitting: set[str] = set()
-        self._changing: Counter[str] = Counter()
+        self._admitting: set[_Key] = set()
+        self._changing: Counter[_Key] = Counter()
 
     @contextmanager
     def place(self, priority: Priority, active: Collection[Turn], limit: int) -> Generator[None]:
@@ -43,36 +47,37 @@ class Places:
             self._starting[priority] -= 1
 
     @contextmanager
-    def alone_in(self, conversation_id: str | None, active: Collection[Turn]) -> Generator[None]:
-        """Admit one turn of a conversation at a time, so that the history it was given stays the latest.
+    def alone_in(self, conversation_id: str | None, owner: str, active: Collection[Turn]) -> Generator[None]:
+        """Admit one turn of an owner's conversation at a time, so that the history it was given stays the latest.
 
         Raises ConversationBusy.
         """
         if conversation_id is None:
             yield
             return
-        self._check_idle(conversation_id, active)
-        if self._changing[conversation_id]:
+        key = owner, conversation_id
+        self._check_idle(key, active)
+        if self._changing[key]:
             raise ConversationBusy(BUSY)
-        self._admitting.add(conversation_id)
+        self._admitting.add(key)
         try:
             yield
         finally:
-            self._admitting.discard(conversation_id)
+            self._admitting.discard(key)
 
     @contextmanager
-    def changing(self, conversation_id: str, active: Collection[Turn]) -> Generator[None]:
+    def changing(self, conversation_id: str, owner: str, active: Collection[Turn]) -> Generator[None]:
         """Keep turns out of a conversation while something is put into it or taken out. Raises ConversationBusy."""
-        self._check_idle(conversation_id, active)
-        self._changing[conversation_id] += 1
+        key = owner, conversation_id
+        self._check_idle(key, active)
+        self._changing[key] += 1
         try:
             yield
         finally:
-            self._changing[conversation_id] -= 1
-            if not self._changing[conversation_id]:
-                del self._changing[conversation_id]
+            self._changing[key] -= 1
+            if not self._changing[key]:
+                del self._changing[key]
 
-    def _check_idle(self, conversation_id: str, active: Collection[Turn]) -> None:
-        running = any(turn.conversation_id == conversation_id for turn in active)
-        if running or conversation_id in self._admitting:
+    def _check_idle(self, key: _Key, active: Collection[Turn]) -> None:
+        if key in self._admitting or any((turn.owner, turn.conversation_id) == key for turn in active):
             raise ConversationBusy(BUSY)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from quern.errors import InvalidRequest
 from quern.grammar.grammar import Grammar, JsonGrammar, TextGrammar
 from quern.grammar.tool_calls import CallGrammar, call_grammars
 from quern.grammar.tool_format import OPENING, ToolFormat
 from quern.prompt.prompt import Prompt
-from quern.prompt.tools.events import AnswerParser
 from quern.prompt.tools.format import answer_parser
+from quern.prompt.tools.parser import AnswerParser
+from quern.turns.identity import call_id
 from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse
 from quern.types import Item, Message, Role, Tool
 
@@ -34,7 +36,6 @@ class Prepared:
     """
 
     ids: tuple[int, ...]
-    parser: AnswerParser | None = None
     grammars: tuple[Grammar, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     single_call: bool = False
@@ -65,12 +66,12 @@ def shown_tools(use: ToolUse) -> tuple[Tool, ...]:
     return () if use.mode is CallMode.NONE else use.tools
 
 
-def read_calls(prompt: Prompt, use: ToolUse) -> AnswerParser | None:
-    """What finds the calls in an answer to a prompt with these tools."""
-    tools = shown_tools(use)
-    if not tools or prompt.tool_format is None:
+def call_parser(prompt: Prompt, use: ToolUse, turn_id: str) -> AnswerParser | None:
+    """What finds the calls in a turn's answer to a prompt with these tools."""
+    if not shown_tools(use) or prompt.tool_format is None:
         return None
-    return answer_parser(prompt.tool_format, callable_tools(use), opened=use.mode is CallMode.REQUIRED)
+    opened = use.mode is CallMode.REQUIRED
+    return answer_parser(prompt.tool_format, callable_tools(use), partial(call_id, turn_id), opened=opened)
 
 
 def demanded(format: ToolFormat, tools: Sequence[Tool]) -> tuple[Grammar, ...]:  # noqa: A002
@@ -110,7 +111,6 @@ def _with_tools(prompt: Prompt, items: Sequence[Item], given: ChatInput, tools: 
         grammars = (TextGrammar(CALLS_OR_JSON.replace("{schema}", _one_line(given.schema)), None),)
     return Prepared(
         ids=prompt.encode_chat(items, tools, opening),
-        parser=read_calls(prompt, use),
         grammars=grammars,
         single_call=not use.parallel,
     )

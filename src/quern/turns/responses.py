@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from quern.errors import InvalidRequest, ItemNotFound, ResponseNotFound
+from quern.events import TurnEnded
 from quern.prompt.prompt import Prompt
 from quern.store.history import HistoryStore
 from quern.store.items import StoredItem
 from quern.store.records import TurnRecord
 from quern.store.responses import ResponseRecord, ResponseStore
-from quern.turns.answer import AnswerReader
-from quern.turns.context import NO_RESPONSE
-from quern.turns.events import TurnEnded, TurnLog
+from quern.turns.decoder import OutputParser
+from quern.turns.history import NO_RESPONSE
 from quern.turns.identity import is_derived
-from quern.turns.preparation import read_calls
+from quern.turns.log import TurnLog
+from quern.turns.preparation import call_parser
 from quern.turns.request import ToolUse
 from quern.turns.service import TurnService
 from quern.turns.turn import Turn
@@ -100,21 +101,14 @@ class ResponseService:
         """The events of a turn that has ended, from the pieces in which its text came, as far as they were kept."""
         turn = record.turn
         pieces = [entry.text for entry in await self._responses.events(turn.id)] if record.background else []
-        reader = AnswerReader(turn.id, read_calls(self._prompt, use), single_call=not use.parallel)
-        return await asyncio.to_thread(_read_again, reader, pieces or [turn.text or ""], turn)
+        parser = OutputParser(call_parser(self._prompt, use, turn.id), single_call=not use.parallel)
+        return await asyncio.to_thread(_parsed_again, parser, pieces or [turn.text or ""], turn)
 
 
-def _read_again(reader: AnswerReader, pieces: Sequence[str], turn: TurnRecord) -> TurnLog:
+def _parsed_again(parser: OutputParser, pieces: Sequence[str], turn: TurnRecord) -> TurnLog:
     """Takes milliseconds, for a long answer some tens."""
-    log = TurnLog()
-    for piece in pieces:
-        for event in reader.push(piece):
-            log.append(event)
-    for event in reader.finish():
-        log.append(event)
-    if turn.state.terminal:
-        log.append(_end(turn))
-    return log
+    answer = [event for piece in pieces for event in parser.push(piece)]
+    return TurnLog([*answer, *parser.finish(), *([_end(turn)] if turn.state.terminal else [])])
 
 
 def _end(turn: TurnRecord) -> TurnEnded:

@@ -13,8 +13,9 @@ import structlog
 
 from quern.engine.base import Engine
 from quern.errors import EngineError, StoreError
-from quern.store.turns import TurnAlreadyEnded, TurnEnd, TurnStore
-from quern.turns.events import TurnEnded
+from quern.events import TurnEnded
+from quern.store.records import TurnEnd
+from quern.store.turns import TurnAlreadyEnded, TurnStore
 from quern.turns.generation import Generation
 from quern.turns.journal import Journal
 from quern.turns.turn import Turn
@@ -24,6 +25,9 @@ log = structlog.get_logger(__name__)
 
 STORE_RETRY_SECONDS = 1.0
 DELETED = "The conversation was deleted."
+SERVER_STOPPED = (
+    "The server stopped while this turn was running. The text so far is kept; ask again for a whole answer."
+)
 
 
 class TurnRunner:
@@ -64,17 +68,14 @@ class TurnRunner:
         )
 
     async def _generate(self, turn: Turn) -> TurnEnded:
-        async def on_running() -> None:
-            await self._mark_running(turn)
-
-        generation = Generation(turn, self._journal, on_running)
+        generation = Generation(turn, self._journal)
         task = asyncio.get_running_loop().create_task(generation.consume(self._engine))
         turn.generation = task
         if turn.ending is not None:
             task.cancel()
         await _until_done(task)
         if task.cancelled():
-            state, reason = turn.ending or (TurnState.INTERRUPTED, "The server stopped while this turn was running.")
+            state, reason = turn.ending or (TurnState.INTERRUPTED, SERVER_STOPPED)
             return generation.ended_early(state, reason)
         error = task.exception()
         if error is None:
@@ -83,12 +84,6 @@ class TurnRunner:
             return generation.ended_early(TurnState.FAILED, str(error))
         log.error("turn_crashed", turn=turn.id, exc_info=error)
         return generation.crashed(f"{type(error).__name__}: {error}")
-
-    async def _mark_running(self, turn: Turn) -> None:
-        try:
-            await self._store.mark_running(turn.id, datetime.now(UTC))
-        except StoreError as error:  # a missing start time is not worth losing a turn over
-            log.warning("turn_start_not_saved", turn=turn.id, error=str(error))
 
     async def _store_end(self, turn: Turn, end: TurnEnded) -> bool:
         return await self._store.finish(
@@ -100,6 +95,7 @@ class TurnRunner:
                 text="".join(turn.pieces) if turn.kept else None,
                 usage=end.usage,
                 timings=end.timings,
+                started_at=turn.started_at,
                 finished_at=datetime.now(UTC),
                 items=turn.answer().new_items(turn.id) if turn.kept else (),
                 repairs=end.repairs,

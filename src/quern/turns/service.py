@@ -15,28 +15,27 @@ import structlog
 from quern.config import TurnSettings
 from quern.engine.base import Engine, EngineState, GenerateRequest
 from quern.errors import EngineUnavailable, InvalidRequest
+from quern.events import TurnEnded
 from quern.grammar.grammar import Grammar
 from quern.prompt.prompt import Prompt
 from quern.store.items import NewItem
-from quern.store.turns import NewTurn, TurnStore
-from quern.turns.answer import AnswerReader
+from quern.store.records import NewTurn
+from quern.store.turns import TurnStore
 from quern.turns.budget import Progress, TurnLengths, retry_after, room_for_answer
-from quern.turns.context import Context
-from quern.turns.events import TurnEnded
+from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.grammars import Grammars
+from quern.turns.history import HistoryLoader
 from quern.turns.journal import Journal
-from quern.turns.logprobs import AlignedLogprobs
 from quern.turns.places import Places
-from quern.turns.preparation import Prepared, check_ids, prepare
+from quern.turns.preparation import Prepared, call_parser, check_ids, prepare
 from quern.turns.request import ChatInput, TurnRequest
-from quern.turns.runner import TurnRunner
-from quern.turns.turn import Abandonment, Reading, Turn
+from quern.turns.runner import SERVER_STOPPED, TurnRunner
+from quern.turns.turn import Abandonment, Turn
 from quern.types import Item, TurnState
 
 log = structlog.get_logger(__name__)
 
 LOADING_RETRY_AFTER = 5
-STOPPED = "The server was stopped while this turn was running."
 
 
 class TurnService:
@@ -47,13 +46,13 @@ class TurnService:
         *,
         engine: Engine,
         prompt: Prompt,
-        context: Context,
+        history: HistoryLoader,
         turns: TurnStore,
         settings: TurnSettings,
     ) -> None:
         self._engine = engine
         self._prompt = prompt
-        self._context = context
+        self._history = history
         self._grammars = Grammars(engine, prompt)
         self._store = turns
         self._settings = settings
@@ -68,7 +67,7 @@ class TurnService:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Serve turns while the block runs; what is still active at its end is interrupted and saved."""
-        interrupted = await self._store.recover_interrupted(datetime.now(UTC))
+        interrupted = await self._store.recover_interrupted(datetime.now(UTC), SERVER_STOPPED)
         if interrupted:
             log.warning("interrupted_turns_found", turns=interrupted)
         async with asyncio.TaskGroup() as tasks:
@@ -89,18 +88,15 @@ class TurnService:
         """
         self.check_serving()
         check_ids(request.sampling.logit_bias, self._prompt.vocabulary_size, "logit_bias")
-        await self._context.check(request)
         active = self._active.values()
         limit = self._engine.info.parallel + self._settings.max_queued
-        with (
-            self._places.alone_in(request.conversation_id, active),
-            self._places.place(request.priority, active, limit),
-        ):
-            history = await self._context.history(request)
-            prepared = await asyncio.to_thread(prepare, self._prompt, history, request.input)
-            turn = self._turn(request, prepared, await self._grammars.choose(prepared, request.input))
-            await self._store_queued(turn, request)
-            return self._launch(turn)
+        with self._places.alone_in(request.conversation_id, request.owner, active):
+            history = await self._history.load(request)
+            with self._places.place(request.priority, active, limit):
+                prepared = await asyncio.to_thread(prepare, self._prompt, history, request.input)
+                turn = self._turn(request, prepared, await self._grammars.choose(prepared, request.input))
+                await self._store_queued(turn, request)
+                return self._launch(turn)
 
     async def count_tokens(self, given: ChatInput) -> int:
         """How many tokens a prompt would have. Raises EngineUnavailable and InvalidRequest."""
@@ -113,14 +109,13 @@ class TurnService:
         Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy or InvalidRequest.
         """
         self.check_serving()
-        await self._context.check(request)
-        history = await self._context.history(request)
+        history = await self._history.load(request)
         return len((await asyncio.to_thread(prepare, self._prompt, history, request.input)).ids)
 
     @contextmanager
-    def between_turns(self, conversation_id: str) -> Generator[None]:
+    def between_turns(self, conversation_id: str, owner: str) -> Generator[None]:
         """Change what was said in a conversation while no turn of it runs or begins. Raises ConversationBusy."""
-        with self._places.changing(conversation_id, self._active.values()):
+        with self._places.changing(conversation_id, owner, self._active.values()):
             yield
 
     def turn(self, turn_id: str, owner: str) -> Turn | None:
@@ -166,7 +161,7 @@ class TurnService:
         """End every active turn as interrupted, at once."""
         self._stopping = True
         for turn in self._unended():
-            turn.end_early(TurnState.INTERRUPTED, STOPPED)
+            turn.end_early(TurnState.INTERRUPTED, SERVER_STOPPED)
 
     async def _all_ended(self) -> None:
         for turn in self._unended():
@@ -224,19 +219,22 @@ class TurnService:
                 cache_salt=request.owner,
                 grammar=grammar,
             ),
-            reading=self._reading(turn_id, request, prepared),
+            decoder=self._decoder(turn_id, request, prepared),
             abandonment=Abandonment(request.disconnect or default, self._settings.hold_seconds),
             kept=request.kept,
             keeps_events=request.response is not None and request.response.background,
             fitted=room < sampling.max_tokens,
         )
 
-    def _reading(self, turn_id: str, request: TurnRequest, prepared: Prepared) -> Reading:
-        told = request.sampling.logprobs is not None
-        return Reading(
+    def _decoder(self, turn_id: str, request: TurnRequest, prepared: Prepared) -> AnswerDecoder:
+        given = request.input
+        parser = call_parser(self._prompt, given.tool_use, turn_id) if isinstance(given, ChatInput) else None
+        wanted = request.sampling.logprobs is not None
+        return AnswerDecoder(
             self._prompt.incremental_text(request.stops),
-            AnswerReader(turn_id, prepared.parser, single_call=prepared.single_call),
-            AlignedLogprobs(self._prompt.tokenizer.token_bytes) if told else None,
+            OutputParser(parser, single_call=prepared.single_call),
+            AlignedLogprobs(self._prompt.tokenizer.token_bytes) if wanted else None,
+            stored=request.kept,
         )
 
     async def _store_queued(self, turn: Turn, request: TurnRequest) -> None:
@@ -268,7 +266,7 @@ class TurnService:
         self._active[turn.id] = turn
         turn.life = self._tasks.create_task(self._run(turn))
         if self._stopping:
-            turn.end_early(TurnState.INTERRUPTED, STOPPED)
+            turn.end_early(TurnState.INTERRUPTED, SERVER_STOPPED)
         return turn
 
     async def _run(self, turn: Turn) -> None:

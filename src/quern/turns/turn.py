@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from quern.engine.base import GenerateRequest
-from quern.prompt.incremental import IncrementalText
+from quern.events import TurnEnded
 from quern.store.records import JournalEntry
-from quern.turns.answer import Answer, AnswerReader
-from quern.turns.events import TurnEnded, TurnLog
-from quern.turns.logprobs import AlignedLogprobs
+from quern.turns.answer import Answer
+from quern.turns.decoder import AnswerDecoder
+from quern.turns.log import TurnLog
 from quern.types import DisconnectPolicy, TurnState
 
 
@@ -25,20 +25,8 @@ class Abandonment:
     hold_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How token ids become the answer: whole characters up to a stop string, then prose and calls.
-
-    `logprobs`: where tokens' probabilities are told.
-    """
-
-    text: IncrementalText
-    answer: AnswerReader
-    logprobs: AlignedLogprobs | None = None
-
-
 class Turn:
-    """One admitted turn. Its runner writes the log; dialects read it inside `reading()`.
+    """One admitted turn. Its runner writes the log; dialects read it inside `attach()`.
 
     `kept`: what is said outlives it; with `keeps_events` also how its text came. `fitted`: the answer gets less room
     than was asked for, as there is no more. `pieces`: all that the model wrote, as it came.
@@ -51,7 +39,7 @@ class Turn:
         owner: str,
         conversation_id: str | None,
         request: GenerateRequest,
-        reading: Reading,
+        decoder: AnswerDecoder,
         abandonment: Abandonment,
         kept: bool,
         keeps_events: bool = False,
@@ -61,11 +49,12 @@ class Turn:
         self.owner = owner
         self.conversation_id = conversation_id
         self.request = request
-        self.how_to_read = reading
+        self.decoder = decoder
         self.kept = kept
         self.keeps_events = keeps_events
         self.fitted = fitted
         self.created_at = datetime.now(UTC)
+        self.started_at: datetime | None = None
         self.pieces: list[str] = []
         self.concluding = False
         self.log = TurnLog()
@@ -79,7 +68,7 @@ class Turn:
         self._hold: asyncio.TimerHandle | None = None
 
     @contextmanager
-    def reading(self) -> Generator[TurnLog]:
+    def attach(self) -> Generator[TurnLog]:
         """Be a reader of the turn's log for as long as the block runs."""
         self._readers += 1
         if self._hold is not None:
@@ -106,7 +95,7 @@ class Turn:
 
     def answer(self) -> Answer:
         """The answer so far."""
-        return Answer(item.event for item in self.log.snapshot())
+        return Answer(self.log.events)
 
     def journal(self) -> tuple[JournalEntry, ...]:
         """All that was written, piece by piece."""

@@ -16,9 +16,10 @@ from tests.unit.store.said import new_item
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
+from quern.store.records import JournalEntry, NewResponse, NewTurn, TurnEnd
 from quern.store.responses import ResponseStore
 from quern.store.schema import metadata
-from quern.store.turns import JournalEntry, NewResponse, NewTurn, TurnEnd, TurnStore
+from quern.store.turns import TurnStore
 from quern.types import FinishReason, Item, Message, Role, SamplingParams, Timings, TurnState, Usage
 
 

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from tests.unit.store.stored_turns import active_turn_of, stored_turn
 
 from quern.errors import StoreError
 from quern.store import sqlite
 from quern.store.database import Database
 from quern.store.history import HistoryStore
-from quern.store.turns import NewTurn, TurnEnd, TurnStore
+from quern.store.records import NewTurn, TurnEnd
+from quern.store.turns import TurnStore
 
 WRITER = Path(__file__).with_name("writer_process.py")
 
@@ -100,7 +102,7 @@ async def test_a_transaction_that_raises_leaves_nothing_behind(
 
     with pytest.raises(ZeroDivisionError):
         await delete_everything_and_fail()
-    assert await turns.get(turn.id, "ann") is not None
+    assert await stored_turn(turns, turn.id) is not None
 
 
 async def test_what_was_saved_is_there_after_closing_and_opening_again(
@@ -110,7 +112,7 @@ async def test_what_was_saved_is_there_after_closing_and_opening_again(
     for _ in range(2):
         database = Database(url_of(database_file))
         await database.open()
-        if await TurnStore(database).get(turn.id, "ann") is None:
+        if await stored_turn(TurnStore(database), turn.id) is None:
             await TurnStore(database).create(turn)
         await database.close()
     with sqlite3.connect(database_file) as connection:
@@ -132,7 +134,7 @@ async def test_closing_twice_or_unopened_does_nothing_and_leaves_no_thread(datab
 async def test_a_closed_database_says_so(database: Database) -> None:
     await database.close()
     with pytest.raises(StoreError, match="closed"):
-        await TurnStore(database).active("c1")
+        await active_turn_of(database, "c1")
 
 
 async def test_a_path_under_a_regular_file_is_refused(tmp_path: Path) -> None:
@@ -187,12 +189,12 @@ async def test_a_full_disk_refuses_the_step_and_keeps_the_rest(
     too_long = new_turn(conversation_id=first.conversation_id, new_conversation=False, prompt="x" * 1_000_000)
     with pytest.raises(StoreError, match="is full"):
         await turns.create(too_long)
-    assert await turns.get(first.id, "ann") is not None
-    assert await turns.get(too_long.id, "ann") is None
+    assert await stored_turn(turns, first.id) is not None
+    assert await stored_turn(turns, too_long.id) is None
     async with database.transaction() as connection:
         await connection.execute(text("PRAGMA max_page_count = 100000"))
     await turns.create(too_long)
-    assert await turns.active(str(first.conversation_id)) == too_long.id
+    assert await active_turn_of(database, str(first.conversation_id)) == too_long.id
 
 
 async def test_a_read_only_database_says_so(
@@ -210,14 +212,13 @@ async def test_another_program_s_lock_is_waited_for_then_named(
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.2)
     database = Database(url_of(database_file))
     await database.open()
-    turns = TurnStore(database)
     other = sqlite3.connect(database_file, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(StoreError, match="Another program holds"):
-        await turns.active("c1")
+        await active_turn_of(database, "c1")
     other.execute("COMMIT")
     other.close()
-    assert await turns.active("c1") is None
+    assert await active_turn_of(database, "c1") is None
     await database.close()
 
 

@@ -15,7 +15,8 @@ from quern.store.conversations import Conversation, ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.items import NewItem, StoredItem
-from quern.store.turns import NewTurn, TurnEnd, TurnStore
+from quern.store.records import NewTurn, TurnEnd
+from quern.store.turns import TurnStore
 from quern.types import Item, Message, Role, ToolCall, ToolResult, TurnState
 
 
@@ -40,7 +41,7 @@ async def test_calls_and_their_results_come_back_in_order(
     await turns.create(second)
     await turns.finish(ended(second.id, items=[ANSWER]))
     everything = [QUESTION, *CALLING, *RESULTS, ANSWER]
-    assert await history.of_conversation(str(first.conversation_id)) == everything
+    assert await history.of_conversation(str(first.conversation_id), "ann") == everything
     stored = await items_of(history, first.conversation_id)
     assert [item.item for item in stored] == everything
     assert [item.position for item in stored] == list(range(7))
@@ -67,7 +68,7 @@ async def test_an_answer_without_text_is_an_empty_message_and_no_answer_is_none(
         turn = new_turn(items=[QUESTION])
         await turns.create(turn)
         await turns.finish(ended(turn.id, items=items))
-        assert await history.of_conversation(str(turn.conversation_id)) == [QUESTION, *items]
+        assert await history.of_conversation(str(turn.conversation_id), "ann") == [QUESTION, *items]
 
 
 async def test_items_without_a_turn_are_part_of_the_history(
@@ -80,11 +81,11 @@ async def test_items_without_a_turn_are_part_of_the_history(
     conversation_id = await begun(conversations, Message(Role.SYSTEM, "Be brief."), QUESTION)
     turn = new_turn(items=RESULTS, conversation_id=conversation_id, new_conversation=False)
     await turns.create(turn)
-    assert await history.of_conversation(conversation_id) == [Message(Role.SYSTEM, "Be brief."), QUESTION]
+    assert await history.of_conversation(conversation_id, "ann") == [Message(Role.SYSTEM, "Be brief."), QUESTION]
     await turns.finish(ended(turn.id, items=[ANSWER]))
     note = Message(Role.USER, "By the way")
     await history.append(conversation_id, [new_item(note)], NOON)
-    assert await history.of_conversation(conversation_id) == [
+    assert await history.of_conversation(conversation_id, "ann") == [
         Message(Role.SYSTEM, "Be brief."),
         QUESTION,
         *RESULTS,
@@ -100,7 +101,7 @@ async def test_of_a_turn_that_did_not_complete_the_model_sees_nothing(
     turn = new_turn(items=[QUESTION])
     await turns.create(turn)
     await turns.finish(ended(turn.id, items=CALLING, state=TurnState.CANCELLED))
-    assert await history.of_conversation(str(turn.conversation_id)) == []
+    assert await history.of_conversation(str(turn.conversation_id), "ann") == []
     assert [item.item for item in await history.of_turn(turn.id)] == [QUESTION], "people still see what was asked"
 
 
@@ -111,7 +112,7 @@ async def test_appending_goes_to_the_end_and_is_activity(
     later = NOON.replace(hour=13)
     await history.append(conversation_id, [new_item(item) for item in CALLING], later)
     await history.append(conversation_id, [], later.replace(hour=14))
-    assert await history.of_conversation(conversation_id) == [QUESTION, *CALLING]
+    assert await history.of_conversation(conversation_id, "ann") == [QUESTION, *CALLING]
     assert [item.created_at for item in await items_of(history, conversation_id)] == [NOON] + [later] * 3
     conversation = await conversations.get(conversation_id, "ann")
     assert conversation is not None
@@ -127,10 +128,10 @@ async def test_a_deleted_item_is_gone_and_the_others_stay_in_order(
     assert await history.delete(conversation_id, stored[1].id, NOON) is False
     assert await history.item(conversation_id, stored[1].id) is None
     await history.append(conversation_id, [new_item(ANSWER)], NOON)
-    assert await history.of_conversation(conversation_id) == [QUESTION, *CALLING[1:], ANSWER]
+    assert await history.of_conversation(conversation_id, "ann") == [QUESTION, *CALLING[1:], ANSWER]
     await history.delete(conversation_id, stored[-1].id, NOON)
     await history.append(conversation_id, [new_item(RESULTS[0])], NOON)
-    assert await history.of_conversation(conversation_id) == [QUESTION, CALLING[1], ANSWER, RESULTS[0]]
+    assert await history.of_conversation(conversation_id, "ann") == [QUESTION, CALLING[1], ANSWER, RESULTS[0]]
 
 
 async def test_asking_for_an_item_that_is_not_there_changes_nothing(
@@ -143,7 +144,8 @@ async def test_asking_for_an_item_that_is_not_there_changes_nothing(
         assert await history.item(mine, item_id) is None
         assert await history.delete(mine, item_id, NOON.replace(hour=20)) is False
     assert await conversations.get(mine, "ann") == before
-    assert await history.of_conversation(other) == [ANSWER]
+    assert await history.of_conversation(other, "bob") == [ANSWER]
+    assert await history.of_conversation(other, "ann") is None
 
 
 @pytest.mark.parametrize("running", [False, True])
@@ -159,7 +161,7 @@ async def test_nothing_is_put_in_or_taken_out_while_a_turn_is_active(
     turn = new_turn(items=[QUESTION])
     await turns.create(turn)
     if running:
-        await turns.mark_running(turn.id, NOON)
+        await turns.append([], {turn.id: NOON})
     conversation_id = str(turn.conversation_id)
     [stored] = await items_of(history, conversation_id)
     before = await conversations.get(conversation_id, "ann")
@@ -172,7 +174,7 @@ async def test_nothing_is_put_in_or_taken_out_while_a_turn_is_active(
     await turns.finish(ended(turn.id, items=[]))
     await history.append(conversation_id, [new_item(ANSWER)], NOON)
     assert await history.delete(conversation_id, stored.id, NOON)
-    assert await history.of_conversation(conversation_id) == [ANSWER]
+    assert await history.of_conversation(conversation_id, "ann") == [ANSWER]
 
 
 async def test_a_turn_of_another_conversation_is_in_nobodys_way(
@@ -181,7 +183,7 @@ async def test_a_turn_of_another_conversation_is_in_nobodys_way(
     await turns.create(new_turn())
     conversation_id = await begun(conversations)
     await history.append(conversation_id, [new_item(QUESTION)], NOON)
-    assert await history.of_conversation(conversation_id) == [QUESTION]
+    assert await history.of_conversation(conversation_id, "ann") == [QUESTION]
 
 
 async def test_nothing_can_be_put_into_a_conversation_that_was_deleted(

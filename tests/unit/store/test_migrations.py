@@ -10,6 +10,7 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
 from sqlalchemy import create_engine
 from tests.unit.store.said import NOON, new_item
+from tests.unit.store.stored_turns import STOPPED
 
 from quern.errors import StoreError
 from quern.store.conversations import Conversation, ConversationStore
@@ -112,11 +113,11 @@ async def test_a_database_of_the_first_version_keeps_its_messages_and_goes_on(da
         ("m4", "t3", 3, Message(Role.USER, "again?")),
     ]
     assert page.items[0].created_at == NOON.replace(hour=8)
-    assert await history.of_conversation("c1") == [Message(Role.USER, "hello"), Message(Role.ASSISTANT, "嗨")]
-    assert await history.of_conversation("c2") == [Message(Role.USER, "<|im_end|>"), Message(Role.ASSISTANT, "")]
-    assert await turns.recover_interrupted(NOON) == 1
+    assert await history.of_conversation("c1", "ann") == [Message(Role.USER, "hello"), Message(Role.ASSISTANT, "嗨")]
+    assert await history.of_conversation("c2", "ann") == [Message(Role.USER, "<|im_end|>"), Message(Role.ASSISTANT, "")]
+    assert await turns.recover_interrupted(NOON, STOPPED) == 1
     await history.append("c1", [new_item(Message(Role.USER, "and now?"))], NOON)
-    assert (await history.of_conversation("c1"))[-1] == Message(Role.USER, "and now?")
+    assert (await history.of_conversation("c1", "ann") or [])[-1] == Message(Role.USER, "and now?")
 
 
 @pytest.mark.usefixtures("first_version")
@@ -126,7 +127,7 @@ async def test_a_database_of_the_first_version_keeps_its_conversations_and_turns
     conversations, turns = ConversationStore(database), TurnStore(database)
     assert await conversations.get("c1", "ann") == Conversation("c1", "ann", NOON.replace(hour=8), NOON.replace(hour=9))
     assert [item.id for item in (await conversations.page("bob", limit=5, after=None)).items] == ["c2"]
-    await turns.recover_interrupted(NOON)
+    await turns.recover_interrupted(NOON, STOPPED)
     first, failed, one_shot, running = await turns.by_ids(["t1", "t2", "t5", "t3"])
     assert (first.state, first.text, first.repairs) == (TurnState.COMPLETED, "嗨", 0)
     assert (first.usage, first.timings) == (Usage(5, 1, 2), Timings(1.5, 2.5, 3.5, 4))

@@ -10,12 +10,14 @@ from tempfile import TemporaryDirectory
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.store.stored_turns import STOPPED, stored_turn
 
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.items import NewItem
+from quern.store.records import JournalEntry, NewTurn, TurnEnd, TurnRecord
 from quern.store.schema import storable
-from quern.store.turns import JournalEntry, NewTurn, TurnEnd, TurnRecord, TurnStore
+from quern.store.turns import TurnStore
 from quern.types import Message, Role, SamplingParams, TurnState
 
 WRITER = Path(__file__).with_name("writer_process.py")
@@ -27,8 +29,8 @@ async def recovered(url: str, turn_id: str) -> tuple[int, TurnRecord | None]:
     database = Database(url)
     await database.open()
     turns = TurnStore(database)
-    count = await turns.recover_interrupted(NOW)
-    record = await turns.get(turn_id, "ann")
+    count = await turns.recover_interrupted(NOW, STOPPED)
+    record = await stored_turn(turns, turn_id)
     await database.close()
     return count, record
 
@@ -70,20 +72,20 @@ async def test_queued_and_running_turns_are_interrupted_and_ended_ones_kept(
     for turn in (queued, running, one_shot, over):
         await turns.create(turn)
     for turn in (running, one_shot):
-        await turns.mark_running(turn.id, turn.created_at)
+        await turns.append([], {turn.id: turn.created_at})
     await turns.append([JournalEntry(running.id, number, f"{number}") for number in range(12)])
     await turns.finish(ended(over.id))
-    completed = await turns.get(over.id, "ann")
+    completed = await stored_turn(turns, over.id)
 
-    assert await turns.recover_interrupted(NOW) == 3
+    assert await turns.recover_interrupted(NOW, STOPPED) == 3
     records = {record.id: record for record in await turns.by_ids([queued.id, running.id, one_shot.id])}
     assert {record.state for record in records.values()} == {TurnState.INTERRUPTED}
     assert {record.finished_at for record in records.values()} == {NOW}
     assert all("The server stopped" in str(record.error) for record in records.values())
     assert [records[turn.id].text for turn in (queued, running, one_shot)] == ["", "01234567891011", None]
-    assert await turns.get(over.id, "ann") == completed
-    assert await history.of_conversation(str(running.conversation_id)) == []
-    assert await turns.recover_interrupted(NOW) == 0
+    assert await stored_turn(turns, over.id) == completed
+    assert await history.of_conversation(str(running.conversation_id), "ann") == []
+    assert await turns.recover_interrupted(NOW, STOPPED) == 0
 
 
 async def test_a_conversation_goes_on_after_an_interruption(
@@ -94,11 +96,11 @@ async def test_a_conversation_goes_on_after_an_interruption(
 ) -> None:
     lost = new_turn()
     await turns.create(lost)
-    await turns.recover_interrupted(NOW)
+    await turns.recover_interrupted(NOW, STOPPED)
     again = new_turn(conversation_id=lost.conversation_id, new_conversation=False, prompt="Again.")
     await turns.create(again)
     await turns.finish(ended(again.id, "Here."))
-    assert await history.of_conversation(str(lost.conversation_id)) == [
+    assert await history.of_conversation(str(lost.conversation_id), "ann") == [
         Message(Role.USER, "Again."),
         Message(Role.ASSISTANT, "Here."),
     ]
@@ -129,7 +131,7 @@ def test_the_recovered_text_is_the_pieces_in_order(batches: list[list[tuple[int,
                 expected[ids[which]] += storable(piece)
             for _ in range(1 + repeated):
                 await turns.append(entries)
-        await turns.recover_interrupted(NOW)
+        await turns.recover_interrupted(NOW, STOPPED)
         assert {record.id: record.text for record in await turns.by_ids(ids)} == expected
         await database.close()
 

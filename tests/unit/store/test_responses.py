@@ -4,12 +4,14 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from tests.unit.store.said import ANSWER, CALLING, NOON, QUESTION, RESULTS, new_item
+from tests.unit.store.stored_turns import STOPPED, stored_turn
 
 from quern.errors import ResponseNotFound
 from quern.store.conversations import ConversationStore
 from quern.store.history import HistoryStore
+from quern.store.records import JournalEntry, NewResponse, NewTurn, TurnEnd
 from quern.store.responses import ResponseStore
-from quern.store.turns import JournalEntry, NewResponse, NewTurn, TurnEnd, TurnStore
+from quern.store.turns import TurnStore
 from quern.types import Item, Message, Role, TurnState
 
 Respond = Callable[..., Awaitable[NewTurn]]
@@ -64,7 +66,7 @@ async def test_a_response_has_its_turn_and_what_its_caller_asked_for(
     record = await responses.get(turn.id, "ann")
     assert record is not None
     assert (record.previous_id, record.background, record.body) == ("an-earlier-one", True, body)
-    assert record.turn == await turns.get(turn.id, "ann")
+    assert record.turn == await stored_turn(turns, turn.id)
     assert (record.turn.text, record.turn.repairs) == ("Cold.", 2)
 
 
@@ -141,7 +143,7 @@ async def test_continuing_a_response_of_a_conversation_sees_it_up_to_there_and_n
     so_far = [*exchanges(0), asked("A note."), *exchanges(1)]
     assert await history.of_response(inside.id) == so_far
     assert await history.of_response(on_it.id) == [*so_far, *exchanges(3, 4)]
-    assert await history.of_conversation(conversation_id) == [*so_far, asked("A later note."), *exchanges(2)]
+    assert await history.of_conversation(conversation_id, "ann") == [*so_far, asked("A later note."), *exchanges(2)]
 
 
 async def test_what_did_not_complete_in_the_conversation_before_is_left_out(
@@ -149,7 +151,7 @@ async def test_what_did_not_complete_in_the_conversation_before_is_left_out(
 ) -> None:
     begun = new_turn(items=[asked("Q0")])
     await turns.create(begun)
-    await turns.recover_interrupted(NOON)
+    await turns.recover_interrupted(NOON, STOPPED)
     conversation_id = str(begun.conversation_id)
     await respond("Q1", conversation_id=conversation_id, state=TurnState.FAILED)
     inside = await respond("Q2", conversation_id=conversation_id)
@@ -180,7 +182,7 @@ async def test_a_response_whose_conversation_was_deleted_can_t_be_built_on(
 ) -> None:
     begun = new_turn()
     await turns.create(begun)
-    await turns.recover_interrupted(NOON)
+    await turns.recover_interrupted(NOON, STOPPED)
     inside = await respond("Q1", conversation_id=begun.conversation_id)
     fork = await respond("Q2", inside)
     await conversations.delete(str(begun.conversation_id), "ann")
@@ -194,7 +196,7 @@ async def test_a_response_of_which_no_item_is_left_has_no_place_in_its_conversat
 ) -> None:
     begun = new_turn(items=[])
     await turns.create(begun)
-    await turns.recover_interrupted(NOON)
+    await turns.recover_interrupted(NOON, STOPPED)
     conversation_id = str(begun.conversation_id)
     await respond("Q1", conversation_id=conversation_id)
     inside = await respond("Q2", conversation_id=conversation_id)
@@ -232,7 +234,7 @@ async def test_deleting_a_response_of_a_conversation_keeps_what_was_said_there(
 ) -> None:
     begun = new_turn(items=[asked("Q0")])
     await turns.create(begun)
-    await turns.recover_interrupted(NOON)
+    await turns.recover_interrupted(NOON, STOPPED)
     conversation_id = str(begun.conversation_id)
     kept = await respond("Q1", conversation_id=conversation_id)
     broken = await respond("Q2", conversation_id=conversation_id, state=TurnState.CANCELLED)
@@ -243,8 +245,8 @@ async def test_deleting_a_response_of_a_conversation_keeps_what_was_said_there(
         assert record is not None
         await responses.delete(record)
         assert await responses.get(turn.id, "ann") is None
-        assert await turns.get(turn.id, "ann") == record.turn
-    assert await history.of_conversation(conversation_id) == exchanges(1, 3)
+        assert await stored_turn(turns, turn.id) == record.turn
+    assert await history.of_conversation(conversation_id, "ann") == exchanges(1, 3)
     assert await history.of_response(after.id) == exchanges(1, 3), "its context is whole: it is the conversation's"
     assert await history.page(conversation_id, limit=20, after=None) == before, "unanswered questions stay too"
 
@@ -258,7 +260,7 @@ async def test_a_deleted_response_of_a_conversation_can_t_be_built_on(
 ) -> None:
     begun = new_turn()
     await turns.create(begun)
-    await turns.recover_interrupted(NOON)
+    await turns.recover_interrupted(NOON, STOPPED)
     inside = await respond("Q1", conversation_id=begun.conversation_id)
     fork = await respond("Q2", inside)
     record = await responses.get(inside.id, "ann")
@@ -328,7 +330,7 @@ async def test_after_a_crash_a_background_response_has_the_pieces_that_were_save
         await turns.create(turn)
         await turns.append([JournalEntry(turn.id, 1, "sor"), JournalEntry(turn.id, 2, "te")])
         saved[background] = turn
-    assert await turns.recover_interrupted(NOON) == 2
+    assert await turns.recover_interrupted(NOON, STOPPED) == 2
     for background, turn in saved.items():
         record = await responses.get(turn.id, "ann")
         assert record is not None
@@ -343,7 +345,7 @@ async def test_a_response_that_was_interrupted_before_its_first_word_has_an_empt
 ) -> None:
     turn = new_turn(conversation_id=None, response=NewResponse(None, background=False, body={}))
     await turns.create(turn)
-    await turns.recover_interrupted(NOON)
+    await turns.recover_interrupted(NOON, STOPPED)
     record = await responses.get(turn.id, "ann")
     assert record is not None
     assert record.turn.text == ""

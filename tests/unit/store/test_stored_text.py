@@ -4,12 +4,14 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from sqlalchemy import text
+from tests.unit.store.stored_turns import STOPPED, stored_turn
 
 from quern.errors import InvalidRequest
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
-from quern.store.turns import JournalEntry, NewTurn, TurnEnd, TurnStore
+from quern.store.records import JournalEntry, NewTurn, TurnEnd
+from quern.store.turns import TurnStore
 from quern.types import Message, Role
 
 
@@ -54,8 +56,8 @@ async def test_entries_may_be_given_twice(turns: TurnStore, new_turn: Callable[.
     entries = [JournalEntry(turn.id, number, f"{number};") for number in range(4)]
     await turns.append(entries[:3])
     await turns.append(entries)
-    await turns.recover_interrupted(turn.created_at)
-    record = await turns.get(turn.id, "ann")
+    await turns.recover_interrupted(turn.created_at, STOPPED)
+    record = await stored_turn(turns, turn.id)
     assert record is not None
     assert record.text == "0;1;2;3;"
 
@@ -83,10 +85,10 @@ async def test_text_comes_back_as_it_was(
     await turns.create(turn)
     await turns.append([JournalEntry(turn.id, 1, content)])
     await turns.finish(ended(turn.id, content))
-    record = await turns.get(turn.id, "ann")
+    record = await stored_turn(turns, turn.id)
     assert record is not None
     assert record.text == content
-    assert await history.of_conversation(str(turn.conversation_id)) == [
+    assert await history.of_conversation(str(turn.conversation_id), "ann") == [
         Message(Role.USER, content),
         Message(Role.ASSISTANT, content),
     ]
@@ -109,6 +111,6 @@ async def test_an_answer_that_can_t_be_stored_keeps_all_but_those_characters(
     await turns.create(turn)
     await turns.append([JournalEntry(turn.id, 1, "a\x00b")])
     await turns.finish(ended(turn.id, "a\x00b\udfffc"))
-    record = await turns.get(turn.id, "ann")
+    record = await stored_turn(turns, turn.id)
     assert record is not None
     assert record.text == "a\ufffdb\ufffdc"

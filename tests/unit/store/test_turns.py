@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
+from tests.unit.store.stored_turns import active_turn_of, stored_turn
 
 from quern.errors import ConversationBusy, ConversationNotFound, StoreError
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.items import StoredItem
-from quern.store.turns import JournalEntry, NewTurn, TurnAlreadyEnded, TurnEnd, TurnStore
+from quern.store.records import JournalEntry, NewTurn, TurnEnd
+from quern.store.turns import TurnAlreadyEnded, TurnStore
 from quern.types import FinishReason, Message, Role, SamplingParams, Timings, TurnState, Usage
 
 START = datetime(2026, 3, 1, 9, 30, 0, 123456, tzinfo=UTC)
@@ -36,17 +38,17 @@ async def test_a_turn_is_queued_then_running_then_completed(
 ) -> None:
     turn = new_turn()
     await turns.create(turn)
-    queued = await turns.get(turn.id, "ann")
+    queued = await stored_turn(turns, turn.id)
     assert queued is not None
     assert (queued.state, queued.text, queued.started_at, queued.finished_at) == (TurnState.QUEUED, None, None, None)
     assert (queued.usage, queued.timings) == (Usage(), Timings())
-    await turns.mark_running(turn.id, START)
-    running = await turns.get(turn.id, "ann")
+    await turns.append([], {turn.id: START})
+    running = await stored_turn(turns, turn.id)
     assert running is not None
     assert running == replace(queued, state=TurnState.RUNNING, started_at=START)
     end = ended(turn.id)
     await turns.finish(end)
-    assert await turns.get(turn.id, "ann") == replace(
+    assert await stored_turn(turns, turn.id) == replace(
         running,
         state=TurnState.COMPLETED,
         finish_reason=FinishReason.STOP,
@@ -68,8 +70,8 @@ async def test_sampling_values_are_kept(database: Database, turns: TurnStore, ne
 async def test_times_of_any_zone_come_back_in_utc(turns: TurnStore, new_turn: Callable[..., NewTurn]) -> None:
     turn = new_turn()
     await turns.create(turn)
-    await turns.mark_running(turn.id, START.astimezone(timezone(timedelta(hours=8))))
-    record = await turns.get(turn.id, "ann")
+    await turns.append([], {turn.id: START.astimezone(timezone(timedelta(hours=8)))})
+    record = await stored_turn(turns, turn.id)
     assert record is not None
     assert record.started_at is not None
     assert (record.started_at, record.started_at.tzinfo) == (START, UTC)
@@ -79,10 +81,11 @@ async def test_a_time_without_a_zone_is_refused(turns: TurnStore, new_turn: Call
     turn = new_turn()
     await turns.create(turn)
     with pytest.raises(StoreError, match="has no time zone"):
-        await turns.mark_running(turn.id, START.replace(tzinfo=None))
+        await turns.append([], {turn.id: START.replace(tzinfo=None)})
 
 
 async def test_of_twenty_turns_at_once_exactly_one_enters_the_conversation(
+    database: Database,
     rows: Callable[[], Awaitable[dict[str, int]]],
     turns: TurnStore,
     new_turn: Callable[..., NewTurn],
@@ -94,22 +97,22 @@ async def test_of_twenty_turns_at_once_exactly_one_enters_the_conversation(
     rivals = [new_turn(conversation_id=first.conversation_id, new_conversation=False) for _ in range(20)]
     outcomes = await asyncio.gather(*map(turns.create, rivals), return_exceptions=True)
     assert Counter(map(type, outcomes)) == {type(None): 1, ConversationBusy: 19}
-    assert await turns.active(str(first.conversation_id)) == rivals[outcomes.index(None)].id
+    assert await active_turn_of(database, str(first.conversation_id)) == rivals[outcomes.index(None)].id
     assert await rows() == {"conversations": 1, "turns": 2, "items": 3, "turn_events": 0, "responses": 0}
 
 
 async def test_a_conversation_is_free_again_after_any_end(
-    turns: TurnStore, new_turn: Callable[..., NewTurn], ended: Callable[..., TurnEnd]
+    database: Database, turns: TurnStore, new_turn: Callable[..., NewTurn], ended: Callable[..., TurnEnd]
 ) -> None:
     turn = new_turn()
     await turns.create(turn)
     for state in TurnState:
         if state.terminal:
             await turns.finish(ended(turn.id, state=state))
-            assert await turns.active(str(turn.conversation_id)) is None
+            assert await active_turn_of(database, str(turn.conversation_id)) is None
             turn = new_turn(conversation_id=turn.conversation_id, new_conversation=False)
             await turns.create(turn)
-            assert await turns.active(str(turn.conversation_id)) == turn.id
+            assert await active_turn_of(database, str(turn.conversation_id)) == turn.id
 
 
 async def test_a_refused_turn_leaves_no_trace(
@@ -121,7 +124,7 @@ async def test_a_refused_turn_leaves_no_trace(
     refused = new_turn(conversation_id=first.conversation_id, new_conversation=False)
     with pytest.raises(ConversationBusy, match="queued or running"):
         await turns.create(refused)
-    assert await turns.get(refused.id, "ann") is None
+    assert await stored_turn(turns, refused.id) is None
     assert await conversations.get(str(first.conversation_id), "ann") == before
 
 
@@ -145,7 +148,6 @@ async def test_another_owner_s_conversation_is_not_found(
     await turns.finish(ended(turn.id))
     with pytest.raises(ConversationNotFound):
         await turns.create(new_turn(conversation_id=turn.conversation_id, new_conversation=False, owner="bob"))
-    assert await turns.get(turn.id, "bob") is None
 
 
 async def test_a_turn_id_that_exists_is_an_error_not_a_busy_conversation(
@@ -166,9 +168,9 @@ async def test_a_one_shot_prompt_is_not_stored(
 ) -> None:
     turn = new_turn(conversation_id=None, prompt="a prompt with a \x00 that goes nowhere")
     await turns.create(turn)
-    await turns.mark_running(turn.id, START)
+    await turns.append([], {turn.id: START})
     await turns.finish(ended(turn.id, text=None))
-    record = await turns.get(turn.id, "ann")
+    record = await stored_turn(turns, turn.id)
     assert record is not None
     assert (record.state, record.conversation_id, record.text) == (TurnState.COMPLETED, None, None)
     assert await rows() == {"conversations": 0, "turns": 1, "items": 0, "turn_events": 0, "responses": 0}
@@ -197,7 +199,7 @@ async def test_only_completed_answers_enter_the_conversation(
         broken = new_turn(conversation_id=first.conversation_id, new_conversation=False, prompt=f"{state}?")
         await turns.create(broken)
         await turns.finish(ended(broken.id, "half an ans", state=state, error="Something happened."))
-        record = await turns.get(broken.id, "ann")
+        record = await stored_turn(turns, broken.id)
         assert record is not None
         assert (record.text, record.error, record.finish_reason) == ("half an ans", "Something happened.", None)
     last = new_turn(conversation_id=first.conversation_id, new_conversation=False, prompt="two")
@@ -205,7 +207,7 @@ async def test_only_completed_answers_enter_the_conversation(
     await turns.finish(ended(last.id, "answer two"))
     current = new_turn(conversation_id=first.conversation_id, new_conversation=False, prompt="three")
     await turns.create(current)
-    assert await history.of_conversation(str(first.conversation_id)) == [
+    assert await history.of_conversation(str(first.conversation_id), "ann") == [
         Message(Role.USER, "one"),
         Message(Role.ASSISTANT, "answer one"),
         Message(Role.USER, "two"),
@@ -228,14 +230,13 @@ async def test_a_turn_keeps_its_first_end(
     turn = new_turn()
     await turns.create(turn)
     await turns.finish(ended(turn.id, "first", state=state))
-    first = await turns.get(turn.id, "ann")
+    first = await stored_turn(turns, turn.id)
     seen = await conversations.get(str(turn.conversation_id), "ann")
     for again in (TurnState.COMPLETED, TurnState.FAILED):
         with pytest.raises(StoreError, match=f"is {state} already"):
             await turns.finish(ended(turn.id, "second", state=again))
-    with pytest.raises(StoreError, match=f"is {state} already"):
-        await turns.mark_running(turn.id, START)
-    assert await turns.get(turn.id, "ann") == first
+    await turns.append([], {turn.id: START})
+    assert await stored_turn(turns, turn.id) == first
     assert await conversations.get(str(turn.conversation_id), "ann") == seen
 
 
@@ -247,7 +248,7 @@ async def test_of_several_ends_at_once_exactly_one_counts(
     ends = [ended(turn.id, str(number)) for number in range(10)]
     outcomes = await asyncio.gather(*map(turns.finish, ends), return_exceptions=True)
     assert Counter(map(type, outcomes)) == {bool: 1, TurnAlreadyEnded: 9}
-    record = await turns.get(turn.id, "ann")
+    record = await stored_turn(turns, turn.id)
     assert record is not None
     assert record.text == str(outcomes.index(True))
 
@@ -273,7 +274,7 @@ async def test_nothing_happens_to_a_turn_whose_conversation_was_deleted(
     await turns.create(turn)
     await turns.append([JournalEntry(turn.id, 1, "x")])
     assert await conversations.delete(str(turn.conversation_id), "ann")
-    await turns.mark_running(turn.id, START)
+    await turns.append([], {turn.id: START})
     await turns.append([JournalEntry(turn.id, 2, "y")])
     await turns.finish(ended(turn.id))
     assert not any((await rows()).values())

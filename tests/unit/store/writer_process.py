@@ -10,7 +10,8 @@ from itertools import count
 
 from quern.store.database import Database
 from quern.store.items import NewItem
-from quern.store.turns import JournalEntry, NewTurn, TurnStore
+from quern.store.records import JournalEntry, NewTurn
+from quern.store.turns import TurnStore
 from quern.types import Message, Role, SamplingParams
 
 
@@ -26,7 +27,7 @@ async def write(url: str, turn_id: str) -> None:
     await turns.create(
         NewTurn(turn_id, "ann", "request-1", "a-model", said, SamplingParams(), now, f"of-{turn_id}", True)
     )
-    await turns.mark_running(turn_id, now)
+    await turns.append([], {turn_id: now})
     for number in count():
         await turns.append([JournalEntry(turn_id, number, f"{number} 个 ")])
         sys.stdout.write(f"{number}\n")

@@ -6,10 +6,9 @@ import uuid
 
 from quern.engine.base import GenerateRequest, Priority
 from quern.prompt.prompt import Prompt
-from quern.prompt.tools.events import AnswerParser
-from quern.turns.answer import AnswerReader
-from quern.turns.logprobs import AlignedLogprobs
-from quern.turns.turn import Abandonment, Reading, Turn
+from quern.prompt.tools.parser import AnswerParser
+from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
+from quern.turns.turn import Abandonment, Turn
 from quern.types import DisconnectPolicy, SamplingParams
 
 BYTES = Prompt.builtin()
@@ -35,10 +34,11 @@ def live_turn(
         request=GenerateRequest(
             (1, 2, 3), SamplingParams(max_tokens=max_tokens), BYTES.stop_token_ids, priority=priority
         ),
-        reading=Reading(
+        decoder=AnswerDecoder(
             BYTES.incremental_text(stops),
-            AnswerReader(turn_id, parser, single_call=single_call),
+            OutputParser(parser, single_call=single_call),
             AlignedLogprobs(BYTES.tokenizer.token_bytes) if logprobs else None,
+            stored=kept,
         ),
         abandonment=Abandonment(DisconnectPolicy.FINISH, 0),
         kept=kept,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from quern.errors import StoreError
-from quern.store.turns import JournalEntry
+from quern.store.records import JournalEntry
 
 
 class RecordingStore:
@@ -14,11 +15,15 @@ class RecordingStore:
 
     def __init__(self) -> None:
         self.batches: list[list[JournalEntry]] = []
+        self.started: dict[str, datetime] = {}
         self.failing = False
+        self.refused = 0
 
-    async def append(self, entries: Sequence[JournalEntry]) -> None:
+    async def append(self, entries: Sequence[JournalEntry], started: Mapping[str, datetime]) -> None:
         await asyncio.sleep(0)
         if self.failing:
+            self.refused += 1
             msg = "The disk is full."
             raise StoreError(msg)
         self.batches.append(list(entries))
+        self.started.update(started)

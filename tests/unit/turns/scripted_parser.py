@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from quern.prompt.tools.events import AnswerEvent, AnswerText, CallArguments, CallEnded, CallStarted
+from quern.events import AnswerEvent, ArgumentsDelta, CallEnded, CallStarted, TextDelta
+from quern.turns.identity import call_id
+
+TURN = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
 
 
 class ScriptedParser:
@@ -11,7 +14,8 @@ class ScriptedParser:
     Everything that is mended, a call without its end, counts as a repair.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, turn_id: str = TURN) -> None:
+        self._turn_id = turn_id
         self.repairs = 0
         self._held = ""
         self._calls = 0
@@ -27,19 +31,19 @@ class ScriptedParser:
         if self._inside:
             self.repairs += 1
             return [*self._fragment("}"), *self._end(whole=False)]
-        return [AnswerText(held)] if held else []
+        return [TextDelta(held)] if held else []
 
     def _take(self, character: str) -> list[AnswerEvent]:
         if self._inside:
             return [*self._fragment("}"), *self._end()] if character == "}" else self._fragment(character)
         if character == "{" and self._held:
             name, self._held, self._inside = self._held, "", True
-            return [CallStarted(self._calls, name), *self._fragment("{")]
+            return [CallStarted(self._calls, call_id(self._turn_id, self._calls), name), *self._fragment("{")]
         held, self._held = self._held, character
-        return [AnswerText(held)] if held else []
+        return [TextDelta(held)] if held else []
 
     def _fragment(self, fragment: str) -> list[AnswerEvent]:
-        return [CallArguments(self._calls, fragment)]
+        return [ArgumentsDelta(self._calls, fragment)]
 
     def _end(self, *, whole: bool = True) -> list[AnswerEvent]:
         self._inside = False

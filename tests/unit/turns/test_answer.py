@@ -10,19 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.turns.scripted_parser import ScriptedParser
 
-from quern.turns.answer import Answer, AnswerReader
-from quern.turns.events import (
+from quern.events import (
+    ArgumentsDelta,
+    CallEnded,
+    CallStarted,
+    Prefill,
+    Queued,
+    TextDelta,
+    TextLogprobs,
     TokenLogprob,
-    TurnCallArguments,
-    TurnCallEnded,
-    TurnCallStarted,
     TurnEnded,
     TurnEvent,
-    TurnLogprobs,
-    TurnPrefill,
-    TurnQueued,
-    TurnText,
 )
+from quern.turns.answer import Answer
+from quern.turns.decoder import OutputParser
 from quern.turns.identity import call_id, is_derived, item_id
 from quern.types import Item, Message, Role, ToolCall, TurnState
 
@@ -38,40 +39,40 @@ def called(index: int, name: str, arguments: str) -> ToolCall:
     return ToolCall(call_id(TURN, index), name, arguments)
 
 
-def read(pieces: Sequence[str], *, single_call: bool = False) -> tuple[Answer, AnswerReader]:
-    reader = AnswerReader(TURN, ScriptedParser(), single_call=single_call)
-    events = [event for piece in pieces for event in reader.push(piece)]
-    return Answer([*events, *reader.finish()]), reader
+def read(pieces: Sequence[str], *, single_call: bool = False) -> tuple[Answer, OutputParser]:
+    parser = OutputParser(ScriptedParser(), single_call=single_call)
+    events = [event for piece in pieces for event in parser.push(piece)]
+    return Answer([*events, *parser.finish()]), parser
 
 
 def test_without_a_parser_everything_is_text() -> None:
-    reader = AnswerReader(TURN, None)
-    assert reader.push("f{1}") == [TurnText("f{1}")]
-    assert reader.push("") == []
-    assert reader.finish() == []
-    assert (reader.calls_ended, reader.repairs, reader.over) == (0, 0, False)
+    parser = OutputParser(None)
+    assert parser.push("f{1}") == [TextDelta("f{1}")]
+    assert parser.push("") == []
+    assert parser.finish() == []
+    assert (parser.calls_ended, parser.repairs, parser.complete) == (0, 0, False)
 
 
 def test_calls_are_told_with_their_ids_as_they_come() -> None:
-    reader = AnswerReader(TURN, ScriptedParser())
-    assert reader.push("ab") == [TurnText("a")]
-    assert reader.push("{1") == [
-        TurnCallStarted(0, call_id(TURN, 0), "b"),
-        TurnCallArguments(0, "{"),
-        TurnCallArguments(0, "1"),
+    parser = OutputParser(ScriptedParser())
+    assert parser.push("ab") == [TextDelta("a")]
+    assert parser.push("{1") == [
+        CallStarted(0, call_id(TURN, 0), "b"),
+        ArgumentsDelta(0, "{"),
+        ArgumentsDelta(0, "1"),
     ]
-    assert reader.calls_ended == 0
-    assert reader.push("}c{") == [
-        TurnCallArguments(0, "}"),
-        TurnCallEnded(0),
-        TurnCallStarted(1, call_id(TURN, 1), "c"),
-        TurnCallArguments(1, "{"),
+    assert parser.calls_ended == 0
+    assert parser.push("}c{") == [
+        ArgumentsDelta(0, "}"),
+        CallEnded(0),
+        CallStarted(1, call_id(TURN, 1), "c"),
+        ArgumentsDelta(1, "{"),
     ]
-    assert reader.calls_ended == 1
-    assert not reader.cut_off
-    assert reader.finish() == [TurnCallEnded(1, whole=False)]
-    assert reader.cut_off
-    assert (reader.calls_ended, reader.repairs) == (2, 1)
+    assert parser.calls_ended == 1
+    assert not parser.cut_off
+    assert parser.finish() == [CallEnded(1, whole=False)]
+    assert parser.cut_off
+    assert (parser.calls_ended, parser.repairs) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -114,11 +115,11 @@ def test_an_answer_without_anything_is_an_empty_message() -> None:
 
 def test_events_that_say_nothing_change_nothing() -> None:
     events: list[TurnEvent] = [
-        TurnQueued(1),
-        TurnPrefill(1, 2, 0),
-        TurnText("a"),
-        TurnLogprobs((TokenLogprob(b"b", -1.0),)),
-        TurnText("b"),
+        Queued(1),
+        Prefill(1, 2, 0),
+        TextDelta("a"),
+        TextLogprobs((TokenLogprob(b"b", -1.0),)),
+        TextDelta("b"),
         TurnEnded(TurnState.COMPLETED),
     ]
     assert Answer(events).items() == [said("ab")]
@@ -140,16 +141,16 @@ def test_an_answers_items_can_be_told_from_what_was_said_to_the_model() -> None:
 
 
 def test_where_one_call_is_wanted_the_answer_is_over_with_it() -> None:
-    reader = AnswerReader(TURN, ScriptedParser(), single_call=True)
-    reader.push("see: f{1")
-    assert not reader.over
-    assert reader.push("}") == [TurnCallArguments(0, "}"), TurnCallEnded(0)]
-    assert reader.over
-    assert reader.push("g{2}") == []
-    assert reader.finish() == []
+    parser = OutputParser(ScriptedParser(), single_call=True)
+    parser.push("see: f{1")
+    assert not parser.complete
+    assert parser.push("}") == [ArgumentsDelta(0, "}"), CallEnded(0)]
+    assert parser.complete
+    assert parser.push("g{2}") == []
+    assert parser.finish() == []
 
 
 def test_where_one_call_is_wanted_what_comes_with_its_end_is_left_out() -> None:
-    answer, reader = read(["f{1}g{2} and mo"], single_call=True)
+    answer, parser = read(["f{1}g{2} and mo"], single_call=True)
     assert answer.items() == [called(0, "f", "{1}")]
-    assert (reader.calls_ended, reader.repairs) == (1, 0), "what the server itself cut off is no slip of the model"
+    assert (parser.calls_ended, parser.repairs) == (1, 0), "what the server itself cut off is no slip of the model"

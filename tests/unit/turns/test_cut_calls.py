@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quern.events import ArgumentsDelta, CallEnded, CallStarted, TurnEvent
 from quern.grammar.tool_format import ToolFormat
 from quern.prompt.tools.format import answer_parser
-from quern.turns.answer import Answer, AnswerReader
-from quern.turns.events import TurnCallArguments, TurnCallEnded, TurnCallStarted, TurnEvent
+from quern.turns.answer import Answer
+from quern.turns.decoder import OutputParser
 from quern.turns.identity import item_id
 from quern.types import Message, Role, Tool
 
@@ -30,12 +31,12 @@ FORMATS_AND_CALLS = [(written_as, call) for written_as, calls in CALLS.items() f
 
 
 def told(written_as: ToolFormat, *pieces: str) -> list[TurnEvent]:
-    reader = AnswerReader(TURN, answer_parser(written_as, [RUN], opened=False))
+    reader = OutputParser(answer_parser(written_as, [RUN], "call_{}".format))
     return [*(event for piece in pieces for event in reader.push(piece)), *reader.finish()]
 
 
 def arguments(events: list[TurnEvent]) -> str:
-    return "".join(event.fragment for event in events if isinstance(event, TurnCallArguments))
+    return "".join(event.fragment for event in events if isinstance(event, ArgumentsDelta))
 
 
 def is_json(text: str) -> bool:
@@ -53,10 +54,10 @@ def test_wherever_a_call_is_cut_its_arguments_are_json_only_if_it_is_told_as_who
     outcomes: set[bool | None] = set()
     for end in range(len(call) + 1):
         events = told(written_as, call[:end])
-        begun = any(isinstance(event, TurnCallStarted) for event in events)
-        whole = TurnCallEnded(0) in events
+        begun = any(isinstance(event, CallStarted) for event in events)
+        whole = CallEnded(0) in events
         outcomes.add(whole if begun else None)
-        assert (TurnCallEnded(0, whole=False) in events) == (begun and not whole)
+        assert (CallEnded(0, whole=False) in events) == (begun and not whole)
         assert not begun or is_json(arguments(events)) == whole
         assert bool(Answer(events).calls) == whole
     assert outcomes == {None, False, True}

@@ -9,19 +9,10 @@ from tests.unit.turns.live_turns import live_turn
 from tests.unit.turns.recording_store import RecordingStore
 from tests.unit.turns.scripted_parser import ScriptedParser
 
-from quern.engine.base import EngineEvent, Finished, GenerateRequest, Logprob, Prefill, Queued, Tokens
+from quern.engine.base import EngineEvent, Finished, GenerateRequest, Logprob, Tokens
 from quern.engine.fake import FakeEngine
 from quern.errors import EngineFailed
-from quern.turns.events import (
-    TurnCallArguments,
-    TurnCallEnded,
-    TurnEnded,
-    TurnEvent,
-    TurnLogprobs,
-    TurnPrefill,
-    TurnQueued,
-    TurnText,
-)
+from quern.events import ArgumentsDelta, CallEnded, Prefill, Queued, TextDelta, TextLogprobs, TurnEnded, TurnEvent
 from quern.turns.generation import Generation
 from quern.turns.journal import Journal
 from quern.turns.turn import Turn
@@ -49,14 +40,9 @@ class ScriptedEngine(FakeEngine):
 
 
 async def run(turn: Turn, *events: EngineEvent) -> tuple[TurnEnded, ScriptedEngine]:
-    async def on_running() -> None:
-        runs.append(turn.id)
-
-    runs: list[str] = []
     engine = ScriptedEngine(*events)
-    generation = Generation(turn, journal(), on_running)
+    generation = Generation(turn, journal())
     end = await generation.consume(engine)
-    assert len(runs) <= 1
     return end, engine
 
 
@@ -65,7 +51,7 @@ def journal() -> Journal:
 
 
 def told(turn: Turn) -> Sequence[TurnEvent]:
-    return [item.event for item in turn.log.snapshot()]
+    return turn.log.events
 
 
 def tokens(text: str) -> Tokens:
@@ -78,12 +64,12 @@ async def test_what_the_engine_says_becomes_the_turns_events() -> None:
         turn, Queued(2), Queued(1), Prefill(0, 3, 1), Prefill(3, 3, 1), tokens("a"), tokens("bc"), finished()
     )
     assert told(turn) == [
-        TurnQueued(2),
-        TurnQueued(1),
-        TurnPrefill(0, 3, 1),
-        TurnPrefill(3, 3, 1),
-        TurnText("a"),
-        TurnText("bc"),
+        Queued(2),
+        Queued(1),
+        Prefill(0, 3, 1),
+        Prefill(3, 3, 1),
+        TextDelta("a"),
+        TextDelta("bc"),
     ]
     assert end == TurnEnded(TurnState.COMPLETED, FinishReason.STOP, None, USAGE, TIMINGS)
     assert turn.pieces == ["a", "bc"]
@@ -102,7 +88,7 @@ async def test_a_call_that_the_limit_cut_off_is_no_reason_to_call() -> None:
     turn = live_turn(parser=ScriptedParser())
     end, _ = await run(turn, tokens("f{1"), finished(FinishReason.LENGTH))
     assert (end.finish_reason, end.repairs) == (FinishReason.LENGTH, 1)
-    assert told(turn)[-2:] == [TurnCallArguments(0, "1"), TurnCallEnded(0, whole=False)]
+    assert told(turn)[-2:] == [ArgumentsDelta(0, "1"), CallEnded(0, whole=False)]
     assert turn.answer().calls == []
 
 
@@ -112,7 +98,7 @@ async def test_a_call_that_a_stop_text_or_the_models_end_cut_off_is_no_reason_to
         turn = live_turn(parser=ScriptedParser(), stops=("build",))
         end, _ = await run(turn, tokens(before + text), finished())
         assert end.finish_reason is FinishReason.STOP
-        assert told(turn)[-1] == TurnCallEnded(len(before) // 4, whole=False)
+        assert told(turn)[-1] == CallEnded(len(before) // 4, whole=False)
         assert [call.name for call in turn.answer().calls] == ["g"] * bool(before)
 
 
@@ -126,7 +112,7 @@ async def test_where_one_call_is_wanted_the_engine_is_stopped_with_its_end() -> 
     assert see == Message(Role.ASSISTANT, "see: ")
     assert isinstance(call, ToolCall)
     assert (call.name, call.arguments) == ("f", "{1}")
-    assert told(turn)[-1] == TurnCallEnded(0)
+    assert told(turn)[-1] == CallEnded(0)
 
 
 async def test_several_calls_are_waited_for_where_they_are_wanted() -> None:
@@ -166,11 +152,11 @@ async def test_probabilities_come_before_the_text_that_they_are_of() -> None:
     ones = [Logprob(-1.0, ((97, -1.0),))]
     await run(turn, Tokens((97,), tuple(ones)), Tokens(tuple(euro), tuple(ones * 3)), finished())
     first, a, second, sign = told(turn)
-    assert isinstance(first, TurnLogprobs)
-    assert isinstance(second, TurnLogprobs)
+    assert isinstance(first, TextLogprobs)
+    assert isinstance(second, TextLogprobs)
     assert [token.token for token in first.tokens] == [b"a"]
     assert [token.token for token in second.tokens] == [euro[:1], euro[1:2], euro[2:]]
-    assert (a, sign) == (TurnText("a"), TurnText("€"))
+    assert (a, sign) == (TextDelta("a"), TextDelta("€"))
 
 
 async def test_an_engine_that_stops_without_a_reason_has_failed() -> None:
@@ -181,15 +167,12 @@ async def test_an_engine_that_stops_without_a_reason_has_failed() -> None:
 
 
 async def test_a_turn_that_ends_early_tells_what_its_parser_held_back() -> None:
-    async def on_running() -> None:
-        return
-
     turn = live_turn(parser=ScriptedParser())
-    generation = Generation(turn, journal(), on_running)
+    generation = Generation(turn, journal())
     with pytest.raises(EngineFailed):
         await generation.consume(ScriptedEngine(Prefill(3, 3, 2), tokens("see: f{1")))
     end = generation.ended_early(TurnState.CANCELLED, "Enough.")
     assert (end.state, end.finish_reason, end.error, end.repairs) == (TurnState.CANCELLED, None, "Enough.", 1)
     assert (end.usage.prompt_tokens, end.usage.cached_tokens, end.usage.completion_tokens) == (3, 2, 8)
-    assert told(turn)[-1] == TurnCallEnded(0, whole=False)
+    assert told(turn)[-1] == CallEnded(0, whole=False)
     assert turn.answer().items() == [Message(Role.ASSISTANT, "see: ")]

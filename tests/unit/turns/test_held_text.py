@@ -12,7 +12,7 @@ from tests.unit.turns.test_generation import journal, tokens
 from quern.engine.base import EngineEvent, GenerateRequest
 from quern.engine.fake import FakeEngine
 from quern.errors import EngineFailed
-from quern.prompt.tools.events import AnswerParser
+from quern.prompt.tools.parser import AnswerParser
 from quern.turns.generation import Generation
 from quern.turns.turn import Turn
 from quern.types import TurnState
@@ -34,10 +34,7 @@ class FailingEngine(FakeEngine):
 
 
 async def end_early(turn: Turn, *pieces: str) -> None:
-    async def on_running() -> None:
-        return
-
-    generation = Generation(turn, journal(), on_running)
+    generation = Generation(turn, journal())
     with pytest.raises(EngineFailed):
         await generation.consume(FailingEngine(*pieces))
     generation.ended_early(TurnState.FAILED, "It failed.")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 from tests.unit.turns.recording_store import RecordingStore
 
-from quern.store.turns import JournalEntry
+from quern.store.records import JournalEntry
 from quern.turns.journal import Journal
+
+START = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 @asynccontextmanager
@@ -78,3 +81,25 @@ async def test_what_a_failing_store_did_not_take_is_saved_in_order_once_it_works
         store.failing = False
         await _until(lambda: sum(map(len, store.batches)) == 2)
     assert [entry.number for batch in store.batches for entry in batch] == [1, 2]
+
+
+async def test_when_a_turn_began_is_saved_although_it_writes_nothing_yet() -> None:
+    store = RecordingStore()
+    async with _running(store, interval=0.001) as journal:
+        journal.start("a", START)
+        journal.start("b", START)
+        journal.forget("b")
+        await _until(lambda: store.started)
+    assert store.started == {"a": START}
+    assert store.batches == [[]]
+
+
+async def test_when_a_turn_began_is_saved_once_the_store_works_again() -> None:
+    store = RecordingStore()
+    store.failing = True
+    async with _running(store, interval=0.005) as journal:
+        journal.start("a", START)
+        await _until(lambda: store.refused > 1)
+        store.failing = False
+        await _until(lambda: store.started)
+    assert store.started == {"a": START}

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quern.engine.base import Logprob
+from quern.events import TokenLogprob
 from quern.prompt.incremental import IncrementalText
-from quern.turns.events import TokenLogprob
-from quern.turns.logprobs import AlignedLogprobs
+from quern.turns.decoder import AlignedLogprobs
 
 CHARACTERS = [b"\xe4", b"\xbd\xa0", b"\xe4\xbd\xa0", b"\xf0\x9f", b"\xab\xa7"]
 TOKENS = [b"a", b"b", b"ab", *CHARACTERS, b"\xff", b"", b" END", b"E"]
@@ -44,13 +44,13 @@ class Stream:
 
     def _show(self, text: str) -> None:
         if text:
-            self.told.append((text, [token.token for token in self.aligned.shown(text)]))
+            self.told.append((text, [token.token for token in self.aligned.release(text)]))
 
 
 def test_a_token_is_told_with_its_alternatives_best_first() -> None:
     aligned = AlignedLogprobs(token_bytes)
     aligned.push([1], [Logprob(-0.7, ((0, -0.1), (5, -0.2)))])
-    assert aligned.shown("b") == (
+    assert aligned.release("b") == (
         TokenLogprob(b"b", -0.7, (TokenLogprob(b"a", -0.1), TokenLogprob("你".encode(), -0.2))),
     )
 
@@ -103,8 +103,8 @@ def test_tokens_without_probabilities_are_left_out_and_the_others_stay_with_thei
     aligned = AlignedLogprobs(token_bytes)
     aligned.push([3, 4], None)
     aligned.push([1], logprobs([1]))
-    assert aligned.shown("你") == ()
-    assert [token.token for token in aligned.shown("b")] == [b"b"]
+    assert aligned.release("你") == ()
+    assert [token.token for token in aligned.release("b")] == [b"b"]
 
 
 @given(BATCHES, st.sampled_from([[], ["ab"], ["你"]]))

@@ -58,47 +58,53 @@ def test_what_became_active_meanwhile_is_counted() -> None:
 
 def test_one_turn_of_a_conversation_is_admitted_at_a_time() -> None:
     place = places()
-    with place.alone_in("c1", []):
-        with pytest.raises(ConversationBusy, match="never interleave"), place.alone_in("c1", []):
+    with place.alone_in("c1", "ann", []):
+        with pytest.raises(ConversationBusy, match="never interleave"), place.alone_in("c1", "ann", []):
             pass
-        with place.alone_in("c2", []):
+        with place.alone_in("c2", "ann", []):
             pass
-    with place.alone_in("c1", []):
+    with place.alone_in("c1", "ann", []):
         pass
 
 
 def test_a_conversation_with_an_active_turn_admits_none() -> None:
     place, active = places(), [live_turn(conversation_id="c1")]
-    with pytest.raises(ConversationBusy), place.alone_in("c1", active):
+    with pytest.raises(ConversationBusy), place.alone_in("c1", "ann", active):
         pass
-    with place.alone_in("c2", active):
+    with place.alone_in("c2", "ann", active):
         pass
 
 
 def test_turns_outside_of_conversations_are_in_nobodys_way() -> None:
     place, active = places(), [live_turn(), live_turn()]
-    with place.alone_in(None, active), place.alone_in(None, active):
+    with place.alone_in(None, "ann", active), place.alone_in(None, "ann", active):
         pass
 
 
 def test_a_refusal_leaves_the_one_that_is_being_admitted_alone() -> None:
     place = places()
-    with place.alone_in("c1", []):
+    with place.alone_in("c1", "ann", []):
         for _ in range(2):
-            with pytest.raises(ConversationBusy), place.alone_in("c1", []):
+            with pytest.raises(ConversationBusy), place.alone_in("c1", "ann", []):
                 pass
 
 
 def test_no_turn_begins_while_something_is_put_into_its_conversation_and_the_other_way_round() -> None:
     place = places()
-    with place.changing("c1", []):
-        with place.changing("c1", []):
+    with place.changing("c1", "ann", []):
+        with place.changing("c1", "ann", []):
             pass
-        with pytest.raises(ConversationBusy), place.alone_in("c1", []):
+        with pytest.raises(ConversationBusy), place.alone_in("c1", "ann", []):
             pass
-        with place.alone_in("c2", []), pytest.raises(ConversationBusy), place.changing("c2", []):
+        with place.alone_in("c2", "ann", []), pytest.raises(ConversationBusy), place.changing("c2", "ann", []):
             pass
-    with place.alone_in("c1", []):
+    with place.alone_in("c1", "ann", []):
         pass
-    with pytest.raises(ConversationBusy), place.changing("c1", [live_turn(conversation_id="c1")]):
+    with pytest.raises(ConversationBusy), place.changing("c1", "ann", [live_turn(conversation_id="c1")]):
+        pass
+
+
+def test_what_happens_in_somebody_elses_conversation_is_not_told() -> None:
+    place, active = places(), [live_turn(conversation_id="c1")]
+    with place.changing("c2", "ann", []), place.alone_in("c1", "bob", active), place.alone_in("c2", "bob", active):
         pass

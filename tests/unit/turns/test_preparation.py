@@ -9,16 +9,19 @@ import pytest
 from tests.unit.turns.live_turns import BYTES
 
 from quern.errors import InvalidRequest
+from quern.events import CallStarted
 from quern.grammar.grammar import JsonGrammar, TextGrammar
 from quern.grammar.tool_format import OPENING
 from quern.prompt.prompt import Prompt
 from quern.prompt.template import InProcessTemplate
-from quern.turns.preparation import Prepared, prepare, read_calls, shown_tools
+from quern.turns.identity import call_id
+from quern.turns.preparation import Prepared, call_parser, prepare, shown_tools
 from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse
 from quern.types import Message, Role, Tool, ToolCall, ToolResult
 
 WEATHER = Tool("weather", "The weather now.", {"type": "object", "properties": {"city": {"type": "string"}}})
 CLOCK = Tool("clock", "The time now.", {"type": "object", "properties": {}})
+TURN = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
 SCHEMA = '{\n  "type": "object",\n  "title": "北京 \\n"\n}'
 NO_TOOLS = ToolUse()
 QUESTION = Message(Role.USER, "Is it cold?")
@@ -58,14 +61,15 @@ def test_a_schema_is_kept_to_where_there_are_no_tools() -> None:
     for use in (ToolUse(), ToolUse((WEATHER,), CallMode.NONE)):
         prepared = prepare(BYTES, [], ask(use, SCHEMA))
         assert prepared.grammars == (JsonGrammar(SCHEMA),)
-        assert prepared.parser is None
+        assert call_parser(BYTES, use, TURN) is None
 
 
 def test_tools_that_may_be_called_are_shown_and_their_calls_are_found() -> None:
-    prepared = prepare(BYTES, HISTORY, ask(ToolUse((WEATHER, CLOCK))))
+    use = ToolUse((WEATHER, CLOCK))
+    prepared = prepare(BYTES, HISTORY, ask(use))
     assert prepared.ids == BYTES.encode_chat([*HISTORY, QUESTION], [WEATHER, CLOCK])
     assert text(prepared).index('"name": "weather"') < text(prepared).index('"name": "clock"')
-    assert prepared.parser is not None
+    assert call_parser(BYTES, use, TURN) is not None
     assert prepared.grammars == ()
     assert not prepared.single_call
 
@@ -73,19 +77,22 @@ def test_tools_that_may_be_called_are_shown_and_their_calls_are_found() -> None:
 def test_tools_that_must_not_be_called_are_not_even_shown() -> None:
     use = ToolUse((WEATHER,), CallMode.NONE)
     assert shown_tools(use) == ()
-    assert read_calls(BYTES, use) is None
+    assert call_parser(BYTES, use, TURN) is None
     assert prepare(BYTES, [], ask(use)) == prepare(BYTES, [], ask())
     assert prepare(without_tools(), [], ask(use)).ids == without_tools().encode_chat([QUESTION])
 
 
 def test_a_demanded_call_is_opened_for_the_model_and_kept_to_by_a_grammar() -> None:
-    prepared = prepare(BYTES, [], ask(ToolUse((WEATHER, CLOCK), CallMode.REQUIRED)))
+    use = ToolUse((WEATHER, CLOCK), CallMode.REQUIRED)
+    prepared = prepare(BYTES, [], ask(use))
     assert text(prepared).endswith(f"assistant\n{OPENING}")
     (grammar,) = prepared.grammars
     assert isinstance(grammar, JsonGrammar)
     assert '"weather"' in grammar.schema
     assert '"clock"' in grammar.schema
-    assert prepared.parser is not None
+    parser = call_parser(BYTES, use, TURN)
+    assert parser is not None
+    assert CallStarted(0, call_id(TURN, 0), "clock") in parser.push('{"name": "clock", "arguments": {}}')
 
 
 def test_where_one_tool_is_demanded_all_are_shown_and_only_that_one_can_be_called() -> None:
@@ -124,7 +131,6 @@ def test_with_tools_and_a_schema_the_answer_is_a_call_or_keeps_to_the_schema() -
     assert last.startswith("answer: %json ")
     assert json.loads(last.removeprefix("answer: %json ")) == json.loads(SCHEMA)
     assert grammar.gbnf is None
-    assert prepared.parser is not None
 
 
 @pytest.mark.parametrize("mode", [CallMode.AUTO, CallMode.REQUIRED])
@@ -137,7 +143,7 @@ def test_a_model_that_knows_no_tools_says_so(mode: CallMode) -> None:
     with pytest.raises(InvalidRequest, match="knows no tools") as refused:
         prepare(without_tools(), [], ask(ToolUse((WEATHER,), mode)))
     assert refused.value.field == "tools"
-    assert read_calls(without_tools(), ToolUse((WEATHER,), mode)) is None
+    assert call_parser(without_tools(), ToolUse((WEATHER,), mode), TURN) is None
 
 
 def test_token_ids_are_continued_as_they_are() -> None:

@@ -10,12 +10,13 @@ from tests.unit.turns.live_turns import live_turn
 from tests.unit.turns.test_generation import run, tokens
 
 from quern.engine.base import Finished, Logprob, Tokens
+from quern.events import TextLogprobs
 from quern.grammar.tool_format import ToolFormat
-from quern.prompt.tools.events import AnswerParser
 from quern.prompt.tools.format import answer_parser
+from quern.prompt.tools.parser import AnswerParser
 from quern.store.schema import storable
-from quern.turns.answer import Answer, AnswerReader
-from quern.turns.events import TurnLogprobs
+from quern.turns.answer import Answer
+from quern.turns.decoder import OutputParser
 from quern.turns.turn import Turn
 from quern.types import FinishReason, Timings, Tool, Usage
 
@@ -33,12 +34,12 @@ def finished() -> Finished:
 
 
 def parser() -> AnswerParser:
-    return answer_parser(ToolFormat.JSON, [WRITE], opened=False)
+    return answer_parser(ToolFormat.JSON, [WRITE], "call_{}".format)
 
 
 def read_again(turn: Turn, pieces: Sequence[str]) -> Answer:
     """The answer as it is read from what the store gives back."""
-    reader = AnswerReader(turn.id, parser())
+    reader = OutputParser(parser())
     return Answer([*(event for piece in pieces for event in reader.push(piece)), *reader.finish()])
 
 
@@ -58,7 +59,7 @@ async def test_what_is_not_kept_is_told_as_it_is() -> None:
 async def test_probabilities_stay_with_their_text_where_a_character_is_replaced() -> None:
     turn = live_turn(logprobs=True)
     await run(turn, Tokens((0, 97), (Logprob(-1.0, ()), Logprob(-2.0, ()))), finished())
-    events = [item.event for item in turn.log.snapshot() if isinstance(item.event, TurnLogprobs)]
+    events = [event for event in turn.log.events if isinstance(event, TextLogprobs)]
     assert [token.token for event in events for token in event.tokens] == [b"\x00", b"a"]
 
 

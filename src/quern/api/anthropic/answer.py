@@ -9,16 +9,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from quern.events import ArgumentsDelta, CallEnded, CallStarted, Prefill, TextDelta, TurnEnded, TurnEvent
 from quern.turns.answer import Answer
-from quern.turns.events import (
-    TurnCallArguments,
-    TurnCallEnded,
-    TurnCallStarted,
-    TurnEnded,
-    TurnEvent,
-    TurnPrefill,
-    TurnText,
-)
 from quern.types import FinishReason, Item, Message, ToolCall, ToolResult, TurnState, Usage
 
 PING: dict[str, Any] = {"type": "ping"}
@@ -43,17 +35,17 @@ class MessageEvents:
         """What an event adds. A turn that did not complete ends without more: the error is the caller's."""
         added: list[dict[str, Any]] = []
         match event:
-            case TurnPrefill(cached=cached):
+            case Prefill(cached=cached):
                 added = self._begin(cached)
-            case TurnText(text):
+            case TextDelta(text):
                 opening = [] if self._open == "text" else self._begin_block({"type": "text", "text": ""})
                 added = [*self._begin(), *opening, self._delta({"type": "text_delta", "text": text})]
-            case TurnCallStarted(_, call_id, name):
+            case CallStarted(_, call_id, name):
                 call: dict[str, Any] = {"type": "tool_use", "id": call_id, "name": name, "input": {}}
                 added = [*self._begin(), *self._begin_block(call)]
-            case TurnCallArguments(_, fragment):
+            case ArgumentsDelta(_, fragment):
                 added = [self._delta({"type": "input_json_delta", "partial_json": fragment})]
-            case TurnCallEnded():
+            case CallEnded():
                 added = self._end_block()
             case TurnEnded(state=TurnState.COMPLETED):
                 added = [*self._begin(), *self._end_block(), *self._end(event)]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -15,9 +12,9 @@ from quern.api.anthropic.request import CountTokensRequest, MessagesRequest
 from quern.api.shared.deps import Calling, ConversationHeader, Wired
 from quern.api.shared.errors import CLIENT_CLOSED_REQUEST, INTERNAL, anthropic_error
 from quern.api.shared.json_body import JsonRoute
-from quern.api.shared.sse import EventStreamResponse, frame
+from quern.api.shared.sse import EventStreamResponse, StreamEncoder, frame
 from quern.api.shared.whole import wait_until_ended
-from quern.turns.events import TurnEnded
+from quern.events import TurnEnded, TurnEvent
 from quern.turns.turn import Turn
 from quern.types import TurnState
 
@@ -33,12 +30,11 @@ async def create_message(
     turn = await wired.turns.start(body.turn(caller, conversation, wired.generation))
     heading = message_heading(turn.id, model)
     if body.stream:
-        return EventStreamResponse(_frames(turn, heading), [turn], keep_alive=partial(_frame, PING))
+        return EventStreamResponse(MessageEncoder(turn, heading), [turn.log], [turn])
     ends = await wait_until_ended([turn], request)
     if ends is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    events = [item.event for item in turn.log.snapshot()]
-    return JSONResponse(whole_message(heading, events, ends[0], fitted=turn.fitted))
+    return JSONResponse(whole_message(heading, turn.log.events, ends[0], fitted=turn.fitted))
 
 
 @router.post("/count_tokens")
@@ -48,15 +44,22 @@ async def count_tokens(body: CountTokensRequest, wired: Wired) -> dict[str, int]
     return {"input_tokens": await wired.turns.count_tokens(body.chat_input())}
 
 
-async def _frames(turn: Turn, heading: dict[str, Any]) -> AsyncGenerator[bytes]:
-    message = MessageEvents(heading, len(turn.request.prompt), fitted=turn.fitted)
-    async with aclosing(turn.log.read()) as batches:
-        async for batch in batches:
-            for item in batch:
-                for data in message.take(item.event):
-                    yield _frame(data)
-                if isinstance(item.event, TurnEnded) and item.event.state is not TurnState.COMPLETED:
-                    yield _frame(anthropic_error(INTERNAL, item.event.error or item.event.state))
+class MessageEncoder(StreamEncoder):
+    """A turn as a stream of a message's events, and an error after a turn that did not complete."""
+
+    def __init__(self, turn: Turn, heading: dict[str, Any]) -> None:
+        self._events = MessageEvents(heading, len(turn.request.prompt), fitted=turn.fitted)
+
+    def encode(self, index: int, event: TurnEvent) -> bytes:  # noqa: ARG002 (there is one turn)
+        """The message's events that an event of the turn adds."""
+        frames = [_frame(data) for data in self._events.take(event)]
+        if isinstance(event, TurnEnded) and event.state is not TurnState.COMPLETED:
+            frames.append(_frame(anthropic_error(INTERNAL, event.error or event.state)))
+        return b"".join(frames)
+
+    def keep_alive(self) -> bytes:
+        """An event that adds nothing."""
+        return _frame(PING)
 
 
 def _frame(data: dict[str, Any]) -> bytes:

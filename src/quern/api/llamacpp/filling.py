@@ -5,7 +5,7 @@ Source of the rules: `n_indent` and `t_max_predict_ms` in llama.cpp's server.
 
 from __future__ import annotations
 
-from quern.turns.events import TurnEnded, TurnEvent, TurnText
+from quern.events import TextDelta, TurnEnded, TurnEvent
 
 BLANKS = frozenset(" \t")
 
@@ -34,7 +34,7 @@ class Filling:
     def take(self, event: TurnEvent, now: float) -> str:
         """What an event adds; `now` is in seconds."""
         match event:
-            case TurnText(text) if not self.over:
+            case TextDelta(text) if not self.over:
                 return self._add(self._indented(text), now)
             case TurnEnded() if not self.over:
                 return self._add(self._margin or "", now)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,9 @@ from quern.api.shared.connection import unless_gone
 from quern.api.shared.deps import Calling, Wired, no_conversation_header
 from quern.api.shared.errors import CLIENT_CLOSED_REQUEST, INTERNAL, openai_error
 from quern.api.shared.json_body import JsonRoute
-from quern.api.shared.sse import EventStreamResponse, frame
+from quern.api.shared.sse import EventStreamResponse, StreamEncoder, frame
 from quern.api.shared.whole import wait_until_ended
-from quern.turns.events import TurnEnded
+from quern.events import TurnEnded, TurnEvent
 from quern.turns.turn import Turn
 from quern.types import TurnState
 
@@ -35,8 +36,8 @@ async def infill(request: Request, body: InfillRequest, wired: Wired, caller: Ca
     turn = await wired.turns.start(body.turn(caller, encoded, wired.generation))
     answer = _Answer(turn, body.filling(), body.response_fields, model, wired.engine.info.context_length)
     if body.stream:
-        return EventStreamResponse(answer.frames(), [turn])
-    with turn.reading():
+        return EventStreamResponse(answer, [turn.log], [turn])
+    with turn.attach():
         heard = await unless_gone(request.receive, answer.read())
         ends = await wait_until_ended([turn], request) if heard else None
     if ends is None:
@@ -44,8 +45,8 @@ async def infill(request: Request, body: InfillRequest, wired: Wired, caller: Ca
     return JSONResponse(answer.final(answer.filling.text, ends[0]))
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+@dataclass(frozen=True)
+class _Answer(StreamEncoder):
     """A turn that fills a gap, and all that its answer is made of. `fields`: the members of it that are wanted."""
 
     turn: Turn
@@ -54,30 +55,29 @@ class _Answer:
     model: str
     context_length: int
 
-    async def pieces(self) -> AsyncGenerator[str]:
-        """The filling as it comes. What is enough ends the turn."""
-        async for batch in self.turn.log.read():
-            for item in batch:
-                piece = self.filling.take(item.event, time.monotonic())
-                if self.filling.over:
-                    self.turn.conclude()
-                if piece:
-                    yield piece
-
     async def read(self) -> None:
         """Wait until the filling is whole."""
-        async for _ in self.pieces():
-            pass
+        async with aclosing(self.turn.log.read()) as batches:
+            async for batch in batches:
+                for event in batch:
+                    self._take(event)
 
-    async def frames(self) -> AsyncGenerator[bytes]:
-        """The answer as a stream."""
-        async for piece in self.pieces():
-            yield frame(partial_answer(piece))
-        end = await self.turn.log.ended()
-        if end.state is TurnState.COMPLETED:
-            yield frame(self.final("", end))
-        else:
-            yield frame(openai_error(INTERNAL, end.error or end.state))
+    def encode(self, index: int, event: TurnEvent) -> bytes:  # noqa: ARG002 (there is one turn)
+        """A piece of the filling, or the last frame."""
+        piece = self._take(event)
+        frames = [frame(partial_answer(piece))] if piece else []
+        if isinstance(event, TurnEnded):
+            completed = event.state is TurnState.COMPLETED
+            last = self.final("", event) if completed else openai_error(INTERNAL, event.error or event.state)
+            frames.append(frame(last))
+        return b"".join(frames)
+
+    def _take(self, event: TurnEvent) -> str:
+        """What an event adds to the filling. What is enough ends the turn."""
+        piece = self.filling.take(event, time.monotonic())
+        if self.filling.over:
+            self.turn.conclude()
+        return piece
 
     def final(self, content: str, end: TurnEnded) -> dict[str, Any]:
         """The answer, or a stream's last event."""

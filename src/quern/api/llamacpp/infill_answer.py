@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from quern.api.llamacpp.filling import Filling
-from quern.turns.events import TurnEnded
+from quern.events import TurnEnded
 from quern.types import FinishReason, SamplingParams, Timings, Usage
 
 

@@ -8,17 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from quern.events import ArgumentsDelta, CallStarted, TextDelta, TextLogprobs, TokenLogprob, TurnEnded, TurnEvent
 from quern.turns.answer import Answer
-from quern.turns.events import (
-    NumberedEvent,
-    TokenLogprob,
-    TurnCallArguments,
-    TurnCallStarted,
-    TurnEnded,
-    TurnEvent,
-    TurnLogprobs,
-    TurnText,
-)
 from quern.types import ToolCall
 
 
@@ -40,15 +31,15 @@ class ChoiceChunks:
     def take(self, event: TurnEvent) -> list[dict[str, Any]]:
         """What an event adds. A turn that did not complete ends without a last chunk: the error is the caller's."""
         match event:
-            case TurnLogprobs(tokens):
+            case TextLogprobs(tokens):
                 self._logprobs += [token_json(token) for token in tokens]
                 return []
-            case TurnText(text):
+            case TextDelta(text):
                 return [self._chunk({"content": text})]
-            case TurnCallStarted(index, call_id, name):
+            case CallStarted(index, call_id, name):
                 function = {"name": name, "arguments": ""}
                 return [self._call({"index": index, "id": call_id, "type": "function", "function": function})]
-            case TurnCallArguments(index, fragment):
+            case ArgumentsDelta(index, fragment):
                 return [self._call({"index": index, "function": {"arguments": fragment}})]
             case TurnEnded(finish_reason=reason) if reason is not None:
                 return [self._chunk({}, reason)]
@@ -64,15 +55,15 @@ class ChoiceChunks:
         return {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def whole_choice(index: int, events: Sequence[NumberedEvent], end: TurnEnded, *, told: bool) -> dict[str, Any]:
+def whole_choice(index: int, events: Sequence[TurnEvent], end: TurnEnded, *, told: bool) -> dict[str, Any]:
     """One choice of an answer in one piece; `told`: with its tokens' probabilities."""
-    answer = Answer(item.event for item in events)
+    answer = Answer(events)
     calls = answer.calls
     message: dict[str, Any] = {"role": "assistant", "content": answer.text if answer.text or not calls else None}
     message["refusal"] = None
     if calls:
         message["tool_calls"] = [_call_json(call) for call in calls]
-    tokens = [token for item in events if isinstance(item.event, TurnLogprobs) for token in item.event.tokens]
+    tokens = [token for event in events if isinstance(event, TextLogprobs) for token in event.tokens]
     logprobs = {"content": [token_json(token) for token in tokens], "refusal": None} if told else None
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": end.finish_reason}
 

@@ -19,7 +19,7 @@ from quern.api.shared.deps import Calling, ConversationHeader, Wired
 from quern.api.shared.errors import CLIENT_CLOSED_REQUEST
 from quern.api.shared.json_body import JsonRoute
 from quern.api.shared.whole import wait_until_ended
-from quern.turns.events import TurnEnded
+from quern.events import TurnEnded
 from quern.turns.turn import Turn
 
 router = APIRouter(route_class=JsonRoute, prefix="/v1/chat", tags=["openai"])
@@ -46,7 +46,7 @@ async def create_chat_completion(
 
 def _whole(turns: Sequence[Turn], ends: Sequence[TurnEnded], heading: dict[str, Any], *, told: bool) -> Response:
     choices = [
-        whole_choice(index, turn.log.snapshot(), end, told=told)
+        whole_choice(index, turn.log.events, end, told=told)
         for index, (turn, end) in enumerate(zip(turns, ends, strict=True))
     ]
     usage = completion_usage(end.usage for end in ends)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from quern.api.shared.errors import INTERNAL, openai_error
-from quern.api.shared.merging import merged
-from quern.api.shared.sse import DONE, EventStreamResponse, frame
-from quern.turns.events import TurnEnded, TurnEvent
+from quern.api.shared.sse import DONE, EventStreamResponse, StreamEncoder, frame
+from quern.events import TurnEnded, TurnEvent
 from quern.turns.turn import Turn
 from quern.types import TurnState, Usage
 
@@ -32,38 +30,51 @@ class Chunks(Protocol):
         ...
 
 
-def chunk_stream(
-    turns: Sequence[Turn], choices: Sequence[Chunks], heading: Mapping[str, Any], count: CountUsage | None
-) -> EventStreamResponse:
+class ChunkEncoder(StreamEncoder):
     """Chunks as they come, one with the usage where `count` counts it, and the end.
 
     An error is the last frame, without the end.
     """
-    shared = {**heading, **({"usage": None} if count is not None else {})}
 
-    def keep_alive() -> bytes:
-        return frame({**shared, "choices": [choices[0].silence()]})
+    def __init__(self, choices: Sequence[Chunks], heading: Mapping[str, Any], count: CountUsage | None) -> None:
+        self._choices = choices
+        self._shared = {**heading, **({"usage": None} if count is not None else {})}
+        self._count = count
+        self._ends: dict[int, TurnEnded] = {}
 
-    return EventStreamResponse(_frames(turns, choices, shared, count), turns, keep_alive=keep_alive)
+    def begin(self) -> bytes:
+        """The first chunks."""
+        return b"".join(self._frame(first) for choice in self._choices if (first := choice.begin()) is not None)
+
+    def encode(self, index: int, event: TurnEvent) -> bytes:
+        """The chunks of an event; after a turn that did not complete, the error."""
+        if self.broken_off:
+            return b""
+        frames = [self._frame(chunk) for chunk in self._choices[index].take(event)]
+        if isinstance(event, TurnEnded):
+            self._ends[index] = event
+            if event.state is not TurnState.COMPLETED:
+                self.broken_off = True
+                frames.append(frame(openai_error(INTERNAL, event.error or event.state)))
+        return b"".join(frames)
+
+    def keep_alive(self) -> bytes:
+        """A chunk that adds nothing."""
+        return self._frame(self._choices[0].silence())
+
+    def end(self) -> bytes:
+        """The usage, where it was asked for, and the end."""
+        if self._count is None:
+            return DONE
+        usage = self._count([self._ends[index].usage for index in sorted(self._ends)])
+        return frame({**self._shared, "choices": [], "usage": usage}) + DONE
+
+    def _frame(self, chunk: dict[str, Any]) -> bytes:
+        return frame({**self._shared, "choices": [chunk]})
 
 
-async def _frames(
-    turns: Sequence[Turn], choices: Sequence[Chunks], shared: Mapping[str, Any], count: CountUsage | None
-) -> AsyncGenerator[bytes]:
-    for choice in choices:
-        first = choice.begin()
-        if first is not None:
-            yield frame({**shared, "choices": [first]})
-    ends: dict[int, TurnEnded] = {}
-    async with aclosing(merged([turn.log for turn in turns])) as events:
-        async for index, event in events:
-            for chunk in choices[index].take(event):
-                yield frame({**shared, "choices": [chunk]})
-            if isinstance(event, TurnEnded):
-                ends[index] = event
-                if event.state is not TurnState.COMPLETED:
-                    yield frame(openai_error(INTERNAL, event.error or event.state))
-                    return
-    if count is not None:
-        yield frame({**shared, "choices": [], "usage": count([ends[index].usage for index in sorted(ends)])})
-    yield DONE
+def chunk_stream(
+    turns: Sequence[Turn], choices: Sequence[Chunks], heading: Mapping[str, Any], count: CountUsage | None
+) -> EventStreamResponse:
+    """The turns as a stream of chunks."""
+    return EventStreamResponse(ChunkEncoder(choices, heading, count), [turn.log for turn in turns], turns)

@@ -19,7 +19,7 @@ from quern.api.shared.deps import Calling, Wired, no_conversation_header
 from quern.api.shared.errors import CLIENT_CLOSED_REQUEST
 from quern.api.shared.json_body import JsonRoute
 from quern.api.shared.whole import wait_until_ended
-from quern.turns.events import TurnEnded
+from quern.events import TurnEnded
 from quern.turns.turn import Turn
 
 router = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["openai"])
@@ -54,7 +54,6 @@ def _whole(
     headings: Sequence[Heading], turns: Sequence[Turn], ends: Sequence[TurnEnded], shared: dict[str, Any]
 ) -> Response:
     choices = [
-        whole_choice(heading, turn.log.snapshot(), end)
-        for heading, turn, end in zip(headings, turns, ends, strict=True)
+        whole_choice(heading, turn.log.events, end) for heading, turn, end in zip(headings, turns, ends, strict=True)
     ]
     return JSONResponse({**shared, "choices": choices})

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from quern.api.openai.usage import completion_usage
+from quern.events import TextDelta, TextLogprobs, TokenLogprob, TurnEnded, TurnEvent
 from quern.turns.answer import Answer
-from quern.turns.events import NumberedEvent, TokenLogprob, TurnEnded, TurnEvent, TurnLogprobs, TurnText
 from quern.types import Usage
 
 
@@ -54,10 +54,10 @@ class TextChunks:
     def take(self, event: TurnEvent) -> list[dict[str, Any]]:
         """What an event adds. A turn that did not complete ends without a last chunk: the error is the caller's."""
         match event:
-            case TurnLogprobs(tokens):
+            case TextLogprobs(tokens):
                 self._tokens += tokens
                 return []
-            case TurnText(text):
+            case TextDelta(text):
                 return [self._chunk(text)]
             case TurnEnded(finish_reason=reason) if reason is not None:
                 return [self._chunk("", reason)]
@@ -92,11 +92,11 @@ class LogprobsTable:
         }
 
 
-def whole_choice(heading: Heading, events: Sequence[NumberedEvent], end: TurnEnded) -> dict[str, Any]:
+def whole_choice(heading: Heading, events: Sequence[TurnEvent], end: TurnEnded) -> dict[str, Any]:
     """One choice of an answer in one piece."""
-    tokens = [token for item in events if isinstance(item.event, TurnLogprobs) for token in item.event.tokens]
+    tokens = [token for event in events if isinstance(event, TextLogprobs) for token in event.tokens]
     return {
-        "text": heading.echoed + Answer(item.event for item in events).text,
+        "text": heading.echoed + Answer(events).text,
         "index": heading.index,
         "logprobs": None if heading.logprobs is None else LogprobsTable(heading).rows(tokens),
         "finish_reason": end.finish_reason,

@@ -19,7 +19,7 @@ from quern.api.shared.raw_text import TurnTextResponse
 from quern.errors import ConversationNotFound
 from quern.store.conversations import Conversation
 from quern.store.items import StoredItem
-from quern.store.turns import TurnRecord
+from quern.store.records import TurnRecord
 from quern.types import Message, Role, ToolCall, ToolResult
 
 router = APIRouter(route_class=JsonRoute, prefix="/v1/conversations", tags=["conversations"])

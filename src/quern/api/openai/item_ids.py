@@ -6,7 +6,7 @@ import re
 from uuid import UUID
 
 from quern.errors import ItemNotFound, ResponseNotFound
-from quern.turns.context import NO_RESPONSE
+from quern.turns.history import NO_RESPONSE
 from quern.types import Item, Message, ToolCall
 
 NO_ITEM = "There is no such item: the id is wrong, or it was deleted. Send an id exactly as the server gave it."

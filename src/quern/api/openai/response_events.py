@@ -11,15 +11,7 @@ from typing import Any
 from quern.api.openai.item_json import COMPLETED
 from quern.api.openai.response_object import ResponseHead, end_status, response_json
 from quern.api.openai.response_output import IN_PROGRESS, Event, OutputCall, OutputItem, OutputMessage
-from quern.turns.events import (
-    TurnCallArguments,
-    TurnCallEnded,
-    TurnCallStarted,
-    TurnEnded,
-    TurnEvent,
-    TurnQueued,
-    TurnText,
-)
+from quern.events import ArgumentsDelta, CallEnded, CallStarted, Queued, TextDelta, TurnEnded, TurnEvent
 from quern.turns.identity import item_id
 from quern.types import TurnState
 
@@ -57,7 +49,7 @@ class ResponseEvents:
 
     def take(self, event: TurnEvent) -> list[Event]:
         """What an event of the turn adds."""
-        if isinstance(event, TurnQueued):
+        if isinstance(event, Queued):
             return []
         return self._numbered([*self._run(), *self._taken(event)])
 
@@ -84,16 +76,16 @@ class ResponseEvents:
     def _taken(self, event: TurnEvent) -> list[Event]:
         last = self._output[-1] if self._output else None
         match event:
-            case TurnText(text) if isinstance(last, OutputMessage):
+            case TextDelta(text) if isinstance(last, OutputMessage):
                 return [last.write(text)]
-            case TurnText(text):
+            case TextDelta(text):
                 message = OutputMessage(*self._place())
                 return [*self._open(message), message.write(text)]
-            case TurnCallStarted(_, call_id, name):
+            case CallStarted(_, call_id, name):
                 return self._open(OutputCall(*self._place(), call_id, name))
-            case TurnCallArguments(_, fragment) if isinstance(last, OutputCall):
+            case ArgumentsDelta(_, fragment) if isinstance(last, OutputCall):
                 return [last.write(fragment)]
-            case TurnCallEnded(whole=whole) if isinstance(last, OutputCall):
+            case CallEnded(whole=whole) if isinstance(last, OutputCall):
                 last.whole = whole
             case TurnEnded():
                 return self._finish(event)

@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any, Self
 
 from quern.api.openai.item_ids import shown_response_id
+from quern.events import TurnEnded
 from quern.store.responses import ResponseRecord
-from quern.turns.events import TurnEnded
 from quern.types import FinishReason, TurnState, Usage
 
 

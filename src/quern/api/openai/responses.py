@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -21,17 +20,15 @@ from quern.api.openai.response_tools import read_tool_use
 from quern.api.shared.deps import Calling, Owner, Wired, no_conversation_header
 from quern.api.shared.errors import CLIENT_CLOSED_REQUEST
 from quern.api.shared.json_body import JsonRoute
-from quern.api.shared.sse import EventStreamResponse, frame
+from quern.api.shared.sse import EventStreamResponse, StreamEncoder, frame
 from quern.api.shared.whole import wait_until_ended
 from quern.errors import InvalidRequest, TurnNotCompleted
-from quern.turns.events import NumberedEvent, TurnEnded, TurnLog
+from quern.events import TurnEnded, TurnEvent
+from quern.turns.log import TurnLog
 from quern.turns.turn import Turn
 from quern.types import TurnState
 
 router = APIRouter(route_class=JsonRoute, prefix="/v1/responses", tags=["openai"])
-
-AT_ONCE = 64
-"""So many of a turn's events are written in about a millisecond; in between the event loop serves others."""
 
 NOT_KEPT = (
     "Only responses that were created with background=true keep their events; this one has ended, and its answer is "
@@ -123,8 +120,7 @@ async def list_input_items(
 
 
 async def _so_far(head: ResponseHead, log: TurnLog) -> dict[str, Any]:
-    events = [item.event for item in log.snapshot()]
-    return await asyncio.to_thread(whole_response, head, events)
+    return await asyncio.to_thread(whole_response, head, list(log.events))
 
 
 def _with_id(error: TurnNotCompleted, head: ResponseHead) -> TurnNotCompleted:
@@ -135,37 +131,36 @@ def _with_id(error: TurnNotCompleted, head: ResponseHead) -> TurnNotCompleted:
 
 
 def _stream(head: ResponseHead, log: TurnLog, turns: Sequence[Turn], after: int | None = None) -> EventStreamResponse:
-    """The events after number `after`, as they come; the last one in any case.
+    return EventStreamResponse(ResponseEncoder(head, -1 if after is None else after), [log], turns)
+
+
+class ResponseEncoder(StreamEncoder):
+    """A turn as a stream of a response's events after number `last_seen`, the last one in any case.
 
     A server that died may have lost events that a reader had seen. The last event tells that reader too how it ended.
     """
-    told = ResponseEvents(head)
-    last_seen = -1 if after is None else after
 
-    def keep_alive() -> bytes:
-        return _frame(told.silence())
+    def __init__(self, head: ResponseHead, last_seen: int) -> None:
+        self._events = ResponseEvents(head)
+        self._last_seen = last_seen
 
-    return EventStreamResponse(_frames(told, log, last_seen), turns, keep_alive=keep_alive)
+    def begin(self) -> bytes:
+        """The first events."""
+        return self._unseen(self._events.begin())
 
+    def encode(self, index: int, event: TurnEvent) -> bytes:  # noqa: ARG002 (there is one turn)
+        """The response's events that an event of the turn adds."""
+        events = self._events.take(event)
+        if isinstance(event, TurnEnded):
+            return self._unseen(events[:-1]) + _frame(events[-1])
+        return self._unseen(events)
 
-async def _frames(told: ResponseEvents, log: TurnLog, last_seen: int) -> AsyncGenerator[bytes]:
-    if begun := _written(told.begin(), last_seen):
-        yield begun
-    async with aclosing(log.read()) as batches:
-        async for batch in batches:
-            for begin in range(0, len(batch), AT_ONCE):
-                if shown := _shown(told, batch[begin : begin + AT_ONCE], last_seen):
-                    yield shown
+    def keep_alive(self) -> bytes:
+        """An event that adds nothing."""
+        return _frame(self._events.silence())
 
-
-def _shown(told: ResponseEvents, batch: Sequence[NumberedEvent], last_seen: int) -> bytes:
-    events = [event for item in batch for event in told.take(item.event)]
-    ended = isinstance(batch[-1].event, TurnEnded)
-    return _written(events[:-1], last_seen) + _written(events[-1:], -1 if ended else last_seen)
-
-
-def _written(events: Iterable[Event], last_seen: int) -> bytes:
-    return b"".join(_frame(event) for event in events if event["sequence_number"] > last_seen)
+    def _unseen(self, events: Iterable[Event]) -> bytes:
+        return b"".join([_frame(event) for event in events if event["sequence_number"] > self._last_seen])
 
 
 def _frame(event: Event) -> bytes:

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
-from quern.turns.events import TurnEvent, TurnLog
+from quern.events import TurnEvent
+from quern.turns.log import TurnLog
+
+Batch = tuple[int, Sequence[TurnEvent]]
+"""Events with the index of their log."""
 
 
-async def merged(logs: Sequence[TurnLog]) -> AsyncGenerator[tuple[int, TurnEvent]]:
-    """Each event with the index of its log, until all logs have ended."""
-    inbox: asyncio.Queue[tuple[int, TurnEvent] | None] = asyncio.Queue()
+async def merged(logs: Sequence[TurnLog], *, silence: float) -> AsyncGenerator[Batch]:
+    """Everything in these logs as it comes, until all of them have ended; an empty batch after each `silence` seconds
+    in which nothing came.
+    """
+    if len(logs) > 1:
+        async with aclosing(_merged(logs, silence)) as batches:
+            async for batch in batches:
+                yield batch
+        return
+    async with aclosing(logs[0].read(silence=silence)) as events:
+        async for some in events:
+            yield 0, some
+
+
+async def _merged(logs: Sequence[TurnLog], silence: float) -> AsyncGenerator[Batch]:
+    inbox: asyncio.Queue[Batch | None] = asyncio.Queue()
 
     async def forward(index: int, log: TurnLog) -> None:
         async for batch in log.read():
-            for item in batch:
-                inbox.put_nowait((index, item.event))
+            inbox.put_nowait((index, batch))
         inbox.put_nowait(None)
 
     loop = asyncio.get_running_loop()
@@ -23,11 +40,16 @@ async def merged(logs: Sequence[TurnLog]) -> AsyncGenerator[tuple[int, TurnEvent
     try:
         left = len(readers)
         while left:
-            item = await inbox.get()
-            if item is None:
+            try:
+                async with asyncio.timeout(silence):
+                    batch = await inbox.get()
+            except TimeoutError:
+                yield 0, ()
+                continue
+            if batch is None:
                 left -= 1
             else:
-                yield item
+                yield batch
     finally:
         for reader in readers:
             reader.cancel()

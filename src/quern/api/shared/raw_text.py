@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from quern.api.shared.connection import unless_gone
-from quern.turns.events import TurnEnded, TurnLog, TurnText
+from quern.events import TextDelta
+from quern.turns.log import TurnLog
 from quern.turns.turn import Turn
 from quern.types import TurnState
 
@@ -32,28 +33,21 @@ class TurnTextResponse(Response):
         self._preamble = preamble
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI)
-        with self._turn.reading() as log:
+        with self._turn.attach() as log:
             await unless_gone(receive, self._send_all(log, send))
 
     async def _send_all(self, log: TurnLog, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         if self._preamble:
             await send(_chunk(self._preamble))
-        async for text in _texts(log):
-            await send(_chunk(text))
+        async with aclosing(log.read()) as batches:
+            async for batch in batches:
+                text = "".join([event.text for event in batch if isinstance(event, TextDelta)])
+                if text:
+                    await send(_chunk(text))
         if log.end is None or log.end.state is not TurnState.COMPLETED:
             raise AnswerAborted
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _texts(log: TurnLog) -> AsyncGenerator[str]:
-    """Text as it comes, as much at once as there is."""
-    async for batch in log.read():
-        text = "".join(item.event.text for item in batch if isinstance(item.event, TurnText))
-        if text:
-            yield text
-        if isinstance(batch[-1].event, TurnEnded):
-            return
 
 
 def _chunk(text: str) -> Message:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from quern.engine.base import EngineEvent, Finished, Queued
+from quern.engine.base import EngineEvent, Finished
 from quern.engine.cpu.scheduler import Notice, Preempted, Released, Resumed
 from quern.errors import EngineError, EngineFailed
+from quern.events import Queued
 
 
 class Reader:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from quern.engine.base import Finished, GenerateRequest, Prefill, Priority
+from quern.engine.base import Finished, GenerateRequest, Priority
 from quern.engine.cpu.blocks import PrefixChain
+from quern.events import Prefill
 from quern.types import FinishReason, Timings, Usage
 
 

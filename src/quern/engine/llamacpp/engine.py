@@ -13,7 +13,7 @@ import structlog
 
 from quern.config import EngineSettings
 from quern.engine.admission import Place
-from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, GenerateRequest, Queued
+from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, GenerateRequest
 from quern.engine.gate import Gate
 from quern.engine.llamacpp.backend import Backend, Connected, RemoteServer
 from quern.engine.llamacpp.process import InferenceProcess
@@ -22,6 +22,7 @@ from quern.engine.llamacpp.sequence import Sequence
 from quern.engine.llamacpp.supervisor import Supervisor
 from quern.engine.slots import SlotTable
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, ModelLoadError
+from quern.events import Queued
 from quern.grammar.cache import GrammarCache
 from quern.grammar.grammar import Grammar
 from quern.machine import usable_cores

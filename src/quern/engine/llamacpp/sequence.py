@@ -8,12 +8,13 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from itertools import groupby
 
-from quern.engine.base import EngineEvent, Finished, GenerateRequest, Logprob, Prefill, Tokens
+from quern.engine.base import EngineEvent, Finished, GenerateRequest, Logprob, Tokens
 from quern.engine.llamacpp.client import LlamaServer, NewTokens
 from quern.engine.llamacpp.request import completion_request
 from quern.engine.llamacpp.stream import Ended, EndFilter, Progress
 from quern.engine.slots import SlotTable
 from quern.errors import EngineFailed
+from quern.events import Prefill
 from quern.types import FinishReason, Timings, Usage
 
 CUT_SHORT = "The inference server ended the answer without saying why, so this answer was lost. Ask again."

@@ -8,12 +8,13 @@ such a tool. White space around calls and their tags means nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from quern.events import AnswerEvent, ArgumentsDelta, CallEnded, CallStarted, TextDelta
 from quern.grammar.parameter_types import ParameterTypes
 from quern.prompt.tools.calls import LONGEST_NAME, NotACallError
-from quern.prompt.tools.events import AnswerEvent, AnswerText, CallArguments, CallEnded, CallStarted, merged
 from quern.prompt.tools.json_calls import JsonCall
+from quern.prompt.tools.parser import merged
 from quern.prompt.tools.source import Source, Steps
 from quern.prompt.tools.surroundings import FENCE, INVENTED_TAGS, Surroundings
 from quern.prompt.tools.xml_calls import FUNCTION, XmlCall
@@ -29,10 +30,12 @@ class CallFinder:
     """An `AnswerParser` for both formats, and the `CallSink` of its calls.
 
     `bare_json`: an object at a line's start may be a call; else `<function=` may. After `<tool_call>` both may be one.
-    `opened`: the answer begins after `<tool_call>`, which the prompt ends with.
+    `opened`: the answer begins after `<tool_call>`, which the prompt ends with. `call_id`: the id of the answer's call
+    with this index.
     """
 
-    def __init__(self, tools: Sequence[Tool], *, bare_json: bool, opened: bool) -> None:
+    def __init__(self, tools: Sequence[Tool], call_id: Callable[[int], str], *, bare_json: bool, opened: bool) -> None:
+        self._call_id = call_id
         self._types = {tool.name: ParameterTypes(tool.parameters) for tool in tools}
         self._bare_json = bare_json
         self._opened = opened
@@ -72,13 +75,13 @@ class CallFinder:
         self._source.recorded()
         self._space.clear()
         self._after_call = self._at_line_start = True
-        self._events.append(CallStarted(self._calls, name))
+        self._events.append(CallStarted(self._calls, self._call_id(self._calls), name))
         return self._types.get(name) or ParameterTypes({})
 
     def write(self, fragment: str) -> None:
         """See CallSink."""
         if fragment:
-            self._events.append(CallArguments(self._calls, fragment))
+            self._events.append(ArgumentsDelta(self._calls, fragment))
 
     def mend(self) -> None:
         """See CallSink. All that the end of the answer cuts off is one slip."""
@@ -107,7 +110,7 @@ class CallFinder:
             else:
                 self._give_out((yield from self._source.some(PROSE)) or self._source.skip())
         if not self._after_call:
-            self._events += [AnswerText(space) for space in self._space if space]
+            self._events += [TextDelta(space) for space in self._space if space]
         elif self._around.lacks_end:
             self.mend()
 
@@ -187,8 +190,8 @@ class CallFinder:
         self._after_call = False
         prose = text.rstrip()
         if prose:
-            self._events += [AnswerText(space) for space in self._space if space]
-            self._events.append(AnswerText(prose))
+            self._events += [TextDelta(space) for space in self._space if space]
+            self._events.append(TextDelta(prose))
             self._space = []
         self._space.append(text[len(prose) :])
         lines = text.rpartition("\n")

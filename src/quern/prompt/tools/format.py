@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from quern.grammar.tool_format import ToolFormat
 from quern.prompt.tools.answer import CallFinder
-from quern.prompt.tools.events import AnswerParser
+from quern.prompt.tools.parser import AnswerParser
 from quern.types import Tool
 
 
-def answer_parser(format: ToolFormat, tools: Sequence[Tool], *, opened: bool = False) -> AnswerParser:  # noqa: A002
-    """A parser for one answer. `opened`: the prompt ends with `OPENING`."""
-    return CallFinder(tools, bare_json=format is ToolFormat.JSON, opened=opened)
+def answer_parser(
+    format: ToolFormat,  # noqa: A002
+    tools: Sequence[Tool],
+    call_id: Callable[[int], str],
+    *,
+    opened: bool = False,
+) -> AnswerParser:
+    """A parser for one answer. `call_id` gives a call's id by its index; `opened`: the prompt ends with `OPENING`."""
+    return CallFinder(tools, call_id, bare_json=format is ToolFormat.JSON, opened=opened)

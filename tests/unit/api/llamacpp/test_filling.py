@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quern.api.llamacpp.filling import Filling
-from quern.turns.events import TurnEnded, TurnPrefill, TurnText
+from quern.events import Prefill, TextDelta, TurnEnded
 from quern.types import TurnState
 
 END = TurnEnded(TurnState.COMPLETED)
@@ -14,7 +14,7 @@ END = TurnEnded(TurnState.COMPLETED)
 
 def fill(filling: Filling, *pieces: str, step: float = 0.0) -> list[str]:
     """What is shown for each piece, that come `step` seconds apart, and at the end."""
-    events = [*(TurnText(piece) for piece in pieces), END]
+    events = [*(TextDelta(piece) for piece in pieces), END]
     return [filling.take(event, number * step) for number, event in enumerate(events)]
 
 
@@ -56,8 +56,8 @@ def test_after_its_time_the_filling_ends_with_the_next_line_break() -> None:
 
 def test_time_counts_from_the_first_text() -> None:
     filling = Filling(seconds=1.0)
-    assert filling.take(TurnPrefill(5, 5, 0), 0.0) == ""
-    assert filling.take(TurnText("a\n"), 100.0) == "a\n"
+    assert filling.take(Prefill(5, 5, 0), 0.0) == ""
+    assert filling.take(TextDelta("a\n"), 100.0) == "a\n"
     assert not filling.over
 
 

@@ -16,12 +16,13 @@ from structlog.testing import capture_logs
 from tests.unit.engine.cpu.scripted import VOCABULARY_SIZE, ScriptedModel, ScriptedVocabulary, answer
 
 from quern.config import EngineSettings
-from quern.engine.base import EngineEvent, EngineState, Finished, GenerateRequest, Logprob, Queued, Tokens
+from quern.engine.base import EngineEvent, EngineState, Finished, GenerateRequest, Logprob, Tokens
 from quern.engine.cpu.engine import CpuEngine, with_end_ids
 from quern.engine.cpu.model import Model
 from quern.engine.cpu.scheduler import Scheduler, Step
 from quern.engine.cpu.sequence import Part
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
+from quern.events import Queued
 from quern.grammar.compiler import CompiledGrammar
 from quern.grammar.grammar import JsonGrammar
 from quern.types import FinishReason, SamplingParams

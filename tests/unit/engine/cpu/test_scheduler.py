@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from tests.unit.engine.cpu.scripted import answer
 from tests.unit.engine.cpu.transcript import Run, prompt, request
 
-from quern.engine.base import Finished, Prefill, Priority, Queued, Tokens
+from quern.engine.base import Finished, Priority, Tokens
 from quern.engine.cpu.model import Drawn
 from quern.engine.cpu.scheduler import Notice, Preempted, Released, Resumed
 from quern.errors import EngineFailed
+from quern.events import Prefill, Queued
 from quern.types import FinishReason, Usage
 
 

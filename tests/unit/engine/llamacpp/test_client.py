@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from quern.engine.base import EngineEvent, GenerateRequest, Logprob, Prefill, Tokens
+from quern.engine.base import EngineEvent, GenerateRequest, Logprob, Tokens
 from quern.engine.llamacpp.client import LlamaServer
 from quern.engine.llamacpp.sequence import Sequence
 from quern.engine.slots import SlotTable
 from quern.errors import EngineFailed
+from quern.events import Prefill
 from quern.types import SamplingParams
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"

@@ -7,10 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quern.events import AnswerEvent, ArgumentsDelta, CallEnded, CallStarted, TextDelta
 from quern.grammar.tool_format import ToolFormat
-from quern.prompt.tools.events import AnswerEvent, AnswerText, CallArguments, CallEnded, CallStarted, merged
 from quern.prompt.tools.format import answer_parser
+from quern.prompt.tools.parser import merged
 from quern.types import Tool
+
+CALL_ID = "call_{}".format
+"""A call's id by its index."""
 
 WEATHER = Tool(
     "get_weather",
@@ -73,7 +77,7 @@ def events_of(
     pieces: Iterable[str], form: ToolFormat, tools: Sequence[Tool] = TOOLS, *, opened: bool = False
 ) -> tuple[list[AnswerEvent], int]:
     """What comes out, neighbours merged, and the repairs."""
-    parser = answer_parser(form, tools, opened=opened)
+    parser = answer_parser(form, tools, CALL_ID, opened=opened)
     events = [event for piece in pieces for event in parser.push(piece)]
     return merged([*events, *parser.finish()]), parser.repairs
 
@@ -82,13 +86,13 @@ def parse(answer: str, form: ToolFormat, tools: Sequence[Tool] = TOOLS, *, opene
     """The answer in pieces of three characters; each call has to begin, to have arguments and to end, in that order."""
     pieces = [answer[start : start + 3] for start in range(0, len(answer), 3)]
     events, repairs = events_of(pieces, form, tools, opened=opened)
-    text = "".join(event.text for event in events if isinstance(event, AnswerText))
+    text = "".join(event.text for event in events if isinstance(event, TextDelta))
     calls: list[tuple[str, str]] = []
-    of_calls = iter([event for event in events if not isinstance(event, AnswerText)])
+    of_calls = iter([event for event in events if not isinstance(event, TextDelta)])
     for index, started in enumerate(of_calls):
         arguments, ended = next(of_calls), next(of_calls)
         assert isinstance(started, CallStarted)
-        assert isinstance(arguments, CallArguments)
+        assert isinstance(arguments, ArgumentsDelta)
         assert isinstance(ended, CallEnded)
         assert started.index == arguments.index == ended.index == index
         calls.append((started.name, arguments.fragment))

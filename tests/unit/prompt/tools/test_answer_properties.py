@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.prompt.tools.answers import events_of, parse
 
+from quern.events import AnswerEvent, ArgumentsDelta, CallEnded, CallStarted, TextDelta
 from quern.grammar.tool_format import ToolFormat
-from quern.prompt.tools.events import AnswerEvent, AnswerText, CallArguments, CallEnded, CallStarted
 
 FORMATS = st.sampled_from(list(ToolFormat))
 PARTS = (
@@ -72,7 +72,7 @@ def test_where_there_is_no_call_nothing_is_changed(answer: str, form: ToolFormat
 
 @given(st.text("ab中😀>}[]\"'\\\n\r\t \x00\u3000:,"), FORMATS, st.booleans())
 def test_text_without_the_formats_characters_is_prose(answer: str, form: ToolFormat, opened: bool) -> None:
-    assert events_of([answer], form, opened=opened) == ([AnswerText(answer)] if answer else [], 0)
+    assert events_of([answer], form, opened=opened) == ([TextDelta(answer)] if answer else [], 0)
 
 
 @given(st.dictionaries(TEXTS, VALUES))
@@ -101,4 +101,4 @@ def kinds(events: list[AnswerEvent]) -> list[type]:
 
 def test_a_call_without_arguments_still_has_all_its_events() -> None:
     events, _ = events_of(["<tool_call><function=fly></function></tool_call>"], ToolFormat.XML)
-    assert kinds(events) == [CallStarted, CallArguments, CallEnded]
+    assert kinds(events) == [CallStarted, ArgumentsDelta, CallEnded]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.unit.prompt.tools.answers import CODE, TOOLS, Parsed, events_of, whole_calls
+from tests.unit.prompt.tools.answers import CALL_ID, CODE, TOOLS, Parsed, events_of, whole_calls
 from tests.unit.prompt.tools.answers import parse as parse_answer
 
+from quern.events import ArgumentsDelta, CallEnded, CallStarted, TextDelta
 from quern.grammar.tool_format import ToolFormat
-from quern.prompt.tools.events import AnswerText, CallArguments, CallEnded, CallStarted
 from quern.prompt.tools.format import answer_parser
 
 BERLIN = '{"name": "get_weather", "arguments": {"city": "Berlin"}}'
@@ -42,25 +42,25 @@ def test_prose_and_calls_come_in_order_and_the_white_space_between_them_goes() -
     events, repairs = events_of([f" 我看看。\n\n{tagged(BERLIN)}\n\n{tagged(TOKYO)}\n\nDone.\n"], ToolFormat.JSON)
     assert repairs == 0
     assert events == [
-        AnswerText(" 我看看。"),
-        CallStarted(0, "get_weather"),
-        CallArguments(0, '{"city": "Berlin"}'),
+        TextDelta(" 我看看。"),
+        CallStarted(0, "call_0", "get_weather"),
+        ArgumentsDelta(0, '{"city": "Berlin"}'),
         CallEnded(0),
-        CallStarted(1, "get_weather"),
-        CallArguments(1, '{"city": "东京 😀"}'),
+        CallStarted(1, "call_1", "get_weather"),
+        ArgumentsDelta(1, '{"city": "东京 😀"}'),
         CallEnded(1),
-        AnswerText("Done.\n"),
+        TextDelta("Done.\n"),
     ]
 
 
 def test_arguments_are_told_while_they_are_written() -> None:
-    parser = answer_parser(ToolFormat.JSON, TOOLS)
+    parser = answer_parser(ToolFormat.JSON, TOOLS, CALL_ID)
     assert parser.push('<tool_call>\n{"name": "write_file", "argum') == []
-    assert parser.push('ents": {') == [CallStarted(0, "write_file"), CallArguments(0, "{")]
-    assert parser.push('"path": "a.py", "con') == [CallArguments(0, '"path": "a.py"')]
-    assert parser.push('tent": "print(') == [CallArguments(0, ', "content": "print(')]
-    assert parser.push('\\"中\\"') == [CallArguments(0, '\\"中\\"')]
-    assert parser.push(')"}') == [CallArguments(0, ')"}'), CallEnded(0)]
+    assert parser.push('ents": {') == [CallStarted(0, "call_0", "write_file"), ArgumentsDelta(0, "{")]
+    assert parser.push('"path": "a.py", "con') == [ArgumentsDelta(0, '"path": "a.py"')]
+    assert parser.push('tent": "print(') == [ArgumentsDelta(0, ', "content": "print(')]
+    assert parser.push('\\"中\\"') == [ArgumentsDelta(0, '\\"中\\"')]
+    assert parser.push(')"}') == [ArgumentsDelta(0, ')"}'), CallEnded(0)]
     assert parser.push("}\n</tool_call>") == []
     assert parser.finish() == []
     assert parser.repairs == 0

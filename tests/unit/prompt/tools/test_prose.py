@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.prompt.tools.answers import TOOLS, Parsed, parse
+from tests.unit.prompt.tools.answers import CALL_ID, TOOLS, Parsed, parse
 
+from quern.events import TextDelta
 from quern.grammar.tool_format import ToolFormat
-from quern.prompt.tools.events import AnswerText
 from quern.prompt.tools.format import answer_parser
 
 FORMATS = list(ToolFormat)
@@ -42,25 +42,25 @@ def test_it_comes_out_unchanged(prose: str, form: ToolFormat) -> None:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_mention_of_the_tag_streams_on_once_it_can_be_no_call(form: ToolFormat) -> None:
-    parser = answer_parser(form, TOOLS)
-    assert parser.push("The `<tool") == [AnswerText("The `")]
+    parser = answer_parser(form, TOOLS, CALL_ID)
+    assert parser.push("The `<tool") == [TextDelta("The `")]
     assert parser.push("_call>") == []
-    assert parser.push("`") == [AnswerText("<tool_call>`")]
-    assert parser.push(" tag") == [AnswerText(" tag")]
+    assert parser.push("`") == [TextDelta("<tool_call>`")]
+    assert parser.push(" tag") == [TextDelta(" tag")]
     assert parser.finish() == []
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_only_the_space_at_its_end_waits_for_what_follows(form: ToolFormat) -> None:
-    parser = answer_parser(form, TOOLS)
-    assert parser.push("Hello \n") == [AnswerText("Hello")]
+    parser = answer_parser(form, TOOLS, CALL_ID)
+    assert parser.push("Hello \n") == [TextDelta("Hello")]
     assert parser.push("\n") == []
-    assert parser.push("world. ") == [AnswerText(" \n\nworld.")]
-    assert parser.finish() == [AnswerText(" ")]
+    assert parser.push("world. ") == [TextDelta(" \n\nworld.")]
+    assert parser.finish() == [TextDelta(" ")]
 
 
 def test_a_code_block_waits_no_longer_than_it_may_hold_a_call() -> None:
-    parser = answer_parser(ToolFormat.JSON, TOOLS)
+    parser = answer_parser(ToolFormat.JSON, TOOLS, CALL_ID)
     assert parser.push("```json\n{\n  ") == []
     assert parser.push('"debug"') == []
-    assert parser.push(":") == [AnswerText('```json\n{\n  "debug":')]
+    assert parser.push(":") == [TextDelta('```json\n{\n  "debug":')]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.prompt.tools.answers import CODE, TOOLS, Parsed, events_of, whole_calls
+from tests.unit.prompt.tools.answers import CALL_ID, CODE, TOOLS, Parsed, events_of, whole_calls
 from tests.unit.prompt.tools.answers import parse as parse_answer
 
+from quern.events import ArgumentsDelta, CallEnded, CallStarted, TextDelta
 from quern.grammar.tool_format import ToolFormat
-from quern.prompt.tools.events import AnswerText, CallArguments, CallEnded, CallStarted
 from quern.prompt.tools.format import answer_parser
 
 BERLIN = "<function=get_weather>\n<parameter=city>\nBerlin\n</parameter>\n</function>"
@@ -44,27 +44,27 @@ def test_prose_and_calls_come_in_order_and_the_white_space_between_them_goes() -
     events, repairs = events_of([f"我看看。\n{tagged(BERLIN)}\n{tagged(TOKYO)}\n\n完成 "], ToolFormat.XML)
     assert repairs == 0
     assert events == [
-        AnswerText("我看看。"),
-        CallStarted(0, "get_weather"),
-        CallArguments(0, '{"city": "Berlin"}'),
+        TextDelta("我看看。"),
+        CallStarted(0, "call_0", "get_weather"),
+        ArgumentsDelta(0, '{"city": "Berlin"}'),
         CallEnded(0),
-        CallStarted(1, "get_weather"),
-        CallArguments(1, '{"city": "东京 😀"}'),
+        CallStarted(1, "call_1", "get_weather"),
+        ArgumentsDelta(1, '{"city": "东京 😀"}'),
         CallEnded(1),
-        AnswerText("完成 "),
+        TextDelta("完成 "),
     ]
 
 
 def test_strings_are_told_while_they_are_written_and_other_values_when_they_are_complete() -> None:
-    parser = answer_parser(ToolFormat.XML, TOOLS)
+    parser = answer_parser(ToolFormat.XML, TOOLS, CALL_ID)
     assert parser.push("<tool_call>\n<function=write_file>\n<para") == []
-    assert parser.push("meter=") == [CallStarted(0, "write_file")]
-    assert parser.push("content>\n") == [CallArguments(0, '{"content": "')]
-    assert parser.push('say "中"\n') == [CallArguments(0, 'say \\"中\\"')]
+    assert parser.push("meter=") == [CallStarted(0, "call_0", "write_file")]
+    assert parser.push("content>\n") == [ArgumentsDelta(0, '{"content": "')]
+    assert parser.push('say "中"\n') == [ArgumentsDelta(0, 'say \\"中\\"')]
     assert parser.push("</parameter") == []
-    assert parser.push(" x>") == [CallArguments(0, "\\n</parameter x>")]
-    assert parser.push("\n</parameter>\n<parameter=lines>\n[1, ") == [CallArguments(0, '", "lines": ')]
-    assert parser.push("2]\n</parameter>\n</function>") == [CallArguments(0, "[1, 2]}"), CallEnded(0)]
+    assert parser.push(" x>") == [ArgumentsDelta(0, "\\n</parameter x>")]
+    assert parser.push("\n</parameter>\n<parameter=lines>\n[1, ") == [ArgumentsDelta(0, '", "lines": ')]
+    assert parser.push("2]\n</parameter>\n</function>") == [ArgumentsDelta(0, "[1, 2]}"), CallEnded(0)]
     assert parser.push("\n</tool_call>") == []
     assert parser.finish() == []
     assert parser.repairs == 0

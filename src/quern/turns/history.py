@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from quern.errors import ConversationBusy, ConversationNotFound, InvalidRequest, ResponseNotFound
-from quern.store.conversations import ConversationStore
 from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
 from quern.turns.request import TurnRequest
 from quern.types import Item, TurnState
 
-NOT_FOUND = (
+NO_CONVERSATION = (
     "There is no such conversation. Send a conversation_id exactly as the server gave it, or leave it out to begin a "
     "new conversation."
 )
@@ -21,31 +20,26 @@ NO_RESPONSE = (
 )
 
 
-class Context:
+class HistoryLoader:
     """Finds and checks what a request refers to; what another owner has does not exist."""
 
-    def __init__(self, conversations: ConversationStore, responses: ResponseStore, history: HistoryStore) -> None:
-        self._conversations = conversations
+    def __init__(self, responses: ResponseStore, history: HistoryStore) -> None:
         self._responses = responses
         self._history = history
 
-    async def check(self, request: TurnRequest) -> None:
-        """Raises ConversationNotFound, ResponseNotFound, ConversationBusy or InvalidRequest."""
+    async def load(self, request: TurnRequest) -> Sequence[Item]:
+        """What was said before.
+
+        Raises ConversationNotFound, ResponseNotFound (also where a part of a response's history was deleted),
+        ConversationBusy or InvalidRequest.
+        """
         if request.conversation_id is not None:
-            await self.check_conversation(request.conversation_id, request.owner)
+            history = await self._history.of_conversation(request.conversation_id, request.owner)
+            if history is None:
+                raise ConversationNotFound(NO_CONVERSATION)
+            return history
         if request.previous_id is not None:
             await self._check_previous(request.previous_id, request.owner)
-
-    async def check_conversation(self, conversation_id: str, owner: str) -> None:
-        """Raises ConversationNotFound."""
-        if await self._conversations.get(conversation_id, owner) is None:
-            raise ConversationNotFound(NOT_FOUND)
-
-    async def history(self, request: TurnRequest) -> Sequence[Item]:
-        """What was said before. Raises ResponseNotFound where a part of it was deleted."""
-        if request.conversation_id is not None:
-            return await self._history.of_conversation(request.conversation_id)
-        if request.previous_id is not None:
             return await self._history.of_response(request.previous_id)
         return []
 

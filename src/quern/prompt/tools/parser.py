@@ -1,0 +1,43 @@
+"""What finds calls in a model's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Protocol
+
+from quern.events import AnswerEvent, ArgumentsDelta, TextDelta
+
+
+class AnswerParser(Protocol):
+    """Finds the calls in one answer. However the text is split over calls, the same comes out, only in other pieces."""
+
+    @property
+    def repairs(self) -> int:
+        """How many slips of the model were mended so far."""
+        ...
+
+    def push(self, text: str) -> list[AnswerEvent]:
+        """Take the next text, of any length; return what is now certain."""
+        ...
+
+    def finish(self) -> list[AnswerEvent]:
+        """End of the answer: return what was held back.
+
+        The arguments of a call that it cuts off are completed to be JSON; its `CallEnded` says that it is not whole.
+        """
+        ...
+
+
+def merged(events: Iterable[AnswerEvent]) -> list[AnswerEvent]:
+    """The same events, with neighbouring pieces of prose, or of one call's arguments, joined."""
+    result: list[AnswerEvent] = []
+    for (kind, index), group in groupby(events, key=lambda event: (type(event), getattr(event, "index", None))):
+        if kind is TextDelta:
+            result.append(TextDelta("".join(event.text for event in group if isinstance(event, TextDelta))))
+        elif kind is ArgumentsDelta and index is not None:
+            fragments = (event.fragment for event in group if isinstance(event, ArgumentsDelta))
+            result.append(ArgumentsDelta(index, "".join(fragments)))
+        else:
+            result += group
+    return result

@@ -1,0 +1,79 @@
+"""A turn's log: the events of one turn, written by its runner and read by any number of dialects."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Sequence
+
+from quern.events import TurnEnded, TurnEvent
+
+MOST_AT_ONCE = 64
+"""So many events are made into JSON in about a millisecond; in between the event loop serves others."""
+
+
+class TurnLog:
+    """Append-only; any number of readers, each at its own pace. Lives on one event loop.
+
+    `events[i]` is the turn's event number `i + 1`; only `append` changes them.
+    """
+
+    def __init__(self, events: Iterable[TurnEvent] = ()) -> None:
+        self.events: list[TurnEvent] = list(events)
+        self._waiting: list[asyncio.Future[bool]] = []
+
+    @property
+    def end(self) -> TurnEnded | None:
+        """The terminal event, once there is one."""
+        last = self.events[-1] if self.events else None
+        return last if isinstance(last, TurnEnded) else None
+
+    def append(self, event: TurnEvent) -> None:
+        """Add an event and wake the readers. Raises RuntimeError after the terminal event."""
+        if self.end is not None:
+            msg = f"a turn that has ended can't go on with {event!r}"
+            raise RuntimeError(msg)
+        self.events.append(event)
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for reader in waiting:
+                _wake(reader, grown=True)
+
+    async def read(self, after: int = 0, *, silence: float | None = None) -> AsyncGenerator[Sequence[TurnEvent]]:
+        """Everything after event number `after`, in batches of what is there, until the terminal event.
+
+        An empty batch comes after each `silence` seconds in which nothing was added.
+        """
+        while True:
+            batch = self.events[after : after + MOST_AT_ONCE]
+            if batch:
+                after += len(batch)
+                yield batch
+                if isinstance(batch[-1], TurnEnded):
+                    return
+            elif not await self._grown(silence):
+                yield batch
+
+    async def ended(self) -> TurnEnded:
+        """Wait for the terminal event."""
+        while self.end is None:
+            await self._grown(None)
+        return self.end
+
+    async def _grown(self, seconds: float | None) -> bool:
+        """Wait for the next event; False after so many seconds without one."""
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_future()
+        self._waiting.append(waiting)
+        timer = None if seconds is None else loop.call_later(seconds, _wake, waiting)
+        try:
+            return await waiting
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+
+
+def _wake(waiting: asyncio.Future[bool], *, grown: bool = False) -> None:
+    if not waiting.done():
+        waiting.set_result(grown)
