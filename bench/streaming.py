@@ -25,6 +25,7 @@ from pathlib import Path
 
 import psutil
 import uvicorn
+import uvloop
 
 from quern.app import build_app
 from quern.config import LogSettings, Settings
@@ -124,7 +125,7 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        asyncio.run(serve(options.streams))
+        uvloop.run(serve(options.streams))
         return
     sides = {"peer": options.peer, "this": sys.executable} if options.peer else {"this": sys.executable}
     speeds: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}

@@ -144,10 +144,11 @@ async def test_turns_that_outlast_the_grace_end_as_interrupted_with_their_text(s
 
 
 async def test_sixteen_streams_at_once_all_make_progress_while_health_answers(start: Start) -> None:
-    engine = FakeEngine(parallel=16, token_delay=0.002, reply=lambda _request: tuple(b"x" * 100))
+    engine = FakeEngine(parallel=16, token_delay=0.2, reply=lambda _request: tuple(b"x" * 100))
     async with start(engine, live=True) as quern, asyncio.TaskGroup() as group:
         streams = [group.create_task(quern.chat(f"stream {n}")) for n in range(16)]
         while quern.engine.stats().running < 16:
             await asyncio.sleep(0.005)
+        engine.token_delay = 0
         assert (await quern.client.get("/health")).status_code == 200
     assert {stream.result().text.partition("\n---\n")[2] for stream in streams} == {"x" * 100}

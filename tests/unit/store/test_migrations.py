@@ -114,7 +114,7 @@ async def test_a_database_of_the_first_version_keeps_its_messages_and_goes_on(da
     ]
     assert page.items[0].created_at == NOON.replace(hour=8)
     assert await history.of_conversation("c1", "ann") == [Message(Role.USER, "hello"), Message(Role.ASSISTANT, "嗨")]
-    assert await history.of_conversation("c2", "ann") == [Message(Role.USER, "<|im_end|>"), Message(Role.ASSISTANT, "")]
+    assert await history.of_conversation("c2", "bob") == [Message(Role.USER, "<|im_end|>"), Message(Role.ASSISTANT, "")]
     assert await turns.recover_interrupted(NOON, STOPPED) == 1
     await history.append("c1", [new_item(Message(Role.USER, "and now?"))], NOON)
     assert (await history.of_conversation("c1", "ann") or [])[-1] == Message(Role.USER, "and now?")
