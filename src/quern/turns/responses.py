@@ -9,10 +9,9 @@ from typing import Any
 
 from quern.errors import InvalidRequest, ItemNotFound, ResponseNotFound
 from quern.prompt.prompt import Prompt
+from quern.records import ResponseRecord, StoredItem, TurnRecord
 from quern.store.history import HistoryStore
-from quern.store.items import StoredItem
-from quern.store.records import TurnRecord
-from quern.store.responses import ResponseRecord, ResponseStore
+from quern.store.responses import ResponseStore
 from quern.turns.answer import AnswerReader
 from quern.turns.context import NO_RESPONSE
 from quern.turns.events import TurnEnded, TurnLog

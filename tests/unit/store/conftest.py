@@ -13,12 +13,13 @@ from blockbuster import blockbuster_ctx
 from sqlalchemy import func, select
 from tests.unit.store.said import new_item
 
+from quern.records import NewResponse
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
 from quern.store.schema import metadata
-from quern.store.turns import JournalEntry, NewResponse, NewTurn, TurnEnd, TurnStore
+from quern.store.turns import JournalEntry, NewTurn, TurnEnd, TurnStore
 from quern.types import FinishReason, Item, Message, Role, SamplingParams, Timings, TurnState, Usage
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from quern.errors import InvalidRequest, StoreError
-from quern.store.conversations import Conversation, ConversationStore
+from quern.records import Conversation, Page, StoredItem
+from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
-from quern.store.items import NewItem, StoredItem
-from quern.store.pages import Page
+from quern.store.items import NewItem
 from quern.store.turns import JournalEntry, NewTurn, TurnEnd, TurnStore
 from quern.types import FinishReason, Message, Role, SamplingParams, Timings, TurnState, Usage
 

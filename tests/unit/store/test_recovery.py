@@ -11,11 +11,12 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quern.records import TurnRecord
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.items import NewItem
 from quern.store.schema import storable
-from quern.store.turns import JournalEntry, NewTurn, TurnEnd, TurnRecord, TurnStore
+from quern.store.turns import JournalEntry, NewTurn, TurnEnd, TurnStore
 from quern.types import Message, Role, SamplingParams, TurnState
 
 WRITER = Path(__file__).with_name("writer_process.py")

@@ -6,10 +6,11 @@ import pytest
 from tests.unit.store.said import ANSWER, CALLING, NOON, QUESTION, RESULTS, new_item
 
 from quern.errors import ResponseNotFound
+from quern.records import NewResponse
 from quern.store.conversations import ConversationStore
 from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
-from quern.store.turns import JournalEntry, NewResponse, NewTurn, TurnEnd, TurnStore
+from quern.store.turns import JournalEntry, NewTurn, TurnEnd, TurnStore
 from quern.types import Item, Message, Role, TurnState
 
 Respond = Callable[..., Awaitable[NewTurn]]

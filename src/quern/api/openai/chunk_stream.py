@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from quern.api.shared.errors import INTERNAL, openai_error
+from quern.api.shared.error_styles import OPENAI_ERRORS
 from quern.api.shared.merging import merged
 from quern.api.shared.sse import DONE, EventStreamResponse, frame
 from quern.turns.events import TurnEnded, TurnEvent
@@ -62,7 +62,7 @@ async def _frames(
             if isinstance(event, TurnEnded):
                 ends[index] = event
                 if event.state is not TurnState.COMPLETED:
-                    yield frame(openai_error(INTERNAL, event.error or event.state))
+                    yield frame(OPENAI_ERRORS.stream_error(event.error or event.state))
                     return
     if count is not None:
         yield frame({**shared, "choices": [], "usage": count([ends[index].usage for index in sorted(ends)])})

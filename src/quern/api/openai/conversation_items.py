@@ -12,10 +12,11 @@ from quern.api.openai.item_ids import item_id_of
 from quern.api.openai.item_input import references, steps
 from quern.api.openai.item_json import item_cursor, item_json, item_list
 from quern.api.openai.response_includes import included
-from quern.api.shared.deps import Owner, Wired
-from quern.api.shared.json_body import JsonRoute
+from quern.api.shared.headers import Owner
+from quern.api.shared.request_body import JsonRoute
+from quern.api.shared.services import ServicesDep
 from quern.errors import InvalidRequest
-from quern.store.pages import Page, unknown_cursor
+from quern.records import Page, unknown_cursor
 
 router = APIRouter(
     route_class=JsonRoute,
@@ -28,7 +29,7 @@ router = APIRouter(
 @router.get("")
 async def list_items(
     conversation_id: str,
-    wired: Wired,
+    services: ServicesDep,
     owner: Owner,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Literal["asc", "desc"] = "desc",
@@ -37,7 +38,7 @@ async def list_items(
     """A page of a conversation's items, the newest first unless `order=asc`."""
     cursor = item_cursor(after)
     try:
-        page = await wired.conversations.items(
+        page = await services.conversations.items(
             conversation_id, owner, limit=limit, after=cursor, newest_first=order == "desc"
         )
     except InvalidRequest:  # its sentence has the stored id, which the caller doesn't know
@@ -46,22 +47,21 @@ async def list_items(
 
 
 @router.post("")
-async def add_items(conversation_id: str, body: MoreItems, wired: Wired, owner: Owner) -> dict[str, Any]:
+async def add_items(conversation_id: str, body: MoreItems, services: ServicesDep, owner: Owner) -> dict[str, Any]:
     """Put items at the end of a conversation in which nothing runs; the model sees them in the next turn."""
-    referenced = await wired.responses.referenced(references(body.items), owner)
-    said = steps(body.items, referenced, kept_as="items")
-    added = await wired.conversations.append(conversation_id, owner, said)
+    referenced = await services.responses.referenced(references(body.items), owner)
+    added = await services.conversations.append(conversation_id, owner, steps(body.items, referenced))
     return item_list(Page(tuple(added), has_more=False))
 
 
 @router.get("/{item_id}")
-async def get_item(conversation_id: str, item_id: str, wired: Wired, owner: Owner) -> dict[str, Any]:
+async def get_item(conversation_id: str, item_id: str, services: ServicesDep, owner: Owner) -> dict[str, Any]:
     """One item."""
-    stored = await wired.conversations.item(conversation_id, owner, item_id_of(item_id))
+    stored = await services.conversations.item(conversation_id, owner, item_id_of(item_id))
     return item_json(stored.id, stored.item)
 
 
 @router.delete("/{item_id}")
-async def delete_item(conversation_id: str, item_id: str, wired: Wired, owner: Owner) -> dict[str, Any]:
+async def delete_item(conversation_id: str, item_id: str, services: ServicesDep, owner: Owner) -> dict[str, Any]:
     """Take an item out of a conversation in which nothing runs; the model never sees it again."""
-    return conversation_json(await wired.conversations.delete_item(conversation_id, owner, item_id_of(item_id)))
+    return conversation_json(await services.conversations.delete_item(conversation_id, owner, item_id_of(item_id)))

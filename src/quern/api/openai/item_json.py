@@ -10,8 +10,7 @@ from typing import Any
 
 from quern.api.openai.item_ids import item_id_of, shown_item_id
 from quern.errors import ItemNotFound
-from quern.store.items import StoredItem
-from quern.store.pages import Page, page_of, unknown_cursor
+from quern.records import Page, StoredItem, page_of, unknown_cursor
 from quern.types import Item, Message, Role, ToolCall, ToolResult
 
 COMPLETED = "completed"

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Self
 
 from quern.api.openai.item_ids import shown_response_id
-from quern.store.responses import ResponseRecord
+from quern.records import ResponseRecord
 from quern.turns.events import TurnEnded
 from quern.types import FinishReason, TurnState, Usage
 

@@ -26,7 +26,7 @@ class OutputMessage:
         self._status = IN_PROGRESS
         self._item = {"output_index": index}
         self._part = {
-            "item_id": shown_item_id(item_id, self._said),
+            "item_id": shown_item_id(item_id, self._message),
             "output_index": index,
             "content_index": 0,
         }
@@ -55,10 +55,10 @@ class OutputMessage:
 
     def json(self) -> dict[str, Any]:
         """The item as far as it is written."""
-        return item_json(self._item_id, self._said, self._status)
+        return item_json(self._item_id, self._message, self._status)
 
     @property
-    def _said(self) -> Item:
+    def _message(self) -> Item:
         return Message(Role.ASSISTANT, "".join(self._pieces))
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from quern.api.shared.connection import unless_gone
+from quern.api.shared.disconnects import unless_gone
 from quern.turns.events import TurnEnded, TurnLog, TurnText
 from quern.turns.turn import Turn
 from quern.types import TurnState
