@@ -22,7 +22,7 @@ from quern.errors import InvalidRequest
 from quern.turns.request import Caller, ChatInput, TurnRequest
 from quern.types import SamplingParams
 
-NOT_FOR_THE_MODEL = "x-anthropic-billing-header:"
+BILLING_HEADER = "x-anthropic-billing-header:"
 """Claude Code sends a header of this name as its first block of system text."""
 
 
@@ -71,7 +71,7 @@ class CountTokensRequest(Strict):
 
     def chat_input(self) -> ChatInput:
         """What is said to the model. Raises InvalidRequest."""
-        system = "\n".join(block.text for block in self.system if not block.text.startswith(NOT_FOR_THE_MODEL))
+        system = "\n".join(block.text for block in self.system if not block.text.startswith(BILLING_HEADER))
         wanted = self.output_config.format if self.output_config is not None else None
         return ChatInput(
             items_of(self.messages),

@@ -1,4 +1,4 @@
-"""Stored conversations: begin, list, read, update, attach to the running turn, delete.
+"""Stored conversations: begin, list, read, update, attach to the running turn, delete; and their items, one by one.
 
 Source of what OpenAI's clients read and send here: "Conversations" in OpenAI's API reference.
 """
@@ -6,22 +6,31 @@ Source of what OpenAI's clients read and send here: "Conversations" in OpenAI's 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
-from quern.api.openai.conversation_request import ChangedConversation, NewConversation
+from quern.api.openai.conversation_request import ChangedConversation, MoreItems, NewConversation
 from quern.api.openai.item_input import references, steps
+from quern.api.openai.items import item_cursor, item_id_of, item_json, item_list
+from quern.api.openai.response_includes import included
 from quern.api.shared.errors import validation_error
 from quern.api.shared.headers import Owner
 from quern.api.shared.raw_text import TurnTextResponse
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.services import ServicesDep
-from quern.errors import ConversationNotFound
-from quern.records import Conversation, StoredItem, TurnRecord
+from quern.errors import ConversationNotFound, InvalidRequest
+from quern.records import Conversation, Page, StoredItem, TurnRecord, unknown_cursor
 from quern.types import Message, Role, ToolCall, ToolResult
 
 router = APIRouter(route_class=JsonRoute, prefix="/v1/conversations", tags=["conversations"])
+
+items_router = APIRouter(
+    route_class=JsonRoute,
+    prefix="/v1/conversations/{conversation_id}/items",
+    tags=["conversations"],
+    dependencies=[Depends(included)],
+)
 
 Limit = Annotated[int, Query(ge=1, le=100, description="Most items of a page.")]
 After = Annotated[str | None, Query(description="The last id of the page before this one.")]
@@ -100,6 +109,47 @@ async def attach(conversation_id: str, services: ServicesDep, owner: Owner) -> R
         message = f"No turn of this conversation is running. GET /v1/conversations/{conversation_id} has its messages."
         raise ConversationNotFound(message)
     return TurnTextResponse(turn, media_type="text/event-stream")
+
+
+@items_router.get("")
+async def list_items(
+    conversation_id: str,
+    services: ServicesDep,
+    owner: Owner,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+    after: Annotated[str | None, Query(description="The last id of the page before this one.")] = None,
+) -> dict[str, Any]:
+    """A page of a conversation's items, the newest first unless `order=asc`."""
+    cursor = item_cursor(after)
+    try:
+        page = await services.conversations.items(
+            conversation_id, owner, limit=limit, after=cursor, newest_first=order == "desc"
+        )
+    except InvalidRequest:  # its sentence has the stored id, which the caller doesn't know
+        raise unknown_cursor("item", after or "") from None
+    return item_list(page)
+
+
+@items_router.post("")
+async def add_items(conversation_id: str, body: MoreItems, services: ServicesDep, owner: Owner) -> dict[str, Any]:
+    """Put items at the end of a conversation in which nothing runs; the model sees them in the next turn."""
+    referenced = await services.responses.referenced(references(body.items), owner)
+    added = await services.conversations.append(conversation_id, owner, steps(body.items, referenced))
+    return item_list(Page(tuple(added), has_more=False))
+
+
+@items_router.get("/{item_id}")
+async def get_item(conversation_id: str, item_id: str, services: ServicesDep, owner: Owner) -> dict[str, Any]:
+    """One item."""
+    stored = await services.conversations.item(conversation_id, owner, item_id_of(item_id))
+    return item_json(stored.id, stored.item)
+
+
+@items_router.delete("/{item_id}")
+async def delete_item(conversation_id: str, item_id: str, services: ServicesDep, owner: Owner) -> dict[str, Any]:
+    """Take an item out of a conversation in which nothing runs; the model never sees it again."""
+    return conversation_json(await services.conversations.delete_item(conversation_id, owner, item_id_of(item_id)))
 
 
 def _seconds(moment: datetime | None) -> int | None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from quern.api.openai.item_ids import item_id_of
+from quern.api.openai.items import item_id_of
 from quern.api.shared.fields import NoOp, Strict, Text, type_of
 from quern.types import Item, Message, Role, ToolCall, ToolResult
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from quern.api.openai.item_json import COMPLETED
+from quern.api.openai.items import COMPLETED
 from quern.api.openai.response_object import ResponseHead, end_status, response_json
 from quern.api.openai.response_output import IN_PROGRESS, Event, OutputCall, OutputItem, OutputMessage
 from quern.turns.events import (

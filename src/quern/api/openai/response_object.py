@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
-from quern.api.openai.item_ids import shown_response_id
+from quern.api.openai.items import shown_response_id
 from quern.records import ResponseRecord
 from quern.turns.events import TurnEnded
 from quern.types import FinishReason, TurnState, Usage

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quern.api.openai.item_ids import shown_item_id
-from quern.api.openai.item_json import item_json, text_part
+from quern.api.openai.items import item_json, shown_item_id, text_part
 from quern.types import Item, Message, Role, ToolCall
 
 IN_PROGRESS = "in_progress"

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, FailFast, Field
 
 from quern.api.openai.conversation_request import Metadata
-from quern.api.openai.item_ids import turn_id_of
 from quern.api.openai.item_input import MOST_ITEMS, InputItem, references, steps
+from quern.api.openai.items import turn_id_of
 from quern.api.openai.response_includes import Includes
 from quern.api.openai.response_tools import Json, ResponseTool, ToolChoice, read_tool_use
 from quern.api.openai.schemas import JsonObjectFormat, TextFormat
