@@ -12,14 +12,18 @@ import structlog
 from fastapi import FastAPI
 
 from quern import __version__
-from quern.api import health, models
-from quern.api.anthropic import messages
-from quern.api.code import endpoints as code
-from quern.api.llamacpp import infill, tokens
-from quern.api.openai import chat_completions, completions, conversation_items, conversations, responses
-from quern.api.shared.deps import Services
+from quern.api.anthropic.dialect import ANTHROPIC
+from quern.api.code.dialect import CODE
+from quern.api.health import HEALTH
+from quern.api.llamacpp.dialect import LLAMACPP
+from quern.api.models import MODELS
+from quern.api.openai.dialect import OPENAI
+from quern.api.shared.dialect import Dialects
+from quern.api.shared.error_styles import OPENAI_ERRORS
 from quern.api.shared.errors import install_error_handlers
-from quern.api.shared.middleware import BodyLimit, RequestContext
+from quern.api.shared.request_body import BodyLimit
+from quern.api.shared.request_log import RequestLog
+from quern.api.shared.services import Services
 from quern.config import EngineName, Settings
 from quern.engine.base import Engine
 from quern.engine.choice import ModelKind, choose, native_facts
@@ -33,11 +37,14 @@ from quern.store.responses import ResponseStore
 from quern.store.turns import TurnStore
 from quern.turns.conversations import ConversationService
 from quern.turns.history import HistoryLoader
+from quern.turns.model import ModelService
 from quern.turns.responses import ResponseService
 from quern.turns.service import TurnService
+from quern.turns.tokens import TokenService
 
 log = structlog.get_logger(__name__)
 
+DIALECTS = (CODE, OPENAI, LLAMACPP, ANTHROPIC, MODELS, HEALTH)
 DESCRIPTION = "Code generation with Qwen-Coder models: one shot or in conversations that survive whatever happens."
 
 
@@ -72,9 +79,8 @@ class Application:
             turns=self.turns,
             conversations=ConversationService(conversation_store, history, turn_store, self.turns),
             responses=ResponseService(prompt, response_store, history, self.turns),
-            prompt=prompt,
-            engine=engine,
-            aliases=frozenset(settings.model.aliases),
+            tokens=TokenService(prompt),
+            model=ModelService(engine, prompt, self.turns, frozenset(settings.model.aliases)),
             generation=settings.generation,
             max_request_bytes=settings.server.max_request_bytes,
         )
@@ -162,22 +168,10 @@ def _llamacpp(settings: Settings, model: ServedModel, prompt: Prompt) -> Engine:
 def _build_asgi(services: Services, settings: Settings) -> FastAPI:
     app = FastAPI(title="Quern", version=__version__, description=DESCRIPTION)
     app.state.services = services
-    rooms = (
-        code,
-        chat_completions,
-        completions,
-        responses,
-        infill,
-        tokens,
-        messages,
-        conversations,
-        conversation_items,
-        models,
-        health,
-    )
-    for room in rooms:
-        app.include_router(room.router)
-    install_error_handlers(app)
-    app.add_middleware(BodyLimit, limit=settings.server.max_request_bytes)
-    app.add_middleware(RequestContext)
+    dialects = Dialects(DIALECTS, otherwise=OPENAI_ERRORS)
+    for router in dialects.routers:
+        app.include_router(router)
+    install_error_handlers(app, dialects.style_of)
+    app.add_middleware(BodyLimit, limit=settings.server.max_request_bytes, style_of=dialects.style_of)
+    app.add_middleware(RequestLog, dialects=dialects)
     return app

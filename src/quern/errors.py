@@ -26,8 +26,8 @@
         ├── ServerRefused           an HTTP error status, with the server's own sentence
         └── AnswerBroken            the connection ended before the answer did
 
-Inside a room plain builtins are fine; what crosses a room's edge is one of these. `api/errors.py` holds the one table
-from here to HTTP; `cli/main.py` the one to exit codes.
+Inside a room plain builtins are fine; what crosses a room's edge is one of these. `api/shared/errors.py` holds the one
+table from here to HTTP; `cli/main.py` the one to exit codes.
 """
 
 from __future__ import annotations

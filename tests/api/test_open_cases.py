@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from quern.api.shared.deps import owner
+from quern.api.shared.headers import owner
 from quern.engine.fake import FakeEngine
 from quern.turns.decoder import OutputParser
 from quern.types import Item, Message, Role

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quern.api.openai.item_ids import turn_id_of
+from quern.api.openai.items import turn_id_of
 from quern.api.openai.response_events import ResponseEvents, whole_response
 from quern.api.openai.response_object import ResponseHead
 from quern.api.shared import sse

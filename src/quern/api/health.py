@@ -5,10 +5,19 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from quern.api.shared.deps import Wired
-from quern.engine.base import EngineState
+from quern.api.shared.dialect import Dialect
+from quern.api.shared.error_styles import DETAIL_ERRORS
+from quern.api.shared.services import ServicesDep
 
 router = APIRouter(tags=["health"])
+
+HEALTH = Dialect(
+    (router,),
+    errors=DETAIL_ERRORS,
+    prefixes=("/health", "/ready", "/docs", "/openapi.json"),
+    quiet_paths=frozenset({"/health", "/ready"}),
+)
+"""With the pages that FastAPI itself has beside the API."""
 
 
 @router.get("/health")
@@ -18,17 +27,15 @@ async def health() -> dict[str, str]:
 
 
 @router.get("/ready", response_model=None)
-async def ready(wired: Wired) -> Response:
+async def ready(services: ServicesDep) -> Response:
     """Readiness: 200 when turns are taken, 503 while the model loads or the server is about to stop."""
-    stats = wired.engine.stats()
-    stopping = wired.turns.stopping
-    is_ready = stats.state is EngineState.READY and not stopping
+    readiness = services.model.readiness()
     return JSONResponse(
         {
-            "status": "stopping" if stopping else stats.state,
-            "load_progress": round(stats.load_progress, 3),
-            "running": stats.running,
-            "waiting": stats.waiting,
+            "status": readiness.status,
+            "load_progress": round(readiness.load_progress, 3),
+            "running": readiness.running,
+            "waiting": readiness.waiting,
         },
-        200 if is_ready else 503,
+        200 if readiness.ready else 503,
     )

@@ -10,9 +10,14 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from quern.api.shared.deps import ANY_NAME, Services, Wired
+from quern.api.shared.dialect import Dialect
+from quern.api.shared.error_styles import OPENAI_ERRORS
+from quern.api.shared.services import ServicesDep
+from quern.turns.model import ModelService
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
+
+MODELS = Dialect((router,), errors=OPENAI_ERRORS, prefixes=("/v1/models",))
 
 UNKNOWN_RELEASE = "1970-01-01T00:00:00Z"
 ANTHROPIC_CAPABILITIES = (
@@ -31,13 +36,12 @@ SUPPORTED = frozenset({"structured_outputs"})
 
 
 @router.get("")
-async def list_models(wired: Wired) -> dict[str, Any]:
+async def list_models(services: ServicesDep) -> dict[str, Any]:
     """The served model, with what a client needs to budget, and once more for each of its aliases."""
-    served = wired.check_model(None)
-    names = [served, *sorted(wired.aliases - {served, ANY_NAME})]
+    names = services.model.names()
     return {
         "object": "list",
-        "data": [_model(wired, name) for name in names],
+        "data": [_model(services.model, name) for name in names],
         "has_more": False,
         "first_id": names[0],
         "last_id": names[-1],
@@ -45,14 +49,14 @@ async def list_models(wired: Wired) -> dict[str, Any]:
 
 
 @router.get("/{model:path}")
-async def get_model(model: str, wired: Wired) -> dict[str, Any]:
+async def get_model(model: str, services: ServicesDep) -> dict[str, Any]:
     """The served model, by its name or an alias."""
-    wired.check_model(model)
-    return _model(wired, model)
+    services.model.check_name(model)
+    return _model(services.model, model)
 
 
-def _model(wired: Services, name: str) -> dict[str, Any]:
-    info = wired.engine.info
+def _model(model: ModelService, name: str) -> dict[str, Any]:
+    info = model.info
     return {
         "id": name,
         "root": info.model_id,
@@ -72,15 +76,15 @@ def _model(wired: Services, name: str) -> dict[str, Any]:
         "engine": info.engine,
         "device": info.device,
         "parallel": info.parallel,
-        "capabilities": _capabilities(wired),
+        "capabilities": _capabilities(model),
     }
 
 
-def _capabilities(wired: Services) -> dict[str, Any]:
+def _capabilities(model: ModelService) -> dict[str, Any]:
     return {
         "completion_chat": True,
-        "completion_fim": wired.prompt.gaps.supported,
-        "function_calling": wired.prompt.tool_format is not None,
+        "completion_fim": model.fills_gaps,
+        "function_calling": model.calls_tools,
         "vision": False,
         **{name: {"supported": name in SUPPORTED} for name in ANTHROPIC_CAPABILITIES},
     }

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import asdict
 
 from sqlalchemy import and_, delete, insert, or_, select, update
 
+from quern.records import Conversation, Page, page_of, unknown_cursor
 from quern.store.database import Database
 from quern.store.items import NewItem, append_items, check_storable
-from quern.store.pages import Page, page_of, unknown_cursor
 from quern.store.schema import conversations
 from quern.store.uninterrupted import uninterrupted
 
@@ -21,19 +20,6 @@ _CONVERSATION = select(
     conversations.c.updated_at,
     conversations.c.metadata,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """A conversation. `updated_at` is when its last turn began or ended, or something was put into it; times are in
-    UTC. `metadata`: what its owner noted.
-    """
-
-    id: str
-    owner: str
-    created_at: datetime
-    updated_at: datetime
-    metadata: dict[str, str] | None = None
 
 
 class ConversationStore:

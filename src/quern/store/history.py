@@ -9,9 +9,9 @@ from sqlalchemy import ColumnElement, and_, delete, func, literal, or_, select, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from quern.errors import ConversationBusy, ConversationNotFound, ResponseNotFound
+from quern.records import Page, StoredItem, page_of, unknown_cursor
 from quern.store.database import Database
-from quern.store.items import ITEM, NewItem, StoredItem, append_items, check_storable, stored_item
-from quern.store.pages import Page, page_of, unknown_cursor
+from quern.store.items import ITEM, NewItem, append_items, check_storable, stored_item
 from quern.store.schema import active_turn, conversations, items, responses, turns
 from quern.store.uninterrupted import uninterrupted
 from quern.types import Item, TurnState

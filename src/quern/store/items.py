@@ -11,6 +11,7 @@ from sqlalchemy import Row, Select, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from quern.errors import InvalidRequest
+from quern.records import StoredItem
 from quern.store.schema import ItemKind, items, storable
 from quern.types import Item, Message, Role, ToolCall, ToolResult
 
@@ -35,20 +36,6 @@ class NewItem:
 
     id: str
     item: Item
-
-
-@dataclass(frozen=True, slots=True)
-class StoredItem:
-    """An item with its identity. `position` counts from 0 within the conversation, or within the turn of a response
-    that belongs to none. `turn_id` is None for what was put into a conversation without a turn.
-    """
-
-    id: str
-    conversation_id: str | None
-    turn_id: str | None
-    position: int
-    item: Item
-    created_at: datetime
 
 
 def stored_item(row: Row[*tuple[Any, ...]]) -> StoredItem:

@@ -1,4 +1,4 @@
-"""What is kept of a turn, as values, and their columns."""
+"""What is written of a turn, as values, and the columns of turns."""
 
 from __future__ import annotations
 
@@ -8,19 +8,9 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from quern.records import NewResponse, TurnRecord
 from quern.store.items import NewItem
 from quern.types import FinishReason, SamplingParams, Timings, TurnState, Usage
-
-
-@dataclass(frozen=True, slots=True)
-class NewResponse:
-    """A turn that is kept as a response. `previous_id`: the turn of the response that it continues. `body`: what its
-    caller asked for, as JSON, for the dialect to read again. `background`: its events are kept, not only its answer.
-    """
-
-    previous_id: str | None
-    background: bool
-    body: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +34,6 @@ class NewTurn:
     def kept(self) -> bool:
         """Whether what was said is stored: one-shot turns have no memory."""
         return self.conversation_id is not None or self.response is not None
-
-
-@dataclass(frozen=True, slots=True)
-class TurnRecord:
-    """A turn as stored. `text` is the answer, or what there was of it, once the turn is terminal; times are in UTC."""
-
-    id: str
-    conversation_id: str | None
-    owner: str
-    request_id: str
-    model_id: str
-    state: TurnState
-    finish_reason: FinishReason | None
-    error: str | None
-    text: str | None
-    usage: Usage
-    timings: Timings
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    repairs: int = 0
 
 
 @dataclass(frozen=True, slots=True)

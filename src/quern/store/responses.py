@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 from sqlalchemy import delete, select
 
+from quern.records import ResponseRecord
 from quern.store.database import Database
-from quern.store.records import JournalEntry, TurnRecord, turn_record
+from quern.store.records import JournalEntry, turn_record
 from quern.store.schema import responses, turn_events, turns
 from quern.store.uninterrupted import uninterrupted
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseRecord:
-    """A response as stored; see `NewResponse`."""
-
-    turn: TurnRecord
-    previous_id: str | None
-    background: bool
-    body: dict[str, Any]
 
 
 class ResponseStore:

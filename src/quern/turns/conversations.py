@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from quern.errors import ConversationNotFound, ItemNotFound
-from quern.store.conversations import Conversation, ConversationStore
+from quern.errors import ConversationNotFound, InvalidRequest, ItemNotFound
+from quern.records import Conversation, Page, StoredItem, TurnRecord
+from quern.store.conversations import ConversationStore
 from quern.store.history import HistoryStore
-from quern.store.items import NewItem, StoredItem
-from quern.store.pages import Page
-from quern.store.records import TurnRecord
+from quern.store.items import NewItem
 from quern.store.turns import TurnStore
 from quern.turns.history import NO_CONVERSATION
 from quern.turns.runner import DELETED
@@ -66,7 +66,8 @@ class ConversationService:
         """Begin a conversation without a turn. Raises InvalidRequest for items that can't be stored."""
         now = datetime.now(UTC)
         conversation = Conversation(str(uuid.uuid4()), owner, now, now, metadata)
-        await self._conversations.create(conversation, _with_ids(items))
+        with _items_blamed():
+            await self._conversations.create(conversation, _with_ids(items))
         return conversation
 
     async def set_metadata(self, conversation_id: str, owner: str, metadata: dict[str, str]) -> Conversation:
@@ -93,7 +94,7 @@ class ConversationService:
         """Put items at the end, without a turn. Raises ConversationNotFound, ConversationBusy or InvalidRequest."""
         await self.get(conversation_id, owner)
         new = _with_ids(items)
-        with self._service.between_turns(conversation_id, owner):
+        with self._service.between_turns(conversation_id, owner), _items_blamed():
             await self._history.append(conversation_id, new, datetime.now(UTC))
         return [await self.item(conversation_id, owner, item.id) for item in new]
 
@@ -127,6 +128,15 @@ class ConversationService:
     async def _cancel_all(self, owner: str) -> None:
         for running in self._service.running_turns(owner):
             await self._service.cancel(running, DELETED)
+
+
+@contextmanager
+def _items_blamed() -> Generator[None]:
+    """The store doesn't know in which field of a request the items are that it can't hold."""
+    try:
+        yield
+    except InvalidRequest as error:
+        raise InvalidRequest(str(error), field="items") from error
 
 
 def _with_ids(items: Sequence[Item]) -> list[NewItem]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from quern.engine.base import Priority
-from quern.store.records import NewResponse
+from quern.records import NewResponse
 from quern.types import DisconnectPolicy, Item, SamplingParams, Tool
 
 
@@ -55,14 +55,24 @@ class TokenInput:
 
 
 @dataclass(frozen=True, slots=True)
-class TurnRequest:
-    """One turn. `conversation_id=None` with `remember` begins a conversation; without it the turn is one shot, unless
-    it is kept as a `response`. `previous_id`: the turn of the response that it continues. `fit_answer`: where there is
-    no room for `sampling.max_tokens`, a shorter answer will do. `disconnect=None` takes the policy from the settings.
+class Caller:
+    """Who asks, under which request id, and what a turn is to do should the connection close; `disconnect=None` takes
+    the policy from the settings.
     """
 
     owner: str
     request_id: str
+    disconnect: DisconnectPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRequest:
+    """One turn. `conversation_id=None` with `remember` begins a conversation; without it the turn is one shot, unless
+    it is kept as a `response`. `previous_id`: the turn of the response that it continues. `fit_answer`: where there is
+    no room for `sampling.max_tokens`, a shorter answer will do.
+    """
+
+    caller: Caller
     input: ChatInput | TokenInput
     sampling: SamplingParams
     remember: bool = False
@@ -70,9 +80,23 @@ class TurnRequest:
     previous_id: str | None = None
     response: NewResponse | None = None
     stops: tuple[str, ...] = ()
-    disconnect: DisconnectPolicy | None = None
     priority: Priority = Priority.NORMAL
     fit_answer: bool = False
+
+    @property
+    def owner(self) -> str:
+        """Whose turn it is."""
+        return self.caller.owner
+
+    @property
+    def request_id(self) -> str:
+        """The id under which the log has the request."""
+        return self.caller.request_id
+
+    @property
+    def disconnect(self) -> DisconnectPolicy | None:
+        """What the turn does without readers."""
+        return self.caller.disconnect
 
     @property
     def kept(self) -> bool:

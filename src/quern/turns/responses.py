@@ -10,10 +10,9 @@ from typing import Any
 from quern.errors import InvalidRequest, ItemNotFound, ResponseNotFound
 from quern.events import TurnEnded
 from quern.prompt.prompt import Prompt
+from quern.records import ResponseRecord, StoredItem, TurnRecord
 from quern.store.history import HistoryStore
-from quern.store.items import StoredItem
-from quern.store.records import TurnRecord
-from quern.store.responses import ResponseRecord, ResponseStore
+from quern.store.responses import ResponseStore
 from quern.turns.decoder import OutputParser
 from quern.turns.history import NO_RESPONSE
 from quern.turns.identity import is_derived

@@ -13,10 +13,11 @@ from blockbuster import blockbuster_ctx
 from sqlalchemy import func, select
 from tests.unit.store.said import new_item
 
+from quern.records import NewResponse
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
-from quern.store.records import JournalEntry, NewResponse, NewTurn, TurnEnd
+from quern.store.records import JournalEntry, NewTurn, TurnEnd
 from quern.store.responses import ResponseStore
 from quern.store.schema import metadata
 from quern.store.turns import TurnStore

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
+from quern.records import TurnRecord
 from quern.store.database import Database
-from quern.store.records import TurnRecord
 from quern.store.schema import active_turn
 from quern.store.schema import turns as turn_rows
 from quern.store.turns import TurnStore

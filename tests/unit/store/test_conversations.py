@@ -13,11 +13,11 @@ from sqlalchemy import text
 from tests.unit.store.stored_turns import active_turn_of
 
 from quern.errors import InvalidRequest, StoreError
-from quern.store.conversations import Conversation, ConversationStore
+from quern.records import Conversation, Page, StoredItem
+from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
-from quern.store.items import NewItem, StoredItem
-from quern.store.pages import Page
+from quern.store.items import NewItem
 from quern.store.records import JournalEntry, NewTurn, TurnEnd
 from quern.store.turns import TurnStore
 from quern.types import FinishReason, Message, Role, SamplingParams, Timings, TurnState, Usage

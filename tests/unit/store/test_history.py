@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from tests.unit.store.said import ANSWER, CALLING, NOON, QUESTION, RESULTS, new_item
 
 from quern.errors import ConversationBusy, ConversationNotFound, InvalidRequest
-from quern.store.conversations import Conversation, ConversationStore
+from quern.records import Conversation, StoredItem
+from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
-from quern.store.items import NewItem, StoredItem
+from quern.store.items import NewItem
 from quern.store.records import NewTurn, TurnEnd
 from quern.store.turns import TurnStore
 from quern.types import Item, Message, Role, ToolCall, ToolResult, TurnState

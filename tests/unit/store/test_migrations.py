@@ -13,7 +13,8 @@ from tests.unit.store.said import NOON, new_item
 from tests.unit.store.stored_turns import STOPPED
 
 from quern.errors import StoreError
-from quern.store.conversations import Conversation, ConversationStore
+from quern.records import Conversation
+from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.migrate import load_migrations

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.store.stored_turns import STOPPED, stored_turn
 
+from quern.records import TurnRecord
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.items import NewItem
-from quern.store.records import JournalEntry, NewTurn, TurnEnd, TurnRecord
+from quern.store.records import JournalEntry, NewTurn, TurnEnd
 from quern.store.schema import storable
 from quern.store.turns import TurnStore
 from quern.types import Message, Role, SamplingParams, TurnState

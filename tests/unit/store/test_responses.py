@@ -7,9 +7,10 @@ from tests.unit.store.said import ANSWER, CALLING, NOON, QUESTION, RESULTS, new_
 from tests.unit.store.stored_turns import STOPPED, stored_turn
 
 from quern.errors import ResponseNotFound
+from quern.records import NewResponse
 from quern.store.conversations import ConversationStore
 from quern.store.history import HistoryStore
-from quern.store.records import JournalEntry, NewResponse, NewTurn, TurnEnd
+from quern.store.records import JournalEntry, NewTurn, TurnEnd
 from quern.store.responses import ResponseStore
 from quern.store.turns import TurnStore
 from quern.types import Item, Message, Role, TurnState

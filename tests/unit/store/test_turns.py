@@ -13,10 +13,10 @@ from sqlalchemy.exc import IntegrityError
 from tests.unit.store.stored_turns import active_turn_of, stored_turn
 
 from quern.errors import ConversationBusy, ConversationNotFound, StoreError
+from quern.records import StoredItem
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
-from quern.store.items import StoredItem
 from quern.store.records import JournalEntry, NewTurn, TurnEnd
 from quern.store.turns import TurnAlreadyEnded, TurnStore
 from quern.types import FinishReason, Message, Role, SamplingParams, Timings, TurnState, Usage

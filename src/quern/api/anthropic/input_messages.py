@@ -71,7 +71,7 @@ class InputMessage(Strict):
         return items
 
 
-def said(messages: Sequence[InputMessage]) -> tuple[Item, ...]:
+def items_of(messages: Sequence[InputMessage]) -> tuple[Item, ...]:
     """The messages as steps, without those that were to be shown up to the next user message only."""
     last_user = max((index for index, message in enumerate(messages) if message.role == "user"), default=0)
     return tuple(

@@ -13,17 +13,16 @@ from typing import Annotated, Any, Literal
 from pydantic import FailFast, Field
 
 from quern.api.anthropic.blocks import TextBlock, Texts
-from quern.api.anthropic.input_messages import InputMessage, said, tools_shown
+from quern.api.anthropic.input_messages import InputMessage, items_of, tools_shown
 from quern.api.anthropic.tools import ClientTool, ToolChoice, use_of
-from quern.api.shared.deps import Caller
 from quern.api.shared.fields import MOST_MESSAGES, MOST_STOPS, JsonSchema, NoOp, StopText, Strict
-from quern.api.shared.tool_use import MOST_TOOLS
+from quern.api.shared.tools import MOST_TOOLS
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
-from quern.turns.request import ChatInput, TurnRequest
+from quern.turns.request import Caller, ChatInput, TurnRequest
 from quern.types import SamplingParams
 
-NOT_FOR_THE_MODEL = "x-anthropic-billing-header:"
+BILLING_HEADER = "x-anthropic-billing-header:"
 """Claude Code sends a header of this name as its first block of system text."""
 
 
@@ -72,10 +71,10 @@ class CountTokensRequest(Strict):
 
     def chat_input(self) -> ChatInput:
         """What is said to the model. Raises InvalidRequest."""
-        system = "\n".join(block.text for block in self.system if not block.text.startswith(NOT_FOR_THE_MODEL))
+        system = "\n".join(block.text for block in self.system if not block.text.startswith(BILLING_HEADER))
         wanted = self.output_config.format if self.output_config is not None else None
         return ChatInput(
-            said(self.messages),
+            items_of(self.messages),
             instructions=system or None,
             tool_use=use_of(tools_shown(self.tools or [], self.messages), self.tool_choice),
             schema=json.dumps(wanted.schema_) if wanted is not None else None,
@@ -113,13 +112,11 @@ class MessagesRequest(CountTokensRequest):
                 field="messages",
             )
         return TurnRequest(
-            owner=caller.owner,
-            request_id=caller.request_id,
+            caller,
             input=self.chat_input(),
             sampling=self.sampling(defaults),
             remember=conversation_id is not None,
             conversation_id=conversation_id,
             stops=tuple(self.stop_sequences or ()),
-            disconnect=caller.disconnect,
             fit_answer=True,
         )

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from quern.api.shared.fields import JsonSchema, NoOp, Strict, type_of
-from quern.api.shared.tool_use import ToolName, tool_use
+from quern.api.shared.tools import ToolName, tool_use
 from quern.turns.request import CallMode, ToolUse
 from quern.types import Tool
 

@@ -11,13 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from quern.api.shared.deps import Caller, Calling, Services, Wired
-from quern.api.shared.errors import CLIENT_CLOSED_REQUEST, validation_error
+from quern.api.shared.errors import validation_error
 from quern.api.shared.fields import MOST_STOPS, StopText
+from quern.api.shared.headers import CallerDep
 from quern.api.shared.raw_text import TurnTextResponse
-from quern.api.shared.whole import wait_until_ended
+from quern.api.shared.request_turns import wait_until_ended
+from quern.api.shared.services import Services, ServicesDep
 from quern.config import GenerationSettings
-from quern.turns.request import ChatInput, TurnRequest
+from quern.turns.request import Caller, ChatInput, TurnRequest
 from quern.turns.turn import Turn
 from quern.types import Message, Role, SamplingParams
 
@@ -65,12 +66,12 @@ class ChatForm(GenerateForm):
     )
 
 
-async def _read_form(request: Request, model: type[Form], wired: Services) -> Form:
+async def _read_form(request: Request, model: type[Form], services: Services) -> Form:
     """Parse and check a form body, with a sentence for each thing that is wrong with it."""
     if not request.headers.get("content-type", "").lower().startswith(FORM_TYPES):
         raise validation_error(("body", "prompt"), "missing", SEND_A_PROMPT, None)
     try:
-        async with request.form(max_part_size=wired.max_request_bytes) as form:
+        async with request.form(max_part_size=services.max_request_bytes) as form:
             parsed = model.model_validate(_fields(form))
     except HTTPException as error:
         message = f"The form can't be read: {error.detail}"
@@ -105,14 +106,14 @@ def _shown(value: Any) -> Any:
     return None if isinstance(value, UploadFile) else value
 
 
-async def generate_form(request: Request, wired: Wired) -> GenerateForm:
+async def generate_form(request: Request, services: ServicesDep) -> GenerateForm:
     """The body of a one-shot request."""
-    return await _read_form(request, GenerateForm, wired)
+    return await _read_form(request, GenerateForm, services)
 
 
-async def chat_form(request: Request, wired: Wired) -> ChatForm:
+async def chat_form(request: Request, services: ServicesDep) -> ChatForm:
     """The body of a chat request."""
-    return await _read_form(request, ChatForm, wired)
+    return await _read_form(request, ChatForm, services)
 
 
 def _form_body(model: type[BaseModel]) -> dict[str, Any]:
@@ -121,37 +122,36 @@ def _form_body(model: type[BaseModel]) -> dict[str, Any]:
 
 @router.post("/generate", openapi_extra=_form_body(GenerateForm), response_model=None)
 async def generate(
-    request: Request, form: Annotated[GenerateForm, Depends(generate_form)], wired: Wired, caller: Calling
+    request: Request, form: Annotated[GenerateForm, Depends(generate_form)], services: ServicesDep, caller: CallerDep
 ) -> Response:
     """One prompt, one answer, no memory. With `Accept: text/plain` the answer streams as plain text."""
-    turn = await _start(form, wired, caller, remember=False)
+    turn = await _start(form, services, caller, remember=False)
     if request.headers.get("accept", "").strip().lower() == "text/plain":
         return TurnTextResponse(turn, media_type="text/plain")
-    if await wait_until_ended([turn], request) is None:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    await wait_until_ended([turn], request)
     return JSONResponse({"status": "success", "result": turn.answer().text})
 
 
 @router.post("/chat_stream", openapi_extra=_form_body(ChatForm), response_model=None)
-async def chat_stream(form: Annotated[ChatForm, Depends(chat_form)], wired: Wired, caller: Calling) -> Response:
+async def chat_stream(
+    form: Annotated[ChatForm, Depends(chat_form)], services: ServicesDep, caller: CallerDep
+) -> Response:
     """A turn of a conversation, streamed as raw text. The first one begins with `conversation_id:<UUID>` and `---`."""
-    turn = await _start(form, wired, caller, remember=True, conversation_id=form.conversation_id)
+    turn = await _start(form, services, caller, remember=True, conversation_id=form.conversation_id)
     preamble = "" if form.conversation_id is not None else f"conversation_id:{turn.conversation_id}\n---\n"
     return TurnTextResponse(turn, media_type="text/event-stream", preamble=preamble)
 
 
 async def _start(
-    form: GenerateForm, wired: Services, caller: Caller, *, remember: bool, conversation_id: str | None = None
+    form: GenerateForm, services: Services, caller: Caller, *, remember: bool, conversation_id: str | None = None
 ) -> Turn:
-    return await wired.turns.start(
+    return await services.turns.start(
         TurnRequest(
-            owner=caller.owner,
-            request_id=caller.request_id,
+            caller,
             input=ChatInput((Message(Role.USER, form.prompt),)),
-            sampling=form.sampling(wired.generation),
+            sampling=form.sampling(services.generation),
             remember=remember,
             conversation_id=conversation_id,
             stops=tuple(form.stop),
-            disconnect=caller.disconnect,
         )
     )

@@ -15,12 +15,13 @@ from fastapi.responses import JSONResponse
 from quern.api.llamacpp.filling import Filling
 from quern.api.llamacpp.infill_answer import final_answer, partial_answer, selected
 from quern.api.llamacpp.infill_request import InfillRequest
-from quern.api.shared.connection import unless_gone
-from quern.api.shared.deps import Calling, Wired, no_conversation_header
-from quern.api.shared.errors import CLIENT_CLOSED_REQUEST, INTERNAL, openai_error
-from quern.api.shared.json_body import JsonRoute
+from quern.api.shared.disconnects import ClientGone, unless_gone
+from quern.api.shared.error_styles import OPENAI_ERRORS
+from quern.api.shared.headers import CallerDep, no_conversation_header
+from quern.api.shared.request_body import JsonRoute
+from quern.api.shared.request_turns import wait_until_ended
+from quern.api.shared.services import ServicesDep
 from quern.api.shared.sse import EventStreamResponse, StreamEncoder, frame
-from quern.api.shared.whole import wait_until_ended
 from quern.events import TurnEnded, TurnEvent
 from quern.turns.turn import Turn
 from quern.types import TurnState
@@ -29,19 +30,18 @@ router = APIRouter(route_class=JsonRoute, tags=["llama.cpp"])
 
 
 @router.post("/infill", response_model=None, dependencies=[Depends(no_conversation_header)])
-async def infill(request: Request, body: InfillRequest, wired: Wired, caller: Calling) -> Response:
+async def infill(request: Request, body: InfillRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """Fill the gap between `input_prefix` and `input_suffix`, whole or streamed. It goes before everybody's chats."""
-    model = wired.check_model(body.model)
-    encoded = await asyncio.to_thread(body.encode, wired.prompt)
-    turn = await wired.turns.start(body.turn(caller, encoded, wired.generation))
-    answer = _Answer(turn, body.filling(), body.response_fields, model, wired.engine.info.context_length)
+    model = services.model.check_name(body.model)
+    encoded = await asyncio.to_thread(body.encode, services.tokens)
+    turn = await services.turns.start(body.turn(caller, encoded, services.generation))
+    answer = _Answer(turn, body.filling(), body.response_fields, model, services.model.info.context_length)
     if body.stream:
         return EventStreamResponse(answer, [turn.log], [turn])
     with turn.attach():
-        heard = await unless_gone(request.receive, answer.read())
-        ends = await wait_until_ended([turn], request) if heard else None
-    if ends is None:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+        if not await unless_gone(request.receive, answer.read()):
+            raise ClientGone
+        ends = await wait_until_ended([turn], request)
     return JSONResponse(answer.final(answer.filling.text, ends[0]))
 
 
@@ -68,7 +68,7 @@ class _Answer(StreamEncoder):
         frames = [frame(partial_answer(piece))] if piece else []
         if isinstance(event, TurnEnded):
             completed = event.state is TurnState.COMPLETED
-            last = self.final("", event) if completed else openai_error(INTERNAL, event.error or event.state)
+            last = self.final("", event) if completed else OPENAI_ERRORS.stream_error(event.error or event.state)
             frames.append(frame(last))
         return b"".join(frames)
 

@@ -13,15 +13,11 @@ from typing import Annotated, Any, cast
 from pydantic import BeforeValidator, Field
 
 from quern.api.llamacpp.filling import Filling
-from quern.api.shared.deps import Caller
 from quern.api.shared.fields import NoOp, Strict
-from quern.api.shared.prompts import EncodedPrompt, encode_gap
 from quern.api.shared.sampling_fields import SamplingFields
 from quern.config import GenerationSettings
-from quern.engine.base import Priority
-from quern.prompt.fim import UNNAMED_FILE, Gap, RepositoryFile
-from quern.prompt.prompt import Prompt
-from quern.turns.request import TurnRequest
+from quern.turns.request import Caller, TurnRequest
+from quern.turns.tokens import EncodedPrompt, TokenService
 
 RANDOM_SEEDS = (-1, 0xFFFF_FFFF)
 BANNED = -100.0
@@ -31,7 +27,7 @@ class ExtraFile(Strict):
     """A piece of another file of the repository."""
 
     text: str
-    filename: str = UNNAMED_FILE
+    filename: str = "file"
     time: NoOp = None
 
 
@@ -140,23 +136,21 @@ class InfillRequest(SamplingFields):
             wanted=not self.only_reads,
         )
 
-    def encode(self, prompt: Prompt) -> EncodedPrompt:
+    def encode(self, tokens: TokenService) -> EncodedPrompt:
         """The prompt's ids; call it in a thread. Raises InvalidRequest where the model can't fill gaps."""
-        files = tuple(RepositoryFile(extra.filename, extra.text) for extra in self.input_extra)
-        gap = Gap(self.input_prefix, self.input_suffix, self.prompt, files)
-        return encode_gap(prompt, gap, self.input_prefix)
+        files = [(extra.filename, extra.text) for extra in self.input_extra]
+        encoded = tokens.encode_gap(self.input_prefix, self.input_suffix, begun=self.prompt, files=files)
+        return encoded.in_background() if self.only_reads else encoded
 
     def turn(self, caller: Caller, encoded: EncodedPrompt, defaults: GenerationSettings) -> TurnRequest:
         """The turn that fills the gap. One that only reads computes a token too, which nobody is shown."""
         tokens = None if self.n_predict < 0 else max(self.n_predict, 1)
         sampling = self.sampling(defaults, max_tokens=tokens, logprobs=None)
         return TurnRequest(
-            owner=caller.owner,
-            request_id=caller.request_id,
+            caller,
             input=encoded.input,
             sampling=replace(sampling, ignore_eos=self.ignore_eos),
             stops=tuple(self.stop),
-            disconnect=caller.disconnect,
-            priority=Priority.BACKGROUND if self.only_reads else encoded.priority,
+            priority=encoded.priority,
             fit_answer=True,
         )

@@ -10,7 +10,6 @@ Sources of the shapes: llama.cpp's tools/server/README.md; "Tokenizer API" in vL
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from fastapi import APIRouter
@@ -18,16 +17,13 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
 from quern.api.shared.chat_messages import ChatMessage
-from quern.api.shared.chat_tools import ChatTool
-from quern.api.shared.deps import Wired
 from quern.api.shared.fields import MOST_MESSAGES, NoOp, Strict
-from quern.api.shared.json_body import JsonRoute
-from quern.api.shared.prompts import encode_prompt
-from quern.api.shared.tool_use import MOST_TOOLS
+from quern.api.shared.request_body import JsonRoute
+from quern.api.shared.services import ServicesDep
+from quern.api.shared.tools import MOST_TOOLS, ChatTool
 from quern.errors import InvalidRequest
-from quern.prompt.prompt import Prompt
-from quern.turns.preparation import check_ids, prepare
 from quern.turns.request import ChatInput, ToolUse
+from quern.turns.tokens import TokenService
 
 router = APIRouter(route_class=JsonRoute, tags=["llama.cpp", "vLLM"])
 
@@ -60,14 +56,14 @@ class TokenizeRequest(Conversation):
     return_token_strs: bool | None = None
     add_special_tokens: NoOp = None
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+    def encode(self, service: TokenService) -> tuple[int, ...]:
         """The ids, as a request with the same would have them. Call it in a thread. Raises InvalidRequest."""
         given = [value is not None for value in (self.content, self.prompt, self.messages)]
         if given.count(True) != 1:
             raise InvalidRequest("Send one of content, prompt and messages.", field="content")
         if self.messages is not None:
-            return prepare(prompt, [], self.chat()).ids
-        return encode_prompt(prompt, self.content or self.prompt or "").input.ids
+            return service.encode_chat(self.chat())
+        return service.encode_prompt(self.content or self.prompt or "").input.ids
 
 
 class DetokenizeRequest(Strict):
@@ -76,23 +72,18 @@ class DetokenizeRequest(Strict):
     tokens: list[int]
     model: str | None = None
 
-    def decode(self, prompt: Prompt) -> str:
-        """The text. Call it in a thread. Raises InvalidRequest for ids that the model doesn't have."""
-        check_ids(self.tokens, prompt.vocabulary_size, "tokens")
-        return b"".join(token_pieces(prompt, self.tokens)).decode(errors="replace")
-
 
 @router.post("/tokenize", response_model=None)
-async def tokenize(body: TokenizeRequest, wired: Wired) -> Response:
+async def tokenize(body: TokenizeRequest, services: ServicesDep) -> Response:
     """A text's ids (`content`: llama.cpp; `prompt`: vLLM), or those of a conversation (`messages`: vLLM)."""
-    wired.check_model(body.model)
-    length = wired.engine.info.context_length
-    return await asyncio.to_thread(lambda: JSONResponse(_tokenized(body, wired.prompt, length)))
+    services.model.check_name(body.model)
+    length = services.model.info.context_length
+    return await asyncio.to_thread(lambda: JSONResponse(_tokenized(body, services.tokens, length)))
 
 
-def _tokenized(body: TokenizeRequest, prompt: Prompt, context_length: int) -> dict[str, Any]:
-    ids = body.encode(prompt)
-    pieces = token_pieces(prompt, ids) if body.with_pieces or body.return_token_strs else []
+def _tokenized(body: TokenizeRequest, service: TokenService, context_length: int) -> dict[str, Any]:
+    ids = body.encode(service)
+    pieces = service.pieces(ids) if body.with_pieces or body.return_token_strs else []
     if body.content is not None:
         if not body.with_pieces:
             return {"tokens": ids}
@@ -106,27 +97,20 @@ def _tokenized(body: TokenizeRequest, prompt: Prompt, context_length: int) -> di
 
 
 @router.post("/detokenize")
-async def detokenize(body: DetokenizeRequest, wired: Wired) -> dict[str, str]:
+async def detokenize(body: DetokenizeRequest, services: ServicesDep) -> dict[str, str]:
     """The text of ids, special tokens' names included: `content` for llama.cpp's clients, `prompt` for vLLM's."""
-    wired.check_model(body.model)
-    text = await asyncio.to_thread(body.decode, wired.prompt)
+    services.model.check_name(body.model)
+    text = await asyncio.to_thread(services.tokens.decode, body.tokens, "tokens")
     return {"content": text, "prompt": text}
 
 
 @router.post("/apply-template")
-async def apply_template(body: Conversation, wired: Wired) -> dict[str, str]:
+async def apply_template(body: Conversation, services: ServicesDep) -> dict[str, str]:
     """A conversation as the model's template writes it, ready for the answer. In it a special token and its mere text
     look the same, so `/v1/completions` does not take it for a conversation.
     """
-    wired.check_model(body.model)
-    chat = body.chat()
-    return {"prompt": await asyncio.to_thread(wired.prompt.render_chat, chat.items, chat.tool_use.tools)}
-
-
-def token_pieces(prompt: Prompt, ids: Sequence[int]) -> list[bytes]:
-    """What each token stands for; a special one for its name."""
-    names = {token: name.encode() for name, token in prompt.tokenizer.special.control.items()}
-    return [names[token] if token in names else prompt.tokenizer.token_bytes(token) for token in ids]
+    services.model.check_name(body.model)
+    return {"prompt": await asyncio.to_thread(services.tokens.render_chat, body.chat())}
 
 
 def _piece(piece: bytes) -> str | list[int]:

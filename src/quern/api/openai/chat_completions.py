@@ -14,11 +14,10 @@ from quern.api.openai.chat_answer import ChoiceChunks, whole_choice
 from quern.api.openai.chat_request import ChatCompletionRequest
 from quern.api.openai.chunk_stream import chunk_stream
 from quern.api.openai.usage import completion_usage
-from quern.api.shared.choices import start_choices
-from quern.api.shared.deps import Calling, ConversationHeader, Wired
-from quern.api.shared.errors import CLIENT_CLOSED_REQUEST
-from quern.api.shared.json_body import JsonRoute
-from quern.api.shared.whole import wait_until_ended
+from quern.api.shared.headers import CallerDep, ConversationHeader
+from quern.api.shared.request_body import JsonRoute
+from quern.api.shared.request_turns import start_choices, wait_until_ended
+from quern.api.shared.services import ServicesDep
 from quern.events import TurnEnded
 from quern.turns.turn import Turn
 
@@ -27,20 +26,22 @@ router = APIRouter(route_class=JsonRoute, prefix="/v1/chat", tags=["openai"])
 
 @router.post("/completions", response_model=None)
 async def create_chat_completion(
-    request: Request, body: ChatCompletionRequest, wired: Wired, caller: Calling, conversation: ConversationHeader
+    request: Request,
+    body: ChatCompletionRequest,
+    services: ServicesDep,
+    caller: CallerDep,
+    conversation: ConversationHeader,
 ) -> Response:
     """An answer to messages, whole or streamed. With the header `X-Quern-Conversation` they continue a conversation."""
-    model = wired.check_model(body.model)
-    turns = await start_choices(wired.turns, body.turn(caller, conversation, wired.generation), body.n or 1)
+    model = services.model.check_name(body.model)
+    turns = await start_choices(services.turns, body.turn(caller, conversation, services.generation), body.n or 1)
     heading = {"id": f"chatcmpl-{turns[0].id}", "created": int(time.time()), "model": model}
     if body.stream:
-        counted = body.stream_options is not None and body.stream_options.include_usage
+        include_usage = body.stream_options is not None and body.stream_options.include_usage
         chunks = [ChoiceChunks(index) for index in range(len(turns))]
         shared = {**heading, "object": "chat.completion.chunk"}
-        return chunk_stream(turns, chunks, shared, completion_usage if counted else None)
+        return chunk_stream(turns, chunks, shared, completion_usage if include_usage else None)
     ends = await wait_until_ended(turns, request)
-    if ends is None:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
     return await asyncio.to_thread(_whole, turns, ends, heading, told=body.logprobs is True)
 
 

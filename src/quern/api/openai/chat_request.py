@@ -11,14 +11,12 @@ from pydantic import FailFast, Field
 
 from quern.api.openai.schemas import JsonObjectFormat, JsonSchemaFormat, TextFormat
 from quern.api.shared.chat_messages import ChatMessage
-from quern.api.shared.chat_tools import ChatTool, NamedTool
-from quern.api.shared.deps import Caller
 from quern.api.shared.fields import MOST_MESSAGES, NoOp
 from quern.api.shared.sampling_fields import MOST_CHOICES, MOST_TOP_LOGPROBS, SamplingFields, StreamOptions
-from quern.api.shared.tool_use import MOST_TOOLS, tool_use
+from quern.api.shared.tools import MOST_TOOLS, ChatTool, NamedTool, tool_use
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
-from quern.turns.request import ChatInput, ToolUse, TurnRequest
+from quern.turns.request import Caller, ChatInput, ToolUse, TurnRequest
 from quern.types import Item
 
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
@@ -78,8 +76,8 @@ class ChatCompletionRequest(SamplingFields):
             raise InvalidRequest(msg, field="max_tokens")
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
 
-    def told_logprobs(self) -> int | None:
-        """How many of the likeliest tokens are told; None for no probabilities. Raises InvalidRequest."""
+    def logprobs_count(self) -> int | None:
+        """Of how many likeliest tokens probabilities are wanted; None for none at all. Raises InvalidRequest."""
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs to be true. Send both.", field="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
@@ -87,8 +85,7 @@ class ChatCompletionRequest(SamplingFields):
     def turn(self, caller: Caller, conversation_id: str | None, defaults: GenerationSettings) -> TurnRequest:
         """The turn that is asked for. Raises InvalidRequest."""
         return TurnRequest(
-            owner=caller.owner,
-            request_id=caller.request_id,
+            caller,
             input=ChatInput(
                 self.items(),
                 tool_use=self.tool_use(),
@@ -96,10 +93,9 @@ class ChatCompletionRequest(SamplingFields):
                 schema_field="response_format",
                 items_field="messages",
             ),
-            sampling=self.sampling(defaults, max_tokens=self.answer_tokens(), logprobs=self.told_logprobs()),
+            sampling=self.sampling(defaults, max_tokens=self.answer_tokens(), logprobs=self.logprobs_count()),
             remember=conversation_id is not None,
             conversation_id=conversation_id,
             stops=tuple(self.stop),
-            disconnect=caller.disconnect,
             fit_answer=True,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from quern.api.shared.errors import INTERNAL, openai_error
+from quern.api.shared.error_styles import OPENAI_ERRORS
 from quern.api.shared.sse import DONE, EventStreamResponse, StreamEncoder, frame
 from quern.events import TurnEnded, TurnEvent
 from quern.turns.turn import Turn
@@ -55,7 +55,7 @@ class ChunkEncoder(StreamEncoder):
             self._ends[index] = event
             if event.state is not TurnState.COMPLETED:
                 self.broken_off = True
-                frames.append(frame(openai_error(INTERNAL, event.error or event.state)))
+                frames.append(frame(OPENAI_ERRORS.stream_error(event.error or event.state)))
         return b"".join(frames)
 
     def keep_alive(self) -> bytes:

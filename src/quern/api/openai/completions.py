@@ -14,11 +14,10 @@ from fastapi.responses import JSONResponse
 from quern.api.openai.chunk_stream import chunk_stream
 from quern.api.openai.completions_answer import Heading, TextChunks, completions_usage, whole_choice
 from quern.api.openai.completions_request import CompletionRequest
-from quern.api.shared.choices import choices_of, start_all
-from quern.api.shared.deps import Calling, Wired, no_conversation_header
-from quern.api.shared.errors import CLIENT_CLOSED_REQUEST
-from quern.api.shared.json_body import JsonRoute
-from quern.api.shared.whole import wait_until_ended
+from quern.api.shared.headers import CallerDep, no_conversation_header
+from quern.api.shared.request_body import JsonRoute
+from quern.api.shared.request_turns import choices_of, start_all, wait_until_ended
+from quern.api.shared.services import ServicesDep
 from quern.events import TurnEnded
 from quern.turns.turn import Turn
 
@@ -26,26 +25,26 @@ router = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["openai"])
 
 
 @router.post("/completions", response_model=None, dependencies=[Depends(no_conversation_header)])
-async def create_completion(request: Request, body: CompletionRequest, wired: Wired, caller: Calling) -> Response:
+async def create_completion(
+    request: Request, body: CompletionRequest, services: ServicesDep, caller: CallerDep
+) -> Response:
     """What comes after each prompt, whole or streamed; with `suffix` what stands between the two. Nothing is
     remembered.
     """
-    model = wired.check_model(body.model)
+    model = services.model.check_name(body.model)
     body.check()
-    prompts = await asyncio.to_thread(body.encode, wired.prompt)
-    requests = [body.turn(caller, prompt, wired.generation) for prompt in prompts]
-    turns = await start_all(wired.turns, [choice for one in requests for choice in choices_of(one, body.choices)])
+    prompts = await asyncio.to_thread(body.encode, services.tokens)
+    requests = [body.turn(caller, prompt, services.generation) for prompt in prompts]
+    turns = await start_all(services.turns, [choice for one in requests for choice in choices_of(one, body.choices)])
     texts = [prompt.text for prompt in prompts for _ in range(body.choices)]
     headings = [Heading(index, text, body.echo is True, body.logprobs) for index, text in enumerate(texts)]
     shared = {"id": f"cmpl-{turns[0].id}", "object": "text_completion", "created": int(time.time()), "model": model}
     count = partial(completions_usage, choices=body.choices)
     if body.stream:
-        counted = body.stream_options is not None and body.stream_options.include_usage
+        include_usage = body.stream_options is not None and body.stream_options.include_usage
         chunks = [TextChunks(heading) for heading in headings]
-        return chunk_stream(turns, chunks, shared, count if counted else None)
+        return chunk_stream(turns, chunks, shared, count if include_usage else None)
     ends = await wait_until_ended(turns, request)
-    if ends is None:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
     usage = count([end.usage for end in ends])
     return await asyncio.to_thread(_whole, headings, turns, ends, {**shared, "usage": usage})
 

@@ -21,7 +21,7 @@ from quern.types import Usage
 class Heading:
     """What is known of a choice before it is written. `prompt`: the prompt's text; `echo`: it is part of the answer.
 
-    `logprobs`: of how many likeliest tokens the probabilities are told, None where none are.
+    `logprobs`: of how many likeliest tokens probabilities are wanted, None for none at all.
     """
 
     index: int
@@ -75,7 +75,7 @@ class LogprobsTable:
 
     def __init__(self, heading: Heading) -> None:
         self._offset = len(heading.prompt)
-        self._told = heading.logprobs or 0
+        self._top_count = heading.logprobs or 0
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def rows(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class LogprobsTable:
         return {
             "tokens": [_text(token) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [_likeliest(token) for token in tokens] if self._told else None,
+            "top_logprobs": [_likeliest(token) for token in tokens] if self._top_count else None,
             "text_offset": offsets,
         }
 
@@ -119,10 +119,10 @@ def completions_usage(usages: Sequence[Usage], choices: int) -> dict[str, Any]:
 
 def _likeliest(token: TokenLogprob) -> dict[str, float]:
     """The likeliest tokens, and the one that was drawn."""
-    told: dict[str, float] = {}
+    logprobs: dict[str, float] = {}
     for other in (*token.top, token):
-        told.setdefault(_text(other), other.logprob)
-    return told
+        logprobs.setdefault(_text(other), other.logprob)
+    return logprobs
 
 
 def _text(token: TokenLogprob) -> str:

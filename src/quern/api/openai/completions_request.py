@@ -5,19 +5,46 @@ Source: "Create completion" in OpenAI's API reference (legacy); docs/api.md has 
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
 
-from quern.api.shared.deps import Caller
+from pydantic import Field, PlainValidator
+
 from quern.api.shared.fields import NoOp
-from quern.api.shared.prompts import EncodedPrompt, Prompts, TextOrIds, encode_gap, encode_prompt
 from quern.api.shared.sampling_fields import MOST_CHOICES, SamplingFields, StreamOptions
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
-from quern.prompt.fim import Gap
-from quern.prompt.prompt import Prompt
-from quern.turns.request import TurnRequest
+from quern.turns.request import Caller, TurnRequest
+from quern.turns.tokens import EncodedPrompt, TextOrIds, TokenService
 
 MOST_LEGACY_LOGPROBS = 5
+
+
+def _prompts(value: Any) -> tuple[TextOrIds, ...]:
+    """Raises ValueError."""
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list) and value:
+        items = cast("list[Any]", value)
+        if all(isinstance(item, str) for item in items):
+            return tuple(items)
+        if _are_ids(items):
+            return (tuple(items),)
+        if all(isinstance(item, list) and _are_ids(cast("list[Any]", item)) for item in items):
+            return tuple(tuple(item) for item in items)
+    msg = "It must be a string, a list of strings, a list of token ids, or a list of such lists"
+    raise ValueError(msg)
+
+
+def _are_ids(items: Sequence[Any]) -> bool:
+    return all(type(item) is int for item in items)
+
+
+Prompts = Annotated[
+    tuple[TextOrIds, ...],
+    PlainValidator(_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]]),
+]
+"""One prompt or several: texts, or token ids."""
 
 
 class CompletionRequest(SamplingFields):
@@ -67,24 +94,22 @@ class CompletionRequest(SamplingFields):
                 field="prompt" if self.choices == 1 else "n",
             )
 
-    def encode(self, prompt: Prompt) -> list[EncodedPrompt]:
+    def encode(self, tokens: TokenService) -> list[EncodedPrompt]:
         """The prompts' ids; call it in a thread. Raises InvalidRequest."""
-        return [self._encode(prompt, given) for given in self.prompt]
+        return [self._encode(tokens, given) for given in self.prompt]
 
     def turn(self, caller: Caller, encoded: EncodedPrompt, defaults: GenerationSettings) -> TurnRequest:
         """The turn that continues one of the prompts."""
         return TurnRequest(
-            owner=caller.owner,
-            request_id=caller.request_id,
+            caller,
             input=encoded.input,
             sampling=self.sampling(defaults, max_tokens=self.max_tokens, logprobs=self.logprobs),
             stops=tuple(self.stop),
-            disconnect=caller.disconnect,
             priority=encoded.priority,
             fit_answer=True,
         )
 
-    def _encode(self, prompt: Prompt, given: TextOrIds) -> EncodedPrompt:
+    def _encode(self, tokens: TokenService, given: TextOrIds) -> EncodedPrompt:
         if self.suffix is not None and isinstance(given, str):
-            return encode_gap(prompt, Gap(given, self.suffix), given)
-        return encode_prompt(prompt, given)
+            return tokens.encode_gap(given, self.suffix)
+        return tokens.encode_prompt(given)

@@ -1,4 +1,4 @@
-"""Stored conversations: begin, list, read, note, attach to the running turn, delete.
+"""Stored conversations: begin, list, read, update, attach to the running turn, delete; and their items, one by one.
 
 Source of what OpenAI's clients read and send here: "Conversations" in OpenAI's API reference.
 """
@@ -6,64 +6,74 @@ Source of what OpenAI's clients read and send here: "Conversations" in OpenAI's 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
-from quern.api.openai.conversation_request import ChangedConversation, NewConversation
+from quern.api.openai.conversation_request import ChangedConversation, MoreItems, NewConversation
 from quern.api.openai.item_input import references, steps
-from quern.api.shared.deps import Owner, Wired
+from quern.api.openai.items import item_cursor, item_id_of, item_json, item_list
+from quern.api.openai.response_includes import included
 from quern.api.shared.errors import validation_error
-from quern.api.shared.json_body import JsonRoute
+from quern.api.shared.headers import Owner
 from quern.api.shared.raw_text import TurnTextResponse
-from quern.errors import ConversationNotFound
-from quern.store.conversations import Conversation
-from quern.store.items import StoredItem
-from quern.store.records import TurnRecord
+from quern.api.shared.request_body import JsonRoute
+from quern.api.shared.services import ServicesDep
+from quern.errors import ConversationNotFound, InvalidRequest
+from quern.records import Conversation, Page, StoredItem, TurnRecord, unknown_cursor
 from quern.types import Message, Role, ToolCall, ToolResult
 
 router = APIRouter(route_class=JsonRoute, prefix="/v1/conversations", tags=["conversations"])
+
+items_router = APIRouter(
+    route_class=JsonRoute,
+    prefix="/v1/conversations/{conversation_id}/items",
+    tags=["conversations"],
+    dependencies=[Depends(included)],
+)
 
 Limit = Annotated[int, Query(ge=1, le=100, description="Most items of a page.")]
 After = Annotated[str | None, Query(description="The last id of the page before this one.")]
 
 
 @router.get("")
-async def list_conversations(wired: Wired, owner: Owner, limit: Limit = 20, after: After = None) -> dict[str, Any]:
+async def list_conversations(
+    services: ServicesDep, owner: Owner, limit: Limit = 20, after: After = None
+) -> dict[str, Any]:
     """The caller's conversations, newest activity first."""
-    page = await wired.conversations.page(owner, limit=limit, after=after)
+    page = await services.conversations.page(owner, limit=limit, after=after)
     data = [conversation_json(item) for item in page.items]
     return {"object": "list", "data": data, "has_more": page.has_more, "last_id": data[-1]["id"] if data else None}
 
 
 @router.post("")
-async def create_conversation(wired: Wired, owner: Owner, body: NewConversation | None = None) -> dict[str, Any]:
+async def create_conversation(
+    services: ServicesDep, owner: Owner, body: NewConversation | None = None
+) -> dict[str, Any]:
     """Begin a conversation without a turn, empty or with items."""
     given = body or NewConversation()
     items = given.items or []
-    referenced = await wired.responses.referenced(references(items), owner)
-    return conversation_json(
-        await wired.conversations.create(owner, given.metadata or {}, steps(items, referenced, kept_as="items"))
-    )
+    referenced = await services.responses.referenced(references(items), owner)
+    return conversation_json(await services.conversations.create(owner, given.metadata or {}, steps(items, referenced)))
 
 
 @router.delete("")
 async def delete_conversations(
-    wired: Wired, owner: Owner, all_: Annotated[bool, Query(alias="all", description="Must be true.")] = False
+    services: ServicesDep, owner: Owner, all_: Annotated[bool, Query(alias="all", description="Must be true.")] = False
 ) -> dict[str, Any]:
     """Delete every conversation of the caller. Without `?all=true` nothing happens: a lost id must not delete all."""
     if not all_:
         message = "This deletes all of your conversations. Add ?all=true if you mean it, or name one in the path."
         raise validation_error(("query", "all"), "value_error", message, None)
-    return {"object": "list.deleted", "deleted": await wired.conversations.delete_all(owner)}
+    return {"object": "list.deleted", "deleted": await services.conversations.delete_all(owner)}
 
 
 @router.get("/{conversation_id}")
 async def get_conversation(
-    conversation_id: str, wired: Wired, owner: Owner, limit: Limit = 100, after: After = None
+    conversation_id: str, services: ServicesDep, owner: Owner, limit: Limit = 100, after: After = None
 ) -> dict[str, Any]:
     """One conversation: a page of its messages and the turns they belong to, with states, usage and timings."""
-    view = await wired.conversations.view(conversation_id, owner, limit=limit, after=after)
+    view = await services.conversations.view(conversation_id, owner, limit=limit, after=after)
     messages = [_message(item) for item in view.items.items]
     return {
         **conversation_json(view.conversation),
@@ -75,28 +85,71 @@ async def get_conversation(
 
 
 @router.post("/{conversation_id}")
-async def note(conversation_id: str, body: ChangedConversation, wired: Wired, owner: Owner) -> dict[str, Any]:
-    """Replace what the caller noted with a conversation."""
-    return conversation_json(await wired.conversations.set_metadata(conversation_id, owner, body.metadata or {}))
+async def update_conversation(
+    conversation_id: str, body: ChangedConversation, services: ServicesDep, owner: Owner
+) -> dict[str, Any]:
+    """Replace a conversation's metadata."""
+    return conversation_json(await services.conversations.set_metadata(conversation_id, owner, body.metadata or {}))
 
 
 @router.delete("/{conversation_id}")
-async def delete_conversation(conversation_id: str, wired: Wired, owner: Owner) -> dict[str, Any]:
+async def delete_conversation(conversation_id: str, services: ServicesDep, owner: Owner) -> dict[str, Any]:
     """Delete one conversation; a turn that runs in it is cancelled first."""
-    await wired.conversations.delete(conversation_id, owner)
+    await services.conversations.delete(conversation_id, owner)
     return {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
 
 
 @router.get("/{conversation_id}/stream", response_model=None)
-async def attach(conversation_id: str, wired: Wired, owner: Owner) -> Response:
+async def attach(conversation_id: str, services: ServicesDep, owner: Owner) -> Response:
     """Come back to a running turn after a lost connection: its text from the start, then as it comes. 404 where no turn
     runs: then the conversation itself has what there is.
     """
-    turn = wired.turns.running_turn(conversation_id, owner)
+    turn = services.turns.running_turn(conversation_id, owner)
     if turn is None:
         message = f"No turn of this conversation is running. GET /v1/conversations/{conversation_id} has its messages."
         raise ConversationNotFound(message)
     return TurnTextResponse(turn, media_type="text/event-stream")
+
+
+@items_router.get("")
+async def list_items(
+    conversation_id: str,
+    services: ServicesDep,
+    owner: Owner,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+    after: Annotated[str | None, Query(description="The last id of the page before this one.")] = None,
+) -> dict[str, Any]:
+    """A page of a conversation's items, the newest first unless `order=asc`."""
+    cursor = item_cursor(after)
+    try:
+        page = await services.conversations.items(
+            conversation_id, owner, limit=limit, after=cursor, newest_first=order == "desc"
+        )
+    except InvalidRequest:  # its sentence has the stored id, which the caller doesn't know
+        raise unknown_cursor("item", after or "") from None
+    return item_list(page)
+
+
+@items_router.post("")
+async def add_items(conversation_id: str, body: MoreItems, services: ServicesDep, owner: Owner) -> dict[str, Any]:
+    """Put items at the end of a conversation in which nothing runs; the model sees them in the next turn."""
+    referenced = await services.responses.referenced(references(body.items), owner)
+    added = await services.conversations.append(conversation_id, owner, steps(body.items, referenced))
+    return item_list(Page(tuple(added), has_more=False))
+
+
+@items_router.get("/{item_id}")
+async def get_item(conversation_id: str, item_id: str, services: ServicesDep, owner: Owner) -> dict[str, Any]:
+    """One item."""
+    stored = await services.conversations.item(conversation_id, owner, item_id_of(item_id))
+    return item_json(stored.id, stored.item)
+
+
+@items_router.delete("/{item_id}")
+async def delete_item(conversation_id: str, item_id: str, services: ServicesDep, owner: Owner) -> dict[str, Any]:
+    """Take an item out of a conversation in which nothing runs; the model never sees it again."""
+    return conversation_json(await services.conversations.delete_item(conversation_id, owner, item_id_of(item_id)))
 
 
 def _seconds(moment: datetime | None) -> int | None:

@@ -11,11 +11,8 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from quern.api.openai.item_ids import item_id_of
-from quern.api.shared.fields import NoOp, Strict, type_of
-from quern.api.shared.sampling_fields import Text
-from quern.errors import InvalidRequest
-from quern.store.items import check_storable
+from quern.api.openai.items import item_id_of
+from quern.api.shared.fields import NoOp, Strict, Text, type_of
 from quern.types import Item, Message, Role, ToolCall, ToolResult
 
 MOST_ITEMS = 10_000
@@ -47,7 +44,7 @@ def _an_object(arguments: str) -> str:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise ValueError("It must be the text of a JSON object, as the server gave it")  # noqa: TRY004 (see fields.py)
+        raise ValueError("It must be the text of a JSON object, as the server gave it")  # noqa: TRY004 (pydantic makes a sentence of a ValueError)
     return arguments
 
 
@@ -129,22 +126,15 @@ def references(items: Iterable[InputItem]) -> list[str]:
     return [item_id_of(item.id) for item in items if isinstance(item, ReferenceItem)]
 
 
-def steps(items: Iterable[InputItem], referenced: Mapping[str, Item], *, kept_as: str | None) -> tuple[Item, ...]:
-    """The items as values. `referenced`: those behind `references`, by id.
-
-    Raises InvalidRequest for characters that can't be stored, where the items are `kept_as` a field of this name.
-    """
-    said: list[Item] = []
+def steps(items: Iterable[InputItem], referenced: Mapping[str, Item]) -> tuple[Item, ...]:
+    """The items as values. `referenced`: those behind `references`, by id."""
+    values: list[Item] = []
     for item in items:
         match item:
             case ReferenceItem():
-                said.append(referenced[item_id_of(item.id)])
+                values.append(referenced[item_id_of(item.id)])
             case ReasoningItem():
                 continue
             case _:
-                said.append(item.step())
-    try:
-        check_storable(said if kept_as is not None else ())
-    except InvalidRequest as error:
-        raise InvalidRequest(str(error), field=kept_as) from error
-    return tuple(said)
+                values.append(item.step())
+    return tuple(values)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from quern.api.openai.item_json import COMPLETED
+from quern.api.openai.items import COMPLETED
 from quern.api.openai.response_object import ResponseHead, end_status, response_json
 from quern.api.openai.response_output import IN_PROGRESS, Event, OutputCall, OutputItem, OutputMessage
 from quern.events import ArgumentsDelta, CallEnded, CallStarted, Queued, TextDelta, TurnEnded, TurnEvent
@@ -35,7 +35,7 @@ class ResponseEvents:
 
     def __init__(self, head: ResponseHead) -> None:
         self._head = head
-        self._told = 0
+        self._count = 0
         self._running = False
         self._output: list[OutputItem] = []
         self._end: TurnEnded | None = None
@@ -55,7 +55,7 @@ class ResponseEvents:
 
     def silence(self) -> Event:
         """An event that adds nothing. It has the number of the one before, so that others keep theirs."""
-        return {"type": "keepalive", "sequence_number": max(self._told - 1, 0)}
+        return {"type": "keepalive", "sequence_number": max(self._count - 1, 0)}
 
     def response(self) -> dict[str, Any]:
         """The response as far as the events tell it."""
@@ -127,14 +127,14 @@ class ResponseEvents:
     def _numbered(self, events: Iterable[Event]) -> list[Event]:
         numbered: list[Event] = []
         for event in events:
-            numbered.append({"type": event["type"], "sequence_number": self._told, **event})
-            self._told += 1
+            numbered.append({"type": event["type"], "sequence_number": self._count, **event})
+            self._count += 1
         return numbered
 
 
 def whole_response(head: ResponseHead, events: Iterable[TurnEvent]) -> dict[str, Any]:
     """The response after these events of its turn."""
-    told = ResponseEvents(head)
+    shown = ResponseEvents(head)
     for event in events:
-        told.take(event)
-    return told.response()
+        shown.take(event)
+    return shown.response()

@@ -10,7 +10,7 @@ from pydantic import AfterValidator
 from quern.errors import InvalidRequest
 
 LOGPROBS = "message.output_text.logprobs"
-NOTHING = frozenset(
+NEVER_PRESENT = frozenset(
     {
         "code_interpreter_call.outputs",
         "computer_call_output.output.image_url",
@@ -29,7 +29,7 @@ def _checked(names: Any) -> Any:
     for name in cast("list[str]", names or []):
         if name == LOGPROBS:
             raise ValueError("Responses don't tell probabilities; /v1/chat/completions does. Leave it out")
-        if name not in NOTHING:
+        if name not in NEVER_PRESENT:
             raise ValueError(f"There is no value {name!r}. Leave it out")
     return names
 

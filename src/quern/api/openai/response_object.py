@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
-from quern.api.openai.item_ids import shown_response_id
+from quern.api.openai.items import shown_response_id
 from quern.events import TurnEnded
-from quern.store.responses import ResponseRecord
+from quern.records import ResponseRecord
 from quern.types import FinishReason, TurnState, Usage
 
 

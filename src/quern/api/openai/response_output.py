@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quern.api.openai.item_ids import shown_item_id
-from quern.api.openai.item_json import item_json, text_part
+from quern.api.openai.items import item_json, shown_item_id, text_part
 from quern.types import Item, Message, Role, ToolCall
 
 IN_PROGRESS = "in_progress"
@@ -26,7 +25,7 @@ class OutputMessage:
         self._status = IN_PROGRESS
         self._item = {"output_index": index}
         self._part = {
-            "item_id": shown_item_id(item_id, self._said),
+            "item_id": shown_item_id(item_id, self._message),
             "output_index": index,
             "content_index": 0,
         }
@@ -55,10 +54,10 @@ class OutputMessage:
 
     def json(self) -> dict[str, Any]:
         """The item as far as it is written."""
-        return item_json(self._item_id, self._said, self._status)
+        return item_json(self._item_id, self._message, self._status)
 
     @property
-    def _said(self) -> Item:
+    def _message(self) -> Item:
         return Message(Role.ASSISTANT, "".join(self._pieces))
 
 

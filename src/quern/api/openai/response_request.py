@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, FailFast, Field
 
 from quern.api.openai.conversation_request import Metadata
-from quern.api.openai.item_ids import turn_id_of
 from quern.api.openai.item_input import MOST_ITEMS, InputItem, references, steps
+from quern.api.openai.items import turn_id_of
 from quern.api.openai.response_includes import Includes
 from quern.api.openai.response_tools import Json, ResponseTool, ToolChoice, read_tool_use
 from quern.api.openai.schemas import JsonObjectFormat, TextFormat
-from quern.api.shared.deps import Caller
 from quern.api.shared.fields import NoOp, Strict
 from quern.api.shared.sampling_fields import SamplingFields
-from quern.api.shared.tool_use import MOST_TOOLS
+from quern.api.shared.tools import MOST_TOOLS
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
-from quern.store.records import NewResponse
-from quern.turns.request import CallMode, ChatInput, TurnRequest
+from quern.records import NewResponse
+from quern.turns.request import Caller, CallMode, ChatInput, TurnRequest
 from quern.types import DisconnectPolicy, Item, SamplingParams
 
 PLAIN_TEXT = {"format": {"type": "text"}}
@@ -79,7 +79,7 @@ def _never(value: Any) -> Any:
     return value
 
 
-def _none_told(value: Any) -> Any:
+def _no_logprobs(value: Any) -> Any:
     if value is not None and value != 0:
         raise ValueError("Responses don't tell probabilities; /v1/chat/completions does. Leave it out")
     return value
@@ -131,18 +131,19 @@ class PromptFields(Strict):
             "parallel_tool_calls": self.parallel_tool_calls is not False,
         }
 
-    def chat(self, referenced: Mapping[str, Item], *, kept: bool) -> ChatInput:
+    def chat(self, referenced: Mapping[str, Item]) -> ChatInput:
         """What is said. `referenced`: the items behind `references`. Raises InvalidRequest."""
-        said = steps(self.input, referenced, kept_as="input" if kept else None)
-        if not said and self.conversation is None:
+        items = steps(self.input, referenced)
+        if not items and self.conversation is None:
             raise InvalidRequest("There is nothing to answer. Send a text or items as the input.", field="input")
         wanted = self.text.format if self.text is not None else None
         return ChatInput(
-            said,
+            items,
             instructions=self.instructions,
             tool_use=read_tool_use(self.tool_settings()),
             schema=wanted.schema_text() if wanted is not None else None,
             schema_field="text.format",
+            items_field="input",
         )
 
 
@@ -154,9 +155,8 @@ class InputTokensRequest(PromptFields):
     def turn(self, caller: Caller, referenced: Mapping[str, Item]) -> TurnRequest:
         """A turn with that prompt. Raises ResponseNotFound or InvalidRequest."""
         return TurnRequest(
-            owner=caller.owner,
-            request_id=caller.request_id,
-            input=self.chat(referenced, kept=False),
+            caller,
+            input=self.chat(referenced),
             sampling=SamplingParams(),
             conversation_id=self.conversation_id,
             previous_id=self.previous_turn(),
@@ -173,7 +173,7 @@ class ResponseRequest(PromptFields, SamplingFields):
     stream_options: ResponseStreamOptions | None = None
     metadata: Metadata | None = None
     include: Includes = None
-    top_logprobs: Annotated[Any, AfterValidator(_none_told)] = None
+    top_logprobs: Annotated[Any, AfterValidator(_no_logprobs)] = None
     background_options: NoOp = None
     image: NoOp = None
     max_tool_calls: NoOp = None
@@ -214,16 +214,14 @@ class ResponseRequest(PromptFields, SamplingFields):
             )
         previous = self.previous_turn()
         return TurnRequest(
-            owner=caller.owner,
-            request_id=caller.request_id,
-            input=self.chat(referenced, kept=stored or remember),
+            replace(caller, disconnect=DisconnectPolicy.FINISH) if background else caller,
+            input=self.chat(referenced),
             sampling=self._sampling(defaults),
             remember=remember,
             conversation_id=self.conversation_id,
             previous_id=previous,
             response=NewResponse(previous, background, settings) if stored else None,
             stops=tuple(self.stop),
-            disconnect=DisconnectPolicy.FINISH if background else caller.disconnect,
             fit_answer=True,
         )
 

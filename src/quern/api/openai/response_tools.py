@@ -8,9 +8,8 @@ from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from quern.api.shared.chat_tools import NO_PARAMETERS
 from quern.api.shared.fields import JsonSchema, Strict, type_of
-from quern.api.shared.tool_use import ToolName, tool_use
+from quern.api.shared.tools import NO_PARAMETERS, ToolName, tool_use
 from quern.turns.request import CallMode, ToolUse
 from quern.types import Tool
 

@@ -9,19 +9,18 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from quern.api.openai.item_ids import shown_response_id, turn_id_of
-from quern.api.openai.item_json import item_list, page_in_order
+from quern.api.openai.items import item_list, page_in_order, shown_response_id, turn_id_of
 from quern.api.openai.response_events import ResponseEvents, whole_response
 from quern.api.openai.response_includes import included
 from quern.api.openai.response_object import ResponseHead
 from quern.api.openai.response_output import Event
 from quern.api.openai.response_request import InputTokensRequest, ResponseRequest
 from quern.api.openai.response_tools import read_tool_use
-from quern.api.shared.deps import Calling, Owner, Wired, no_conversation_header
-from quern.api.shared.errors import CLIENT_CLOSED_REQUEST
-from quern.api.shared.json_body import JsonRoute
+from quern.api.shared.headers import CallerDep, Owner, no_conversation_header
+from quern.api.shared.request_body import JsonRoute
+from quern.api.shared.request_turns import wait_until_ended
+from quern.api.shared.services import ServicesDep
 from quern.api.shared.sse import EventStreamResponse, StreamEncoder, frame
-from quern.api.shared.whole import wait_until_ended
 from quern.errors import InvalidRequest, TurnNotCompleted
 from quern.events import TurnEnded, TurnEvent
 from quern.turns.log import TurnLog
@@ -37,12 +36,14 @@ NOT_KEPT = (
 
 
 @router.post("", response_model=None, dependencies=[Depends(no_conversation_header)])
-async def create_response(request: Request, body: ResponseRequest, wired: Wired, caller: Calling) -> Response:
+async def create_response(
+    request: Request, body: ResponseRequest, services: ServicesDep, caller: CallerDep
+) -> Response:
     """An answer to a text or items, whole, streamed or in the background; continues a response or a conversation."""
-    model = wired.check_model(body.model)
-    settings = body.settings(wired.generation)
-    referenced = await wired.responses.referenced(body.references(), caller.owner)
-    turn = await wired.turns.start(body.turn(caller, wired.generation, referenced, settings))
+    model = services.model.check_name(body.model)
+    settings = body.settings(services.generation)
+    referenced = await services.responses.referenced(body.references(), caller.owner)
+    turn = await services.turns.start(body.turn(caller, services.generation, referenced, settings))
     background = body.background is True
     head = ResponseHead(
         turn.id, turn.created_at, model, turn.conversation_id, body.previous_turn(), background, settings
@@ -52,8 +53,7 @@ async def create_response(request: Request, body: ResponseRequest, wired: Wired,
     if background:
         return JSONResponse(whole_response(head, ()))
     try:
-        if await wait_until_ended([turn], request) is None:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        await wait_until_ended([turn], request)
     except TurnNotCompleted as error:
         if error.state is not TurnState.CANCELLED:
             raise _with_id(error, head) from error
@@ -61,24 +61,24 @@ async def create_response(request: Request, body: ResponseRequest, wired: Wired,
 
 
 @router.post("/input_tokens")
-async def count_input_tokens(body: InputTokensRequest, wired: Wired, caller: Calling) -> dict[str, Any]:
+async def count_input_tokens(body: InputTokensRequest, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
     """How many tokens the prompt of a response would have, with all that it continues."""
-    wired.check_model(body.model)
-    referenced = await wired.responses.referenced(body.references(), caller.owner)
-    counted = await wired.turns.count_prompt(body.turn(caller, referenced))
-    return {"object": "response.input_tokens", "input_tokens": counted}
+    services.model.check_name(body.model)
+    referenced = await services.responses.referenced(body.references(), caller.owner)
+    count = await services.turns.count_prompt(body.turn(caller, referenced))
+    return {"object": "response.input_tokens", "input_tokens": count}
 
 
 @router.get("/{response_id}", response_model=None, dependencies=[Depends(included)])
 async def get_response(
     response_id: str,
-    wired: Wired,
+    services: ServicesDep,
     owner: Owner,
     stream: bool = False,
     starting_after: Annotated[int | None, Query(ge=0, description="Number of the last event seen.")] = None,
 ) -> Response:
     """A response as it is now; with `stream=true` its events, from the first one or after the last one seen."""
-    found = await wired.responses.open(turn_id_of(response_id), owner, read_tool_use)
+    found = await services.responses.open(turn_id_of(response_id), owner, read_tool_use)
     head = ResponseHead.of(found.record)
     if not stream:
         if starting_after is not None:
@@ -90,33 +90,33 @@ async def get_response(
 
 
 @router.delete("/{response_id}")
-async def delete_response(response_id: str, wired: Wired, owner: Owner) -> dict[str, Any]:
+async def delete_response(response_id: str, services: ServicesDep, owner: Owner) -> dict[str, Any]:
     """Delete a response, cancelling it first where it runs. What was said in a conversation stays there."""
-    await wired.responses.delete(turn_id_of(response_id), owner)
+    await services.responses.delete(turn_id_of(response_id), owner)
     return {"id": response_id, "object": "response", "deleted": True}
 
 
 @router.post("/{response_id}/cancel")
-async def cancel_response(response_id: str, wired: Wired, owner: Owner) -> dict[str, Any]:
+async def cancel_response(response_id: str, services: ServicesDep, owner: Owner) -> dict[str, Any]:
     """End a response that runs, in the background or not; one that has ended stays as it is."""
     turn_id = turn_id_of(response_id)
-    await wired.responses.cancel(turn_id, owner)
-    found = await wired.responses.open(turn_id, owner, read_tool_use)
+    await services.responses.cancel(turn_id, owner)
+    found = await services.responses.open(turn_id, owner, read_tool_use)
     return await _so_far(ResponseHead.of(found.record), found.log)
 
 
 @router.get("/{response_id}/input_items", dependencies=[Depends(included)])
 async def list_input_items(
     response_id: str,
-    wired: Wired,
+    services: ServicesDep,
     owner: Owner,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Literal["asc", "desc"] = "desc",
     after: Annotated[str | None, Query(description="The last id of the page before this one.")] = None,
 ) -> dict[str, Any]:
     """What was said to the model in this response, without what it continues."""
-    said = await wired.responses.input_items(turn_id_of(response_id), owner)
-    return item_list(page_in_order(said, limit=limit, after=after, newest_first=order == "desc"))
+    items = await services.responses.input_items(turn_id_of(response_id), owner)
+    return item_list(page_in_order(items, limit=limit, after=after, newest_first=order == "desc"))
 
 
 async def _so_far(head: ResponseHead, log: TurnLog) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from quern.api.shared.fields import NoOp, Strict
-from quern.api.shared.sampling_fields import Text
+from quern.api.shared.fields import NoOp, Strict, Text
 from quern.types import Item, Message, Role, ToolCall, ToolResult
 
 
@@ -68,8 +67,8 @@ class AssistantMessage(Strict):
     def items(self) -> list[Item]:
         """The steps that it stands for."""
         calls = [ToolCall(call.id, call.function.name, call.function.arguments) for call in self.tool_calls or []]
-        said = [Message(Role.ASSISTANT, self.content)] if self.content or not calls else []
-        return [*said, *calls]
+        message = [Message(Role.ASSISTANT, self.content)] if self.content or not calls else []
+        return [*message, *calls]
 
 
 class ToolMessage(Strict):

@@ -1,34 +1,35 @@
-"""The one table from the error tree to HTTP, and the shapes in which the dialects tell errors.
+"""The one table from the error tree to kinds of failure, and how a dialect turns those into HTTP.
 
-| error | `/v1/code` and health | OpenAI's, llama.cpp's | Anthropic's |
-|---|---|---|---|
-| a field that can't be used, InvalidRequest | 422, FastAPI's body | 400 | 400 |
-| ContextExceeded | 413 | 400 `context_length_exceeded` | 400 |
-| ConversationNotFound, ResponseNotFound, ItemNotFound | 404 | 404 `not_found` | 404 |
-| ModelNotServed | 404 | 404 `model_not_found` | 404 |
-| ConversationBusy | 409 | 409 `conversation_busy` | 409 |
-| RequestTooLarge | 413 | 413 `request_too_large` | 413 |
-| QueueFull, with Retry-After | 503 | 503 `overloaded` | 529 |
-| EngineUnavailable, with Retry-After | 503 | 503 `model_unavailable` | 529 |
-| anything else | 500, `服务器内部错误: ` and the error | 500 `internal_error` | 500 |
+| error | kind |
+|---|---|
+| a field that can't be used, InvalidRequest | INVALID |
+| ContextExceeded | CONTEXT_EXCEEDED |
+| ConversationNotFound, ResponseNotFound, ItemNotFound, no such route | NOT_FOUND |
+| ModelNotServed | MODEL_NOT_FOUND |
+| ConversationBusy | CONFLICT |
+| a body over `server.max_request_bytes` | TOO_LARGE |
+| QueueFull, with Retry-After | OVERLOADED |
+| EngineUnavailable, with Retry-After | UNAVAILABLE |
+| anything else | INTERNAL |
 
-Sources of the shapes: "Error codes" in OpenAI's API reference, "Errors" in Anthropic's.
+Each dialect's `ErrorStyle` has the status and the body for a kind; docs/api.md has the whole table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, auto
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request
-from fastapi.encoders import jsonable_encoder
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from quern.api.shared.disconnects import ClientGone
 from quern.errors import (
     ContextExceeded,
     ConversationBusy,
@@ -47,120 +48,138 @@ log = structlog.get_logger(__name__)
 CLIENT_CLOSED_REQUEST = 499
 """What the log says of a request whose client went away; nobody receives it."""
 
-INTERNAL_ERROR_PREFIX = "服务器内部错误: "
+
+class ErrorKind(Enum):
+    """What went wrong, as far as HTTP tells failures apart."""
+
+    INVALID = auto()
+    CONTEXT_EXCEEDED = auto()
+    NOT_FOUND = auto()
+    MODEL_NOT_FOUND = auto()
+    CONFLICT = auto()
+    TOO_LARGE = auto()
+    OVERLOADED = auto()
+    UNAVAILABLE = auto()
+    INTERNAL = auto()
 
 
-class Dialect(Enum):
-    """Who is spoken to, by the path."""
-
-    SEED = "seed"
-    OPENAI = "openai"
-    ANTHROPIC = "anthropic"
-
-
-SEED_PATHS = ("/v1/code/", "/health", "/ready", "/docs", "/openapi.json")
-ANTHROPIC_PATHS = ("/v1/messages",)
-
-
-def dialect_of(path: str) -> Dialect:
-    """The dialect in which a path answers."""
-    if path.startswith(ANTHROPIC_PATHS):
-        return Dialect.ANTHROPIC
-    return Dialect.SEED if path.startswith(SEED_PATHS) else Dialect.OPENAI
+KINDS: dict[type[Exception], ErrorKind] = {
+    InvalidRequest: ErrorKind.INVALID,
+    ContextExceeded: ErrorKind.CONTEXT_EXCEEDED,
+    ConversationNotFound: ErrorKind.NOT_FOUND,
+    ResponseNotFound: ErrorKind.NOT_FOUND,
+    ItemNotFound: ErrorKind.NOT_FOUND,
+    ModelNotServed: ErrorKind.MODEL_NOT_FOUND,
+    ConversationBusy: ErrorKind.CONFLICT,
+    QueueFull: ErrorKind.OVERLOADED,
+    EngineUnavailable: ErrorKind.UNAVAILABLE,
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """One row of the table: the three statuses, OpenAI's code, Anthropic's type."""
+class Failure:
+    """An error to be told. `message`: a sentence; `field`: the request's field that it is about, as in `tools.0.type`.
 
-    seed: int
-    openai: int
-    anthropic: int
-    code: str | None
-    anthropic_type: str
+    `details`: of fields that can't be used, everything that is wrong with them, as FastAPI lists it.
+    """
 
-    def status(self, dialect: Dialect) -> int:
-        """The dialect's column."""
-        return {Dialect.SEED: self.seed, Dialect.OPENAI: self.openai, Dialect.ANTHROPIC: self.anthropic}[dialect]
+    kind: ErrorKind
+    message: str
+    field: str | None = None
+    details: Sequence[Any] = ()
 
 
-INVALID = Kind(422, 400, 400, None, "invalid_request_error")
-TOO_LONG = Kind(413, 400, 400, "context_length_exceeded", "invalid_request_error")
-NOT_FOUND = Kind(404, 404, 404, "not_found", "not_found_error")
-NO_MODEL = Kind(404, 404, 404, "model_not_found", "not_found_error")
-BUSY = Kind(409, 409, 409, "conversation_busy", "conflict_error")
-TOO_LARGE = Kind(413, 413, 413, "request_too_large", "request_too_large")
-OVERLOADED = Kind(503, 503, 529, "overloaded", "overloaded_error")
-UNAVAILABLE = Kind(503, 503, 529, "model_unavailable", "overloaded_error")
-INTERNAL = Kind(500, 500, 500, "internal_error", "api_error")
+class ErrorStyle(ABC):
+    """How a dialect tells errors: statuses, bodies, and what comes with every answer."""
 
-KINDS: dict[type[Exception], Kind] = {
-    InvalidRequest: INVALID,
-    ContextExceeded: TOO_LONG,
-    ConversationNotFound: NOT_FOUND,
-    ResponseNotFound: NOT_FOUND,
-    ItemNotFound: NOT_FOUND,
-    ModelNotServed: NO_MODEL,
-    ConversationBusy: BUSY,
-    QueueFull: OVERLOADED,
-    EngineUnavailable: UNAVAILABLE,
-}
+    @abstractmethod
+    def status(self, kind: ErrorKind) -> int:
+        """The HTTP status for a kind."""
 
+    @abstractmethod
+    def body(self, failure: Failure) -> dict[str, Any]:
+        """The answer's JSON."""
 
-def openai_error(kind: Kind, message: str, param: str | None = None) -> dict[str, Any]:
-    """`{"error": …}` as OpenAI's clients read it."""
-    type_ = "invalid_request_error" if kind.openai < 500 else "server_error"
-    return {"error": {"message": message, "type": type_, "param": param, "code": kind.code}}
+    def context_exceeded(self, error: ContextExceeded) -> str:
+        """The sentence for a full context. Many clients know one by how their vendor's sentence begins."""
+        return str(error)
 
+    def response_headers(self, request_id: str) -> Mapping[str, str]:  # noqa: ARG002 (for those who override it)
+        """Headers that every answer of the dialect has besides `x-request-id`, errors or not."""
+        return {}
 
-ANTHROPIC_DETAILS: dict[str | None, dict[str, Any]] = {
-    "thread": {"details": {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}}
-}
-"""By refused field: what makes Anthropic's libraries go on without it. Their loops of tool calls begin as threads."""
+    def stream_error(self, message: str) -> dict[str, Any]:
+        """The JSON that ends a stream whose turn did not complete: its status has been sent already."""
+        return self.body(Failure(ErrorKind.INTERNAL, message))
+
+    def response(
+        self, failure: Failure, *, headers: Mapping[str, str] | None = None, status: int | None = None
+    ) -> JSONResponse:
+        """The whole answer; `status` where it is not the kind's own."""
+        return JSONResponse(self.body(failure), status or self.status(failure.kind), headers)
 
 
-def anthropic_error(kind: Kind, message: str, param: str | None = None) -> dict[str, Any]:
-    """`{"type": "error", …}` as Anthropic's clients read it, with the id under which the log has the request."""
-    error = {"type": kind.anthropic_type, "message": message, **ANTHROPIC_DETAILS.get(param, {})}
-    return {"type": "error", "error": error, "request_id": structlog.contextvars.get_contextvars().get("request_id")}
+StyleOf = Callable[[str], ErrorStyle]
+"""From a path to the style of the dialect that it belongs to."""
 
 
-def failure(
-    dialect: Dialect, kind: Kind, message: str, param: str | None = None, headers: dict[str, str] | None = None
-) -> JSONResponse:
-    """An error as a response of the dialect."""
-    match dialect:
-        case Dialect.SEED:
-            body = {"detail": (INTERNAL_ERROR_PREFIX if kind is INTERNAL else "") + message}
-        case Dialect.OPENAI:
-            body = openai_error(kind, message, param)
-        case Dialect.ANTHROPIC:
-            body = anthropic_error(kind, message, param)
-    return JSONResponse(body, kind.status(dialect), headers)
-
-
-def install_error_handlers(app: FastAPI) -> None:
-    """Answer every exception with the table above."""
-    app.add_exception_handler(RequestValidationError, _invalid_request)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(QuernError, _quern_error)
+def unexpected_failure(error: Exception) -> Failure:
+    """For an exception that no row of the table expects."""
+    return Failure(ErrorKind.INTERNAL, f"{type(error).__name__}: {error}")
 
 
 def validation_error(location: tuple[str | int, ...], kind: str, message: str, value: Any) -> RequestValidationError:
-    """A field that can't be used; for `/v1/code` a 422 of one entry, in FastAPI's shape."""
+    """A field that can't be used, `location` and all in FastAPI's shape."""
     return RequestValidationError([{"type": kind, "loc": location, "msg": message, "input": value}])
 
 
-async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, RequestValidationError):
-        raise error
-    dialect = dialect_of(request.url.path)
-    if dialect is Dialect.SEED:
-        return JSONResponse({"detail": jsonable_encoder(error.errors())}, 422)
-    return failure(dialect, INVALID, *field_sentence(error.errors()[0], error.body))
+def install_error_handlers(app: FastAPI, style_of: StyleOf) -> None:
+    """Answer every exception with the table above, in the style of the request's dialect."""
+
+    async def invalid_fields(request: Request, error: Exception) -> Response:
+        if not isinstance(error, RequestValidationError):
+            raise error
+        details = error.errors()
+        failure = Failure(ErrorKind.INVALID, *_field_sentence(details[0], error.body), details)
+        return style_of(request.url.path).response(failure)
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        if not isinstance(error, HTTPException):
+            raise error
+        status = error.status_code
+        kind = ErrorKind.NOT_FOUND if status == 404 else ErrorKind.INVALID if status < 500 else ErrorKind.INTERNAL
+        failure = Failure(kind, error.detail)
+        return style_of(request.url.path).response(failure, headers=dict(error.headers or {}), status=status)
+
+    async def quern_error(request: Request, error: Exception) -> Response:
+        style = style_of(request.url.path)
+        failure = _failure(error, style, "body" if request.method == "POST" else "query")
+        if failure.kind is ErrorKind.INTERNAL:
+            log.error("request_failed", error=str(error))
+        headers = {"retry-after": str(error.retry_after)} if isinstance(error, QueueFull | EngineUnavailable) else None
+        return style.response(failure, headers=headers)
+
+    async def client_gone(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    app.add_exception_handler(RequestValidationError, invalid_fields)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(QuernError, quern_error)
+    app.add_exception_handler(ClientGone, client_gone)
 
 
-def field_sentence(item: dict[str, Any], body: Any = None) -> tuple[str, str | None]:
+def _failure(error: Exception, style: ErrorStyle, where: str) -> Failure:
+    match error:
+        case InvalidRequest(field=field):
+            detail = {"type": "value_error", "loc": [where, field], "msg": str(error), "input": None}
+            return Failure(ErrorKind.INVALID, str(error), field, [detail])
+        case ContextExceeded():
+            return Failure(ErrorKind.CONTEXT_EXCEEDED, style.context_exceeded(error))
+        case _:
+            return Failure(KINDS.get(type(error), ErrorKind.INTERNAL), str(error))
+
+
+def _field_sentence(item: dict[str, Any], body: Any) -> tuple[str, str | None]:
     """A sentence for an entry of pydantic's or FastAPI's, and the field's name as OpenAI writes it: `tools.0.type`.
 
     `body`: what was sent.
@@ -207,49 +226,3 @@ def _sent(names: Sequence[str | int], body: Any, *, missing: bool) -> list[str |
 
 def _has(value: Any, name: str | int | None) -> bool:
     return (isinstance(value, dict) and name in value) or (isinstance(value, list) and isinstance(name, int))
-
-
-async def _quern_error(request: Request, error: Exception) -> JSONResponse:
-    dialect = dialect_of(request.url.path)
-    if isinstance(error, InvalidRequest) and dialect is Dialect.SEED:
-        where = "body" if request.method == "POST" else "query"
-        entry = {"type": "value_error", "loc": [where, error.field], "msg": str(error), "input": None}
-        return JSONResponse({"detail": [entry]}, 422)
-    kind = KINDS.get(type(error), INTERNAL)
-    if kind is INTERNAL:
-        log.error("request_failed", error=str(error))
-    headers = {"retry-after": str(error.retry_after)} if isinstance(error, QueueFull | EngineUnavailable) else None
-    param = error.field if isinstance(error, InvalidRequest) else None
-    return failure(dialect, kind, message_for(dialect, error), param, headers)
-
-
-def message_for(dialect: Dialect, error: Exception) -> str:
-    """The error's sentence. Clients know a full context by how the sentence begins at their vendor."""
-    if not isinstance(error, ContextExceeded):
-        return str(error)
-    match dialect:
-        case Dialect.SEED:
-            return str(error)
-        case Dialect.OPENAI:
-            return (
-                f"This model's maximum context length is {error.context_length} tokens. However, your messages "
-                f"resulted in {error.prompt_tokens} tokens. {error}"
-            )
-        case Dialect.ANTHROPIC:
-            room = error.context_length - error.answer_tokens
-            return f"prompt is too long: {error.prompt_tokens} tokens > {room} maximum. {error}"
-
-
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, HTTPException):
-        raise error
-    dialect = dialect_of(request.url.path)
-    code = NOT_FOUND if error.status_code == 404 else INVALID if error.status_code < 500 else INTERNAL
-    response = failure(dialect, code, error.detail, headers=dict(error.headers or {}))
-    response.status_code = error.status_code
-    return response
-
-
-def internal_error(path: str, error: Exception) -> JSONResponse:
-    """The answer to an exception that no row of the table expects."""
-    return failure(dialect_of(path), INTERNAL, f"{type(error).__name__}: {error}")

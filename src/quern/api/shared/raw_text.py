@@ -7,7 +7,7 @@ from contextlib import aclosing
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from quern.api.shared.connection import unless_gone
+from quern.api.shared.disconnects import unless_gone
 from quern.events import TextDelta
 from quern.turns.log import TurnLog
 from quern.turns.turn import Turn

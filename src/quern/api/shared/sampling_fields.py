@@ -5,8 +5,7 @@ Source of names, ranges and meanings: OpenAI's API reference; of `top_k`, `min_p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
@@ -61,43 +60,3 @@ class StreamOptions(Strict):
 
     include_usage: bool = Field(default=False, description="A last chunk with the usage.")
     include_obfuscation: NoOp = None
-
-
-def text_of(content: Any) -> str:
-    """The text of a message's content: a string, or parts of text, each on lines of its own. Raises ValueError."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        msg = "It must be a string or a list of parts"
-        raise ValueError(msg)  # noqa: TRY004 (pydantic makes a sentence of a ValueError)
-    return "\n".join(_part_text(part) for part in cast("list[Any]", content))
-
-
-TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
-PART_MEMBERS = frozenset(
-    {"type", "text", "annotations", "cache_control", "citations", "logprobs", "prompt_cache_breakpoint"}
-)
-
-
-def _part_text(part: Any) -> str:
-    members: Mapping[str, Any] = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
-    kind, text = members.get("type"), members.get("text")
-    if kind == "refusal":
-        return str(members.get("refusal", ""))
-    if kind not in TEXT_PARTS:
-        msg = f"A part of the type {kind!r} can't be used, since the model reads text only. Send parts of text"
-        raise ValueError(msg)
-    unknown = sorted(members.keys() - PART_MEMBERS)
-    if unknown:
-        msg = f"A part of text has no member {unknown[0]!r}. Leave it out"
-        raise ValueError(msg)
-    if not isinstance(text, str):
-        msg = "A part of text has its text as a string in the member 'text'"
-        raise ValueError(msg)  # noqa: TRY004 (as above)
-    return text
-
-
-Text = Annotated[str, BeforeValidator(text_of)]
-"""A content: a string or parts of text in, the text out."""

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from quern.api.shared.connection import unless_gone
+from quern.api.shared.disconnects import unless_gone
 from quern.api.shared.merging import merged
 from quern.events import TurnEvent
 from quern.turns.log import TurnLog

@@ -1,19 +1,54 @@
-"""Tools and whether they are called, whichever dialect asks for them."""
+"""Tools and whether they are called: what all dialects check, and how Chat Completions describes them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from quern.api.shared.fields import JsonSchema, Strict
 from quern.errors import InvalidRequest
 from quern.turns.request import CallMode, ToolUse
 from quern.types import Tool
 
 MOST_TOOLS = 256
+NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,128}$")]
+
+
+class Function(Strict):
+    """A function, as Chat Completions describes it. `strict` counts where a call is demanded."""
+
+    name: ToolName
+    description: str | None = None
+    parameters: JsonSchema | None = None
+    strict: bool | None = None
+
+    def tool(self) -> Tool:
+        """The same as a value."""
+        return Tool(self.name, self.description or "", self.parameters or NO_PARAMETERS, strict=bool(self.strict))
+
+
+class ChatTool(Strict):
+    """A tool of Chat Completions."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Strict):
+    """A function's name."""
+
+    name: str
+
+
+class NamedTool(Strict):
+    """The tool that must be called, as Chat Completions names it."""
+
+    type: Literal["function"]
+    function: NamedFunction
 
 
 def tool_use(tools: Sequence[Tool], choice: str | None, *, only: str | None, parallel: bool) -> ToolUse:

@@ -1,20 +1,52 @@
-"""Steps of conversations as OpenAI's items.
+"""Items as OpenAI's clients see them. Their ids, and those of responses, are a prefix that says what it is, then the 32
+hexadecimal digits of the stored id.
 
 Source of the shapes: "The input item list" and "The item list" in OpenAI's API reference.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
-from quern.api.openai.item_ids import item_id_of, shown_item_id
-from quern.errors import ItemNotFound
-from quern.store.items import StoredItem
-from quern.store.pages import Page, page_of, unknown_cursor
+from quern.errors import ItemNotFound, ResponseNotFound
+from quern.records import Page, StoredItem, page_of, unknown_cursor
+from quern.turns.history import NO_RESPONSE
 from quern.types import Item, Message, Role, ToolCall, ToolResult
 
 COMPLETED = "completed"
+NO_ITEM = "There is no such item: the id is wrong, or it was deleted. Send an id exactly as the server gave it."
+_RESPONSE = re.compile("resp_([0-9a-f]{32})")
+_ITEM = re.compile("(?:msg|fc|fco)_([0-9a-f]{32})")
+
+
+def shown_response_id(turn_id: str) -> str:
+    """The id of a turn's response."""
+    return f"resp_{UUID(turn_id).hex}"
+
+
+def turn_id_of(response_id: str) -> str:
+    """The turn of a response. Raises ResponseNotFound for anything that is not exactly a response's id."""
+    known = _RESPONSE.fullmatch(response_id)
+    if known is None:
+        raise ResponseNotFound(NO_RESPONSE)
+    return str(UUID(known[1]))
+
+
+def shown_item_id(item_id: str, item: Item) -> str:
+    """The id of a message, of a call or of its result."""
+    prefix = "msg" if isinstance(item, Message) else "fc" if isinstance(item, ToolCall) else "fco"
+    return f"{prefix}_{UUID(item_id).hex}"
+
+
+def item_id_of(shown: str) -> str:
+    """The stored id of an item. Raises ItemNotFound for anything that is not exactly an item's id."""
+    known = _ITEM.fullmatch(shown)
+    if known is None:
+        raise ItemNotFound(NO_ITEM)
+    return str(UUID(known[1]))
 
 
 def item_json(item_id: str, item: Item, status: str = COMPLETED) -> dict[str, Any]:

@@ -1,11 +1,17 @@
-"""Several answers to one request: as many turns."""
+"""The turns of one request: several answers to it are as many turns, started together and awaited to their ends."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
-from quern.errors import InvalidRequest
+from starlette.requests import Request
+
+from quern.api.shared.disconnects import ClientGone, unless_gone
+from quern.errors import InvalidRequest, TurnNotCompleted
+from quern.events import TurnEnded
 from quern.turns.request import TurnRequest
 from quern.turns.service import TurnService
 from quern.turns.turn import Turn
@@ -40,6 +46,19 @@ async def start_all(service: TurnService, requests: Iterable[TurnRequest]) -> li
             turn.end_early(TurnState.CANCELLED, NOT_ALL)
         raise
     return turns
+
+
+async def wait_until_ended(turns: Sequence[Turn], request: Request) -> list[TurnEnded]:
+    """The ends of all turns. Raises ClientGone where the client went before, TurnNotCompleted for one that failed."""
+    with ExitStack() as readers:
+        logs = [readers.enter_context(turn.attach()) for turn in turns]
+        if not await unless_gone(request.receive, asyncio.gather(*(log.ended() for log in logs))):
+            raise ClientGone
+        ends = [await log.ended() for log in logs]
+    for end in ends:
+        if end.state is not TurnState.COMPLETED:
+            raise TurnNotCompleted(end.state, end.error or end.state)
+    return ends
 
 
 def _numbered(request: TurnRequest, index: int) -> TurnRequest:

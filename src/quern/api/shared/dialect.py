@@ -1,0 +1,41 @@
+"""What a dialect is: its routes, the paths that belong to it, how it tells errors. Each is declared in its own folder,
+and app.py alone has the list of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fastapi import APIRouter
+
+from quern.api.shared.errors import ErrorStyle
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """A way to speak to the server.
+
+    `prefixes`: how its paths begin, also those of which no route is known: an unknown path and a body that is too large
+    are refused in its style. `quiet_paths`: requests that are only logged at the level debug.
+    """
+
+    routers: tuple[APIRouter, ...]
+    errors: ErrorStyle
+    prefixes: tuple[str, ...]
+    quiet_paths: frozenset[str] = frozenset()
+
+
+class Dialects:
+    """All dialects of a server. `otherwise`: how errors are told at paths that belong to none."""
+
+    def __init__(self, dialects: Sequence[Dialect], otherwise: ErrorStyle) -> None:
+        self._otherwise = otherwise
+        styles = [(prefix, dialect.errors) for dialect in dialects for prefix in dialect.prefixes]
+        self._styles = sorted(styles, key=lambda style: len(style[0]), reverse=True)
+        self.routers = [router for dialect in dialects for router in dialect.routers]
+        self.quiet_paths = frozenset[str]().union(*(dialect.quiet_paths for dialect in dialects))
+
+    def style_of(self, path: str) -> ErrorStyle:
+        """How errors are told at a path: the dialect with the longest prefix of it decides."""
+        return next((style for prefix, style in self._styles if path.startswith(prefix)), self._otherwise)

@@ -1,0 +1,63 @@
+"""What a request's headers say: who calls, what to do should the connection close, which conversation goes on."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from quern.api.shared.errors import validation_error
+from quern.errors import InvalidRequest
+from quern.turns.request import Caller
+from quern.types import DisconnectPolicy
+
+ANONYMOUS = "anonymous"
+DISCONNECT_HEADER = "x-quern-on-disconnect"
+CONVERSATION_HEADER = "x-quern-conversation"
+
+
+def owner() -> str:
+    """Whose conversations the caller sees. Without keys, everybody is the same anonymous owner."""
+    return ANONYMOUS
+
+
+def disconnect_policy(request: Request) -> DisconnectPolicy | None:
+    """What the caller wants should its connection close; None leaves it to the settings."""
+    value = request.headers.get(DISCONNECT_HEADER)
+    if value is None:
+        return None
+    try:
+        return DisconnectPolicy(value.strip().lower())
+    except ValueError:
+        names = ", ".join(DisconnectPolicy)
+        message = f"The header {DISCONNECT_HEADER} takes one of {names}."
+        raise validation_error(("header", DISCONNECT_HEADER), "enum", message, value) from None
+
+
+def conversation_header(request: Request) -> str | None:
+    """The conversation that a request of a dialect without conversations belongs to."""
+    return request.headers.get(CONVERSATION_HEADER)
+
+
+def no_conversation_header(request: Request) -> None:
+    """For dialects that name a conversation in a field, or have none. Raises InvalidRequest for the header."""
+    if CONVERSATION_HEADER in request.headers:
+        raise InvalidRequest(
+            f"The header {CONVERSATION_HEADER} is for /v1/chat/completions and /v1/messages. Responses name a "
+            f"conversation in the field conversation; completions continue none. Leave the header out.",
+            field=CONVERSATION_HEADER,
+        )
+
+
+Owner = Annotated[str, Depends(owner)]
+
+
+def caller(
+    request: Request, owner: Owner, disconnect: Annotated[DisconnectPolicy | None, Depends(disconnect_policy)]
+) -> Caller:
+    """Who asks, under the request id that the middleware settled."""
+    return Caller(owner, cast("str", request.state.request_id), disconnect)
+
+
+CallerDep = Annotated[Caller, Depends(caller)]
+ConversationHeader = Annotated[str | None, Depends(conversation_header)]

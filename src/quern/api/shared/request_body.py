@@ -1,0 +1,98 @@
+"""Bodies of requests: how large they may be, and how JSON is read.
+
+Python reads half of a surrogate pair (`\\ud83d`: JavaScript cuts characters so) as a character that nothing can be
+encoded with; here it becomes U+FFFD at the door, as it would in the prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from quern.api.shared.errors import ErrorKind, Failure, StyleOf
+
+HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
+TOO_DEEP = "The request body has too many levels inside of each other. Make it flatter."
+
+
+class RequestTooLarge(Exception):
+    """A body went past the limit while it was read."""
+
+
+class BodyLimit:
+    """Answers 413 to a body larger than `limit` bytes, announced or not. Pure ASGI, so that streams pass untouched."""
+
+    def __init__(self, app: ASGIApp, limit: int, style_of: StyleOf) -> None:
+        self._app = app
+        self._limit = limit
+        self._style_of = style_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdigit() and int(announced) > self._limit:
+            await self._refuse(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._limit:
+                raise RequestTooLarge
+            return message
+
+        try:
+            await self._app(scope, receive_within_limit, send)
+        except RequestTooLarge:
+            await self._refuse(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        message = (
+            f"The request body is larger than {self._limit} bytes, the limit set by server.max_request_bytes. "
+            f"Send a shorter prompt."
+        )
+        style = self._style_of(scope["path"])
+        await style.response(Failure(ErrorKind.TOO_LARGE, message))(scope, receive, send)
+
+
+class JsonRoute(APIRoute):
+    """A route whose JSON bodies hold whole characters only."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's own handler, for such requests."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(_JsonRequest(request.scope, request.receive))
+
+        return handle
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        try:
+            return read_json(await self.body())
+        except RecursionError as error:
+            raise HTTPException(400, TOO_DEEP) from error
+
+
+def read_json(body: bytes) -> Any:
+    """The value of a JSON text. Raises ValueError for other text, RecursionError for one that is nested too deeply."""
+    value = json.loads(body)
+    if b"\\ud" not in body.lower():
+        return value
+    text = json.dumps(value, ensure_ascii=False)
+    return json.loads(HALF_A_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", text))

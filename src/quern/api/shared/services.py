@@ -1,0 +1,36 @@
+"""What handlers work with: the services that app.py services."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from quern.config import GenerationSettings
+from quern.turns.conversations import ConversationService
+from quern.turns.model import ModelService
+from quern.turns.responses import ResponseService
+from quern.turns.service import TurnService
+from quern.turns.tokens import TokenService
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything below the API, and the settings that requests are read with."""
+
+    turns: TurnService
+    conversations: ConversationService
+    responses: ResponseService
+    tokens: TokenService
+    model: ModelService
+    generation: GenerationSettings
+    max_request_bytes: int
+
+
+def services_of(request: Request) -> Services:
+    """The application's services."""
+    return cast("Services", request.app.state.services)
+
+
+ServicesDep = Annotated[Services, Depends(services_of)]

@@ -1,0 +1,103 @@
+"""What is kept, as values: the store reads and writes them, turns hand them on, dialects show them. Times are UTC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from quern.errors import InvalidRequest
+from quern.types import FinishReason, Item, Timings, TurnState, Usage
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation. `updated_at` is when its last turn began or ended, or something was put into it. `metadata`: what
+    its owner noted.
+    """
+
+    id: str
+    owner: str
+    created_at: datetime
+    updated_at: datetime
+    metadata: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """An item with its identity. `position` counts from 0 within the conversation, or within the turn of a response
+    that belongs to none. `turn_id` is None for what was put into a conversation without a turn.
+    """
+
+    id: str
+    conversation_id: str | None
+    turn_id: str | None
+    position: int
+    item: Item
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRecord:
+    """A turn as stored. `text` is the answer, or what there was of it, once the turn is terminal."""
+
+    id: str
+    conversation_id: str | None
+    owner: str
+    request_id: str
+    model_id: str
+    state: TurnState
+    finish_reason: FinishReason | None
+    error: str | None
+    text: str | None
+    usage: Usage
+    timings: Timings
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    repairs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NewResponse:
+    """A turn that is kept as a response. `previous_id`: the turn of the response that it continues. `body`: what its
+    caller asked for, as JSON, for the dialect to read again. `background`: its events are kept, not only its answer.
+    """
+
+    previous_id: str | None
+    background: bool
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseRecord:
+    """A response as stored; see `NewResponse`."""
+
+    turn: TurnRecord
+    previous_id: str | None
+    background: bool
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A part of a longer list; `has_more` says whether anything comes after its last item."""
+
+    items: tuple[T, ...]
+    has_more: bool
+
+
+def page_of(rows: list[T], limit: int) -> Page[T]:
+    """The page of `limit` rows, from those rows and one more where there is one."""
+    return Page(items=tuple(rows[:limit]), has_more=len(rows) > limit)
+
+
+def unknown_cursor(kind: str, after: str) -> InvalidRequest:
+    """What to raise for a cursor that is not in the list."""
+    return InvalidRequest(
+        f"There is no {kind} {after!r} to go on after: it was deleted, or the value is not from this list. Start "
+        f"again without `after`.",
+        field="after",
+    )

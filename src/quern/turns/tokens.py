@@ -1,0 +1,93 @@
+"""Texts, gaps and conversations as token ids, and ids as text again: for prompts that no template is for, and for
+clients that budget.
+
+Text is text: where it says `<|im_end|>`, no token comes of it. The one exception is a text that is a whole frame for
+filling in the middle, as many editor plug-ins write it by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+from quern.engine.base import Priority
+from quern.prompt.fim import Gap, RepositoryFile
+from quern.prompt.prompt import Prompt
+from quern.turns.preparation import check_ids, prepare
+from quern.turns.request import ChatInput, TokenInput
+
+TextOrIds = str | tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A prompt for the engine, its text for people, and how urgent its answer is."""
+
+    text: str
+    input: TokenInput
+    priority: Priority = Priority.NORMAL
+
+    def in_background(self) -> Self:
+        """The same behind everybody else's: nobody waits for the answer."""
+        return replace(self, priority=Priority.BACKGROUND)
+
+
+class TokenService:
+    """Encodes and decodes with the served model's vocabulary. Safe to use from several threads.
+
+    Every method takes milliseconds, for long texts some hundreds, so call it in a thread.
+    """
+
+    def __init__(self, prompt: Prompt) -> None:
+        self._prompt = prompt
+
+    def encode_prompt(self, given: TextOrIds) -> EncodedPrompt:
+        """A prompt to continue, or a gap to fill where the text is a whole frame of one.
+
+        Raises InvalidRequest for ids that the model doesn't have.
+        """
+        tokenizer = self._prompt.tokenizer
+        if not isinstance(given, str):
+            check_ids(given, self._prompt.vocabulary_size, "prompt")
+            return EncodedPrompt(tokenizer.decode(given), TokenInput(given))
+        gap = Gap.parse(given) if self._prompt.gaps.supported else None
+        if gap is not None:
+            return self._encode_gap(gap, given)
+        return EncodedPrompt(given, TokenInput(tuple(tokenizer.encode(given))))
+
+    def encode_gap(
+        self, prefix: str, suffix: str, *, begun: str = "", files: Sequence[tuple[str, str]] = ()
+    ) -> EncodedPrompt:
+        """A gap to fill. `begun`: how the filling begins. `files`: paths and texts of other files of the repository,
+        the most useful last.
+
+        Raises InvalidRequest where the model can't fill gaps.
+        """
+        context = tuple(RepositoryFile(path, text) for path, text in files)
+        return self._encode_gap(Gap(prefix, suffix, begun, context), prefix)
+
+    def encode_chat(self, chat: ChatInput) -> tuple[int, ...]:
+        """Ids of a conversation, ready for its answer. Raises InvalidRequest, ModelError where the template fails."""
+        return prepare(self._prompt, [], chat).ids
+
+    def render_chat(self, chat: ChatInput) -> str:
+        """The same as text, for people. Raises the same."""
+        return self._prompt.render_chat(chat.items, chat.tool_use.tools)
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """What each token stands for; a special one for its name."""
+        names = {token: name.encode() for name, token in self._prompt.tokenizer.special.control.items()}
+        return [names[token] if token in names else self._prompt.tokenizer.token_bytes(token) for token in ids]
+
+    def decode(self, ids: Sequence[int], field: str) -> str:
+        """The text of the ids in a field, special tokens by their names. Raises InvalidRequest for ids that the model
+        doesn't have.
+        """
+        check_ids(ids, self._prompt.vocabulary_size, field)
+        return b"".join(self.pieces(ids)).decode(errors="replace")
+
+    def _encode_gap(self, gap: Gap, text: str) -> EncodedPrompt:
+        gaps = self._prompt.gaps
+        # Somebody who types waits for a gap to be filled.
+        return EncodedPrompt(text, TokenInput(gaps.encode(gap), gaps.stop_token_ids), Priority.INTERACTIVE)
