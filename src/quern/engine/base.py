@@ -11,7 +11,8 @@ from enum import IntEnum, StrEnum
 from typing import Protocol
 
 from quern.grammar.grammar import Grammar
-from quern.types import FinishReason, SamplingParams, Timings, Usage
+from quern.sampling import SamplingParams
+from quern.types import FinishReason, Timings, Usage
 
 
 class Priority(IntEnum):

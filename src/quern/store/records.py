@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from quern.sampling import SamplingParams
 from quern.store.items import NewItem
-from quern.types import FinishReason, SamplingParams, Timings, TurnState, Usage
+from quern.types import FinishReason, Timings, TurnState, Usage
 
 
 @dataclass(frozen=True, slots=True)

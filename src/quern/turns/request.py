@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from quern.engine.base import Priority
+from quern.sampling import SamplingParams
 from quern.store.records import NewResponse
-from quern.types import DisconnectPolicy, Item, SamplingParams, Tool
+from quern.types import DisconnectPolicy, Item, Tool
 
 
 class CallMode(StrEnum):

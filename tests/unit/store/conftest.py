@@ -13,13 +13,14 @@ from blockbuster import blockbuster_ctx
 from sqlalchemy import func, select
 from tests.unit.store.said import new_item
 
+from quern.sampling import SamplingParams
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
 from quern.store.schema import metadata
 from quern.store.turns import JournalEntry, NewResponse, NewTurn, TurnEnd, TurnStore
-from quern.types import FinishReason, Item, Message, Role, SamplingParams, Timings, TurnState, Usage
+from quern.types import FinishReason, Item, Message, Role, Timings, TurnState, Usage
 
 
 @pytest.fixture(autouse=True)

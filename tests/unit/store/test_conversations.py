@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from quern.errors import InvalidRequest, StoreError
+from quern.sampling import SamplingParams
 from quern.store.conversations import Conversation, ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.items import NewItem, StoredItem
 from quern.store.pages import Page
 from quern.store.turns import JournalEntry, NewTurn, TurnEnd, TurnStore
-from quern.types import FinishReason, Message, Role, SamplingParams, Timings, TurnState, Usage
+from quern.types import FinishReason, Message, Role, Timings, TurnState, Usage
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 Item = TypeVar("Item", Conversation, StoredItem)

@@ -11,12 +11,13 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quern.sampling import SamplingParams
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.items import NewItem
 from quern.store.schema import storable
 from quern.store.turns import JournalEntry, NewTurn, TurnEnd, TurnRecord, TurnStore
-from quern.types import Message, Role, SamplingParams, TurnState
+from quern.types import Message, Role, TurnState
 
 WRITER = Path(__file__).with_name("writer_process.py")
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

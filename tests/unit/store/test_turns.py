@@ -12,12 +12,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from quern.errors import ConversationBusy, ConversationNotFound, StoreError
+from quern.sampling import SamplingParams
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.items import StoredItem
 from quern.store.turns import JournalEntry, NewTurn, TurnAlreadyEnded, TurnEnd, TurnStore
-from quern.types import FinishReason, Message, Role, SamplingParams, Timings, TurnState, Usage
+from quern.types import FinishReason, Message, Role, Timings, TurnState, Usage
 
 START = datetime(2026, 3, 1, 9, 30, 0, 123456, tzinfo=UTC)
 

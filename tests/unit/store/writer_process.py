@@ -8,10 +8,11 @@ import sys
 from datetime import UTC, datetime
 from itertools import count
 
+from quern.sampling import SamplingParams
 from quern.store.database import Database
 from quern.store.items import NewItem
 from quern.store.turns import JournalEntry, NewTurn, TurnStore
-from quern.types import Message, Role, SamplingParams
+from quern.types import Message, Role
 
 
 async def write(url: str, turn_id: str) -> None:

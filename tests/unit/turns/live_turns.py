@@ -7,10 +7,11 @@ import uuid
 from quern.engine.base import GenerateRequest, Priority
 from quern.prompt.prompt import Prompt
 from quern.prompt.tools.events import AnswerParser
+from quern.sampling import SamplingParams
 from quern.turns.answer import AnswerReader
 from quern.turns.logprobs import AlignedLogprobs
 from quern.turns.turn import Abandonment, Reading, Turn
-from quern.types import DisconnectPolicy, SamplingParams
+from quern.types import DisconnectPolicy
 
 BYTES = Prompt.builtin()
 

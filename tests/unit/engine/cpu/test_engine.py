@@ -24,7 +24,8 @@ from quern.engine.cpu.sequence import Part
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.grammar.compiler import CompiledGrammar
 from quern.grammar.grammar import JsonGrammar
-from quern.types import FinishReason, SamplingParams
+from quern.sampling import SamplingParams
+from quern.types import FinishReason
 
 PROMPT = tuple(range(10))
 SETTINGS = EngineSettings(parallel=2, kv_tokens=256)
