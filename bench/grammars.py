@@ -26,7 +26,8 @@ from quern.grammar.compiler import CompiledGrammar, GrammarCompiler
 from quern.grammar.grammar import Grammar, JsonGrammar
 from quern.grammar.trial import GrammarTrial
 from quern.prompt.prompt import Prompt
-from quern.types import Message, Role, SamplingParams
+from quern.sampling import SamplingParams
+from quern.types import Message, Role
 from results import machine
 
 TEXT = {"type": "string", "maxLength": 200}

@@ -14,10 +14,20 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import platformdirs
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from quern.errors import ConfigError
-from quern.types import DisconnectPolicy, SamplingParams
+from quern.sampling import PARAMETERS, SETTINGS, SamplingParams
+from quern.types import DisconnectPolicy
 
 ENV_PREFIX = "QUERN_"
 ENV_DELIMITER = "__"
@@ -150,26 +160,18 @@ class EngineSettings(_Frozen):
     )
 
 
-class GenerationSettings(_Frozen):
+def _generation_settings() -> type[_Frozen]:
+    declared: dict[str, Any] = {name: (PARAMETERS[name].type, PARAMETERS[name].field()) for name in SETTINGS}
+    return create_model("_GenerationSettings", __base__=_Frozen, **declared)
+
+
+class GenerationSettings(_generation_settings()):
     """What a request gets where it says nothing."""
 
-    max_tokens: int = Field(default=4096, ge=1, description="Most tokens of an answer.")
-    temperature: float = Field(default=0.7, ge=0, le=2, description="Sampling temperature; 0 is greedy.")
-    top_p: float = Field(default=0.8, gt=0, le=1, description="Nucleus sampling; 1 is off.")
-    top_k: int = Field(default=20, ge=0, description="Sample from the k likeliest tokens; 0 is off.")
-    repetition_penalty: float = Field(
-        default=1.05, gt=0, le=10, description="Penalty on tokens already seen; 1 is off."
-    )
-
-    def sampling(self) -> SamplingParams:
-        """The defaults as a value for an engine."""
-        return SamplingParams(
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            repetition_penalty=self.repetition_penalty,
-        )
+    def sampling(self, **given: Any) -> SamplingParams:
+        """How an answer's tokens are drawn: the values that a request gives over these; None gives nothing."""
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return SamplingParams(**{**self.model_dump(), **chosen})
 
 
 class TurnSettings(_Frozen):

@@ -59,29 +59,6 @@ class Tool:
     strict: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How tokens are drawn. Names and ranges follow the OpenAI, vLLM and llama.cpp conventions.
-
-    `top_k=0`, `top_p=1`, `min_p=0`, `repetition_penalty=1`, `presence_penalty=0` and `frequency_penalty=0` switch the
-    respective step off; `temperature=0` is greedy decoding. `logit_bias` maps a token id to a value added to its logit.
-    `logprobs`: tell each token's probability, and those of so many of the likeliest; None tells none.
-    """
-
-    max_tokens: int = 4096
-    temperature: float = 0.7
-    top_p: float = 0.8
-    top_k: int = 20
-    min_p: float = 0.0
-    repetition_penalty: float = 1.05
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seed: int | None = None
-    logit_bias: dict[int, float] = field(default_factory=dict[int, float])
-    ignore_eos: bool = False
-    logprobs: int | None = None
-
-
 class FinishReason(StrEnum):
     """Why a completed turn ended."""
 

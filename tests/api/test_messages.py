@@ -106,7 +106,7 @@ async def test_sampling_values_and_stops_reach_the_engine_over_the_servers_defau
     sampling = quern.engine.requests[0].sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.top_k) == (7, 1, 0.5, 3)
     await message(quern)
-    defaults, settings = quern.engine.requests[1].sampling, quern.settings.generation
+    defaults, settings = quern.engine.requests[1].sampling, quern.settings.generation.sampling()
     assert (defaults.temperature, defaults.repetition_penalty) == (settings.temperature, settings.repetition_penalty)
 
 

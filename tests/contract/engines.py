@@ -24,7 +24,8 @@ from quern.engine.llamacpp.engine import LlamaCppEngine
 from quern.engine.llamacpp.process import InferenceProcess
 from quern.events import Prefill, Queued
 from quern.prompt.prompt import Prompt
-from quern.types import Message, Role, SamplingParams
+from quern.sampling import SamplingParams
+from quern.types import Message, Role
 
 NATIVE = native_facts()
 RUNS_CPU = pytest.mark.skipif(

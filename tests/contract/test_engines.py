@@ -15,7 +15,8 @@ import pytest_asyncio
 from quern.engine.base import EngineState, Finished, Priority, Tokens
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable
 from quern.events import Prefill, Queued
-from quern.types import FinishReason, SamplingParams
+from quern.sampling import SamplingParams
+from quern.types import FinishReason
 
 from .engines import CONTEXT_LENGTH, ENGINES, PARALLEL, Subject, exhaust, make_subject
 

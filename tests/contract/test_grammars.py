@@ -22,7 +22,8 @@ from quern.errors import InvalidRequest
 from quern.grammar.grammar import Grammar, JsonGrammar, TextGrammar
 from quern.grammar.tool_calls import call_grammars
 from quern.grammar.tool_format import ToolFormat
-from quern.types import FinishReason, SamplingParams, Tool
+from quern.sampling import SamplingParams
+from quern.types import FinishReason, Tool
 
 from .engines import ENGINES, Run, Subject, make_subject
 

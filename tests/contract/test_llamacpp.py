@@ -31,7 +31,7 @@ from quern.errors import EngineFailed, InvalidRequest, ModelLoadError
 from quern.events import Prefill
 from quern.grammar.grammar import TextGrammar
 from quern.prompt.prompt import Prompt
-from quern.types import SamplingParams
+from quern.sampling import SamplingParams
 
 from .engines import SETTINGS, Subject, collect, exhaust, kill_child, llamacpp_subject
 

@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar, Unpack, cast
 
 import typer
 
 from quern.cli.terminal import DEFAULT_SERVER, AnswerWriter, ServerUrl, read_standard_input
 from quern.client import QuernClient
 from quern.errors import ConfigError
+from quern.sampling import PARAMETERS, PLAIN, PlainSampling
 from quern.types import DisconnectPolicy
 
 PromptText = Annotated[str, typer.Argument(help="What to ask; `-` reads it from standard input.", show_default=False)]
-MaxTokens = Annotated[int | None, typer.Option(help="Most tokens of the answer.")]
-Temperature = Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")]
-TopP = Annotated[float | None, typer.Option(help="Sample from the likeliest tokens of this total.")]
-TopK = Annotated[int | None, typer.Option(help="Sample from so many of the likeliest tokens.")]
-RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1: repeat what is there less readily.")]
-Seed = Annotated[int | None, typer.Option(help="The same seed and prompt give the same answer.")]
 Stop = Annotated[
     list[str] | None, typer.Option(metavar="TEXT", help="End before this text. May be given several times.")
 ]
 
+Command = TypeVar("Command", bound=Callable[..., None])
 
+
+def with_sampling_options(command: Command) -> Command:
+    """The same command, for typer with an option for each parameter of PlainSampling instead of `**sampling`."""
+    signature = inspect.signature(command, eval_str=True)
+    written = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=typer.Option(None, help=PARAMETERS[name].limits.get("description")),
+            annotation=PARAMETERS[name].type | None,
+        )
+        for name in PLAIN
+    ]
+    in_order = sorted([*options, *written], key=lambda parameter: parameter.kind)
+    cast("Any", command).__signature__ = signature.replace(parameters=in_order)
+    return command
+
+
+@with_sampling_options
 def generate(
-    prompt: PromptText,
-    server: ServerUrl = DEFAULT_SERVER,
-    max_tokens: MaxTokens = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    repetition_penalty: RepetitionPenalty = None,
-    seed: Seed = None,
-    stop: Stop = None,
+    prompt: PromptText, server: ServerUrl = DEFAULT_SERVER, *, stop: Stop = None, **sampling: Unpack[PlainSampling]
 ) -> None:
     """Ask once and print the answer while it is written.
 
@@ -50,17 +60,7 @@ def generate(
     try:
         with (
             QuernClient(server) as client,
-            client.stream_generate(
-                text,
-                on_disconnect=DisconnectPolicy.CANCEL,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
-                repetition_penalty=repetition_penalty,
-                seed=seed,
-                stop=stop,
-            ) as answer,
+            client.stream_generate(text, on_disconnect=DisconnectPolicy.CANCEL, stop=stop, **sampling) as answer,
             AnswerWriter(sys.stdout) as writer,
         ):
             for piece in answer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from types import TracebackType
-from typing import Self, TypedDict, Unpack
+from typing import Self, Unpack
 
 import httpx2
 from pydantic import BaseModel, ValidationError
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from quern.client.answer import AnswerStream
 from quern.client.failures import refusal, translated, unexpected
 from quern.errors import ConfigError
+from quern.sampling import PlainSampling
 from quern.types import DisconnectPolicy
 
 CONNECT_TIMEOUT = 10.0
@@ -19,15 +20,9 @@ READ_TIMEOUT = 600.0
 TEXT_TYPES = frozenset({"text/plain", "text/event-stream"})
 
 
-class GenerationOptions(TypedDict, total=False):
+class GenerationOptions(PlainSampling, total=False):
     """What a request may say about its answer; None, like leaving it out, means the server's default."""
 
-    max_tokens: int | None
-    temperature: float | None
-    top_p: float | None
-    top_k: int | None
-    repetition_penalty: float | None
-    seed: int | None
     stop: list[str] | None
 
 

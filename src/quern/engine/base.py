@@ -12,7 +12,8 @@ from typing import Protocol
 
 from quern.events import Prefill, Queued
 from quern.grammar.grammar import Grammar
-from quern.types import FinishReason, SamplingParams, Timings, Usage
+from quern.sampling import SamplingParams
+from quern.types import FinishReason, Timings, Usage
 
 
 class Priority(IntEnum):

@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import Row
 
 from quern.records import NewResponse, TurnRecord
+from quern.sampling import SamplingParams
 from quern.store.items import NewItem
-from quern.types import FinishReason, SamplingParams, Timings, TurnState, Usage
+from quern.types import FinishReason, Timings, TurnState, Usage
 
 
 @dataclass(frozen=True, slots=True)

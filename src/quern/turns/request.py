@@ -7,7 +7,8 @@ from enum import StrEnum
 
 from quern.engine.base import Priority
 from quern.records import NewResponse
-from quern.types import DisconnectPolicy, Item, SamplingParams, Tool
+from quern.sampling import SamplingParams
+from quern.types import DisconnectPolicy, Item, Tool
 
 
 class CallMode(StrEnum):

@@ -11,7 +11,7 @@ from quern.engine.base import EngineState, GenerateRequest, Logprob, Tokens
 from quern.engine.fake import FakeEngine
 from quern.errors import EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.grammar.grammar import JsonGrammar, TextGrammar
-from quern.types import SamplingParams
+from quern.sampling import SamplingParams
 
 HELLO = GenerateRequest((*b"hello", 256, 257), SamplingParams(max_tokens=100))
 

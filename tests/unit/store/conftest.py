@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from tests.unit.store.said import new_item
 
 from quern.records import NewResponse
+from quern.sampling import SamplingParams
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
@@ -21,7 +22,7 @@ from quern.store.records import JournalEntry, NewTurn, TurnEnd
 from quern.store.responses import ResponseStore
 from quern.store.schema import metadata
 from quern.store.turns import TurnStore
-from quern.types import FinishReason, Item, Message, Role, SamplingParams, Timings, TurnState, Usage
+from quern.types import FinishReason, Item, Message, Role, Timings, TurnState, Usage
 
 
 @pytest.fixture(autouse=True)

@@ -14,13 +14,14 @@ from tests.unit.store.stored_turns import active_turn_of
 
 from quern.errors import InvalidRequest, StoreError
 from quern.records import Conversation, Page, StoredItem
+from quern.sampling import SamplingParams
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.items import NewItem
 from quern.store.records import JournalEntry, NewTurn, TurnEnd
 from quern.store.turns import TurnStore
-from quern.types import FinishReason, Message, Role, SamplingParams, Timings, TurnState, Usage
+from quern.types import FinishReason, Message, Role, Timings, TurnState, Usage
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 Item = TypeVar("Item", Conversation, StoredItem)

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from tests.unit.store.stored_turns import STOPPED, stored_turn
 
 from quern.records import TurnRecord
+from quern.sampling import SamplingParams
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.items import NewItem
 from quern.store.records import JournalEntry, NewTurn, TurnEnd
 from quern.store.schema import storable
 from quern.store.turns import TurnStore
-from quern.types import Message, Role, SamplingParams, TurnState
+from quern.types import Message, Role, TurnState
 
 WRITER = Path(__file__).with_name("writer_process.py")
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

@@ -14,12 +14,13 @@ from tests.unit.store.stored_turns import active_turn_of, stored_turn
 
 from quern.errors import ConversationBusy, ConversationNotFound, StoreError
 from quern.records import StoredItem
+from quern.sampling import SamplingParams
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.records import JournalEntry, NewTurn, TurnEnd
 from quern.store.turns import TurnAlreadyEnded, TurnStore
-from quern.types import FinishReason, Message, Role, SamplingParams, Timings, TurnState, Usage
+from quern.types import FinishReason, Message, Role, Timings, TurnState, Usage
 
 START = datetime(2026, 3, 1, 9, 30, 0, 123456, tzinfo=UTC)
 

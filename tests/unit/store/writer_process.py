@@ -8,11 +8,12 @@ import sys
 from datetime import UTC, datetime
 from itertools import count
 
+from quern.sampling import SamplingParams
 from quern.store.database import Database
 from quern.store.items import NewItem
 from quern.store.records import JournalEntry, NewTurn
 from quern.store.turns import TurnStore
-from quern.types import Message, Role, SamplingParams
+from quern.types import Message, Role
 
 
 async def write(url: str, turn_id: str) -> None:

@@ -7,9 +7,10 @@ import uuid
 from quern.engine.base import GenerateRequest, Priority
 from quern.prompt.prompt import Prompt
 from quern.prompt.tools.parser import AnswerParser
+from quern.sampling import SamplingParams
 from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.turn import Abandonment, Turn
-from quern.types import DisconnectPolicy, SamplingParams
+from quern.types import DisconnectPolicy
 
 BYTES = Prompt.builtin()
 

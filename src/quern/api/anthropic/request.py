@@ -7,8 +7,7 @@ every field.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import FailFast, Field
 
@@ -16,11 +15,12 @@ from quern.api.anthropic.blocks import TextBlock, Texts
 from quern.api.anthropic.input_messages import InputMessage, items_of, tools_shown
 from quern.api.anthropic.tools import ClientTool, ToolChoice, use_of
 from quern.api.shared.fields import MOST_MESSAGES, MOST_STOPS, JsonSchema, NoOp, StopText, Strict
+from quern.api.shared.sampling_fields import with_sampling
 from quern.api.shared.tools import MOST_TOOLS
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
+from quern.sampling import PARAMETERS, Limits, SamplingParams
 from quern.turns.request import Caller, ChatInput, TurnRequest
-from quern.types import SamplingParams
 
 BILLING_HEADER = "x-anthropic-billing-header:"
 """Claude Code sends a header of this name as its first block of system text."""
@@ -83,15 +83,15 @@ class CountTokensRequest(Strict):
         )
 
 
-class MessagesRequest(CountTokensRequest):
+SAMPLING = ("temperature", "top_p", "top_k")
+
+
+class MessagesRequest(with_sampling(CountTokensRequest, SAMPLING, temperature=Limits(le=1))):
     """`POST /v1/messages`."""
 
-    max_tokens: int = Field(ge=1, description="Most tokens of the answer.")
+    max_tokens: int = PARAMETERS["max_tokens"].field(default=...)
     stop_sequences: list[StopText] | None = Field(default=None, max_length=MOST_STOPS)
     stream: bool | None = None
-    temperature: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False, description="0 is greedy.")
-    top_p: float | None = Field(default=None, gt=0, le=1, description="Nucleus sampling; 1 is off.")
-    top_k: int | None = Field(default=None, ge=0, le=2**31 - 1, description="The k likeliest; 0 is off.")
     diagnostics: NoOp = None
     inference_geo: NoOp = None
     metadata: NoOp = None
@@ -99,9 +99,7 @@ class MessagesRequest(CountTokensRequest):
 
     def sampling(self, defaults: GenerationSettings) -> SamplingParams:
         """These values over the defaults."""
-        given = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
-        chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return replace(SamplingParams(**defaults.model_dump()), max_tokens=self.max_tokens, **chosen)
+        return defaults.sampling(**self.model_dump(include={"max_tokens", *SAMPLING}))
 
     def turn(self, caller: Caller, conversation_id: str | None, defaults: GenerationSettings) -> TurnRequest:
         """The turn that is asked for. Raises InvalidRequest."""

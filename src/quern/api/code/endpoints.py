@@ -16,11 +16,13 @@ from quern.api.shared.fields import MOST_STOPS, StopText
 from quern.api.shared.headers import CallerDep
 from quern.api.shared.raw_text import TurnTextResponse
 from quern.api.shared.request_turns import wait_until_ended
+from quern.api.shared.sampling_fields import with_sampling
 from quern.api.shared.services import Services, ServicesDep
 from quern.config import GenerationSettings
+from quern.sampling import PLAIN, Limits, SamplingParams
 from quern.turns.request import Caller, ChatInput, TurnRequest
 from quern.turns.turn import Turn
-from quern.types import Message, Role, SamplingParams
+from quern.types import Message, Role
 
 router = APIRouter(prefix="/v1/code", tags=["code"])
 
@@ -31,18 +33,17 @@ SEND_A_PROMPT = (
 )
 
 
-class GenerateForm(BaseModel):
-    """The form fields of both endpoints. Unset ones take the server's defaults."""
+class PromptForm(BaseModel):
+    """The form field that must be there."""
 
     model_config = ConfigDict(extra="forbid")
 
     prompt: str = Field(description="What to write, in any language.")
-    max_tokens: int | None = Field(default=None, ge=1, description="Most tokens of the answer.")
-    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False, description="0 is greedy.")
-    top_p: float | None = Field(default=None, gt=0, le=1, description="Nucleus sampling; 1 is off.")
-    top_k: int | None = Field(default=None, ge=0, le=2**31 - 1, description="Sample from the k likeliest; 0 is off.")
-    repetition_penalty: float | None = Field(default=None, gt=0, le=10, description="1 is off.")
-    seed: int | None = Field(default=None, ge=0, lt=2**63, description="The same seed draws the same tokens.")
+
+
+class GenerateForm(with_sampling(PromptForm, PLAIN, seed=Limits(ge=0))):
+    """The form fields of both endpoints. Unset ones take the server's defaults."""
+
     stop: list[StopText] = Field(
         default_factory=list[str],
         max_length=MOST_STOPS,
@@ -51,8 +52,7 @@ class GenerateForm(BaseModel):
 
     def sampling(self, defaults: GenerationSettings) -> SamplingParams:
         """These values over the defaults."""
-        given = self.model_dump(exclude={"prompt", "stop", "conversation_id"}, exclude_none=True)
-        return SamplingParams(**{**defaults.model_dump(), **given})
+        return defaults.sampling(**self.model_dump(include={*PLAIN}))
 
 
 Form = TypeVar("Form", bound=GenerateForm)

@@ -7,11 +7,14 @@ calls it: the part of the prompt that was computed before.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, cast
 
 from quern.api.llamacpp.filling import Filling
+from quern.api.llamacpp.infill_request import llamacpp_name
 from quern.events import TurnEnded
-from quern.types import FinishReason, SamplingParams, Timings, Usage
+from quern.sampling import SamplingParams
+from quern.types import FinishReason, Timings, Usage
 
 
 def partial_answer(content: str) -> dict[str, Any]:
@@ -50,18 +53,8 @@ def stop_type(filling: Filling, end: TurnEnded) -> str:
 
 def settings_json(sampling: SamplingParams) -> dict[str, Any]:
     """How tokens were drawn, in llama.cpp's names."""
-    return {
-        "n_predict": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
-        "min_p": sampling.min_p,
-        "repeat_penalty": sampling.repetition_penalty,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "seed": -1 if sampling.seed is None else sampling.seed,
-        "ignore_eos": sampling.ignore_eos,
-    }
+    shown = {name: value for name, value in asdict(sampling).items() if name not in {"logit_bias", "logprobs"}}
+    return {llamacpp_name(name): -1 if value is None else value for name, value in shown.items()}
 
 
 def timings_json(usage: Usage, timings: Timings, predicted: int) -> dict[str, Any]:

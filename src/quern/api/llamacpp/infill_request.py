@@ -10,17 +10,19 @@ import json
 from dataclasses import replace
 from typing import Annotated, Any, cast
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 
 from quern.api.llamacpp.filling import Filling
 from quern.api.shared.fields import NoOp, Strict
 from quern.api.shared.sampling_fields import SamplingFields
 from quern.config import GenerationSettings
+from quern.sampling import PARAMETERS
 from quern.turns.request import Caller, TurnRequest
 from quern.turns.tokens import EncodedPrompt, TokenService
 
 RANDOM_SEEDS = (-1, 0xFFFF_FFFF)
 BANNED = -100.0
+RENAMED = {"max_tokens": "n_predict", "repetition_penalty": "repeat_penalty"}
 
 
 class ExtraFile(Strict):
@@ -29,24 +31,6 @@ class ExtraFile(Strict):
     text: str
     filename: str = "file"
     time: NoOp = None
-
-
-def _seed(value: Any) -> Any:
-    return None if value in RANDOM_SEEDS else value
-
-
-def _biases(value: Any) -> Any:
-    """llama.cpp's pairs as an object. A bias of false bans the token."""
-    if not isinstance(value, list):
-        return value
-    biases: dict[Any, Any] = {}
-    for pair in cast("list[Any]", value):
-        if not isinstance(pair, list) or len(cast("list[Any]", pair)) != 2:
-            msg = "It must be an object, or a list of pairs of a token id and a bias"
-            raise ValueError(msg)
-        token, bias = cast("list[Any]", pair)
-        biases[token if isinstance(token, int | str) else str(token)] = BANNED if bias is False else bias
-    return biases
 
 
 def _only(value: Any) -> BeforeValidator:
@@ -61,8 +45,15 @@ def _only(value: Any) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def llamacpp_name(name: str) -> str:
+    """A sampling parameter's name in llama.cpp."""
+    return RENAMED.get(name, name)
+
+
 class InfillRequest(SamplingFields):
     """`POST /infill`."""
+
+    model_config = ConfigDict(alias_generator=llamacpp_name)
 
     input_prefix: str
     input_suffix: str
@@ -78,12 +69,7 @@ class InfillRequest(SamplingFields):
     response_fields: list[str] | None = Field(
         default=None, description="What the answer has; `a/b` is the member b of a, under that name."
     )
-    ignore_eos: bool = False
-    repetition_penalty: float | None = Field(default=None, gt=0, le=10, alias="repeat_penalty")
-    seed: Annotated[int | None, BeforeValidator(_seed)] = Field(default=None, ge=-(2**63), lt=2**63)
-    logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]] | None, BeforeValidator(_biases)] = Field(
-        default=None, max_length=1024
-    )
+    ignore_eos: bool = PARAMETERS["ignore_eos"].field()
 
     adaptive_decay: NoOp = None
     backend_sampling: NoOp = None
@@ -122,6 +108,26 @@ class InfillRequest(SamplingFields):
     top_n_sigma: Annotated[Any, _only(-1)] = None
     typical_p: Annotated[Any, _only(1)] = None
     xtc_probability: Annotated[Any, _only(0)] = None
+
+    @field_validator("seed", mode="before")
+    @classmethod
+    def _seed(cls, value: Any) -> Any:
+        return None if value in RANDOM_SEEDS else value
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _biases(cls, value: Any) -> Any:
+        """llama.cpp's pairs as an object. A bias of false bans the token."""
+        if not isinstance(value, list):
+            return value
+        biases: dict[Any, Any] = {}
+        for pair in cast("list[Any]", value):
+            if not isinstance(pair, list) or len(cast("list[Any]", pair)) != 2:
+                msg = "It must be an object, or a list of pairs of a token id and a bias"
+                raise ValueError(msg)
+            token, bias = cast("list[Any]", pair)
+            biases[token if isinstance(token, int | str) else str(token)] = BANNED if bias is False else bias
+        return biases
 
     @property
     def only_reads(self) -> bool:

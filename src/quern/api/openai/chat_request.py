@@ -16,6 +16,7 @@ from quern.api.shared.sampling_fields import MOST_CHOICES, MOST_TOP_LOGPROBS, Sa
 from quern.api.shared.tools import MOST_TOOLS, ChatTool, NamedTool, tool_use
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
+from quern.sampling import PARAMETERS
 from quern.turns.request import Caller, ChatInput, ToolUse, TurnRequest
 from quern.types import Item
 
@@ -27,13 +28,15 @@ class ChatCompletionRequest(SamplingFields):
 
     messages: Annotated[list[ChatMessage], FailFast()] = Field(min_length=1, max_length=MOST_MESSAGES)
     model: str | None = None
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    max_tokens: int | None = Field(default=None, ge=1, description="The older name of max_completion_tokens.")
+    max_completion_tokens: int | None = PARAMETERS["max_tokens"].field(default=None)
+    max_tokens: int | None = PARAMETERS["max_tokens"].field(
+        default=None, description="The older name of max_completion_tokens."
+    )
     n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=MOST_TOP_LOGPROBS)
+    top_logprobs: int | None = PARAMETERS["logprobs"].field(le=MOST_TOP_LOGPROBS)
     response_format: ResponseFormat | None = None
     tools: list[ChatTool] | None = Field(default=None, max_length=MOST_TOOLS)
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None

@@ -14,6 +14,7 @@ from quern.api.shared.fields import NoOp
 from quern.api.shared.sampling_fields import MOST_CHOICES, SamplingFields, StreamOptions
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
+from quern.sampling import PARAMETERS
 from quern.turns.request import Caller, TurnRequest
 from quern.turns.tokens import EncodedPrompt, TextOrIds, TokenService
 
@@ -53,11 +54,11 @@ class CompletionRequest(SamplingFields):
     prompt: Prompts
     model: str | None = None
     suffix: str | None = Field(default=None, description="What comes after the answer: the gap before it is filled.")
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = PARAMETERS["max_tokens"].field(default=None)
     n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
     best_of: int | None = Field(default=None, ge=1)
     echo: bool | None = None
-    logprobs: int | None = Field(default=None, ge=0, le=MOST_LEGACY_LOGPROBS)
+    logprobs: int | None = PARAMETERS["logprobs"].field(le=MOST_LEGACY_LOGPROBS)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: NoOp = None

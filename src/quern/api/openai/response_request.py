@@ -25,8 +25,9 @@ from quern.api.shared.tools import MOST_TOOLS
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
 from quern.records import NewResponse
+from quern.sampling import PARAMETERS, SamplingParams
 from quern.turns.request import Caller, CallMode, ChatInput, TurnRequest
-from quern.types import DisconnectPolicy, Item, SamplingParams
+from quern.types import DisconnectPolicy, Item
 
 PLAIN_TEXT = {"format": {"type": "text"}}
 
@@ -166,7 +167,7 @@ class InputTokensRequest(PromptFields):
 class ResponseRequest(PromptFields, SamplingFields):
     """`POST /v1/responses`."""
 
-    max_output_tokens: int | None = Field(default=None, ge=1)
+    max_output_tokens: int | None = PARAMETERS["max_tokens"].field(default=None)
     store: bool | None = Field(default=None, description="Whether the response can be fetched later; true by default.")
     background: bool | None = Field(default=None, description="Answer at once, and go on without the caller.")
     stream: bool | None = None

@@ -1,17 +1,18 @@
-"""Request fields that several dialects share.
+"""Request fields that several dialects share, and how a dialect picks sampling parameters as fields.
 
 Source of names, ranges and meanings: OpenAI's API reference; of `top_k`, `min_p` and `repetition_penalty`: vLLM's.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterable
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, create_model, field_validator
 
 from quern.api.shared.fields import MOST_STOPS, NoOp, StopText, Strict
 from quern.config import GenerationSettings
-from quern.types import SamplingParams
+from quern.sampling import PARAMETERS, Limits, SamplingParams
 
 MOST_CHOICES = 16
 MOST_TOP_LOGPROBS = 20
@@ -28,31 +29,44 @@ Stops = Annotated[
 ]
 
 
-class SamplingFields(Strict):
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def with_sampling(base: type[Model], names: Iterable[str], **changes: Limits) -> type[Model]:
+    """A model like `base` with a field for each of those parameters, None where it is not sent.
+
+    `changes`: the ranges and help that differ in a dialect, by parameter.
+    """
+    added: dict[str, Any] = {}
+    for name in names:
+        parameter = PARAMETERS[name]
+        added[name] = (parameter.type | None, parameter.field(default=None, **changes.get(name, {})))
+    return create_model(base.__name__, __base__=base, **added)
+
+
+NAMED_BY_DIALECT = frozenset({"max_tokens", "ignore_eos", "logprobs"})
+"""Parameters that every dialect asks for in a way of its own."""
+
+SHARED = tuple(name for name in PARAMETERS if name not in NAMED_BY_DIALECT)
+
+
+class SamplingFields(
+    with_sampling(
+        Strict, SHARED, top_k=Limits(ge=-1, description="Sample from the k likeliest tokens; 0 and -1 are off.")
+    )
+):
     """How tokens are drawn. Unset ones take the server's defaults."""
 
-    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False, description="0 is greedy.")
-    top_p: float | None = Field(default=None, gt=0, le=1, description="Nucleus sampling; 1 is off.")
-    top_k: int | None = Field(default=None, ge=-1, le=2**31 - 1, description="The k likeliest; 0 and -1 are off.")
-    min_p: float | None = Field(default=None, ge=0, le=1, description="Least share of the likeliest's probability.")
-    repetition_penalty: float | None = Field(default=None, gt=0, le=10, description="1 is off.")
-    presence_penalty: float | None = Field(default=None, ge=-2, le=2, description="0 is off.")
-    frequency_penalty: float | None = Field(default=None, ge=-2, le=2, description="0 is off.")
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="The same seed draws the same tokens.")
-    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
-        default=None, max_length=1024, description="Token ids and what is added to their logits."
-    )
     stop: Stops = Field(default_factory=list[str])
+
+    @field_validator("top_k")
+    @classmethod
+    def _off(cls, value: int | None) -> int | None:
+        return 0 if value == -1 else value
 
     def sampling(self, defaults: GenerationSettings, *, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
         """These values over the defaults."""
-        names = set(SamplingFields.model_fields) - {"stop"}
-        given: dict[str, Any] = {name: value for name in names if (value := getattr(self, name)) is not None}
-        if "top_k" in given:
-            given["top_k"] = max(given["top_k"], 0)
-        if max_tokens is not None:
-            given["max_tokens"] = max_tokens
-        return SamplingParams(**{**defaults.model_dump(), **given}, logprobs=logprobs)
+        return defaults.sampling(**self.model_dump(include={*SHARED}), max_tokens=max_tokens, logprobs=logprobs)
 
 
 class StreamOptions(Strict):

@@ -12,7 +12,7 @@ from quern.engine.gbnf.grammar import schema_grammar
 from quern.engine.slots import Lease
 from quern.errors import InvalidRequest
 from quern.grammar.grammar import Grammar, JsonGrammar
-from quern.types import SamplingParams
+from quern.sampling import SamplingParams
 
 Json = Mapping[str, object]
 

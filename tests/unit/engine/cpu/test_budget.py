@@ -10,7 +10,7 @@ from quern.engine.base import GenerateRequest, Priority
 from quern.engine.cpu.blocks import PrefixChain
 from quern.engine.cpu.budget import ALONE, Budget, divide
 from quern.engine.cpu.sequence import Sequence
-from quern.types import SamplingParams
+from quern.sampling import SamplingParams
 
 
 def sequence(key: int, pending: int, priority: Priority = Priority.NORMAL) -> Sequence:

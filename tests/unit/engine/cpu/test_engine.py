@@ -25,7 +25,8 @@ from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, Inval
 from quern.events import Queued
 from quern.grammar.compiler import CompiledGrammar
 from quern.grammar.grammar import JsonGrammar
-from quern.types import FinishReason, SamplingParams
+from quern.sampling import SamplingParams
+from quern.types import FinishReason
 
 PROMPT = tuple(range(10))
 SETTINGS = EngineSettings(parallel=2, kv_tokens=256)

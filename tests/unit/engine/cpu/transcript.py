@@ -7,7 +7,7 @@ from tests.unit.engine.cpu.scripted import ScriptedModel
 from quern.engine.base import Finished, GenerateRequest, Tokens
 from quern.engine.cpu.budget import Budget
 from quern.engine.cpu.scheduler import Notice, Scheduler
-from quern.types import SamplingParams
+from quern.sampling import SamplingParams
 
 BLOCK = 4
 

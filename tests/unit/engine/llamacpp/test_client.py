@@ -15,7 +15,7 @@ from quern.engine.llamacpp.sequence import Sequence
 from quern.engine.slots import SlotTable
 from quern.errors import EngineFailed
 from quern.events import Prefill
-from quern.types import SamplingParams
+from quern.sampling import SamplingParams
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 PROGRESS = (

@@ -10,7 +10,9 @@ from quern.engine.llamacpp.request import RANDOM_SEED, completion_request, gbnf,
 from quern.engine.slots import Lease
 from quern.errors import InvalidRequest
 from quern.grammar.grammar import JsonGrammar, TextGrammar
-from quern.types import SamplingParams
+from quern.sampling import PARAMETERS, SamplingParams
+
+OTHER_VALUES = {"top_p": 0.5, "logit_bias": {3: 1.5}, "ignore_eos": True}
 
 
 def test_every_sampling_value_is_passed_on_under_llama_cpps_name() -> None:
@@ -40,6 +42,12 @@ def test_every_sampling_value_is_passed_on_under_llama_cpps_name() -> None:
         "logit_bias": [[3, -100.0], [4, 1.5]],
         "ignore_eos": True,
     }
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_no_sampling_parameter_is_forgotten(name: str) -> None:
+    changed = SamplingParams(**{name: OTHER_VALUES.get(name, 1)})  # pyright: ignore[reportArgumentType]
+    assert sampling_fields(changed, 100) != sampling_fields(SamplingParams(), 100)
 
 
 def test_the_repetition_penalty_sees_the_whole_context() -> None:
