@@ -8,12 +8,14 @@ from pathlib import Path
 
 from quern.engine.choice import EngineChoice
 from quern.errors import ConfigError
+from quern.modelfiles.description import KvShape
 from quern.models.progress import format_bytes
 
 OLDEST_PYTHON = (3, 11)
 # Buffers of the inference process and the server itself: 0.3 GB measured with a model of 0.5B, more with wider ones.
 WORK_MEMORY_BYTES = 700 * 10**6
 SPARE_DISK_BYTES = 10**9
+NO_KV_CACHE = KvShape(0, 0, 0)
 FAST_FEATURES = {"avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX-VNNI", "avx512f": "AVX-512", "avx2": "AVX2"}
 
 
@@ -37,7 +39,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class CpuFacts:
-    """`flags` as Linux names them, None where they can't be told. `usable_cores`: what affinity and cgroup leave us."""
+    """`flags` as Linux names them, None where they can't be told. `usable_cores`: see `machine.usable_cores`."""
 
     machine: str
     flags: frozenset[str] | None
@@ -57,16 +59,16 @@ class MemoryFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
+class LocatedModel:
     """`path` is None while the file is not here, then `size` is what will come. Sizes in bytes; `held` of it are here.
 
     `trouble` is a sentence.
     """
 
     name: str
-    path: Path | None
-    size: int
-    kv_bytes_per_token: int
+    path: Path | None = None
+    size: int = 0
+    kv_shape: KvShape = NO_KV_CACHE
     architecture: str = ""
     quantisation: str = ""
     held: int = 0
@@ -153,8 +155,8 @@ def check_cpu(cpu: CpuFacts) -> Check:
 
 
 def check_cores(cpu: CpuFacts, threads: int | None) -> Check:
-    """Inference threads against the cores we may use; `threads` is the setting, None for every physical core."""
-    wanted = threads or cpu.physical_cores
+    """Inference threads against the cores we may use; `threads` is the setting, None for every usable core."""
+    wanted = threads or cpu.usable_cores
     found = f"{wanted} inference threads on {cpu.usable_cores} usable of {cpu.physical_cores} physical cores"
     if wanted > cpu.usable_cores:
         advice = f"Threads without a core of their own slow each other down: set engine.threads to {cpu.usable_cores}."
@@ -178,7 +180,7 @@ def check_memory(memory: MemoryFacts) -> Check:
     return Check("memory", Status.OK, found)
 
 
-def check_model(model: ModelFacts) -> Check:
+def check_model(model: LocatedModel) -> Check:
     """The model's file or folder."""
     if model.trouble:
         return Check("model", Status.FAIL, f"{model.name} can't be used", model.trouble)

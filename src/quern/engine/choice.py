@@ -13,11 +13,11 @@ INSTRUCTION_SETS = {
     "avx_vnni": "AVX-VNNI",
     "avx2": "AVX2",
 }
-FILE_TYPES = frozenset({
+NATIVE_FILE_TYPES = frozenset({
     "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K",
     "IQ4_NL",
 })  # fmt: skip
-"""Quantisations of GGUF files whose tensors all have types that the native module reads."""
+"""Those of `file_types.LLAMA_FILE_TYPES` whose tensors all have types that the native module reads."""
 
 CONVERT = (
     "convert it to a GGUF file (convert_hf_to_gguf.py of llama.cpp does that) and give its path, or one of the names "
@@ -107,7 +107,7 @@ def _obstacle(native: NativeFacts, model: ModelKind) -> str:
         return "The engine cpu needs an x86-64 processor with AVX2, which this machine does not have."
     if model.architecture not in native.architectures:
         return f"The engine cpu does not run models of the architecture {model.architecture!r}."
-    if model.quantisation not in FILE_TYPES:
+    if model.quantisation not in NATIVE_FILE_TYPES:
         return f"The engine cpu does not read weights that are stored as {model.quantisation}."
     return ""
 

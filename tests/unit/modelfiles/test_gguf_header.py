@@ -111,7 +111,7 @@ def test_a_file_that_is_something_else_is_not_a_model(tmp_path: Path) -> None:
     for content in (b"", b"GG", b"PK\x03\x04 a zip archive", b'{"a": 1}'):
         path = tmp_path / "other.gguf"
         path.write_bytes(content)
-        with pytest.raises(ModelCorrupt, match="not a GGUF model"):
+        with pytest.raises(ModelCorrupt, match="is not a GGUF file"):
             read_metadata(path)
 
 

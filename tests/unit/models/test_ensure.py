@@ -10,8 +10,9 @@ import pytest
 from tests.unit.models.hub import CLOSED_PORT, ENTRY, HubServer, Recorder, gguf_bytes, hubs_at, sha256, wheel_entry
 
 from quern.errors import ModelCorrupt, ModelDownloadError, ModelNotFound
+from quern.modelfiles.sizes import size_on_disk
 from quern.models import catalog
-from quern.models.locate import OnDisk, entry_path, model_id, on_disk, resolve, size_on_disk
+from quern.models.locate import OnDisk, entry_path, model_id, on_disk, resolve
 from quern.models.pull import ensure, pull
 
 

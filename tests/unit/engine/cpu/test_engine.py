@@ -24,6 +24,7 @@ from quern.engine.cpu.sequence import Part
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.grammar.compiler import CompiledGrammar
 from quern.grammar.grammar import JsonGrammar
+from quern.prompt.prompt import Prompt
 from quern.types import FinishReason, SamplingParams
 
 PROMPT = tuple(range(10))
@@ -46,7 +47,7 @@ def cpu_engine(
     return CpuEngine(
         Path("no-such.gguf"),
         model_id="scripted",
-        quantisation="none",
+        facts=Prompt.builtin().facts,
         settings=settings,
         vocabulary=ScriptedVocabulary(vocabulary_size, end_ids),
         load=load if load is not None else lambda _: loaded,
