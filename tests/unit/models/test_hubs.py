@@ -326,9 +326,58 @@ def test_the_token_goes_to_the_hub_and_not_to_where_it_redirects(
     hubs = hubs_at(hub.url, token="hf_secret")
     path = pull(ENTRY, tmp_path, progress=progress, sources=[HUGGING_FACE], hubs=hubs)
     assert path.read_bytes() == hub.body
+    assert [question.authorization for question in hub.questions] == ["Bearer hf_secret"]
+    assert second_hub.questions == []
     assert [download.authorization for download in hub.downloads] == ["Bearer hf_secret"]
     assert [download.authorization for download in second_hub.downloads] == [None]
     assert "hf_secret" not in repr(hubs)
+
+
+def test_a_file_that_has_moved_within_the_hub_is_found(hub: HubServer, tmp_path: Path, progress: Recorder) -> None:
+    hub.moved = 2
+    path = pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(hub.url, token="hf_secret"))
+    assert path.read_bytes() == hub.body
+    source = ENTRY.sources[0]
+    assert isinstance(source, HubSource)
+    address = f"/{source.repo}/resolve/main/{source.file}"
+    asked = [(f"{'/moved' * times}{address}", "Bearer hf_secret", "identity") for times in range(3)]
+    assert [(question.path, question.authorization, question.accept_encoding) for question in hub.questions] == asked
+
+
+def test_a_hub_that_sends_everybody_round_in_circles_is_skipped(
+    hub: HubServer, second_hub: HubServer, tmp_path: Path, progress: Recorder
+) -> None:
+    hub.moved = 10**6
+    path = pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(hub.url, second_hub.url))
+    assert path.read_bytes() == second_hub.body
+    assert len(hub.questions) < 10
+    assert "Hugging Face is skipped" in progress.said
+
+
+def test_size_and_checksum_are_also_taken_from_the_ordinary_headers(
+    hub: HubServer, tmp_path: Path, progress: Recorder
+) -> None:
+    hub.plain = True
+    path = pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(hub.url))
+    assert path.read_bytes() == hub.body
+
+
+def test_the_length_of_a_redirect_is_not_taken_for_the_files(
+    hub: HubServer, second_hub: HubServer, tmp_path: Path, progress: Recorder
+) -> None:
+    hub.plain = True
+    hub.redirect = "http://cdn.example"
+    path = pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(hub.url, second_hub.url))
+    assert path.read_bytes() == second_hub.body
+    assert "it states no size" in progress.said
+
+
+def test_a_file_that_the_hub_does_not_show_is_told_by_its_status(
+    second_hub: HubServer, tmp_path: Path, progress: Recorder
+) -> None:
+    path = pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(f"{second_hub.url}/none", second_hub.url))
+    assert path.read_bytes() == second_hub.body
+    assert "it answered 404 for" in progress.said
 
 
 def test_messages_hold_no_signed_addresses(
