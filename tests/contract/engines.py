@@ -26,7 +26,7 @@ from quern.types import Message, Role, SamplingParams
 
 NATIVE = native_facts()
 RUNS_CPU = pytest.mark.skipif(
-    NATIVE.instruction_set is None and not NATIVE.trouble, reason="the engine cpu can't run on this machine"
+    NATIVE.instruction_set is None and not NATIVE.problem, reason="the engine cpu can't run on this machine"
 )
 ENGINES = ["fake", pytest.param("cpu", marks=RUNS_CPU), "llamacpp"]
 PARALLEL = 2

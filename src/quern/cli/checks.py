@@ -62,7 +62,7 @@ class MemoryFacts:
 class LocatedModel:
     """`path` is None while the file is not here, then `size` is what will come. Sizes in bytes; `held` of it are here.
 
-    `trouble` is a sentence.
+    `problem` is a sentence.
     """
 
     name: str
@@ -73,7 +73,7 @@ class LocatedModel:
     quantisation: str = ""
     held: int = 0
     verified: bool = False
-    trouble: str = ""
+    problem: str = ""
 
     @property
     def to_fetch(self) -> int:
@@ -103,11 +103,11 @@ class DatabaseState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFacts:
-    """`where` names the database without its password; `trouble` is a sentence."""
+    """`where` names the database without its password; `problem` is a sentence."""
 
     where: str
     state: DatabaseState
-    trouble: str = ""
+    problem: str = ""
 
 
 class PortState(StrEnum):
@@ -121,13 +121,13 @@ class PortState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PortFacts:
-    """`models`: what a Quern at the port serves, nothing while it loads. `trouble`: why the address is unusable."""
+    """`models`: what a Quern at the port serves, nothing while it loads. `problem`: why the address is unusable."""
 
     host: str
     port: int
     state: PortState
     models: tuple[str, ...] = ()
-    trouble: str = ""
+    problem: str = ""
 
 
 def check_python(version: tuple[int, int, int]) -> Check:
@@ -182,8 +182,8 @@ def check_memory(memory: MemoryFacts) -> Check:
 
 def check_model(model: LocatedModel) -> Check:
     """The model's file or folder."""
-    if model.trouble:
-        return Check("model", Status.FAIL, f"{model.name} can't be used", model.trouble)
+    if model.problem:
+        return Check("model", Status.FAIL, f"{model.name} can't be used", model.problem)
     if model.path is None:
         part = f", {format_bytes(model.held)} of it is here" if model.held else ""
         return Check(
@@ -226,7 +226,7 @@ def check_database(database: DatabaseFacts) -> Check:
     """Where conversations are kept."""
     match database.state:
         case DatabaseState.BROKEN:
-            return Check("database", Status.FAIL, f"{database.where} can't be opened", database.trouble)
+            return Check("database", Status.FAIL, f"{database.where} can't be opened", database.problem)
         case DatabaseState.IN_USE:
             return Check("database", Status.OK, f"{database.where} is in use by a running server")
         case DatabaseState.ABSENT:
@@ -249,4 +249,4 @@ def check_port(port: PortFacts) -> Check:
             return Check("port", Status.FAIL, f"{where} is taken by another program", advice)
         case PortState.UNUSABLE:
             advice = "Choose an address of this machine with --host and --port."
-            return Check("port", Status.FAIL, f"{where} can't be listened on: {port.trouble}", advice)
+            return Check("port", Status.FAIL, f"{where} can't be listened on: {port.problem}", advice)

@@ -69,7 +69,7 @@ def examine(settings: Settings, *, checksum: bool = False) -> list[Check]:
             model = facts.locate_model(settings.model.name, settings.models_dir, checksum=checksum, progress=progress)
         to_fetch = model.to_fetch
         report.append(checks.check_model(model))
-        if not model.trouble:
+        if not model.problem:
             choice = facts.engine_choice(settings.engine, model)
             report.append(checks.check_engine(choice))
             if settings.engine.url is None:

@@ -76,9 +76,9 @@ def locate_model(name: str, models_dir: Path, *, checksum: bool, progress: Progr
             verified=verified,
         )
     except ModelError as error:
-        return LocatedModel(name, trouble=str(error))
+        return LocatedModel(name, problem=str(error))
     except OSError as error:
-        return LocatedModel(name, trouble=f"{error.filename} can't be read: {error.strerror}.")
+        return LocatedModel(name, problem=f"{error.filename} can't be read: {error.strerror}.")
 
 
 def engine_choice(settings: EngineSettings, model: LocatedModel) -> EngineChoice | ConfigError:
@@ -130,7 +130,7 @@ def port_facts(server: ServerSettings) -> PortFacts:
             listener.bind((server.host, server.port))
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            return PortFacts(server.host, server.port, PortState.UNUSABLE, trouble=error.strerror or str(error))
+            return PortFacts(server.host, server.port, PortState.UNUSABLE, problem=error.strerror or str(error))
         return _who_listens(server)
     return PortFacts(server.host, server.port, PortState.FREE)
 

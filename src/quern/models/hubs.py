@@ -79,18 +79,18 @@ class _Listing(BaseModel):
     data: _ListedFiles = Field(alias="Data")
 
 
-def ask(source: HubSource, hubs: Hubs) -> RemoteFile:
+def find_file(source: HubSource, hubs: Hubs) -> RemoteFile:
     """Find out where the hub has the file now. Raises SourceFailed within `hubs.answer_seconds`."""
-    question = _ask_hugging_face if source.kind is SourceKind.HUGGING_FACE else _ask_modelscope
+    find = _find_at_hugging_face if source.kind is SourceKind.HUGGING_FACE else _find_at_modelscope
     try:
-        remote = within(hubs.answer_seconds, lambda: question(source, hubs))
+        remote = within(hubs.answer_seconds, lambda: find(source, hubs))
     except TimeoutError as error:
         raise SourceFailed(f"no answer within {hubs.answer_seconds:g} seconds") from error
     except httpx2.HTTPStatusError as error:
         raise SourceFailed(f"it answered {error.response.status_code} for {source.repo}/{source.file}") from error
     # A proxy setting that httpx2 can't use is a ValueError or an ImportError.
     except (httpx2.HTTPError, httpx2.InvalidURL, ImportError, OSError, ValueError) as error:
-        raise SourceFailed(f"it can't be reached ({reason(error)})") from error
+        raise SourceFailed(f"it can't be reached ({safe_message(error)})") from error
     if not SHA256_PATTERN.fullmatch(remote.sha256):
         raise SourceFailed(f"it states no SHA-256 for {source.repo}/{source.file}, so the file could not be checked")
     if source.sha256 not in (None, remote.sha256):
@@ -116,13 +116,13 @@ def within(seconds: float, call: Callable[[], Answer]) -> Answer:
     return future.result(timeout=seconds)
 
 
-def reason(error: Exception) -> str:
-    """A transport error's own words; of URLs, which may hold a signature or a password, only the host."""
-    words = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return re.sub(r"\w+://[^\s'\"]+", lambda url: urlsplit(url[0]).hostname or "", words)
+def safe_message(error: Exception) -> str:
+    """A transport error's own message; of URLs, which may hold a signature or a password, only the host."""
+    message = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return re.sub(r"\w+://[^\s'\"]+", lambda url: urlsplit(url[0]).hostname or "", message)
 
 
-def _ask_hugging_face(source: HubSource, hubs: Hubs) -> RemoteFile:
+def _find_at_hugging_face(source: HubSource, hubs: Hubs) -> RemoteFile:
     # The download asks this address again: the one that it redirects to is signed and expires meanwhile.
     url = f"{hubs.hugging_face}/{source.repo}/resolve/main/{quote(source.file)}"
     response = _head(url, hubs)
@@ -159,7 +159,7 @@ def _origin(url: str) -> tuple[str, str]:
     return parts.scheme, parts.netloc
 
 
-def _ask_modelscope(source: HubSource, hubs: Hubs) -> RemoteFile:
+def _find_at_modelscope(source: HubSource, hubs: Hubs) -> RemoteFile:
     response = httpx2.get(
         f"{hubs.modelscope}/api/v1/models/{source.repo}/repo/files",
         params={"Revision": "master", "Recursive": "true"},

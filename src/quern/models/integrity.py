@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from quern.errors import ModelCorrupt
 from quern.modelfiles.gguf_header import check_magic
+from quern.models.atomic_files import load_record
 from quern.models.catalog import CatalogEntry, SourceKind
-from quern.models.files import load_record
 from quern.models.progress import Progress
 
 CHUNK_BYTES = 4 * 2**20

@@ -120,7 +120,7 @@ def test_a_model_that_is_not_here_is_a_warning_with_the_command_that_fetches_it(
 
 
 def test_a_model_that_cant_be_used_fails_with_the_reason() -> None:
-    check = check_model(replace(MODEL, trouble="It is damaged."))
+    check = check_model(replace(MODEL, problem="It is damaged."))
     assert (check.status, check.advice) == (Status.FAIL, "It is damaged.")
 
 
@@ -160,7 +160,7 @@ def test_only_a_database_that_cant_be_opened_fails(state: DatabaseState, status:
         (replace(PORT, state=PortState.QUERN, models=("m",)), Status.OK, "a Quern at 127.0.0.1:8001 serves m"),
         (replace(PORT, state=PortState.QUERN), Status.OK, "is starting or stopping"),
         (replace(PORT, state=PortState.OTHER), Status.FAIL, "another program"),
-        (replace(PORT, state=PortState.UNUSABLE, trouble="No such device"), Status.FAIL, "No such device"),
+        (replace(PORT, state=PortState.UNUSABLE, problem="No such device"), Status.FAIL, "No such device"),
     ],
 )
 def test_a_port_is_fine_when_it_is_free_or_a_quern_has_it(port: PortFacts, status: Status, found: str) -> None:

@@ -50,7 +50,7 @@ class Recorder:
         self.notices.append(message)
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         return "\n".join(self.notices)
 
 
