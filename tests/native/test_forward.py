@@ -16,6 +16,8 @@ import pytest
 
 import quern.config
 from quern.engine.cpu import _native
+from quern.engine.cpu.native import NativeModel, NativeOptions
+from quern.errors import ModelLoadError
 from quern.modelfiles.description import KvShape
 from quern.modelfiles.gguf import read_gguf
 from quern.modelfiles.sizes import kv_cache_bytes
@@ -132,6 +134,20 @@ def test_an_int8_kv_cache_is_nearly_as_good_and_about_half_as_large(tmp_path: Pa
     assert load(path).kv_bytes_per_token == full == 2 * 2 * config.layers * config.kv_heads * config.head_dim
     assert load(path, kv_type="int8").kv_bytes_per_token == small
     assert full / 2 <= small < full * 0.6
+
+
+def test_a_kv_cache_that_no_memory_holds_is_refused_with_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(path, small_config("qwen3", layers=8, heads=8, kv_heads=8, head_dim=256), types=[Q.Q8_0])
+    options = NativeOptions(
+        threads=1,
+        kv_tokens=2**31,
+        kv_type=quern.config.KvType.BF16,
+        kv_bytes=kv_cache_bytes(KvShape(8 * 8, 256, 256), 2**31),
+        quantise=quern.config.Quantise.Q8,
+    )
+    with pytest.raises(ModelLoadError, match=r"not enough memory .* which takes 140737\.5 GB\. .*engine\.kv_tokens"):
+        NativeModel.load(path, options, lambda _: None)
 
 
 @pytest.mark.parametrize("hugging_face", [False, True], ids=["gguf", "safetensors"])

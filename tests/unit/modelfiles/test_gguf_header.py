@@ -85,7 +85,7 @@ def test_a_file_cut_off_anywhere_in_its_header_is_corrupt(whole: bytes, tmp_path
             read_metadata(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
 @given(data=st.data())
 def test_damaged_bytes_end_in_one_of_our_errors_or_none(whole: bytes, tmp_path: Path, data: st.DataObject) -> None:
     damaged = bytearray(whole)
