@@ -29,7 +29,7 @@ from tests.native.reference import Array, Reference, log_softmax
 from quern.cli.progress import progress_display
 from quern.config import Settings
 from quern.engine.cpu import _native
-from quern.modelfiles.model_file import read_model_file
+from quern.modelfiles.gguf import read_gguf
 from quern.models.pull import ensure
 from quern.prompt.tokenizer import Tokenizer
 
@@ -156,7 +156,7 @@ def report(results: dict[str, Comparison]) -> None:
 
 def run(model: Path, options: argparse.Namespace) -> dict[str, Comparison]:
     """Score every engine on every window."""
-    tokenizer = Tokenizer(read_model_file(model).vocabulary)
+    tokenizer = Tokenizer(read_gguf(model).vocabulary)
     sequences = windows(tokenizer.encode_many(texts()), options.window, options.tokens)
     reference = Reference.from_gguf(model)
     states = reference_states(reference, model, sequences)

@@ -6,7 +6,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from quern.modelfiles.model_file import read_model_file
+from quern.modelfiles.gguf import read_gguf
 from quern.prompt.tokenizer import Tokenizer
 
 SMALLEST_SOURCE = 20_000  # bytes; shorter files are mostly imports and comments
@@ -37,7 +37,7 @@ class CodeTokens:
     """Token ids of code, in a model's own vocabulary."""
 
     def __init__(self, model_path: Path) -> None:
-        self._tokenizer = Tokenizer(read_model_file(model_path).vocabulary)
+        self._tokenizer = Tokenizer(read_gguf(model_path).vocabulary)
         self._streams: list[list[int]] = []
         self._sources = sources()
 

@@ -149,7 +149,7 @@ def requests(prompt: Prompt, sequences: int, tokens: int, grammar: Grammar | Non
 async def with_weights(model: Path, prompt: Prompt, options: argparse.Namespace) -> None:
     """Decode speed, free and under a schema."""
     settings = EngineSettings(parallel=max(options.sequences), kv_tokens=8192, threads=options.threads)
-    engine = CpuEngine(model, model_id=model.stem, quantisation="", settings=settings, vocabulary=prompt.tokenizer)
+    engine = CpuEngine(model, model_id=model.stem, facts=prompt.facts, settings=settings, vocabulary=prompt.tokenizer)
     await engine.start()
     grammar = JsonGrammar(json.dumps(STORY))
     await engine.check_grammar(grammar)

@@ -14,8 +14,10 @@ from typing import Self
 
 from gguf_tensors import read_tensors
 from quern.engine.cpu import _native
+from quern.modelfiles.description import ModelFacts
+from quern.modelfiles.gguf import read_gguf
 from quern.modelfiles.gguf_header import read_metadata
-from quern.modelfiles.model_file import ModelFacts, read_model_file
+from quern.modelfiles.sizes import kv_cache_bytes
 from workloads import STEP_TOKENS, Measure, Workload
 
 BUFFER_BYTES = 2**30  # many times any last-level cache
@@ -85,7 +87,7 @@ class Limits:
     def __init__(self, path: Path, peaks: Peaks) -> None:
         self.peaks = peaks
         self._weights = read_weights(path)
-        self._facts: ModelFacts = read_model_file(path).facts
+        self._facts: ModelFacts = read_gguf(path).facts
         used = read_metadata(path).integer(f"{self._facts.architecture}.expert_used_count")
         self._experts_used = used or 1
 
@@ -117,11 +119,11 @@ class Limits:
         """For so many pairs of a query's token and a key's."""
         facts = self._facts
         lengths = facts.key_length + facts.value_length
-        return 2 * pairs * facts.head_count * lengths * facts.block_count / self.peaks.bf16
+        return 2 * pairs * facts.head_count * lengths * len(facts.kv_heads) / self.peaks.bf16
 
     def _decode_step_seconds(self, work: Workload) -> float:
         context = work.sequences * (work.prompt + work.generated / 2)
-        read = self.weight_bytes(work.sequences) + context * self._facts.kv_bytes_per_token()
+        read = self.weight_bytes(work.sequences) + context * kv_cache_bytes(self._facts.kv_shape, tokens=1)
         multiply = self._multiply_seconds(work.sequences, work.sequences) + self._attention_seconds(context)
         return max(read / self.peaks.bandwidth, multiply)
 

@@ -18,8 +18,8 @@ from tests.native.reference import Config
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-from quern.modelfiles.facts import ModelDescription
-from quern.modelfiles.model_file import read_model_file
+from quern.modelfiles.description import ModelDescription
+from quern.modelfiles.gguf import read_gguf
 from quern.modelfiles.vocabulary import TokenType, Vocabulary
 
 # As it stands in the tokenizer.json of every Qwen2.5 and Qwen3 model.
@@ -30,7 +30,7 @@ QWEN2_PATTERN = (
 
 def write_model_folder(folder: Path, gguf: Path) -> Path:
     """A tiny network with random weights and the vocabulary and chat template of `gguf`."""
-    model = read_model_file(gguf)
+    model = read_gguf(gguf)
     write_safetensors(folder, _tiny(model), dtype="F16", tied=True)
     write_text_files(folder, model)
     return folder
@@ -38,7 +38,7 @@ def write_model_folder(folder: Path, gguf: Path) -> Path:
 
 def write_model_file(path: Path, gguf: Path) -> Path:
     """The same as a GGUF file."""
-    model = read_model_file(gguf)
+    model = read_gguf(gguf)
 
     def add_vocabulary(writer: GGUFWriter, _: int) -> None:
         vocabulary = model.vocabulary

@@ -146,7 +146,7 @@ def _cpu(settings: Settings, model: ServedModel, prompt: Prompt) -> Engine:
     return CpuEngine(
         model.path,
         model_id=model.model_id,
-        quantisation=prompt.quantisation,
+        facts=prompt.facts,
         vocabulary=prompt.tokenizer,
         settings=settings.engine,
     )

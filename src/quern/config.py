@@ -143,7 +143,11 @@ class EngineSettings(_Frozen):
         ge=256,
         description="KV cache shared by all sequences, in tokens; a turn that does not fit waits.",
     )
-    threads: int | None = Field(default=None, ge=1, description="Threads for inference; every physical core if unset.")
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="Threads for inference; if unset one for each physical core that affinity and cgroups allow.",
+    )
     batch_tokens: int | None = Field(
         default=None,
         ge=32,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from quern.config import EngineSettings
@@ -21,7 +20,7 @@ from quern.engine.cpu.native import NativeModel
 from quern.engine.cpu.sequence import Part
 from quern.engine.fake import FakeEngine
 from quern.engine.llamacpp.engine import LlamaCppEngine
-from quern.engine.llamacpp.process import InferenceProcess
+from quern.engine.llamacpp.process import COMMAND
 from quern.events import Prefill, Queued
 from quern.prompt.prompt import Prompt
 from quern.sampling import SamplingParams
@@ -29,7 +28,7 @@ from quern.types import Message, Role
 
 NATIVE = native_facts()
 RUNS_CPU = pytest.mark.skipif(
-    NATIVE.instruction_set is None and not NATIVE.trouble, reason="the engine cpu can't run on this machine"
+    NATIVE.instruction_set is None and not NATIVE.problem, reason="the engine cpu can't run on this machine"
 )
 ENGINES = ["fake", pytest.param("cpu", marks=RUNS_CPU), "llamacpp"]
 PARALLEL = 2
@@ -184,13 +183,13 @@ def cpu_subject(path: Path, prompt: Prompt, settings: EngineSettings = SETTINGS)
     models: list[FragileModel] = []
 
     def load(progress: Callable[[float], None]) -> Model:
-        models.append(FragileModel(NativeModel.load(path, native_options(settings), progress)))
+        models.append(FragileModel(NativeModel.load(path, native_options(settings, prompt.facts), progress)))
         return models[-1]
 
     engine = CpuEngine(
         path,
         model_id="small",
-        quantisation="Q4_K_M",
+        facts=prompt.facts,
         settings=settings,
         vocabulary=prompt.tokenizer,
         load=load,
@@ -215,7 +214,7 @@ def llamacpp_subject(model: Path, prompt: Prompt, settings: EngineSettings = SET
     )
 
     async def crash() -> None:
-        kill_child(engine)
+        inference_process(engine).kill()
         while engine.stats().state is EngineState.READY:
             await asyncio.sleep(0.01)
 
@@ -230,8 +229,23 @@ def make_subject(name: str, model: Path, settings: EngineSettings = SETTINGS) ->
     return make(model, Prompt.load(model), settings)
 
 
-def kill_child(engine: LlamaCppEngine) -> None:
-    """kill -9 the engine's inference process."""
-    assert isinstance(engine.backend, InferenceProcess)
-    assert engine.backend.pid is not None
-    os.kill(engine.backend.pid, signal.SIGKILL)
+def inference_processes() -> list[psutil.Process]:
+    """Those of this process, oldest first."""
+    children: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if COMMAND[-1] in child.cmdline():
+                children.append(child)
+    return sorted(children, key=lambda child: child.create_time())
+
+
+def inference_process(engine: LlamaCppEngine) -> psutil.Process:
+    """The one that a loaded engine talks to."""
+    assert engine._connected is not None
+    port = engine._connected.server._http.base_url.port
+    (child,) = [
+        child
+        for child in inference_processes()
+        if any(connection.laddr.port == port for connection in child.net_connections())
+    ]
+    return child

@@ -24,7 +24,7 @@ from quern.engine.llamacpp import backend
 from quern.engine.llamacpp.child import ChildConfig
 from quern.engine.llamacpp.client import LlamaServer
 from quern.engine.llamacpp.engine import LlamaCppEngine
-from quern.engine.llamacpp.process import COMMAND, InferenceProcess
+from quern.engine.llamacpp.process import COMMAND
 from quern.engine.llamacpp.request import completion_request
 from quern.engine.slots import Lease
 from quern.errors import EngineFailed, InvalidRequest, ModelLoadError
@@ -33,7 +33,7 @@ from quern.grammar.grammar import TextGrammar
 from quern.prompt.prompt import Prompt
 from quern.sampling import SamplingParams
 
-from .engines import SETTINGS, Subject, collect, exhaust, kill_child, llamacpp_subject
+from .engines import SETTINGS, Subject, collect, exhaust, inference_process, inference_processes, llamacpp_subject
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -66,8 +66,7 @@ async def subject(small_model_path: Path, prompt: Prompt) -> AsyncGenerator[Subj
 
 def _child(subject: Subject) -> psutil.Process:
     assert isinstance(subject.engine, LlamaCppEngine)
-    assert isinstance(subject.engine.backend, InferenceProcess)
-    return psutil.Process(subject.engine.backend.pid)
+    return inference_process(subject.engine)
 
 
 def _server(subject: Subject) -> LlamaServer:
@@ -177,21 +176,20 @@ async def test_each_slot_has_its_own_part_of_the_cache_where_that_is_enough(
 
 
 PARENT = """
-import asyncio, sys
+import asyncio, psutil, sys
 from pathlib import Path
 from quern.config import EngineSettings
 from quern.engine.llamacpp.engine import LlamaCppEngine
-from quern.engine.slots import Lease
 
 async def main():
     settings = EngineSettings(parallel=2, context_length=256, kv_tokens=512)
     engine = LlamaCppEngine(Path(sys.argv[1]), model_id="m", quantisation="q", settings=settings)
     loading = asyncio.ensure_future(engine.start())
-    while engine.backend.pid is None:
+    while not (children := psutil.Process().children()):
         await asyncio.sleep(0.001)
     if sys.argv[2] == "ready":
         await loading
-    print("child", engine.backend.pid, flush=True)
+    print("child", children[0].pid, flush=True)
     await asyncio.sleep(60)
 
 asyncio.run(main())
@@ -264,24 +262,26 @@ async def test_a_truncated_model_is_reported_with_llama_cpps_own_last_words(
     assert "Traceback" not in message
 
 
+async def _start_loading(engine: LlamaCppEngine) -> tuple[asyncio.Future[None], psutil.Process]:
+    """The load, and the process that it has just started."""
+    before = len(inference_processes())
+    loading = asyncio.ensure_future(engine.start())
+    while len(children := inference_processes()) == before:
+        await asyncio.sleep(0.001)
+    return loading, children[-1]
+
+
 async def test_a_child_that_is_killed_while_loading_is_a_load_error(small_model_path: Path) -> None:
     engine = LlamaCppEngine(small_model_path, model_id="small", quantisation="q", settings=TINY)
-    loading = asyncio.ensure_future(engine.start())
-    assert isinstance(engine.backend, InferenceProcess)
-    while engine.backend.pid is None:
-        await asyncio.sleep(0.001)
-    kill_child(engine)
+    loading, child = await _start_loading(engine)
+    child.kill()
     with pytest.raises(ModelLoadError, match="not enough memory"):
         await loading
 
 
 async def test_a_load_that_is_cancelled_leaves_no_process(small_model_path: Path) -> None:
     engine = LlamaCppEngine(small_model_path, model_id="small", quantisation="q", settings=TINY)
-    loading = asyncio.ensure_future(engine.start())
-    assert isinstance(engine.backend, InferenceProcess)
-    while engine.backend.pid is None:
-        await asyncio.sleep(0.001)
-    child = psutil.Process(engine.backend.pid)
+    loading, child = await _start_loading(engine)
     loading.cancel()
     await asyncio.wait([loading])
     assert loading.cancelled()

@@ -10,8 +10,7 @@ import requests
 
 from quern.config import Quantise
 from quern.engine.choice import native_facts
-from quern.engine.cpu.loading import loaded_bytes
-from quern.models.locate import size_on_disk
+from quern.modelfiles.sizes import loaded_bytes, size_on_disk
 from quern.models.progress import format_bytes
 
 from .conftest import QUERN, StartServer, chat

@@ -14,8 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import quern.config
 from quern.engine.cpu import _native
-from quern.modelfiles.model_file import read_model_file
+from quern.engine.cpu.native import NativeModel, NativeOptions
+from quern.errors import ModelLoadError
+from quern.modelfiles.description import KvShape
+from quern.modelfiles.gguf import read_gguf
+from quern.modelfiles.sizes import kv_cache_bytes
 from quern.prompt.tokenizer import Tokenizer
 
 from .native_model import BLOCK, INSTRUCTION_SETS, KvType, distance, load, random_ids, teacher_forced
@@ -124,9 +129,25 @@ def test_an_int8_kv_cache_is_nearly_as_good_and_about_half_as_large(tmp_path: Pa
     path = tmp_path / "model.gguf"
     reference = write_gguf(path, config, types=[Q.Q8_0])
     assert_same_as_reference(path, reference, kv_type="int8")
-    full, small = load(path).kv_bytes_per_token, load(path, kv_type="int8").kv_bytes_per_token
-    assert full == 2 * 2 * config.layers * config.kv_heads * config.head_dim
+    shape = KvShape(config.layers * config.kv_heads, config.head_dim, config.head_dim)
+    full, small = (kv_cache_bytes(shape, tokens=1, kv_type=kv_type) for kv_type in quern.config.KvType)
+    assert load(path).kv_bytes_per_token == full == 2 * 2 * config.layers * config.kv_heads * config.head_dim
+    assert load(path, kv_type="int8").kv_bytes_per_token == small
     assert full / 2 <= small < full * 0.6
+
+
+def test_a_kv_cache_that_no_memory_holds_is_refused_with_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(path, small_config("qwen3", layers=8, heads=8, kv_heads=8, head_dim=256), types=[Q.Q8_0])
+    options = NativeOptions(
+        threads=1,
+        kv_tokens=2**31,
+        kv_type=quern.config.KvType.BF16,
+        kv_bytes=kv_cache_bytes(KvShape(8 * 8, 256, 256), 2**31),
+        quantise=quern.config.Quantise.Q8,
+    )
+    with pytest.raises(ModelLoadError, match=r"not enough memory .* which takes 140737\.5 GB\. .*engine\.kv_tokens"):
+        NativeModel.load(path, options, lambda _: None)
 
 
 @pytest.mark.parametrize("hugging_face", [False, True], ids=["gguf", "safetensors"])
@@ -178,7 +199,7 @@ def test_what_the_progress_callback_raises_ends_the_loading(tmp_path: Path) -> N
 @pytest.fixture(scope="module")
 def code_and_logits(small_model_path: Path) -> tuple[list[int], Array]:
     """Python code as ids, and the reference's logits: half a minute of NumPy."""
-    ids = Tokenizer(read_model_file(small_model_path).vocabulary).encode(CODE.read_text(encoding="utf-8"))[:100]
+    ids = Tokenizer(read_gguf(small_model_path).vocabulary).encode(CODE.read_text(encoding="utf-8"))[:100]
     return ids, Reference.from_gguf(small_model_path).logits(ids)
 
 

@@ -20,7 +20,7 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from quern.engine.llamacpp.process import SPINNING
-from quern.modelfiles.model_file import read_model_file
+from quern.modelfiles.gguf import read_gguf
 from quern.prompt.tokenizer import Tokenizer
 
 from .random_models import HALF_SCALES, FloatType, Q, encode, small_config, write_gguf, write_safetensors
@@ -103,7 +103,7 @@ def some_ids(config: Config, count: int, seed: int = 1) -> list[int]:
 
 def test_the_real_small_model_continues_code_as_llama_cpp_does(small_model_path: Path) -> None:
     """llama.cpp rounds activations to 8 bits, so it is near, not equal."""
-    prompt = Tokenizer(read_model_file(small_model_path).vocabulary).encode(CODE.read_text(encoding="utf-8"))[:120]
+    prompt = Tokenizer(read_gguf(small_model_path).vocabulary).encode(CODE.read_text(encoding="utf-8"))[:120]
     said = greedy(small_model_path, prompt, 24)
     apart, same = differences(Reference.from_gguf(small_model_path), prompt, said)
     assert len(said.ids) == 24

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from quern.engine.choice import EngineChoice
 from quern.errors import ConfigError
+from quern.modelfiles.description import KvShape
 from quern.models.progress import format_bytes
 
 OLDEST_PYTHON = (3, 11)
 # Buffers of the inference process and the server itself: 0.3 GB measured with a model of 0.5B, more with wider ones.
 WORK_MEMORY_BYTES = 700 * 10**6
 SPARE_DISK_BYTES = 10**9
+NO_KV_CACHE = KvShape(0, 0, 0)
 FAST_FEATURES = {"avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX-VNNI", "avx512f": "AVX-512", "avx2": "AVX2"}
 
 
@@ -37,7 +39,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class CpuFacts:
-    """`flags` as Linux names them, None where they can't be told. `usable_cores`: what affinity and cgroup leave us."""
+    """`flags` as Linux names them, None where they can't be told. `usable_cores`: see `machine.usable_cores`."""
 
     machine: str
     flags: frozenset[str] | None
@@ -57,21 +59,21 @@ class MemoryFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
+class LocatedModel:
     """`path` is None while the file is not here, then `size` is what will come. Sizes in bytes; `held` of it are here.
 
-    `trouble` is a sentence.
+    `problem` is a sentence.
     """
 
     name: str
-    path: Path | None
-    size: int
-    kv_bytes_per_token: int
+    path: Path | None = None
+    size: int = 0
+    kv_shape: KvShape = NO_KV_CACHE
     architecture: str = ""
     quantisation: str = ""
     held: int = 0
     verified: bool = False
-    trouble: str = ""
+    problem: str = ""
 
     @property
     def to_fetch(self) -> int:
@@ -101,11 +103,11 @@ class DatabaseState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFacts:
-    """`where` names the database without its password; `trouble` is a sentence."""
+    """`where` names the database without its password; `problem` is a sentence."""
 
     where: str
     state: DatabaseState
-    trouble: str = ""
+    problem: str = ""
 
 
 class PortState(StrEnum):
@@ -119,13 +121,13 @@ class PortState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PortFacts:
-    """`models`: what a Quern at the port serves, nothing while it loads. `trouble`: why the address is unusable."""
+    """`models`: what a Quern at the port serves, nothing while it loads. `problem`: why the address is unusable."""
 
     host: str
     port: int
     state: PortState
     models: tuple[str, ...] = ()
-    trouble: str = ""
+    problem: str = ""
 
 
 def check_python(version: tuple[int, int, int]) -> Check:
@@ -153,8 +155,8 @@ def check_cpu(cpu: CpuFacts) -> Check:
 
 
 def check_cores(cpu: CpuFacts, threads: int | None) -> Check:
-    """Inference threads against the cores we may use; `threads` is the setting, None for every physical core."""
-    wanted = threads or cpu.physical_cores
+    """Inference threads against the cores we may use; `threads` is the setting, None for every usable core."""
+    wanted = threads or cpu.usable_cores
     found = f"{wanted} inference threads on {cpu.usable_cores} usable of {cpu.physical_cores} physical cores"
     if wanted > cpu.usable_cores:
         advice = f"Threads without a core of their own slow each other down: set engine.threads to {cpu.usable_cores}."
@@ -178,10 +180,10 @@ def check_memory(memory: MemoryFacts) -> Check:
     return Check("memory", Status.OK, found)
 
 
-def check_model(model: ModelFacts) -> Check:
+def check_model(model: LocatedModel) -> Check:
     """The model's file or folder."""
-    if model.trouble:
-        return Check("model", Status.FAIL, f"{model.name} can't be used", model.trouble)
+    if model.problem:
+        return Check("model", Status.FAIL, f"{model.name} can't be used", model.problem)
     if model.path is None:
         part = f", {format_bytes(model.held)} of it is here" if model.held else ""
         return Check(
@@ -224,7 +226,7 @@ def check_database(database: DatabaseFacts) -> Check:
     """Where conversations are kept."""
     match database.state:
         case DatabaseState.BROKEN:
-            return Check("database", Status.FAIL, f"{database.where} can't be opened", database.trouble)
+            return Check("database", Status.FAIL, f"{database.where} can't be opened", database.problem)
         case DatabaseState.IN_USE:
             return Check("database", Status.OK, f"{database.where} is in use by a running server")
         case DatabaseState.ABSENT:
@@ -247,4 +249,4 @@ def check_port(port: PortFacts) -> Check:
             return Check("port", Status.FAIL, f"{where} is taken by another program", advice)
         case PortState.UNUSABLE:
             advice = "Choose an address of this machine with --host and --port."
-            return Check("port", Status.FAIL, f"{where} can't be listened on: {port.trouble}", advice)
+            return Check("port", Status.FAIL, f"{where} can't be listened on: {port.problem}", advice)

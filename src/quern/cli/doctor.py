@@ -66,15 +66,14 @@ def examine(settings: Settings, *, checksum: bool = False) -> list[Check]:
     to_fetch = 0
     if settings.engine.name is not EngineName.FAKE:
         with progress_display() as progress:
-            model = facts.model_facts(settings.model.name, settings.models_dir, checksum=checksum, progress=progress)
+            model = facts.locate_model(settings.model.name, settings.models_dir, checksum=checksum, progress=progress)
         to_fetch = model.to_fetch
         report.append(checks.check_model(model))
-        if not model.trouble:
+        if not model.problem:
             choice = facts.engine_choice(settings.engine, model)
             report.append(checks.check_engine(choice))
             if settings.engine.url is None:
-                kv_cache = settings.engine.kv_tokens * model.kv_bytes_per_token
-                weights = facts.weight_bytes(settings.engine, model, choice)
+                weights, kv_cache = facts.memory_needed(settings.engine, model, choice)
                 served = model_id(settings.model.name) in port.models
                 report.append(checks.check_memory(facts.memory_facts(weights, kv_cache, served=served)))
     return [

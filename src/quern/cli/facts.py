@@ -11,58 +11,46 @@ import socket
 from pathlib import Path
 
 import filelock
-import psutil
 
 from quern.cli.checks import (
     CpuFacts,
     DatabaseFacts,
     DatabaseState,
     DiskFacts,
+    LocatedModel,
     MemoryFacts,
-    ModelFacts,
     PortFacts,
     PortState,
 )
 from quern.client import QuernClient
 from quern.config import EngineName, EngineSettings, ServerSettings, Settings
 from quern.engine.choice import EngineChoice, ModelKind, choose, native_facts
-from quern.engine.cpu.loading import loaded_bytes
 from quern.errors import ClientError, ConfigError, ModelError, StoreError
-from quern.modelfiles.model_file import read_model
+from quern.machine import memory, physical_cores, usable_cores
+from quern.modelfiles.model import read_model
+from quern.modelfiles.sizes import kv_cache_bytes, loaded_bytes, size_on_disk
 from quern.models.catalog import find
 from quern.models.integrity import read_manifest, verify
-from quern.models.locate import entry_path, named_entry, resolve, size_on_disk
+from quern.models.locate import entry_path, named_entry, resolve
 from quern.models.partial import PartialFile
 from quern.models.progress import Progress
 from quern.store.database import Database
 
-CGROUP_ROOT = Path("/sys/fs/cgroup")
-CGROUP_MEMBERSHIP = Path("/proc/self/cgroup")
 ANSWER_SECONDS = 5.0
 
 
 def cpu_facts() -> CpuFacts:
     """This machine's processor, and how much of it this process may use."""
-    physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
-    limits = [int(quota) // int(period) for quota, period in cgroup_values("cpu.max") if quota != "max"]
-    return CpuFacts(platform.machine(), _cpu_flags(), physical, max(1, min(physical, allowed, *limits)))
+    return CpuFacts(platform.machine(), _cpu_flags(), physical_cores(), usable_cores())
 
 
 def memory_facts(model: int, kv_cache: int, *, served: bool) -> MemoryFacts:
     """This machine's memory, or this container's, and what `model` and `kv_cache` (bytes) take of it."""
-    memory = psutil.virtual_memory()
-    limits = [int(value) for (value,) in cgroup_values("memory.max") if value != "max"]
-    return MemoryFacts(
-        total=min([memory.total, *limits]),
-        available=min([memory.available, *limits]),
-        model=model,
-        kv_cache=kv_cache,
-        served=served,
-    )
+    ours = memory()
+    return MemoryFacts(ours.total, ours.available, model, kv_cache, served=served)
 
 
-def model_facts(name: str, models_dir: Path, *, checksum: bool, progress: Progress) -> ModelFacts:
+def locate_model(name: str, models_dir: Path, *, checksum: bool, progress: Progress) -> LocatedModel:
     """Where the model's file is, what it needs, and with `checksum` whether its bytes are right."""
     try:
         entry = named_entry(name)
@@ -70,30 +58,30 @@ def model_facts(name: str, models_dir: Path, *, checksum: bool, progress: Progre
         if path is None:
             entry = find(name)
             held = PartialFile(entry_path(entry, models_dir)).size
-            return ModelFacts(
-                name, None, entry.size, entry.kv_bytes_per_token, entry.architecture, entry.quantisation, held=held
+            return LocatedModel(
+                name, None, entry.size, entry.kv_shape, entry.architecture, entry.quantisation, held=held
             )
         verified = False
         if entry is not None:
             verify(path, entry, progress, checksum=checksum)
             verified = checksum and (read_manifest(path) is not None or bool(entry.pins))
         model = read_model(path).facts
-        return ModelFacts(
+        return LocatedModel(
             name,
             path,
             size_on_disk(path),
-            model.kv_bytes_per_token(),
+            model.kv_shape,
             model.architecture,
             model.quantisation,
             verified=verified,
         )
     except ModelError as error:
-        return ModelFacts(name, None, 0, 0, trouble=str(error))
+        return LocatedModel(name, problem=str(error))
     except OSError as error:
-        return ModelFacts(name, None, 0, 0, trouble=f"{error.filename} can't be read: {error.strerror}.")
+        return LocatedModel(name, problem=f"{error.filename} can't be read: {error.strerror}.")
 
 
-def engine_choice(settings: EngineSettings, model: ModelFacts) -> EngineChoice | ConfigError:
+def engine_choice(settings: EngineSettings, model: LocatedModel) -> EngineChoice | ConfigError:
     """What a server would run the model with, or why it would not start."""
     try:
         folder = model.path is not None and model.path.is_dir()
@@ -102,11 +90,12 @@ def engine_choice(settings: EngineSettings, model: ModelFacts) -> EngineChoice |
         return error
 
 
-def weight_bytes(settings: EngineSettings, model: ModelFacts, choice: EngineChoice | ConfigError) -> int:
-    """Memory that the weights take in the engine of this choice, in bytes."""
+def memory_needed(settings: EngineSettings, model: LocatedModel, choice: EngineChoice | ConfigError) -> tuple[int, int]:
+    """Memory that the weights and the KV cache take in the engine of this choice, in bytes."""
     if isinstance(choice, EngineChoice) and choice.name is EngineName.CPU:
-        return loaded_bytes(model.size, model.quantisation, settings.quantise)
-    return model.size
+        weights = loaded_bytes(model.size, model.quantisation, settings.quantise)
+        return weights, kv_cache_bytes(model.kv_shape, settings.kv_tokens, settings.kv_type)
+    return model.size, kv_cache_bytes(model.kv_shape, settings.kv_tokens)
 
 
 def disk_facts(data_dir: Path, to_fetch: int) -> DiskFacts:
@@ -141,7 +130,7 @@ def port_facts(server: ServerSettings) -> PortFacts:
             listener.bind((server.host, server.port))
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            return PortFacts(server.host, server.port, PortState.UNUSABLE, trouble=error.strerror or str(error))
+            return PortFacts(server.host, server.port, PortState.UNUSABLE, problem=error.strerror or str(error))
         return _who_listens(server)
     return PortFacts(server.host, server.port, PortState.FREE)
 
@@ -172,17 +161,3 @@ def _cpu_flags() -> frozenset[str] | None:
         return None
     flags = next((line.partition(":")[2] for line in lines if line.startswith("flags")), None)
     return None if flags is None else frozenset(flags.split())
-
-
-def cgroup_values(name: str, root: Path = CGROUP_ROOT, membership: Path = CGROUP_MEMBERSHIP) -> list[list[str]]:
-    """The words of the file `name` of this process's control group and of every one above it.
-
-    Version 2 of the interface, as in Linux' Documentation/admin-guide/cgroup-v2.rst; nothing where there is none.
-    """
-    try:
-        lines = membership.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    folders = [root / line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
-    files = [above / name for folder in folders for above in (folder, *folder.parents) if above.is_relative_to(root)]
-    return [file.read_text(encoding="utf-8").split() for file in files if file.is_file()]

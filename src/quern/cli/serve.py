@@ -21,7 +21,8 @@ from quern.cli.progress import progress_display
 from quern.config import EngineName, LogFormat, Settings, load_settings
 from quern.engine.base import EngineState
 from quern.errors import ConfigError
-from quern.models.locate import model_id, size_on_disk
+from quern.modelfiles.sizes import size_on_disk
+from quern.models.locate import model_id
 from quern.models.pull import ensure
 from quern.obs.logging import configure_logging
 

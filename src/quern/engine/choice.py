@@ -13,11 +13,11 @@ INSTRUCTION_SETS = {
     "avx_vnni": "AVX-VNNI",
     "avx2": "AVX2",
 }
-FILE_TYPES = frozenset({
+NATIVE_FILE_TYPES = frozenset({
     "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K",
     "IQ4_NL",
 })  # fmt: skip
-"""Quantisations of GGUF files whose tensors all have types that the native module reads."""
+"""Those of `file_types.LLAMA_FILE_TYPES` whose tensors all have types that the native module reads."""
 
 CONVERT = (
     "convert it to a GGUF file (convert_hf_to_gguf.py of llama.cpp does that) and give its path, or one of the names "
@@ -27,11 +27,11 @@ CONVERT = (
 
 @dataclass(frozen=True, slots=True)
 class NativeFacts:
-    """What the native module says of itself and of this machine; `trouble`: why it can't be asked, as a sentence."""
+    """What the native module says of itself and of this machine; `problem`: why it can't be asked, as a sentence."""
 
     architectures: frozenset[str] = frozenset()
     instruction_set: str | None = None
-    trouble: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def choose(settings: EngineSettings, native: NativeFacts, model: ModelKind) -> E
         case EngineName.AUTO if settings.url is not None:
             return EngineChoice(EngineName.LLAMACPP, "The setting engine.url names a llama-server.")
         case EngineName.AUTO if obstacle:
-            return EngineChoice(EngineName.LLAMACPP, obstacle, degraded=bool(native.trouble))
+            return EngineChoice(EngineName.LLAMACPP, obstacle, degraded=bool(native.problem))
         case EngineName.CPU if settings.url is not None:
             msg = "The engine cpu runs here and engine.url names a llama-server elsewhere: leave one of the two out."
             raise ConfigError(msg)
@@ -85,7 +85,7 @@ def native_facts() -> NativeFacts:
 
         return NativeFacts(native.architectures(), native.instruction_set())
     except (ImportError, AttributeError) as error:
-        return NativeFacts(trouble=f"The native module of the engine cpu can't be used: {error}.")
+        return NativeFacts(problem=f"The native module of the engine cpu can't be used: {error}.")
 
 
 def _check_folder_engine(name: EngineName, obstacle: str) -> None:
@@ -101,13 +101,13 @@ def _check_folder_engine(name: EngineName, obstacle: str) -> None:
 
 def _obstacle(native: NativeFacts, model: ModelKind) -> str:
     """Why `cpu` can't run the model, as a sentence; empty where it can."""
-    if native.trouble:
-        return native.trouble
+    if native.problem:
+        return native.problem
     if native.instruction_set is None:
         return "The engine cpu needs an x86-64 processor with AVX2, which this machine does not have."
     if model.architecture not in native.architectures:
         return f"The engine cpu does not run models of the architecture {model.architecture!r}."
-    if model.quantisation not in FILE_TYPES:
+    if model.quantisation not in NATIVE_FILE_TYPES:
         return f"The engine cpu does not read weights that are stored as {model.quantisation}."
     return ""
 

@@ -1,4 +1,4 @@
-"""The JSON files of a model's folder, as far as they are read here.
+"""The JSON files of a model's folder: their shapes, as far as they matter here, and reading them.
 
 Formats: `PretrainedConfig`, `GenerationConfig` and `PreTrainedTokenizerFast` of Hugging Face Transformers, and the
 serialisation of Hugging Face Tokenizers. Members that are not named here are ignored.
@@ -6,9 +6,15 @@ serialisation of Hugging Face Tokenizers. Members that are not named here are ig
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from quern.errors import ModelCorrupt, ModelLoadError
+
+MOST_BYTES = 64 * 2**20
+"""Of one file; the largest, Qwen's `tokenizer.json`, has 11 MB."""
 
 Count = Annotated[int, Field(gt=0, le=2**24)]
 """No model comes near the upper end; what is beyond is damage."""
@@ -22,6 +28,9 @@ class _Part(BaseModel):
 
 class JsonFile(_Part):
     """A whole file."""
+
+
+File = TypeVar("File", bound=JsonFile)
 
 
 class QuantisationConfig(_Part):
@@ -113,3 +122,52 @@ class TokenizerFile(JsonFile):
     model: Bpe
     added_tokens: list[IndexedToken] = []
     pre_tokenizer: PreTokenizer | None = None
+
+
+def read_file(path: Path, shape: type[File]) -> File:
+    """Read a file that must be there. Raises ModelLoadError, ModelCorrupt."""
+    data = read_bytes(path)
+    if data is None:
+        raise ModelLoadError(
+            f"The model folder {path.parent} has no {path.name}, so the model can't be served. Fetch the whole folder "
+            f"again."
+        )
+    return _parse(path, data, shape)
+
+
+def read_if_there(path: Path, shape: type[File]) -> File:
+    """Read a file that may be missing: then it is as if it were empty. Raises ModelLoadError, ModelCorrupt."""
+    data = read_bytes(path)
+    return shape() if data is None else _parse(path, data, shape)
+
+
+def _parse(path: Path, data: bytes, shape: type[File]) -> File:
+    try:
+        return shape.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        where = f"its value {place} is not as it should be" if place else "it is not the JSON that it should be"
+        raise ModelCorrupt(
+            f"The file {path} is damaged or of a kind that Quern does not know: {where} ({first['msg']}). Fetch it "
+            f"again."
+        ) from error
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """A small regular file's bytes; None where there is no such file. Raises ModelLoadError, ModelCorrupt."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ModelLoadError(f"{path} is not a regular file. Fetch the model's folder again.")
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ModelLoadError(f"The file {path} can't be read: {error.strerror}. Make it readable.") from error
+    if len(data) > MOST_BYTES:
+        raise ModelCorrupt(
+            f"The file {path} has more than {MOST_BYTES} bytes, so it is not what its name says. Fetch the model's "
+            f"folder again."
+        )
+    return data

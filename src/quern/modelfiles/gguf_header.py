@@ -76,14 +76,9 @@ def read_metadata(path: Path) -> Metadata:
     be read or is of another version.
     """
     try:
-        with path.open("rb") as file:
-            if file.read(len(MAGIC)) != MAGIC:
-                raise ModelCorrupt(
-                    f"The file {path} is not a GGUF model: it does not begin with {MAGIC.decode()}. Fetch it again, or "
-                    f"give the path of a .gguf file."
-                )
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return Metadata(path, _Reader(data, path).read())
+        check_magic(path)
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return Metadata(path, _Reader(data, path).read())
     except FileNotFoundError as error:
         raise ModelNotFound(f"There is no model file {path}.") from error
     except OSError as error:
@@ -93,6 +88,17 @@ def read_metadata(path: Path) -> Metadata:
             f"The model file {path} is damaged or was not fetched completely: its header can't be read ({error}). "
             f"Fetch the file again."
         ) from error
+
+
+def check_magic(path: Path) -> None:
+    """Look at the file's first bytes. Raises ModelCorrupt unless they are a GGUF file's, and OSError."""
+    with path.open("rb") as file:
+        start = file.read(len(MAGIC))
+    if start != MAGIC:
+        raise ModelCorrupt(
+            f"{path} is not a GGUF file: it starts with {start!r} and not with {MAGIC!r}. Fetch it again, or give "
+            f"the path of a .gguf file or a catalog name (`quern models`)."
+        )
 
 
 def _is_integer(value: Value | None) -> bool:

@@ -7,11 +7,6 @@ llama.cpp's own ids; a name that is not here is refused, because a wrong guess w
 
 from __future__ import annotations
 
-from tokenizers import Regex
-from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Sequence, Split
-
-from quern.errors import ModelLoadError
-
 _CONTRACTIONS = "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 _QWEN2 = (
@@ -37,15 +32,3 @@ HUGGING_FACE_NAMES = {
     _QWEN35.replace(_CONTRACTIONS, _HUGGING_FACE_CONTRACTIONS): "qwen35",
 }
 """The names of the patterns that `tokenizer.json` spells out: equal but for `'ſ`, which they take for `'s`."""
-
-
-def build_pretokenizer(name: str) -> PreTokenizer:
-    """The pre-tokenizer, ending in the byte-level alphabet. Raises ModelLoadError for an unknown name."""
-    patterns = PATTERNS.get(name)
-    if patterns is None:
-        raise ModelLoadError(
-            f"The model's tokenizer splits text in a way that Quern does not know ({name or 'no name given'}), so its "
-            f"prompts would come out wrong. Use a Qwen-Coder model; known are {', '.join(PATTERNS)}."
-        )
-    splits: list[PreTokenizer] = [Split(Regex(pattern), "isolated") for pattern in patterns]
-    return Sequence([*splits, ByteLevel(add_prefix_space=False, use_regex=False)])

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from quern.errors import ModelNotFound
+from quern.modelfiles.description import KvShape
 
 
 class SourceKind(StrEnum):
@@ -79,9 +80,9 @@ class CatalogEntry:
     sources: tuple[Source, ...]
 
     @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of KV cache that one token takes: keys and values in 16 bits."""
-        return 2 * 2 * self.layers * self.kv_heads * self.head_size
+    def kv_shape(self) -> KvShape:
+        """What one token leaves in the KV cache."""
+        return KvShape(self.layers * self.kv_heads, self.head_size, self.head_size)
 
     @property
     def pins(self) -> frozenset[str]:

@@ -1,7 +1,8 @@
 """Asking Hugging Face and ModelScope for a file's address, size and checksum.
 
-Hugging Face states both in the headers of a HEAD request (`X-Linked-Size`, `X-Linked-Etag`; the client library reads
-them), ModelScope in its list of a repository's files (`Path`, `Size`, `Sha256`).
+Hugging Face states both in the headers of a HEAD request, read as `get_hf_file_metadata` of its own client library
+does it: of a large file in `X-Linked-Size` and `X-Linked-Etag`, beside a redirect to where the bytes are. ModelScope
+does in its list of a repository's files (`Path`, `Size`, `Sha256`).
 """
 
 from __future__ import annotations
@@ -12,15 +13,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import httpx2
-from huggingface_hub import (
-    constants,
-    get_hf_file_metadata,  # pyright: ignore[reportUnknownVariableType]
-    hf_hub_url,
-)
-from huggingface_hub.errors import HfHubHTTPError
 from pydantic import BaseModel, Field, ValidationError
 
 from quern import __version__
@@ -33,8 +28,7 @@ SHA256_PATTERN = re.compile("[0-9a-f]{64}")
 
 Answer = TypeVar("Answer")
 
-# Else the library also fetches a list of coding agents, looks for them on this machine and tells the hub.
-constants.HF_HUB_DISABLE_TELEMETRY = True
+MOST_REDIRECTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +79,18 @@ class _Listing(BaseModel):
     data: _ListedFiles = Field(alias="Data")
 
 
-def ask(source: HubSource, hubs: Hubs) -> RemoteFile:
+def find_file(source: HubSource, hubs: Hubs) -> RemoteFile:
     """Find out where the hub has the file now. Raises SourceFailed within `hubs.answer_seconds`."""
-    question = _ask_hugging_face if source.kind is SourceKind.HUGGING_FACE else _ask_modelscope
+    find = _find_at_hugging_face if source.kind is SourceKind.HUGGING_FACE else _find_at_modelscope
     try:
-        remote = within(hubs.answer_seconds, lambda: question(source, hubs))
+        remote = within(hubs.answer_seconds, lambda: find(source, hubs))
     except TimeoutError as error:
         raise SourceFailed(f"no answer within {hubs.answer_seconds:g} seconds") from error
-    except (httpx2.HTTPStatusError, HfHubHTTPError) as error:
+    except httpx2.HTTPStatusError as error:
         raise SourceFailed(f"it answered {error.response.status_code} for {source.repo}/{source.file}") from error
     # A proxy setting that httpx2 can't use is a ValueError or an ImportError.
     except (httpx2.HTTPError, httpx2.InvalidURL, ImportError, OSError, ValueError) as error:
-        raise SourceFailed(f"it can't be reached ({reason(error)})") from error
+        raise SourceFailed(f"it can't be reached ({safe_message(error)})") from error
     if not SHA256_PATTERN.fullmatch(remote.sha256):
         raise SourceFailed(f"it states no SHA-256 for {source.repo}/{source.file}, so the file could not be checked")
     if source.sha256 not in (None, remote.sha256):
@@ -122,28 +116,50 @@ def within(seconds: float, call: Callable[[], Answer]) -> Answer:
     return future.result(timeout=seconds)
 
 
-def reason(error: Exception) -> str:
-    """A transport error's own words; of URLs, which may hold a signature or a password, only the host."""
-    words = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return re.sub(r"\w+://[^\s'\"]+", lambda url: urlsplit(url[0]).hostname or "", words)
+def safe_message(error: Exception) -> str:
+    """A transport error's own message; of URLs, which may hold a signature or a password, only the host."""
+    message = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return re.sub(r"\w+://[^\s'\"]+", lambda url: urlsplit(url[0]).hostname or "", message)
 
 
-def _ask_hugging_face(source: HubSource, hubs: Hubs) -> RemoteFile:
-    url = hf_hub_url(source.repo, source.file, endpoint=hubs.hugging_face)
-    metadata = get_hf_file_metadata(
-        url,
-        token=hubs.hugging_face_token or False,
-        timeout=hubs.connect_seconds,
-        endpoint=hubs.hugging_face,
-        user_agent=USER_AGENT,
-    )
-    if metadata.size is None:
+def _find_at_hugging_face(source: HubSource, hubs: Hubs) -> RemoteFile:
+    # The download asks this address again: the one that it redirects to is signed and expires meanwhile.
+    url = f"{hubs.hugging_face}/{source.repo}/resolve/main/{quote(source.file)}"
+    response = _head(url, hubs)
+    answer = response.headers
+    size = answer.get("X-Linked-Size") or ("" if response.has_redirect_location else answer.get("Content-Length", ""))
+    if not size.isdecimal():
         raise SourceFailed(f"it states no size for {source.repo}/{source.file}")
-    # The hub's address, not `metadata.location`: that one is signed and expires during a long download.
-    return RemoteFile(url, metadata.size, (metadata.etag or "").lower(), hubs.hugging_face_token)
+    sha256 = (answer.get("X-Linked-Etag") or answer.get("ETag", "")).removeprefix("W/").strip('"').lower()
+    return RemoteFile(url, int(size), sha256, hubs.hugging_face_token)
 
 
-def _ask_modelscope(source: HubSource, hubs: Hubs) -> RemoteFile:
+def _head(url: str, hubs: Hubs) -> httpx2.Response:
+    """The hub's own answer: a redirect is followed where it stays at the hub, so that nobody else gets the token."""
+    headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+    if hubs.hugging_face_token:
+        headers["Authorization"] = f"Bearer {hubs.hugging_face_token}"
+    with httpx2.Client(headers=headers, timeout=hubs.connect_seconds) as client:
+        for _ in range(MOST_REDIRECTS):
+            response = client.head(url)
+            if response.is_error:
+                response.raise_for_status()
+            if not response.has_redirect_location:
+                return response
+            target = urljoin(url, response.headers["Location"])
+            if _origin(target) != _origin(url):
+                return response
+            url = target
+    msg = f"more than {MOST_REDIRECTS} redirects"
+    raise httpx2.TooManyRedirects(msg)
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc
+
+
+def _find_at_modelscope(source: HubSource, hubs: Hubs) -> RemoteFile:
     response = httpx2.get(
         f"{hubs.modelscope}/api/v1/models/{source.repo}/repo/files",
         params={"Revision": "master", "Recursive": "true"},

@@ -9,12 +9,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from quern.errors import ModelCorrupt
+from quern.modelfiles.gguf_header import check_magic
+from quern.models.atomic_files import load_record
 from quern.models.catalog import CatalogEntry, SourceKind
-from quern.models.files import load_record
 from quern.models.progress import Progress
 
 CHUNK_BYTES = 4 * 2**20
-GGUF_MAGIC = b"GGUF"
 
 
 class Manifest(BaseModel):
@@ -79,14 +79,3 @@ def verify(path: Path, entry: CatalogEntry, progress: Progress, *, checksum: boo
         f"hand, so it is left alone. Remove it to have the known file fetched, or move it elsewhere and give its path "
         f"instead of a name."
     )
-
-
-def check_magic(path: Path) -> None:
-    """Look at the file's first bytes. Raises ModelCorrupt unless they are a GGUF file's, and OSError."""
-    with path.open("rb") as file:
-        start = file.read(len(GGUF_MAGIC))
-    if start != GGUF_MAGIC:
-        raise ModelCorrupt(
-            f"{path} is not a GGUF file: it starts with {start!r} and not with {GGUF_MAGIC!r}. Give the path of a "
-            f".gguf file, or a catalog name (`quern models`)."
-        )

@@ -7,13 +7,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from quern.errors import ModelNotFound
+from quern.modelfiles.folder import check_folder
+from quern.modelfiles.gguf_header import check_magic
 from quern.models.catalog import CatalogEntry, find, lookup
-from quern.models.integrity import check_magic, read_manifest
+from quern.models.integrity import read_manifest
 from quern.models.partial import PartialFile
-
-CONFIG = "config.json"
-WEIGHTS = "model*.safetensors"
-"""What a model's folder in Hugging Face's layout holds."""
 
 
 class OnDisk(StrEnum):
@@ -67,17 +65,12 @@ def model_id(name_or_path: str) -> str:
     return path.stem if path.suffix == ".gguf" else path.name
 
 
-def size_on_disk(path: Path) -> int:
-    """Bytes of a model's file, or of the weights in its folder. Raises OSError."""
-    return sum(file.stat().st_size for file in (path.glob(WEIGHTS) if path.is_dir() else [path]))
-
-
 def checked_path(path: Path) -> Path:
     """`path`, absolute, if it is a readable GGUF file or a model's folder. Raises ModelNotFound, ModelCorrupt."""
     try:
         path = path.expanduser().absolute()
         if path.is_dir():
-            _check_folder(path)
+            check_folder(path)
             return path
         if not path.exists():
             raise ModelNotFound(
@@ -99,19 +92,3 @@ def _looks_like_path(text: str) -> bool:
     with suppress(OSError):
         return Path(text).exists()
     return False
-
-
-def _check_folder(path: Path) -> None:
-    """Raise ModelNotFound, saying what is missing, unless a model in Hugging Face's layout is in `path`."""
-    weights = any(path.glob(WEIGHTS))
-    if weights and (path / CONFIG).is_file():
-        return
-    if weights or (path / CONFIG).exists():
-        missing = CONFIG if weights else f"weights ({WEIGHTS})"
-        raise ModelNotFound(
-            f"{path} is a model's folder in Hugging Face's layout, but there is no {missing} in it. Fetch the whole "
-            f"folder again; weights in files of another kind can't be read."
-        )
-    inside = sorted(file.name for file in path.glob("*.gguf"))
-    hint = f"one of the files in it: {', '.join(inside)}" if inside else "a .gguf file; there is none in it"
-    raise ModelNotFound(f"{path} is a directory without a model in Hugging Face's layout. Give the path of {hint}.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from quern.models.files import load_record, save_record
+from quern.models.atomic_files import load_record, save_record
 
 
 class _State(BaseModel):

@@ -16,8 +16,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from quern.errors import ModelCorrupt, ModelDownloadError
+from quern.models.atomic_files import replace, save_record
 from quern.models.catalog import CatalogEntry, Source, SourceKind
-from quern.models.files import replace, save_record
 from quern.models.hubs import Hubs
 from quern.models.integrity import Manifest, manifest_path, read_manifest, sha256_of
 from quern.models.integrity import verify as verify_file
@@ -42,7 +42,7 @@ def ensure(
     if entry is None:
         return checked_path(Path(name_or_path))
     path = entry_path(entry, models_dir)
-    with _disk_trouble_told(entry, path):
+    with _disk_errors_explained(entry, path):
         if path.is_file() and _intact(path, entry, progress, checksum=verify):
             return path
     return pull(entry, models_dir, progress=progress, hubs=hubs)
@@ -64,9 +64,9 @@ def pull(
     """
     chosen = choose(entry, sources)
     target = entry_path(entry, models_dir)
-    with _disk_trouble_told(entry, target):
+    with _disk_errors_explained(entry, target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(target, entry, progress):
+        with _locked(target, entry, progress):
             if target.exists():
                 if _intact(target, entry, progress, checksum=True):
                     return target
@@ -88,7 +88,7 @@ def _intact(path: Path, entry: CatalogEntry, progress: Progress, *, checksum: bo
 
 
 @contextmanager
-def _alone(target: Path, entry: CatalogEntry, progress: Progress) -> Generator[None]:
+def _locked(target: Path, entry: CatalogEntry, progress: Progress) -> Generator[None]:
     lock = FileLock(target.with_name(target.name + ".lock"))
     part = PartialFile(target)
     try:
@@ -147,9 +147,9 @@ def _try_once(source: Source, entry: CatalogEntry, target: Path, progress: Progr
     actual = sha256_of(part.path, progress, f"Checking {entry.name}")
     if actual != upstream.sha256:
         part.discard()
-        words = f"{part.path} had the SHA-256 {actual} instead of {upstream.sha256} and was removed"
+        message = f"{part.path} had the SHA-256 {actual} instead of {upstream.sha256} and was removed"
         # Bytes of an earlier attempt may be to blame; bytes that all came just now are what the source has.
-        raise StaleBytes(words) if held else SourceFailed(words)
+        raise StaleBytes(message) if held else SourceFailed(message)
     manifest = Manifest(sha256=actual, size=upstream.size, source=source.kind, fetched_at=datetime.now(UTC))
     save_record(manifest_path(target), manifest)
     replace(part.path, target)
@@ -167,7 +167,7 @@ def _check_space(folder: Path, upstream: Upstream, held: int, entry: CatalogEntr
 
 
 @contextmanager
-def _disk_trouble_told(entry: CatalogEntry, target: Path) -> Generator[None]:
+def _disk_errors_explained(entry: CatalogEntry, target: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:

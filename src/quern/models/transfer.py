@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import httpx2
 
-from quern.models.hubs import USER_AGENT, Hubs, RemoteFile, reason
+from quern.models.hubs import USER_AGENT, Hubs, RemoteFile, safe_message
 from quern.models.partial import PartialFile
 from quern.models.upstream import SourceFailed, StaleBytes
 
@@ -52,11 +52,11 @@ class HubFile:
             headers["Authorization"] = f"Bearer {self.remote.token}"
         with httpx2.Client(timeout=timeout, headers=headers, follow_redirects=True) as client:
             while part.size < self.size:
-                trouble = self._attempt(client, part, on_bytes)
+                problem = self._attempt(client, part, on_bytes)
                 fruitless = 0 if part.size > furthest else fruitless + 1
                 furthest = max(furthest, part.size)
                 if fruitless == ATTEMPTS_WITHOUT_PROGRESS or (fruitless and part.size == start):
-                    raise SourceFailed(f"the download stopped at {part.size} of {self.size} bytes ({trouble})")
+                    raise SourceFailed(f"the download stopped at {part.size} of {self.size} bytes ({problem})")
                 if part.size < self.size:
                     time.sleep(PAUSE_SECONDS * 2**fruitless)
 
@@ -69,7 +69,7 @@ class HubFile:
                 self._check(response, part, offset)
                 part.append(self._limited(response.iter_raw(), part.size, on_bytes))
         except (httpx2.HTTPError, httpx2.InvalidURL, _Interrupted) as error:
-            return reason(error)
+            return safe_message(error)
         return "the connection was closed early"
 
     def _check(self, response: httpx2.Response, part: PartialFile, offset: int) -> None:

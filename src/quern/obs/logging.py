@@ -13,7 +13,7 @@ from structlog.types import Processor
 
 from quern.config import LogFormat, LogSettings
 
-QUIET_LIBRARIES = ("aiosqlite", "alembic", "filelock", "httpcore2", "httpx2", "huggingface_hub", "uvicorn.access")
+QUIET_LIBRARIES = ("aiosqlite", "alembic", "filelock", "httpcore2", "httpx2", "uvicorn.access")
 
 
 def configure_logging(settings: LogSettings, expected: tuple[type[BaseException], ...] = ()) -> None:

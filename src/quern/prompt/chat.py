@@ -66,15 +66,15 @@ class ChatEncoder:
             )
 
     def _marked(self, items: Sequence[Item], tools: Sequence[Tool]) -> str:
-        messages = _shown(template_messages(items))
+        messages = _template_values(template_messages(items))
         for message in messages:
             if message["role"] == Role.ASSISTANT:
                 # The model's own earlier prose may hold tokens such as <tool_call>, which it wrote as tokens.
                 message["content"] = self._text_tokens.mark(message["content"])
-        return self._template.render(messages, _shown([template_tool(tool) for tool in tools]))
+        return self._template.render(messages, _template_values([template_tool(tool) for tool in tools]))
 
 
-def _shown(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _template_values(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The values without lone surrogates, in members' names too. Raises InvalidRequest where they are too deep."""
     if _is_deeper(values, DEEPEST):
         raise InvalidRequest(

@@ -11,8 +11,8 @@ import structlog
 
 from quern.errors import InvalidRequest, ModelError, ModelLoadError
 from quern.grammar.tool_format import ToolFormat, tool_format
-from quern.modelfiles.facts import ModelFacts
-from quern.modelfiles.model_file import read_model
+from quern.modelfiles.description import ModelFacts
+from quern.modelfiles.model import read_model
 from quern.modelfiles.vocabulary import Vocabulary
 from quern.prompt.chat import ChatEncoder
 from quern.prompt.fim import GapEncoder

@@ -91,9 +91,9 @@ class InProcessTemplate:
                     break
                 pieces.append(piece)
         except _RefusedError as error:
-            raise InvalidRequest(f"The model's chat template refuses these messages: {_words_of(error)}.") from error
+            raise InvalidRequest(f"The model's chat template refuses these messages: {_message_of(error)}.") from error
         except Exception as error:  # a template may fail in any way that Python knows
-            reason = f"{type(error).__name__}: {_words_of(error)}"
+            reason = f"{type(error).__name__}: {_message_of(error)}"
             raise ModelError(f"The model's chat template failed ({reason}).") from error
         if room < 0:
             raise ModelError(f"The model's chat template writes more than {MOST_OUTPUT} characters for one prompt.")
@@ -112,7 +112,7 @@ def _with_marks(template: nodes.Template, special: SpecialTexts) -> nodes.Templa
     return template
 
 
-def _words_of(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     """What it says, without marks, also where it quotes a text of the template's."""
     return unmarked(str(error)).replace(repr(MARK)[1:-1], "")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import tokenizers
+from tokenizers import Regex, pre_tokenizers
 from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Split
 
-from quern.errors import ModelCorrupt
-from quern.modelfiles.pretokenizers import build_pretokenizer
+from quern.errors import ModelCorrupt, ModelLoadError
+from quern.modelfiles.pretokenizers import PATTERNS
 from quern.modelfiles.vocabulary import (
     FILL_IN_THE_MIDDLE,
     NEVER_IN_AN_ANSWER,
@@ -65,6 +67,18 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD."""
         return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
+
+
+def build_pretokenizer(name: str) -> PreTokenizer:
+    """The pre-tokenizer, ending in the byte-level alphabet. Raises ModelLoadError for an unknown name."""
+    patterns = PATTERNS.get(name)
+    if patterns is None:
+        raise ModelLoadError(
+            f"The model's tokenizer splits text in a way that Quern does not know ({name or 'no name given'}), so its "
+            f"prompts would come out wrong. Use a Qwen-Coder model; known are {', '.join(PATTERNS)}."
+        )
+    splits: list[PreTokenizer] = [Split(Regex(pattern), "isolated") for pattern in patterns]
+    return pre_tokenizers.Sequence([*splits, ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def byte_vocabulary() -> Vocabulary:

@@ -15,8 +15,8 @@ from quern.cli.checks import (
     DatabaseFacts,
     DatabaseState,
     DiskFacts,
+    LocatedModel,
     MemoryFacts,
-    ModelFacts,
     PortFacts,
     PortState,
     Status,
@@ -37,7 +37,7 @@ from quern.errors import ConfigError
 GB = 10**9
 CPU = CpuFacts("x86_64", frozenset({"sse2", "avx2", "avx512f", "avx512_vnni"}), physical_cores=8, usable_cores=8)
 MEMORY = MemoryFacts(total=16 * GB, available=12 * GB, model=GB, kv_cache=2 * GB, served=False)
-MODEL = ModelFacts("qwen2.5-coder-1.5b", Path("/m/file.gguf"), size=GB, kv_bytes_per_token=28672)
+MODEL = LocatedModel("qwen2.5-coder-1.5b", Path("/m/file.gguf"), size=GB)
 DISK = DiskFacts(Path("/data/quern"), Path("/data"), writable=True, free=50 * GB, to_fetch=GB)
 PORT = PortFacts("127.0.0.1", 8001, PortState.FREE)
 
@@ -63,7 +63,7 @@ def test_a_cpu_that_cant_be_judged_is_not_judged(cpu: CpuFacts) -> None:
 
 @pytest.mark.parametrize(
     ("usable", "threads", "status"),
-    [(8, None, Status.OK), (2, None, Status.WARN), (2, 2, Status.OK), (2, 3, Status.WARN), (8, 9, Status.WARN)],
+    [(8, None, Status.OK), (2, None, Status.OK), (2, 2, Status.OK), (2, 3, Status.WARN), (8, 9, Status.WARN)],
 )
 def test_more_threads_than_cores_are_warned_about(usable: int, threads: int | None, status: Status) -> None:
     check = check_cores(replace(CPU, usable_cores=usable), threads)
@@ -120,7 +120,7 @@ def test_a_model_that_is_not_here_is_a_warning_with_the_command_that_fetches_it(
 
 
 def test_a_model_that_cant_be_used_fails_with_the_reason() -> None:
-    check = check_model(replace(MODEL, trouble="It is damaged."))
+    check = check_model(replace(MODEL, problem="It is damaged."))
     assert (check.status, check.advice) == (Status.FAIL, "It is damaged.")
 
 
@@ -160,7 +160,7 @@ def test_only_a_database_that_cant_be_opened_fails(state: DatabaseState, status:
         (replace(PORT, state=PortState.QUERN, models=("m",)), Status.OK, "a Quern at 127.0.0.1:8001 serves m"),
         (replace(PORT, state=PortState.QUERN), Status.OK, "is starting or stopping"),
         (replace(PORT, state=PortState.OTHER), Status.FAIL, "another program"),
-        (replace(PORT, state=PortState.UNUSABLE, trouble="No such device"), Status.FAIL, "No such device"),
+        (replace(PORT, state=PortState.UNUSABLE, problem="No such device"), Status.FAIL, "No such device"),
     ],
 )
 def test_a_port_is_fine_when_it_is_free_or_a_quern_has_it(port: PortFacts, status: Status, found: str) -> None:
@@ -173,7 +173,7 @@ def test_whatever_is_not_fine_says_what_to_do() -> None:
     bad = [
         check_python((3, 10, 0)),
         check_cpu(replace(CPU, flags=frozenset())),
-        check_cores(replace(CPU, usable_cores=1), None),
+        check_cores(replace(CPU, usable_cores=1), 2),
         check_memory(replace(MEMORY, total=0, available=0)),
         check_memory(replace(MEMORY, available=0)),
         check_model(replace(MODEL, path=None)),

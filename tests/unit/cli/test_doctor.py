@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 from quern.cli import facts
 from quern.cli.checks import MemoryFacts
-from quern.cli.facts import cgroup_values
 from quern.cli.main import build_app
 from quern.config import EngineSettings
+from quern.engine.choice import native_facts
 from quern.models.catalog import find
 from quern.models.progress import format_bytes
 from quern.store.database import Database
@@ -218,20 +218,24 @@ def test_a_report_that_nobody_reads_to_its_end_ends_quietly(command: Command, da
     assert done.stderr == b""
 
 
-def test_the_limits_of_a_container_and_of_those_around_it_are_found(tmp_path: Path) -> None:
-    membership = tmp_path / "membership"
-    membership.write_text("4:memory:/elsewhere\n0::/system.slice/quern.service\n")
-    root = tmp_path / "cgroup"
-    inner = root / "system.slice" / "quern.service"
-    inner.mkdir(parents=True)
-    (inner / "cpu.max").write_text("150000 100000\n")
-    (inner.parent / "cpu.max").write_text("max 100000\n")
-    (tmp_path / "cpu.max").write_text("1 1\n")
-    assert cgroup_values("cpu.max", root, membership) == [["150000", "100000"], ["max", "100000"]]
-    assert cgroup_values("memory.max", root, membership) == []
-    assert cgroup_values("cpu.max", root, tmp_path / "missing") == []
-    membership.write_text("4:memory:/system.slice\n")
-    assert cgroup_values("cpu.max", root, membership) == []
+@pytest.mark.parametrize(
+    ("engine", "head_bytes"), [("auto", 2 * (64 * 1 + 4)), ("llamacpp", 2 * 64 * 2)], ids=["cpu", "llamacpp"]
+)
+def test_a_kv_cache_of_8_bits_is_reckoned_with_where_the_engine_has_one(
+    data_dir: Path, tmp_path: Path, free_port: int, engine: str, head_bytes: int
+) -> None:
+    config = tmp_path / "quern.toml"
+    config.write_text(f'[engine]\nname = "{engine}"\nkv_type = "int8"\nkv_tokens = 100000\n')
+    arguments = ("--data-dir", str(data_dir), "--model", MODEL, "--port", str(free_port), "--config", str(config))
+    expected = format_bytes(100_000 * 24 * 2 * head_bytes)  # tokens, blocks, KV heads in each
+    if engine == "auto" and native_facts().instruction_set is None:
+        pytest.skip("the engine cpu can't run on this machine")
+    assert f"KV cache {expected}," in examine(*arguments)[1]["memory"]["found"]
+
+
+def test_no_warning_about_cores_where_the_engine_takes_its_own_default(data_dir: Path, free_port: int) -> None:
+    arguments = ("--data-dir", str(data_dir), "--model", MODEL, "--port", str(free_port))
+    assert examine(*arguments)[1]["cores"]["status"] == "ok"
 
 
 def test_a_model_that_the_running_server_holds_needs_no_further_memory(

@@ -27,7 +27,7 @@ AUTO = EngineSettings()
         (replace(NATIVE, instruction_set=None), QWEN, EngineName.LLAMACPP, "needs an x86-64 processor with AVX2"),
         (NATIVE, replace(QWEN, architecture="llama"), EngineName.LLAMACPP, "architecture 'llama'"),
         (NATIVE, replace(QWEN, quantisation="IQ2_XS"), EngineName.LLAMACPP, "stored as IQ2_XS"),
-        (NativeFacts(trouble="It is missing."), QWEN, EngineName.LLAMACPP, "It is missing."),
+        (NativeFacts(problem="It is missing."), QWEN, EngineName.LLAMACPP, "It is missing."),
     ],
 )
 def test_auto_takes_our_own_engine_where_it_can_and_says_why_not_where_it_cant(
@@ -36,7 +36,7 @@ def test_auto_takes_our_own_engine_where_it_can_and_says_why_not_where_it_cant(
     choice = choose(AUTO, facts, model)
     assert choice.name is name
     assert reason in choice.reason
-    assert choice.degraded is bool(facts.trouble)
+    assert choice.degraded is bool(facts.problem)
 
 
 def test_auto_uses_a_llama_server_that_is_named() -> None:
@@ -68,7 +68,7 @@ def test_a_folder_is_run_by_our_own_engine(name: EngineName) -> None:
     ("name", "facts", "model", "sentence"),
     [
         (EngineName.LLAMACPP, NATIVE, FOLDER, "llamacpp reads GGUF files.*--engine auto"),
-        (EngineName.AUTO, NativeFacts(trouble="It is missing."), FOLDER, r"It is missing\. No other engine"),
+        (EngineName.AUTO, NativeFacts(problem="It is missing."), FOLDER, r"It is missing\. No other engine"),
         (EngineName.CPU, replace(NATIVE, instruction_set=None), FOLDER, "AVX2.*No other engine"),
         (EngineName.AUTO, NATIVE, replace(FOLDER, architecture="llama"), "architecture 'llama'.*No other engine"),
         (EngineName.AUTO, NATIVE, replace(FOLDER, quantisation="AWQ"), "stored as AWQ.*No other engine"),
@@ -97,6 +97,6 @@ def test_a_native_module_that_is_missing_or_of_another_version_is_a_reason_and_n
     monkeypatch.delitem(sys.modules, native.__name__)
     monkeypatch.delattr(cpu, "native")
     facts = native_facts()
-    assert facts.trouble.startswith("The native module of the engine cpu can't be used")
-    assert sentence in facts.trouble
+    assert facts.problem.startswith("The native module of the engine cpu can't be used")
+    assert sentence in facts.problem
     assert choose(AUTO, facts, QWEN).name is EngineName.LLAMACPP

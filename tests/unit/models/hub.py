@@ -50,7 +50,7 @@ class Recorder:
         self.notices.append(message)
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         return "\n".join(self.notices)
 
 
@@ -62,13 +62,23 @@ class Download:
     authorization: str | None
 
 
+@dataclass(frozen=True)
+class Question:
+    """One request for what the hub states about the file."""
+
+    path: str
+    authorization: str | None
+    accept_encoding: str | None
+
+
 class HubServer:
     """A hub with one file, for both hubs' ways of asking.
 
     `body` is what it sends; `stated_sha256` and `stated_size` what it says about it, where that is something else.
     `cuts`: the n-th download ends after so many bytes. `ranges=False` ignores Range. `pause` seconds between pieces.
     `chunked` leaves the length out. `status` answers every download with that status. `redirect` sends downloads to
-    another server.
+    another server. `moved`: questions about the file are first sent to another address at this hub, so many times.
+    `plain`: what it states stands in the ordinary headers.
     """
 
     def __init__(self, body: bytes) -> None:
@@ -80,8 +90,11 @@ class HubServer:
         self.pause = 0.0
         self.status: int | None = None
         self.redirect: str | None = None
+        self.moved = 0
+        self.plain = False
         self.chunked = False
         self.requests: list[str] = []
+        self.questions: list[Question] = []
         self.downloads: list[Download] = []
         self._http = _HTTPServer(self)
 
@@ -129,14 +142,31 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         hub = self._hub
         hub.requests.append(f"HEAD {self.path}")
+        hub.questions.append(Question(self.path, self.headers["Authorization"], self.headers["Accept-Encoding"]))
+        if self.path.startswith("/none/"):
+            self.send_response(404)
+            self.end_headers()
+            return
+        if hub.moved:
+            hub.moved -= 1
+            self.send_response(307)
+            self.send_header("Location", f"/moved{self.path}")
+            self.send_header("Content-Length", "10")
+            self.end_headers()
+            return
         if hub.redirect is not None:
             self.send_response(302)
             self.send_header("Location", f"{hub.redirect}/cdn?signature=secret")
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(hub.body)))
-        self.send_header("X-Linked-Size", str(hub.stated_size or len(hub.body)))
-        self.send_header("X-Linked-Etag", f'"{self._stated_sha256}"')
+        if hub.plain:
+            self.send_header("Content-Length", str(hub.stated_size or len(hub.body)))
+            self.send_header("ETag", f'W/"{self._stated_sha256.upper()}"')
+        else:
+            self.send_header("Content-Length", "10")
+            self.send_header("X-Linked-Size", str(hub.stated_size or len(hub.body)))
+            self.send_header("X-Linked-Etag", f'"{self._stated_sha256}"')
+            self.send_header("ETag", '"of the redirect"')
         self.end_headers()
 
     def do_GET(self) -> None:

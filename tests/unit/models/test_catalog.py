@@ -8,6 +8,7 @@ import pytest
 
 from quern.config import ModelSettings
 from quern.errors import ModelNotFound
+from quern.modelfiles.sizes import kv_cache_bytes
 from quern.models.catalog import CATALOG, HubSource, SourceKind, WheelSource, find
 from quern.models.progress import format_bytes
 
@@ -52,7 +53,7 @@ def test_only_the_3b_model_is_not_apache() -> None:
 def test_memory_is_the_file_and_the_kv_cache() -> None:
     entry = find("qwen2.5-coder-1.5b")
     # 28 layers, 2 KV heads of 128, keys and values of 2 bytes each.
-    assert entry.kv_bytes_per_token == 28_672
+    assert kv_cache_bytes(entry.kv_shape, tokens=1) == 28_672
 
 
 def test_a_misspelt_name_gets_a_hint() -> None:

@@ -10,8 +10,9 @@ import pytest
 from tests.unit.models.hub import CLOSED_PORT, ENTRY, HubServer, Recorder, gguf_bytes, hubs_at, sha256, wheel_entry
 
 from quern.errors import ModelCorrupt, ModelDownloadError, ModelNotFound
+from quern.modelfiles.sizes import size_on_disk
 from quern.models import catalog
-from quern.models.locate import OnDisk, entry_path, model_id, on_disk, resolve, size_on_disk
+from quern.models.locate import OnDisk, entry_path, model_id, on_disk, resolve
 from quern.models.pull import ensure, pull
 
 
@@ -54,7 +55,7 @@ def test_a_damaged_file_is_named_and_fetched_again(
     damage(installed)
     path = ensure(ENTRY.name, tmp_path, progress=progress, hubs=hubs_at(hub.url))
     assert path.read_bytes() == hub.body
-    assert f"{installed} is damaged" in progress.said
+    assert f"{installed} is damaged" in progress.text
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate], ids=["bit_flipped", "truncated"])
@@ -66,7 +67,7 @@ def test_a_damaged_file_that_can_not_be_fetched_again_is_an_error(
     for _ in range(2):
         with pytest.raises(ModelDownloadError):
             ensure(ENTRY.name, tmp_path, progress=progress, hubs=hubs_at(CLOSED_PORT))
-    assert f"{installed} is damaged" in progress.said
+    assert f"{installed} is damaged" in progress.text
     assert not installed.exists()
     assert not installed.with_name(installed.name + ".json").exists()
 
@@ -87,7 +88,7 @@ def test_a_file_without_a_known_checksum_is_served_and_said_to_be_unchecked(tmp_
     path.parent.mkdir()
     path.write_bytes(gguf_bytes())
     assert ensure(ENTRY.name, tmp_path, progress=progress, hubs=hubs_at(CLOSED_PORT)) == path
-    assert f"{path} was not fetched by Quern" in progress.said
+    assert f"{path} was not fetched by Quern" in progress.text
 
 
 def test_a_file_put_there_by_hand_is_checked_against_the_catalog(
@@ -239,4 +240,4 @@ def test_an_unreadable_manifest_counts_as_none(hub: HubServer, tmp_path: Path, p
     path = pull(ENTRY, tmp_path, progress=Recorder(), hubs=hubs_at(hub.url))
     path.with_name(path.name + ".json").write_text("{")
     assert ensure(replace(ENTRY).name, tmp_path, progress=progress, hubs=hubs_at(CLOSED_PORT)) == path
-    assert "has no known checksum" in progress.said
+    assert "has no known checksum" in progress.text

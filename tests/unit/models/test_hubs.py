@@ -97,7 +97,7 @@ def test_a_source_that_brings_nothing_more_is_given_up(
     hub.cuts = [1000] + [0] * 50
     pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(hub.url, second_hub.url))
     assert 2 < len(hub.downloads) < 10
-    assert "Hugging Face is skipped: the download stopped at 1000 of 300000 bytes" in progress.said
+    assert "Hugging Face is skipped: the download stopped at 1000 of 300000 bytes" in progress.text
 
 
 def test_the_same_file_is_continued_from_another_hub(
@@ -142,7 +142,7 @@ def test_a_damaged_part_is_noticed_and_fetched_from_the_start(
     path = pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(hub.url))
     assert path.read_bytes() == hub.body
     assert hub.ranges_asked[-1] is None
-    assert f"{part} had the SHA-256" in progress.said
+    assert f"{part} had the SHA-256" in progress.text
 
 
 def test_a_server_that_knows_no_ranges_is_read_from_the_start(hub: HubServer, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_file_with_the_wrong_checksum_is_removed_and_the_next_source_used(
     path = pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(hub.url, second_hub.url))
     assert path.read_bytes() == second_hub.body
     assert len(hub.downloads) == 1
-    assert f"{path}.part had the SHA-256 {sha256(hub.body)} instead of {'ab' * 32} and was removed" in progress.said
+    assert f"{path}.part had the SHA-256 {sha256(hub.body)} instead of {'ab' * 32} and was removed" in progress.text
 
 
 def test_a_file_with_the_wrong_checksum_never_gets_the_final_name(
@@ -193,7 +193,7 @@ def test_a_hub_that_sends_another_file_than_it_states_is_skipped(
     hub.chunked = True
     path = pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(hub.url, second_hub.url))
     assert path.read_bytes() == second_hub.body
-    assert "sends more than the 200000 bytes" in progress.said
+    assert "sends more than the 200000 bytes" in progress.text
 
 
 def test_a_file_that_changes_its_size_while_it_is_fetched_is_not_mixed(
@@ -203,7 +203,7 @@ def test_a_file_that_changes_its_size_while_it_is_fetched_is_not_mixed(
     hub.cuts = [100_000]
     path = pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(hub.url, second_hub.url))
     assert path.read_bytes() == second_hub.body
-    assert "has changed there" in progress.said
+    assert "has changed there" in progress.text
 
 
 @pytest.mark.parametrize("status", [403, 404, 429, 503])
@@ -213,7 +213,7 @@ def test_a_hub_that_refuses_the_download_is_skipped(
     hub.status = status
     path = pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(hub.url, second_hub.url))
     assert path.read_bytes() == second_hub.body
-    assert f"it answered {status}" in progress.said
+    assert f"it answered {status}" in progress.text
     assert len(hub.downloads) == 1
 
 
@@ -224,7 +224,7 @@ def test_an_unreachable_hub_is_named_and_skipped_quickly(
     path = pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(CLOSED_PORT, second_hub.url))
     assert time.monotonic() - started < 10
     assert path.read_bytes() == second_hub.body
-    assert "Hugging Face is skipped: it can't be reached" in progress.said
+    assert "Hugging Face is skipped: it can't be reached" in progress.text
 
 
 def test_a_hub_that_takes_connections_but_never_answers_is_skipped(
@@ -234,7 +234,7 @@ def test_a_hub_that_takes_connections_but_never_answers_is_skipped(
         hubs = replace(hubs_at(f"http://127.0.0.1:{silent.getsockname()[1]}", second_hub.url), connect_seconds=0.3)
         path = pull(ENTRY, tmp_path, progress=progress, hubs=hubs)
     assert path.read_bytes() == second_hub.body
-    assert "Hugging Face is skipped: it can't be reached" in progress.said
+    assert "Hugging Face is skipped: it can't be reached" in progress.text
 
 
 def test_asking_a_hub_has_a_limit_in_all() -> None:
@@ -326,9 +326,58 @@ def test_the_token_goes_to_the_hub_and_not_to_where_it_redirects(
     hubs = hubs_at(hub.url, token="hf_secret")
     path = pull(ENTRY, tmp_path, progress=progress, sources=[HUGGING_FACE], hubs=hubs)
     assert path.read_bytes() == hub.body
+    assert [question.authorization for question in hub.questions] == ["Bearer hf_secret"]
+    assert second_hub.questions == []
     assert [download.authorization for download in hub.downloads] == ["Bearer hf_secret"]
     assert [download.authorization for download in second_hub.downloads] == [None]
     assert "hf_secret" not in repr(hubs)
+
+
+def test_a_file_that_has_moved_within_the_hub_is_found(hub: HubServer, tmp_path: Path, progress: Recorder) -> None:
+    hub.moved = 2
+    path = pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(hub.url, token="hf_secret"))
+    assert path.read_bytes() == hub.body
+    source = ENTRY.sources[0]
+    assert isinstance(source, HubSource)
+    address = f"/{source.repo}/resolve/main/{source.file}"
+    asked = [(f"{'/moved' * times}{address}", "Bearer hf_secret", "identity") for times in range(3)]
+    assert [(question.path, question.authorization, question.accept_encoding) for question in hub.questions] == asked
+
+
+def test_a_hub_that_sends_everybody_round_in_circles_is_skipped(
+    hub: HubServer, second_hub: HubServer, tmp_path: Path, progress: Recorder
+) -> None:
+    hub.moved = 10**6
+    path = pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(hub.url, second_hub.url))
+    assert path.read_bytes() == second_hub.body
+    assert len(hub.questions) < 10
+    assert "Hugging Face is skipped" in progress.text
+
+
+def test_size_and_checksum_are_also_taken_from_the_ordinary_headers(
+    hub: HubServer, tmp_path: Path, progress: Recorder
+) -> None:
+    hub.plain = True
+    path = pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(hub.url))
+    assert path.read_bytes() == hub.body
+
+
+def test_the_length_of_a_redirect_is_not_taken_for_the_files(
+    hub: HubServer, second_hub: HubServer, tmp_path: Path, progress: Recorder
+) -> None:
+    hub.plain = True
+    hub.redirect = "http://cdn.example"
+    path = pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(hub.url, second_hub.url))
+    assert path.read_bytes() == second_hub.body
+    assert "it states no size" in progress.text
+
+
+def test_a_file_that_the_hub_does_not_show_is_told_by_its_status(
+    second_hub: HubServer, tmp_path: Path, progress: Recorder
+) -> None:
+    path = pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(f"{second_hub.url}/none", second_hub.url))
+    assert path.read_bytes() == second_hub.body
+    assert "it answered 404 for" in progress.text
 
 
 def test_messages_hold_no_signed_addresses(
@@ -338,7 +387,7 @@ def test_messages_hold_no_signed_addresses(
     second_hub.redirect = second_hub.url
     with pytest.raises(ModelDownloadError) as caught:
         pull(ENTRY, tmp_path, progress=progress, hubs=hubs_at(hub.url))
-    assert "signature" not in str(caught.value) + progress.said
+    assert "signature" not in str(caught.value) + progress.text
 
 
 def test_the_environment_names_a_mirror_and_a_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def test_a_pull_continues_at_the_first_missing_part(wheelhouse: Path, tmp_path: 
     second.unlink()
     hidden.rename(third)
     assert pull(ENTRY, tmp_path / "models", progress=progress).read_bytes() == BODY
-    assert "are here already" in progress.said
+    assert "are here already" in progress.text
 
 
 def test_half_an_appended_part_is_appended_again(wheelhouse: Path, tmp_path: Path, progress: Recorder) -> None:

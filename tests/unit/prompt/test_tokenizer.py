@@ -21,7 +21,7 @@ from tests.unit.modelfiles.gguf_files import (
 )
 
 from quern.errors import ModelCorrupt, ModelLoadError
-from quern.modelfiles.model_file import read_model_file
+from quern.modelfiles.gguf import read_gguf
 from quern.modelfiles.vocabulary import Vocabulary
 from quern.prompt.byte_level import ALPHABET, to_bytes
 from quern.prompt.tokenizer import Tokenizer, byte_vocabulary
@@ -31,7 +31,7 @@ BYTES = Tokenizer(byte_vocabulary())
 
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
-    return read_model_file(write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")).vocabulary
+    return read_gguf(write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")).vocabulary
 
 
 @given(st.text())
@@ -126,4 +126,4 @@ def test_other_threads_run_while_a_long_text_is_encoded() -> None:
 
 def test_a_file_can_be_read_by_a_path_with_odd_characters(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "模型 é.gguf")
-    assert Tokenizer(read_model_file(path).vocabulary).encode("hello") == [259]
+    assert Tokenizer(read_gguf(path).vocabulary).encode("hello") == [259]

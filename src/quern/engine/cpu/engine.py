@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import math
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import structlog
 
 from quern.config import EngineSettings
 from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, Finished, GenerateRequest
-from quern.engine.cpu.loading import LoadEstimate, size_on_disk
+from quern.engine.cpu.loading import LoadEstimate
 from quern.engine.cpu.model import LoadModel, Model, ModelSpec
 from quern.engine.cpu.native import NativeModel, NativeOptions
 from quern.engine.cpu.readers import Readers
@@ -25,6 +26,8 @@ from quern.grammar.compiler import CompiledGrammar, GrammarCompiler, Vocabulary,
 from quern.grammar.grammar import Grammar
 from quern.grammar.trial import GrammarTrial
 from quern.machine import usable_cores
+from quern.modelfiles.description import ModelFacts
+from quern.modelfiles.sizes import kv_cache_bytes, size_on_disk
 
 log = structlog.get_logger(__name__)
 
@@ -36,8 +39,8 @@ CLOSED = "The engine was closed before this answer was complete, so the answer w
 class CpuEngine:
     """Serves one model: `load` gets it, by default through the native module from `model_path`.
 
-    `vocabulary`: the tokens that its prompts are made of; the prompts' tokenizer is one. `quantisation` and `model_id`
-    are for people.
+    `facts`: what its files say. `vocabulary`: the tokens that its prompts are made of; the prompts' tokenizer is one.
+    `model_id` is for people.
     """
 
     def __init__(
@@ -45,17 +48,17 @@ class CpuEngine:
         model_path: Path,
         *,
         model_id: str,
-        quantisation: str,
+        facts: ModelFacts,
         settings: EngineSettings,
         vocabulary: Vocabulary,
         load: LoadModel | None = None,
     ) -> None:
         self._model_path = model_path
         self._model_id = model_id
-        self._quantisation = quantisation
+        self._facts = facts
         self._settings = settings
         self._vocabulary = vocabulary
-        self._load = load if load is not None else partial(NativeModel.load, model_path, native_options(settings))
+        self._load = load or partial(NativeModel.load, model_path, native_options(settings, facts))
         self._state = EngineState.NEW
         self._estimate: LoadEstimate | None = None
         self._info: EngineInfo | None = None
@@ -142,7 +145,8 @@ class CpuEngine:
         in_loop = loaded.get_loop().call_soon_threadsafe
 
         def load(progress: Callable[[float], None]) -> Model:
-            estimate.expect(size_on_disk(self._model_path))
+            with suppress(OSError):  # what is wrong with the file the loader says better
+                estimate.expect(size_on_disk(self._model_path))
             model = self._load(progress)
             compiler = GrammarCompiler(self._vocabulary, model.spec.vocabulary_size)
             self._trial = GrammarTrial(self._vocabulary, compiler.compile)
@@ -177,7 +181,7 @@ class CpuEngine:
             vocabulary_size=spec.vocabulary_size,
             parallel=self._settings.parallel,
             device=spec.device,
-            quantisation=self._quantisation,
+            quantisation=self._facts.quantisation,
         )
 
     async def _compiled(self, grammar: Grammar) -> CompiledGrammar:
@@ -208,12 +212,13 @@ def with_end_ids(request: GenerateRequest, end_ids: frozenset[int]) -> GenerateR
     return replace(request, sampling=replace(request.sampling, logit_bias=bias))
 
 
-def native_options(settings: EngineSettings) -> NativeOptions:
+def native_options(settings: EngineSettings, facts: ModelFacts) -> NativeOptions:
     """How the settings have a model loaded."""
     return NativeOptions(
         threads=settings.threads or usable_cores(),
         kv_tokens=settings.kv_tokens,
         kv_type=settings.kv_type,
+        kv_bytes=kv_cache_bytes(facts.kv_shape, settings.kv_tokens, settings.kv_type),
         quantise=settings.quantise,
     )
 

@@ -29,11 +29,12 @@ NOTHING_ALLOWED = (
 
 @dataclass(frozen=True, slots=True)
 class NativeOptions:
-    """How a model is loaded; `kv_tokens` is the size of the KV cache in tokens."""
+    """How a model is loaded; `kv_tokens` is the size of the KV cache in tokens, and `kv_bytes` what that will take."""
 
     threads: int
     kv_tokens: int
     kv_type: KvType
+    kv_bytes: int
     quantise: Quantise
 
 
@@ -95,8 +96,9 @@ class NativeModel:
             raise ModelLoadError(str(error)) from error
         except MemoryError as error:
             msg = (
-                f"There was not enough memory to load {path} with a KV cache of {options.kv_tokens} tokens. Choose a "
-                f"smaller model, lower engine.kv_tokens, or free some memory."
+                f"There was not enough memory to load {path} with a KV cache of {options.kv_tokens} tokens, "
+                f"which takes {options.kv_bytes / 1e9:.1f} GB. Choose a smaller model, lower engine.kv_tokens, or free "
+                f"some memory."
             )
             raise ModelLoadError(msg) from error
         except (ValueError, RuntimeError) as error:

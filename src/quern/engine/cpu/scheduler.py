@@ -79,11 +79,6 @@ class Scheduler:
         """Those in line, first in line first."""
         return tuple(self._waiting)
 
-    @property
-    def free_blocks(self) -> int:
-        """Blocks that no sequence holds."""
-        return self._pool.available
-
     def submit(self, key: int, request: GenerateRequest, sampler: object, now: float) -> None:
         """Join the line. Keys grow: the greatest is the latest to arrive."""
         chain = PrefixChain(request.cache_salt, self._block_tokens)

@@ -20,7 +20,9 @@ from quern.config import child_environment
 from quern.engine.llamacpp.backend import Connected
 from quern.engine.llamacpp.child import ChildConfig
 from quern.engine.llamacpp.client import LlamaServer
-from quern.errors import ModelLoadError
+from quern.errors import ModelCorrupt, ModelLoadError
+from quern.modelfiles.gguf_header import check_magic
+from quern.modelfiles.sizes import size_on_disk
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +30,6 @@ COMMAND = (sys.executable, "-P", "-m", "quern.engine.llamacpp.child")
 # How long OpenMP's threads wait for each other by spinning. The library's own 300000 rounds are ten times slower, or
 # worse, as soon as anything else wants a core; 1000 are about as long as it takes to put a thread to sleep.
 SPINNING = {"GOMP_SPINCOUNT": "1000"}
-GGUF_MAGIC = b"GGUF"
 REMEMBERED_LINES = 8
 LONGEST_LINE = 2**20
 MEASURE_SECONDS = 0.25
@@ -54,11 +55,6 @@ class InferenceProcess:
         self._logs: asyncio.Task[None] | None = None
         self._last_lines: deque[str] = deque(maxlen=REMEMBERED_LINES)
         self._server: LlamaServer | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """The child's process id while there is one."""
-        return self._child.pid if self._child is not None else None
 
     @property
     def expected_load_seconds(self) -> float:
@@ -213,22 +209,16 @@ def last_words(lines: Sequence[str]) -> str:
 def _size_of_gguf(path: Path) -> int:
     """The file's size in bytes. Raises ModelLoadError where it isn't a GGUF file."""
     try:
-        with path.open("rb") as file:
-            magic = file.read(len(GGUF_MAGIC))
-        size = path.stat().st_size
+        check_magic(path)
+        return size_on_disk(path)
+    except ModelCorrupt as error:
+        raise ModelLoadError(str(error)) from error
     except OSError as error:
         msg = (
             f"The model file {path} can't be read: {error.strerror}. Fetch the model with `quern pull`, or correct the "
             f"setting model.name."
         )
         raise ModelLoadError(msg) from error
-    if magic != GGUF_MAGIC:
-        msg = (
-            f"{path} is not a GGUF file, so there is no model in it that could be loaded. Fetch the model again with "
-            f"`quern pull`, or correct the setting model.name."
-        )
-        raise ModelLoadError(msg)
-    return size
 
 
 def _resident_bytes(pid: int) -> int:

@@ -25,6 +25,7 @@ from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, Inval
 from quern.events import Queued
 from quern.grammar.compiler import CompiledGrammar
 from quern.grammar.grammar import JsonGrammar
+from quern.prompt.prompt import Prompt
 from quern.sampling import SamplingParams
 from quern.types import FinishReason
 
@@ -48,7 +49,7 @@ def cpu_engine(
     return CpuEngine(
         Path("no-such.gguf"),
         model_id="scripted",
-        quantisation="none",
+        facts=Prompt.builtin().facts,
         settings=settings,
         vocabulary=ScriptedVocabulary(vocabulary_size, end_ids),
         load=load if load is not None else lambda _: loaded,

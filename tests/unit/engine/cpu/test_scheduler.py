@@ -150,7 +150,7 @@ def test_nobody_is_let_in_whom_the_next_block_would_push_out_again() -> None:
     run.step()
     run.arrive(request(prompt(8, first=7), max_tokens=9))
     run.step()
-    assert run.scheduler.free_blocks == 2, "enough for its prompt"
+    assert len(run.held_blocks()) == 3, "enough is left for its prompt"
     assert [sequence.key for sequence in run.scheduler.waiting] == [2]
     run.finish()
     assert not run.told(2, Preempted)
@@ -214,7 +214,8 @@ def test_what_is_cancelled_leaves_its_place_and_its_blocks_at_once() -> None:
         assert run.scheduler.cancel(key) == [Notice(key, Released())]
         assert run.scheduler.cancel(key) == []
     assert run.step() == {}
-    assert (run.scheduler.running, run.scheduler.waiting, run.scheduler.free_blocks) == ((), (), 64)
+    assert (run.scheduler.running, run.scheduler.waiting) == ((), ())
+    assert run.every_block_can_be_had()
 
 
 def test_a_lost_step_ends_who_runs_forgets_the_cache_and_keeps_who_waits() -> None:
@@ -278,4 +279,4 @@ def test_whatever_shares_the_blocks_every_answer_is_its_own_prompts_and_nothing_
         else:
             assert run.ids(key) == ids
             assert run.finished(key).usage.completion_tokens == len(ids)
-    assert run.scheduler.free_blocks == blocks
+    assert run.every_block_can_be_had()

@@ -64,7 +64,7 @@ def test_an_urgent_one_takes_the_blocks_of_as_few_as_will_do() -> None:
     run = Run(blocks=12)
     keys = [run.arrive(request(prompt(12, first=13 * number), 4)) for number in range(3)]
     run.step()
-    assert run.scheduler.free_blocks == 3
+    assert len(run.held_blocks()) == 9
     run.arrive(urgent(prompt(8, first=5)))
     run.step()
     assert [len(run.told(key, Preempted)) for key in keys] == [0, 0, 1]

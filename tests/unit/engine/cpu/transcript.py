@@ -29,6 +29,7 @@ class Run:
         self.notices: list[Notice] = []
         self.clock = 0.0
         self._keys = 0
+        self._blocks = blocks
 
     def arrive(self, request: GenerateRequest) -> int:
         self._keys += 1
@@ -50,6 +51,16 @@ class Run:
     def finish(self) -> None:
         while self.step():
             pass
+
+    def held_blocks(self) -> set[int]:
+        """The blocks of those that run."""
+        return {block for sequence in self.scheduler.running for block in sequence.blocks}
+
+    def every_block_can_be_had(self) -> bool:
+        """Whether a sequence that needs all blocks runs, where no other one is left."""
+        key = self.arrive(request(prompt(self._blocks * BLOCK - 1), max_tokens=1, salt="somebody new"))
+        self.finish()
+        return bool(self.told(key, Finished))
 
     def told(self, key: int, kind: type = object) -> list[object]:
         return [notice.news for notice in self.notices if notice.key == key and isinstance(notice.news, kind)]

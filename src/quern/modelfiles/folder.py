@@ -1,4 +1,4 @@
-"""What a model's folder in Hugging Face's layout says about the model.
+"""A model's folder in Hugging Face's layout: what must be in it, and what it says of the model.
 
 Only JSON and the chat template are read. Nothing in the folder is ever run, whatever `auto_map` or a .py file wants.
 `tokenizer.json` becomes the same values as the vocabulary of a GGUF file, so that text is tokenised in one way.
@@ -8,52 +8,70 @@ from __future__ import annotations
 
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import ValidationError
-
-from quern.errors import ModelCorrupt, ModelLoadError
-from quern.modelfiles.facts import ModelDescription, ModelFacts
+from quern.errors import ModelCorrupt, ModelLoadError, ModelNotFound
+from quern.modelfiles.description import ModelDescription, ModelFacts
+from quern.modelfiles.file_types import DTYPES
 from quern.modelfiles.folder_json import (
     AddedToken,
     ConfigFile,
     GenerationConfigFile,
-    JsonFile,
     PreTokenizer,
     TokenizerConfigFile,
     TokenizerFile,
+    read_bytes,
+    read_file,
+    read_if_there,
 )
 from quern.modelfiles.pretokenizers import HUGGING_FACE_NAMES
 from quern.modelfiles.vocabulary import TokenType, Vocabulary
 
-MOST_BYTES = 64 * 2**20
-"""Of one file; the largest, Qwen's `tokenizer.json`, has 11 MB."""
+CONFIG = "config.json"
+WEIGHTS = "model*.safetensors"
 
 ARCHITECTURES = {"qwen3_moe": "qwen3moe"}
 """`model_type` to GGUF's name, where the two differ."""
 
-FLOATS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 QWEN3_HEAD_LENGTH = 128
 """Where `config.json` does not say it, as in Transformers; other models divide their width by their heads."""
 
-File = TypeVar("File", bound=JsonFile)
 
-
-def read_model_folder(folder: Path) -> ModelDescription:
+def read_folder(folder: Path) -> ModelDescription:
     """Read a model's folder; below half a second for a Qwen model.
 
     Raises ModelCorrupt, and ModelLoadError where a file is missing or the model is of a kind that can't be served.
     """
-    config = _read(folder / "config.json", ConfigFile)
-    tokenizer_config = _read_if_there(folder / "tokenizer_config.json", TokenizerConfigFile)
+    config = read_file(folder / CONFIG, ConfigFile)
+    tokenizer_config = read_if_there(folder / "tokenizer_config.json", TokenizerConfigFile)
     vocabulary = _vocabulary(
         folder,
         config,
-        _read(folder / "tokenizer.json", TokenizerFile),
+        read_file(folder / "tokenizer.json", TokenizerFile),
         tokenizer_config,
-        _read_if_there(folder / "generation_config.json", GenerationConfigFile),
+        read_if_there(folder / "generation_config.json", GenerationConfigFile),
     )
     return ModelDescription(_facts(folder, config), vocabulary, _chat_template(folder, tokenizer_config))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights."""
+    return sorted(folder.glob(WEIGHTS))
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ModelNotFound, saying what is missing, unless a model in Hugging Face's layout is in `folder`."""
+    weights = weight_files(folder)
+    if weights and (folder / CONFIG).is_file():
+        return
+    if weights or (folder / CONFIG).exists():
+        missing = CONFIG if weights else f"weights ({WEIGHTS})"
+        raise ModelNotFound(
+            f"{folder} is a model's folder in Hugging Face's layout, but there is no {missing} in it. Fetch the whole "
+            f"folder again; weights in files of another kind can't be read."
+        )
+    inside = sorted(file.name for file in folder.glob("*.gguf"))
+    hint = f"one of the files in it: {', '.join(inside)}" if inside else "a .gguf file; there is none in it"
+    raise ModelNotFound(f"{folder} is a directory without a model in Hugging Face's layout. Give the path of {hint}.")
 
 
 def _facts(folder: Path, config: ConfigFile) -> ModelFacts:
@@ -66,7 +84,7 @@ def _facts(folder: Path, config: ConfigFile) -> ModelFacts:
         name=folder.name,
         quantisation=config.quantization_config.quant_method.upper()
         if config.quantization_config
-        else FLOATS.get(floats, floats),
+        else DTYPES.get(floats, floats),
         context_length=config.max_position_embeddings,
         vocabulary_size=config.vocab_size,
         head_count=heads,
@@ -149,7 +167,7 @@ def _text(token: str | AddedToken | None) -> str:
 def _chat_template(folder: Path, config: TokenizerConfigFile) -> str:
     """A file of its own goes first, as in Transformers."""
     file = folder / "chat_template.jinja"
-    data = _bytes(file)
+    data = read_bytes(file)
     if data is not None:
         try:
             return data.decode()
@@ -165,50 +183,3 @@ def _chat_template(folder: Path, config: TokenizerConfigFile) -> str:
             f"model's instruct version."
         )
     return template
-
-
-def _read(path: Path, shape: type[File]) -> File:
-    data = _bytes(path)
-    if data is None:
-        raise ModelLoadError(
-            f"The model folder {path.parent} has no {path.name}, so the model can't be served. Fetch the whole folder "
-            f"again."
-        )
-    return _parse(path, data, shape)
-
-
-def _read_if_there(path: Path, shape: type[File]) -> File:
-    data = _bytes(path)
-    return shape() if data is None else _parse(path, data, shape)
-
-
-def _parse(path: Path, data: bytes, shape: type[File]) -> File:
-    try:
-        return shape.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        where = f"its value {place} is not as it should be" if place else "it is not the JSON that it should be"
-        raise ModelCorrupt(
-            f"The file {path} is damaged or of a kind that Quern does not know: {where} ({first['msg']}). Fetch it "
-            f"again."
-        ) from error
-
-
-def _bytes(path: Path) -> bytes | None:
-    """A small regular file's bytes; None where there is no such file."""
-    try:
-        if path.exists() and not path.is_file():
-            raise ModelLoadError(f"{path} is not a regular file. Fetch the model's folder again.")
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ModelLoadError(f"The file {path} can't be read: {error.strerror}. Make it readable.") from error
-    if len(data) > MOST_BYTES:
-        raise ModelCorrupt(
-            f"The file {path} has more than {MOST_BYTES} bytes, so it is not what its name says. Fetch the model's "
-            f"folder again."
-        )
-    return data

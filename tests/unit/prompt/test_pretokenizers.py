@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from quern.modelfiles.pretokenizers import PATTERNS, build_pretokenizer
+from quern.modelfiles.pretokenizers import PATTERNS
 from quern.prompt.byte_level import to_bytes
+from quern.prompt.tokenizer import build_pretokenizer
 
 TEXT = "I'LL cafe\u0301s 123 ok\r\n\n   'ſ!"
 

@@ -13,8 +13,10 @@ from tests.model_folders import hugging_face_tokenizer, write_json, write_text_f
 from tests.unit.modelfiles.gguf_files import ENDOFTEXT, FIM_PAD, IM_END, TOKENS, write_gguf
 
 from quern.errors import ModelCorrupt, ModelError, ModelLoadError
-from quern.modelfiles import model_folder
-from quern.modelfiles.model_file import read_model, read_model_file
+from quern.modelfiles import folder_json
+from quern.modelfiles.description import KvShape
+from quern.modelfiles.gguf import read_gguf
+from quern.modelfiles.model import read_model
 from quern.modelfiles.vocabulary import find_special_tokens
 from quern.prompt.prompt import Prompt
 from quern.prompt.template import CHATML
@@ -42,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
     """A folder without weights, which are not read here."""
     folder = tmp_path / "Tiny"
     folder.mkdir()
-    write_text_files(folder, read_model_file(write_gguf(tmp_path / "tiny.gguf")))
+    write_text_files(folder, read_gguf(write_gguf(tmp_path / "tiny.gguf")))
     write_json(folder / "config.json", CONFIG)
     return folder
 
@@ -62,7 +64,7 @@ def test_facts_are_those_of_config_json(folder: Path) -> None:
     assert (facts.architecture, facts.name, facts.quantisation) == ("qwen3moe", "Tiny", "BF16")
     assert (facts.context_length, facts.vocabulary_size) == (1024, VOCABULARY_SIZE)
     assert (facts.head_count, facts.kv_heads) == (8, (2, 2, 2))
-    assert facts.kv_bytes_per_token() == 3 * 2 * (16 + 16) * 2
+    assert facts.kv_shape == KvShape(3 * 2, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +255,7 @@ def test_another_way_of_splitting_text_is_refused_and_shown(folder: Path, pre_to
 
 
 def test_files_too_large_to_be_what_they_are_called_are_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_folder, "MOST_BYTES", 100)
+    monkeypatch.setattr(folder_json, "MOST_BYTES", 100)
     with pytest.raises(ModelCorrupt, match=r"config\.json has more than 100 bytes"):
         read_model(folder)
 

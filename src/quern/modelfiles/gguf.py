@@ -1,33 +1,20 @@
-"""What a model's files say about the model: its facts, its vocabulary, its chat template."""
+"""What a GGUF file says of its model: its facts, its vocabulary, its chat template.
+
+The keys: "Standardized key-value pairs" in docs/gguf.md of ggml.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from quern.errors import ModelCorrupt, ModelLoadError
-from quern.modelfiles.facts import ModelDescription, ModelFacts
+from quern.modelfiles.description import ModelDescription, ModelFacts
+from quern.modelfiles.file_types import LLAMA_FILE_TYPES
 from quern.modelfiles.gguf_header import Metadata, read_metadata
-from quern.modelfiles.model_folder import read_model_folder
 from quern.modelfiles.vocabulary import TokenType, Vocabulary
 
-FILE_TYPES = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
-    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
-    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
-    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE",
-}  # fmt: skip
-"""`general.file_type`: llama.cpp's `llama_ftype`, without its prefix."""
 
-
-def read_model(path: Path) -> ModelDescription:
-    """Read a GGUF file, or a folder in Hugging Face's layout; below half a second for a Qwen model.
-
-    Raises ModelNotFound, ModelCorrupt, and ModelLoadError where the model is of a kind that can't be served.
-    """
-    return read_model_folder(path) if path.is_dir() else read_model_file(path)
-
-
-def read_model_file(path: Path) -> ModelDescription:
+def read_gguf(path: Path) -> ModelDescription:
     """Read a GGUF file; about 0.2 seconds for a Qwen model.
 
     Raises ModelNotFound, ModelCorrupt, and ModelLoadError where the model is of a kind that can't be served.
@@ -53,7 +40,7 @@ def _facts(metadata: Metadata, vocabulary_size: int) -> ModelFacts:
     return ModelFacts(
         architecture=architecture,
         name=metadata.text("general.name", metadata.path.stem),
-        quantisation=FILE_TYPES.get(metadata.integer("general.file_type") or 0, "unknown"),
+        quantisation=LLAMA_FILE_TYPES.get(metadata.integer("general.file_type") or 0, "unknown"),
         context_length=_required(metadata, f"{architecture}.context_length"),
         vocabulary_size=vocabulary_size,
         head_count=heads,
