@@ -13,6 +13,7 @@ from .conftest import Quern, Start
 
 SPECIAL = Prompt.builtin().tokenizer.special.control
 START, END = SPECIAL["<|im_start|>"], SPECIAL["<|im_end|>"]
+JSON = {"content-type": "application/json"}
 USER: list[dict[str, Any]] = [{"role": "user", "content": "你"}]
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -29,6 +30,12 @@ async def post(quern: Quern, path: str, **body: Any) -> Any:
 async def test_llamacpps_content_becomes_its_ids(quern: Quern) -> None:
     assert await post(quern, "/tokenize", content="你") == {"tokens": list("你".encode())}
     assert await post(quern, "/tokenize", content="") == {"tokens": []}
+
+
+async def test_half_a_character_becomes_a_replacement_character_and_two_halves_are_joined(quern: Quern) -> None:
+    for written, text in ((r"a\ud800b", "a\ufffdb"), (r"\ud83d\ude00", "😀")):
+        response = await quern.client.post("/tokenize", content=f'{{"content": "{written}"}}', headers=JSON)
+        assert response.json() == {"tokens": list(text.encode())}
 
 
 async def test_pieces_are_text_where_they_are_whole_characters_and_else_bytes(quern: Quern) -> None:

@@ -21,7 +21,6 @@ from quern.modelfiles.vocabulary import (
     ids_of_type,
 )
 from quern.prompt.byte_level import ALPHABET, to_bytes
-from quern.prompt.special_texts import well_formed
 
 
 class Tokenizer:
@@ -50,13 +49,16 @@ class Tokenizer:
         return self.special.end_of_turn_ids
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text: the text of a special token is text like any other. Lone surrogates become U+FFFD."""
+        """Ids of plain text: the text of a special token is text like any other.
+
+        There are no lone surrogates in it: the API replaces them where bodies are read.
+        """
         return self.encode_many([text])[0]
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for each text."""
         # Only the batch call lets other threads run meanwhile.
-        encodings = self._bpe.encode_batch_fast([well_formed(text) for text in texts], add_special_tokens=False)
+        encodings = self._bpe.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def token_bytes(self, token_id: int) -> bytes:

@@ -55,9 +55,8 @@ def from_json(text: str, types: Types) -> Coerced:
 
 
 def as_json(value: Any) -> str:
-    """A value as JSON text; characters are themselves, except where UTF-8 has no place for them."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if text.isascii() or _has_utf8(text) else json.dumps(value)
+    """A value as JSON text; characters are themselves."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _typed(text: str, types: Types, *, quoted: bool = False) -> Coerced | None:
@@ -93,11 +92,3 @@ def _read(text: str) -> Coerced | None:
 
 def _whole(number: float) -> str | None:
     return str(int(number)) if number.is_integer() and abs(number) <= LARGEST_EXACT else None
-
-
-def _has_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
