@@ -119,7 +119,7 @@ def main() -> None:
     """Alternate the sides and print what each gave."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=1000)
-    parser.add_argument("--tokens", type=int, default=100, help="of each answer, about")
+    parser.add_argument("--tokens", type=int, default=200, help="of each answer, about")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer", help="the Python of another checkout, to compare with")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""What handlers work with: the services that app.py services."""
+"""What handlers work with: the services that app.py wired."""
 
 from __future__ import annotations
 
