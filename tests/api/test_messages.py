@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from quern.api.anthropic.answer import stop_members
-from quern.grammar.grammar import JsonGrammar
+from quern.grammar.kinds import JsonGrammar
 from quern.turns.events import TurnEnded
 from quern.types import FinishReason, TurnState
 

@@ -17,7 +17,7 @@ from tests.json_schemas import GIVES_UP, PATHOLOGICAL, an_object
 from quern.config import EngineSettings
 from quern.engine.base import Tokens
 from quern.errors import EngineFailed, InvalidRequest
-from quern.grammar.grammar import JsonGrammar, TextGrammar
+from quern.grammar.kinds import JsonGrammar, TextGrammar
 from quern.turns.preparation import CALLS_OR_JSON
 from quern.types import FinishReason
 

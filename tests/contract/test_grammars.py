@@ -19,9 +19,9 @@ from quern.config import EngineSettings
 from quern.engine.base import GenerateRequest
 from quern.engine.cpu.engine import CpuEngine
 from quern.errors import InvalidRequest
-from quern.grammar.grammar import Grammar, JsonGrammar, TextGrammar
+from quern.grammar.kinds import Grammar, JsonGrammar, TextGrammar
 from quern.grammar.tool_calls import call_grammars
-from quern.grammar.tool_format import ToolFormat
+from quern.grammar.tool_calls import ToolFormat
 from quern.types import FinishReason, SamplingParams, Tool
 
 from .engines import ENGINES, Run, Subject, make_subject

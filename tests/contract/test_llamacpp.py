@@ -28,7 +28,7 @@ from quern.engine.llamacpp.process import COMMAND, InferenceProcess
 from quern.engine.llamacpp.request import completion_request
 from quern.engine.slots import Lease
 from quern.errors import EngineFailed, InvalidRequest, ModelLoadError
-from quern.grammar.grammar import TextGrammar
+from quern.grammar.kinds import TextGrammar
 from quern.prompt.prompt import Prompt
 from quern.types import SamplingParams
 

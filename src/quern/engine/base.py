@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Protocol
 
-from quern.grammar.grammar import Grammar
+from quern.grammar.kinds import Grammar
 from quern.types import FinishReason, SamplingParams, Timings, Usage
 
 

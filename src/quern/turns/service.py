@@ -15,7 +15,8 @@ import structlog
 from quern.config import TurnSettings
 from quern.engine.base import Engine, EngineState, GenerateRequest
 from quern.errors import EngineUnavailable, InvalidRequest
-from quern.grammar.grammar import Grammar
+from quern.grammar.choice import GrammarChoice
+from quern.grammar.kinds import Grammar
 from quern.prompt.prompt import Prompt
 from quern.store.items import NewItem
 from quern.store.turns import NewTurn, TurnStore
@@ -23,7 +24,6 @@ from quern.turns.answer import AnswerReader
 from quern.turns.budget import Progress, TurnLengths, retry_after, room_for_answer
 from quern.turns.context import Context
 from quern.turns.events import TurnEnded
-from quern.turns.grammars import Grammars
 from quern.turns.journal import Journal
 from quern.turns.logprobs import AlignedLogprobs
 from quern.turns.places import Places
@@ -54,7 +54,7 @@ class TurnService:
         self._engine = engine
         self._prompt = prompt
         self._context = context
-        self._grammars = Grammars(engine, prompt)
+        self._grammars = GrammarChoice(engine.check_grammar, prompt.tool_format)
         self._store = turns
         self._settings = settings
         self._journal = Journal(turns, interval=settings.save_interval_ms / 1000, token_limit=settings.save_tokens)
@@ -98,7 +98,8 @@ class TurnService:
         ):
             history = await self._context.history(request)
             prepared = await asyncio.to_thread(prepare, self._prompt, history, request.input)
-            turn = self._turn(request, prepared, await self._grammars.choose(prepared, request.input))
+            grammar = await self._grammars.choose(prepared.grammars, prepared.grammar_field, prepared.demanded)
+            turn = self._turn(request, prepared, grammar)
             await self._store_queued(turn, request)
             return self._launch(turn)
 

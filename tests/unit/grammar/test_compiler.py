@@ -9,8 +9,9 @@ import pytest
 from tests.unit.engine.cpu.scripted import ScriptedSpecialTexts, ScriptedVocabulary
 
 from quern.errors import InvalidRequest
-from quern.grammar.compiler import MAX_LARK_LENGTH, MAX_SCHEMA_LENGTH, Constraint, GrammarCompiler, check_length
-from quern.grammar.grammar import Grammar, JsonGrammar, TextGrammar
+from quern.grammar.checker import MAX_LARK_LENGTH, MAX_SCHEMA_LENGTH, check_length
+from quern.grammar.compiler import Constraint, GrammarCompiler
+from quern.grammar.kinds import Grammar, JsonGrammar, LarkGrammar
 
 END, PAD, CALL, IDS = 256, 257, 258, 300
 """Special tokens after the bytes; the weights have more ids than the vocabulary."""
@@ -26,8 +27,8 @@ def json_grammar(schema: dict[str, Any]) -> JsonGrammar:
     return JsonGrammar(json.dumps(schema))
 
 
-def lark(text: str) -> TextGrammar:
-    return TextGrammar(text, None)
+def lark(text: str) -> LarkGrammar:
+    return LarkGrammar(text)
 
 
 def allowed(constraint: Constraint) -> set[int]:

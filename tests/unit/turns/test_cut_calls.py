@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quern.grammar.tool_format import ToolFormat
+from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.tools.format import answer_parser
 from quern.turns.answer import Answer, AnswerReader
 from quern.turns.events import TurnCallArguments, TurnCallEnded, TurnCallStarted, TurnEvent

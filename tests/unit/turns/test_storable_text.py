@@ -10,7 +10,7 @@ from tests.unit.turns.live_turns import live_turn
 from tests.unit.turns.test_generation import run, tokens
 
 from quern.engine.base import Finished, Logprob, Tokens
-from quern.grammar.tool_format import ToolFormat
+from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.tools.events import AnswerParser
 from quern.prompt.tools.format import answer_parser
 from quern.store.schema import storable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import httpx2
 
 from quern.engine.base import Logprob
+from quern.engine.llamacpp.request import LLGUIDANCE
 from quern.engine.llamacpp.stream import CompletionReader, Ended, Generated, Part, Progress, explain
 from quern.errors import EngineFailed
 
@@ -18,16 +20,18 @@ CONNECT_SECONDS = 10.0
 # or that the network is gone.
 SILENCE_SECONDS = 300.0
 PROBE_SECONDS = 10.0
+ODD_TEXT = "a quern of zyzzyva"
 LOST = "The connection to the inference server broke while it was answering, so this answer was lost. Ask again."
 
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What a running server holds. `context_length`: tokens of one slot."""
+    """What a running server holds. `context_length`: tokens of one slot. `llguidance`: it keeps to its grammars."""
 
     vocabulary_size: int
     context_length: int
     slots: int
+    llguidance: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +66,16 @@ class LlamaServer:
         await self._http.aclose()
 
     async def facts(self) -> ServerFacts:
-        """What the server holds."""
+        """What the server holds, and what it can do: it generates some tokens."""
         models = await self._read("/v1/models")
         props = await self._read("/props")
         meta = models["data"][0]["meta"]
-        return ServerFacts(meta["n_vocab"], props["default_generation_settings"]["n_ctx"], props["total_slots"])
+        return ServerFacts(
+            meta["n_vocab"],
+            props["default_generation_settings"]["n_ctx"],
+            props["total_slots"],
+            await self._obeys_llguidance(),
+        )
 
     async def ready(self) -> bool:
         """Whether it has loaded its model."""
@@ -113,6 +122,21 @@ class LlamaServer:
         response = await self._http.post("/tokenize", json=body)
         response.raise_for_status()
         return tuple(response.json()["tokens"])
+
+    async def _obeys_llguidance(self) -> bool:
+        """Whether it is built with llguidance and keeps to a grammar.
+
+        A server that is built without it aborts over a grammar in its notation. But of a JSON schema it makes a grammar
+        itself, in the notation that it knows, and tells that.
+        """
+        body = {"prompt": [0], "n_predict": 32, "cache_prompt": False, "json_schema": {"const": ODD_TEXT}}
+        response = await self._http.post("/completion", json=body)
+        try:
+            answer = response.json()
+            grammar, text = answer["generation_settings"]["grammar"], answer["content"]
+            return str(grammar).startswith(LLGUIDANCE.rstrip()) and json.loads(text) == ODD_TEXT
+        except (ValueError, LookupError, TypeError):
+            return False
 
     def _check_open(self) -> None:
         if self._http.is_closed:

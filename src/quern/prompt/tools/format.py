@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quern.grammar.tool_format import ToolFormat
+from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.tools.answer import CallFinder
 from quern.prompt.tools.events import AnswerParser
 from quern.types import Tool

@@ -23,7 +23,7 @@ from quern.engine.cpu.scheduler import Scheduler, Step
 from quern.engine.cpu.sequence import Part
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.grammar.compiler import CompiledGrammar
-from quern.grammar.grammar import JsonGrammar
+from quern.grammar.kinds import JsonGrammar
 from quern.types import FinishReason, SamplingParams
 
 PROMPT = tuple(range(10))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quern.grammar.tool_format import ToolFormat
+from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.tools.events import AnswerEvent, AnswerText, CallArguments, CallEnded, CallStarted, merged
 from quern.prompt.tools.format import answer_parser
 from quern.types import Tool

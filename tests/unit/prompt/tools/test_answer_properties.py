@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.prompt.tools.answers import events_of, parse
 
-from quern.grammar.tool_format import ToolFormat
+from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.tools.events import AnswerEvent, AnswerText, CallArguments, CallEnded, CallStarted
 
 FORMATS = st.sampled_from(list(ToolFormat))

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.prompt.tools.answers import CODE, TOOLS, Parsed, events_of, whole_calls
 from tests.unit.prompt.tools.answers import parse as parse_answer
 
-from quern.grammar.tool_format import ToolFormat
+from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.tools.events import AnswerText, CallArguments, CallEnded, CallStarted
 from quern.prompt.tools.format import answer_parser
 

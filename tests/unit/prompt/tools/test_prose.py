@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.unit.prompt.tools.answers import TOOLS, Parsed, parse
 
-from quern.grammar.tool_format import ToolFormat
+from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.tools.events import AnswerText
 from quern.prompt.tools.format import answer_parser
 
