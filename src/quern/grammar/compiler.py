@@ -19,16 +19,19 @@ from quern.grammar.blame import reason, too_complex
 from quern.grammar.json_schema import Llguidance, for_llguidance
 from quern.grammar.kinds import Grammar, JsonGrammar
 
-LIMITS = LLParserLimits(
-    initial_lexer_fuel=200_000,
-    max_lexer_states=50_000,
-    max_items_in_row=10_000,
-    step_max_items=200_000,
-    verbose_errors=False,
-)
+LIMITS = {
+    Llguidance.OWN: LLParserLimits(
+        initial_lexer_fuel=200_000,
+        max_lexer_states=50_000,
+        max_items_in_row=10_000,
+        step_max_items=200_000,
+        verbose_errors=False,
+    ),
+    Llguidance.LLAMA_CPP: LLParserLimits(initial_lexer_fuel=200_000, max_lexer_states=50_000, verbose_errors=False),
+}
 """Less than llguidance's own of what takes memory: a grammar takes 50 MB at most instead of 200, and an answer as much
-again. More of what many optional properties need: with its own, 300 of them end an answer in its middle. Errors don't
-repeat the answer.
+again. More of what many optional properties need where JSON may be laid out: with its own, 300 of them end an answer in
+its middle. llama.cpp has llguidance's own. Errors don't repeat the answer.
 """
 SECONDS = 1.0
 SECONDS_PER_TOKEN = 1e-3
@@ -148,7 +151,7 @@ class GrammarCompiler:
         lark, schemas = for_llguidance(grammar, self._special, self._llguidance)
         try:
             text = LLMatcher.grammar_from_lark(lark)
-            matcher = LLMatcher(self._tokenizer, text, log_level=SILENT, limits=LIMITS)
+            matcher = LLMatcher(self._tokenizer, text, log_level=SILENT, limits=LIMITS[self._llguidance])
         except ValueError as error:
             message = str(error)
         else:

@@ -5,6 +5,7 @@ Source of the fields: llama.cpp, tools/server/README.md, "POST /completion".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from quern.engine.base import GenerateRequest
@@ -75,8 +76,9 @@ def _probabilities(sampling: SamplingParams) -> Json:
     return {"n_probs": max(sampling.logprobs, 1), "post_sampling_probs": False}
 
 
-def _biases(sampling: SamplingParams) -> list[list[float]]:
-    return [[token, bias] for token, bias in sampling.logit_bias.items()]
+def _biases(sampling: SamplingParams) -> list[tuple[int, float | bool]]:
+    """False is llama-server's word for never."""
+    return [(token, False if bias == -math.inf else bias) for token, bias in sampling.logit_bias.items()]
 
 
 def _filters(sampling: SamplingParams) -> Json:

@@ -1,5 +1,7 @@
 """What llama-server is asked for."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ def test_every_sampling_value_is_passed_on_under_llama_cpps_name() -> None:
         min_p=0.05,
         repetition_penalty=1.1,
         seed=5,
-        logit_bias={3: -100.0, 4: 1.5},
+        logit_bias={3: -100.0, 4: 1.5, 5: -math.inf},
         ignore_eos=True,
     )
     assert sampling_fields(sampling, 100) == {
@@ -34,7 +36,7 @@ def test_every_sampling_value_is_passed_on_under_llama_cpps_name() -> None:
         "frequency_penalty": 0.0,
         "repeat_last_n": 100,
         "seed": 5,
-        "logit_bias": [[3, -100.0], [4, 1.5]],
+        "logit_bias": [(3, -100.0), (4, 1.5), (5, False)],
         "ignore_eos": True,
     }
 
@@ -98,5 +100,5 @@ def test_a_grammar_is_marked_as_llguidances_and_can_be_ended() -> None:
     sampling = SamplingParams(logit_bias={5: 1.5}, ignore_eos=True)
     body = completion_request(GenerateRequest((1, 2), sampling), Lease(0, 0), 'start: "a"')
     assert body["grammar"] == '%llguidance {}\nstart: "a"'
-    assert body["logit_bias"] == [[5, 1.5]]
+    assert body["logit_bias"] == [(5, 1.5)]
     assert body["ignore_eos"] is False
