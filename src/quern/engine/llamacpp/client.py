@@ -20,18 +20,17 @@ CONNECT_SECONDS = 10.0
 # or that the network is gone.
 SILENCE_SECONDS = 300.0
 PROBE_SECONDS = 10.0
-ODD_TEXT = "a quern of zyzzyva"
+ODD_TEXT = "zyzzyva"
 LOST = "The connection to the inference server broke while it was answering, so this answer was lost. Ask again."
 
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What a running server holds. `context_length`: tokens of one slot. `llguidance`: it keeps to its grammars."""
+    """What a running server holds. `context_length`: tokens of one slot."""
 
     vocabulary_size: int
     context_length: int
     slots: int
-    llguidance: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +65,30 @@ class LlamaServer:
         await self._http.aclose()
 
     async def facts(self) -> ServerFacts:
-        """What the server holds, and what it can do: it generates some tokens."""
+        """What the server holds."""
         models = await self._read("/v1/models")
         props = await self._read("/props")
         meta = models["data"][0]["meta"]
-        return ServerFacts(
-            meta["n_vocab"],
-            props["default_generation_settings"]["n_ctx"],
-            props["total_slots"],
-            await self._obeys_llguidance(),
-        )
+        return ServerFacts(meta["n_vocab"], props["default_generation_settings"]["n_ctx"], props["total_slots"])
+
+    async def keeps_to_grammars(self) -> bool:
+        """Whether it is built with llguidance and keeps to a grammar; it generates some tokens.
+
+        A server that is built without it aborts over a grammar in its notation. But of a JSON schema it makes a grammar
+        itself, in the notation that it knows, and tells that.
+        """
+        body = {"prompt": [0], "n_predict": 16, "cache_prompt": False, "json_schema": {"const": ODD_TEXT}}
+        self._check_open()
+        try:
+            response = await self._http.post("/completion", json=body)
+        except httpx2.TransportError as error:
+            raise ConnectionError(str(error)) from error
+        try:
+            answer = response.json()
+            grammar, text = answer["generation_settings"]["grammar"], answer["content"]
+            return str(grammar).startswith(LLGUIDANCE.rstrip()) and json.loads(text) == ODD_TEXT
+        except (ValueError, LookupError, TypeError):
+            return False
 
     async def ready(self) -> bool:
         """Whether it has loaded its model."""
@@ -122,21 +135,6 @@ class LlamaServer:
         response = await self._http.post("/tokenize", json=body)
         response.raise_for_status()
         return tuple(response.json()["tokens"])
-
-    async def _obeys_llguidance(self) -> bool:
-        """Whether it is built with llguidance and keeps to a grammar.
-
-        A server that is built without it aborts over a grammar in its notation. But of a JSON schema it makes a grammar
-        itself, in the notation that it knows, and tells that.
-        """
-        body = {"prompt": [0], "n_predict": 32, "cache_prompt": False, "json_schema": {"const": ODD_TEXT}}
-        response = await self._http.post("/completion", json=body)
-        try:
-            answer = response.json()
-            grammar, text = answer["generation_settings"]["grammar"], answer["content"]
-            return str(grammar).startswith(LLGUIDANCE.rstrip()) and json.loads(text) == ODD_TEXT
-        except (ValueError, LookupError, TypeError):
-            return False
 
     def _check_open(self) -> None:
         if self._http.is_closed:

@@ -146,7 +146,7 @@ class LlamaCppEngine:
     async def _compiled(self, grammar: Grammar) -> CompiledGrammar:
         if self._connected is None or self._grammars is None:
             raise self._unavailable()
-        if not self._connected.facts.llguidance:
+        if not self._connected.keeps_to_grammars:
             raise InvalidRequest(NO_LLGUIDANCE)
         return await self._grammars.check(grammar)
 

@@ -15,7 +15,7 @@ from quern.engine.llamacpp.client import LlamaServer, ServerFacts
 from quern.engine.llamacpp.supervisor import Supervisor
 from quern.errors import ModelLoadError
 
-CONNECTED = Connected(Mock(spec=LlamaServer), ServerFacts(10, 100, 1, llguidance=True), "device")
+CONNECTED = Connected(Mock(spec=LlamaServer), ServerFacts(10, 100, 1), "device")
 
 
 class ScriptedBackend:
