@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 import pytest_asyncio
-from tests.json_schemas import GIVES_UP, PATHOLOGICAL, PERSON, SCHEMAS, TEXT, Schema, an_object
+from tests.json_schemas import GIVES_UP, PATHOLOGICAL, PERSON, SCHEMAS, TEXT, WHOLE, Schema, an_object
 
 from quern.config import EngineSettings
 from quern.engine.base import GenerateRequest, Tokens
@@ -69,7 +69,7 @@ def check(subject: Subject, run: Run, schema: Schema) -> None:
 
 
 VALIDATOR: Any = jsonschema.Draft202012Validator
-FORMATS = jsonschema.FormatChecker(["email", "ipv4", "uuid"])
+FORMATS = jsonschema.FormatChecker(["email", "ipv4", "ipv6", "uuid"])
 
 
 @FORMATS.checks("date", ValueError)
@@ -91,6 +91,33 @@ async def test_whatever_is_drawn_the_answer_is_of_its_schema(subject: Subject, q
     for values in draws if isinstance(subject.engine, CpuEngine) else draws[:1]:
         bias = dict.fromkeys((quote, at), 9.0 * values["temperature"])  # or texts would become long
         check(subject, await subject.run(request(subject, grammar, logit_bias=bias, **values)), schema)
+
+
+SELDOM: dict[str, Schema] = {
+    **{name: {"type": "string", "format": name} for name in ("duration", "hostname", "ipv6")},
+    "patternProperties": an_object({}, patternProperties={"^[ab]$": WHOLE}, minProperties=1, maxProperties=2),
+    "multipleOf": {"type": "number", "minimum": -1.5, "exclusiveMaximum": 20, "multipleOf": 0.5},
+    "unknown keywords": {"type": "integer", "minimum": 3, "maximum": 4, "minLenght": 9, "x-order": [1]},
+    "a pattern with bounds": {"type": "string", "pattern": "^[A-Z]+[0-9]*$", "minLength": 2, "maxLength": 6},
+}
+
+
+@pytest.mark.parametrize("name", SELDOM)
+async def test_what_schemas_seldom_have_is_kept_to(subject: Subject, name: str) -> None:
+    await subject.engine.check_grammar(json_grammar(SELDOM[name]))
+    bias = {token: 20.0 for text in ('"', "}", ":", "a", "1") for token in subject.prompt.tokenizer.encode(text)}
+    run = await subject.run(request(subject, json_grammar(SELDOM[name]), logit_bias=bias))
+    check(subject, run, SELDOM[name])
+
+
+async def test_the_format_uri_is_kept_to_or_refused(subject: Subject) -> None:
+    schema: Schema = {"anyOf": [{"type": "string", "format": "uri"}]}
+    if isinstance(subject.engine, CpuEngine):
+        await subject.engine.check_grammar(json_grammar(schema))
+        return
+    for grammar in (json_grammar(schema), LarkGrammar(f"start: %json {json.dumps(schema)}")):
+        with pytest.raises(InvalidRequest, match="the format `uri` at #/anyOf/0 is not supported"):
+            await subject.engine.check_grammar(grammar)
 
 
 async def test_a_network_that_wants_blanks_only_comes_to_an_end(subject: Subject) -> None:

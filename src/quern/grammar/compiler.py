@@ -18,6 +18,7 @@ from quern.errors import InvalidRequest
 from quern.grammar.blame import reason, too_complex
 from quern.grammar.json_schema import Llguidance, for_llguidance
 from quern.grammar.kinds import Grammar, JsonGrammar
+from quern.grammar.schema_walk import place_of
 
 LIMITS = {
     Llguidance.OWN: LLParserLimits(
@@ -33,6 +34,8 @@ LIMITS = {
 again. More of what many optional properties need where JSON may be laid out: with its own, 300 of them end an answer in
 its middle. llama.cpp has llguidance's own. Errors don't repeat the answer.
 """
+UNKNOWN_FORMATS = {Llguidance.OWN: (), Llguidance.LLAMA_CPP: ("uri",)}
+"""Those of a JSON schema that only our llguidance knows."""
 SECONDS = 1.0
 SECONDS_PER_TOKEN = 1e-3
 """Of the processor's time, for the grammar of one answer: a store, and what each token puts back into it. All others
@@ -149,6 +152,10 @@ class GrammarCompiler:
     def compile(self, grammar: Grammar) -> CompiledGrammar:
         """Takes milliseconds, and some seconds at worst. Raises InvalidRequest with a sentence that says which part."""
         lark, schemas = for_llguidance(grammar, self._special, self._llguidance)
+        kind = "JSON schema" if isinstance(grammar, JsonGrammar) else "grammar"
+        for name in UNKNOWN_FORMATS[self._llguidance]:
+            if place_of(schemas, "format", name):
+                raise InvalidRequest(f"This {kind} can't be kept to: {reason(f'Unknown format: {name}', schemas)}.")
         try:
             text = LLMatcher.grammar_from_lark(lark)
             matcher = LLMatcher(self._tokenizer, text, log_level=SILENT, limits=LIMITS[self._llguidance])
@@ -159,7 +166,6 @@ class GrammarCompiler:
             if not matcher.is_stopped():
                 return CompiledGrammar(matcher, lark)
             message = matcher.get_error() or matcher.stop_reason()
-        kind = "JSON schema" if isinstance(grammar, JsonGrammar) else "grammar"
         raise InvalidRequest(f"This {kind} can't be kept to: {reason(message, schemas)}.")
 
 

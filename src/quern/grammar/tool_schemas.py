@@ -33,9 +33,9 @@ class EmbeddedSchema:
         self._prefix = prefix
         self._refers_to_itself = False
         own = {keyword: value for keyword, value in parameters.items() if keyword not in OF_A_WHOLE_SCHEMA}
-        nothing_said = not own.get("properties") and OPEN_ENDED.isdisjoint(own)
+        takes_nothing = not own.get("properties") and OPEN_ENDED.isdisjoint(own)
         self.arguments: dict[str, Any] = (
-            dict(NO_ARGUMENTS) if nothing_said else {"type": "object", **rebuilt(own, self._moved)}
+            dict(NO_ARGUMENTS) if takes_nothing else {"type": "object", **rebuilt(own, self._moved)}
         )
         self.definitions: dict[str, Any] = {
             f"{prefix}.{name}": rebuilt(schema, self._moved)

@@ -242,7 +242,7 @@ def test_a_refused_text_grammar_is_not_repeated(compiler: GrammarCompiler, text:
 
 
 def test_a_grammars_own_text_is_no_part_of_the_reason(compiler: GrammarCompiler) -> None:
-    with pytest.raises(InvalidRequest, match="can't be kept to: Invalid type: strin\\.$"):
+    with pytest.raises(InvalidRequest, match=r"can't be kept to: Invalid type: strin\.$"):
         compiler.compile(json_grammar({"title": "fuel exhausted, too large", "type": "strin"}))
 
 

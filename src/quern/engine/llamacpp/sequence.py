@@ -114,16 +114,16 @@ class Sequence:
             raise EngineFailed(DISOBEYED)
 
     def _show(self, ids: tuple[int, ...]) -> list[Tokens]:
-        """The ids with what was told of their probabilities, apart from those of which nothing was."""
+        """The ids with their probabilities; those whose are not known come as events of their own."""
         self._shown.extend(ids)
         most = self._request.sampling.logprobs or 0
         events: list[Tokens] = []
-        for told, pairs in groupby(
+        for known, pairs in groupby(
             ((token, self._logprobs.popleft()) for token in ids), lambda pair: pair[1] is not None
         ):
             tokens, logprobs = zip(*pairs, strict=True)
             shortened = tuple(Logprob(logprob.value, logprob.top[:most]) for logprob in logprobs if logprob is not None)
-            events.append(Tokens(tokens, shortened if told else None))
+            events.append(Tokens(tokens, shortened if known else None))
         return events
 
     def _ended(self, end: Ended, reason: FinishReason) -> Finished:
