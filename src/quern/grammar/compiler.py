@@ -45,7 +45,9 @@ SILENT = 0
 
 
 class SpecialTexts(Protocol):
-    """Special tokens: ids by text. Neither kind is ever part of a text that a grammar describes by its characters."""
+    """Special tokens: ids by text. They are never part of a text that a grammar describes by its characters; llama.cpp
+    takes the user-defined ones for that.
+    """
 
     @property
     def control(self) -> Mapping[str, int]: ...

@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tests.unit.engine.cpu.scripted import ScriptedVocabulary
 
 from quern.config import EngineSettings
 from quern.engine.base import EngineEvent, Finished, GenerateRequest, Tokens
 from quern.engine.llamacpp.engine import LlamaCppEngine
-from quern.errors import EngineFailed, InvalidRequest
+from quern.errors import EngineFailed, EngineUnavailable, InvalidRequest
 from quern.grammar.kinds import JsonGrammar, LarkGrammar
 from quern.types import SamplingParams
 
@@ -86,6 +87,10 @@ async def engine_of(server: FakeLlamaServer) -> AsyncGenerator[LlamaCppEngine]:
             await engine.close()
 
 
+def trial_children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "quern.grammar.trial_child" in child.cmdline()]
+
+
 async def run(engine: LlamaCppEngine, request: GenerateRequest) -> list[EngineEvent]:
     return [event async for event in engine.generate(request)]
 
@@ -126,6 +131,15 @@ async def test_one_that_keeps_to_them_is_sent_the_grammar_that_was_compiled_here
     sent = server.bodies[-1]["grammar"]
     assert sent.startswith("%llguidance {}\nstart: %json {")
     assert '"maxItems": 2' in sent
+
+
+async def test_closing_ends_the_process_that_tries_grammars() -> None:
+    async with engine_of(FakeLlamaServer(obeys)) as engine:
+        await engine.check_grammar(JsonGrammar("{}"))
+        (child,) = trial_children()
+    assert not child.is_running()
+    with pytest.raises(EngineUnavailable, match="has been closed"):
+        await engine.check_grammar(JsonGrammar("{}"))
 
 
 @pytest.mark.parametrize("says", ["[1,2]", "[1", "[1]]", "Sure!", ""])
