@@ -23,7 +23,7 @@ from quern.config import EngineSettings
 from quern.engine.base import GenerateRequest, Tokens
 from quern.engine.cpu.engine import CpuEngine
 from quern.grammar.compiler import CompiledGrammar, GrammarCompiler
-from quern.grammar.grammar import Grammar, JsonGrammar
+from quern.grammar.kinds import Grammar, JsonGrammar
 from quern.grammar.trial import GrammarTrial
 from quern.prompt.prompt import Prompt
 from quern.sampling import SamplingParams

@@ -159,8 +159,7 @@ def _llamacpp(settings: Settings, model: ServedModel, prompt: Prompt) -> Engine:
         model.path,
         model_id=model.model_id,
         quantisation=prompt.quantisation,
-        vocabulary_size=prompt.vocabulary_size,
-        control_ids=set(prompt.tokenizer.special.control.values()) - prompt.stop_token_ids,
+        vocabulary=prompt.tokenizer,
         settings=settings.engine,
     )
 

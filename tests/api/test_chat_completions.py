@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from quern.api.shared import sse
-from quern.grammar.grammar import JsonGrammar
+from quern.grammar.kinds import JsonGrammar
 
 from .conftest import Quern, Start
 from .engines import saying

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from quern.engine.fake import FakeEngine
-from quern.grammar.grammar import JsonGrammar
+from quern.grammar.kinds import JsonGrammar
 from quern.prompt.prompt import Prompt
 
 from .conftest import Start

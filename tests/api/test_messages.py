@@ -9,7 +9,7 @@ import pytest
 
 from quern.api.anthropic.answer import stop_members
 from quern.events import TurnEnded
-from quern.grammar.grammar import JsonGrammar
+from quern.grammar.kinds import JsonGrammar
 from quern.types import FinishReason, TurnState
 
 from .conftest import Quern, Start

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from quern.grammar.grammar import JsonGrammar
+from quern.grammar.kinds import JsonGrammar
 
 from .conftest import Start
 from .engines import saying

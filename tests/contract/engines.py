@@ -209,8 +209,7 @@ def llamacpp_subject(model: Path, prompt: Prompt, settings: EngineSettings = SET
         model_id="small",
         quantisation="Q4_K_M",
         settings=settings,
-        vocabulary_size=prompt.vocabulary_size,
-        control_ids=set(prompt.tokenizer.special.control.values()) - prompt.stop_token_ids,
+        vocabulary=prompt.tokenizer,
     )
 
     async def crash() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,11 +13,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import psutil
 import pytest
 import pytest_asyncio
+from tests.unit.engine.cpu.scripted import ScriptedVocabulary
 
 from quern.config import EngineSettings
 from quern.engine.base import EngineState, GenerateRequest, Tokens
@@ -29,9 +32,11 @@ from quern.engine.llamacpp.request import completion_request
 from quern.engine.slots import Lease
 from quern.errors import EngineFailed, InvalidRequest, ModelLoadError
 from quern.events import Prefill
-from quern.grammar.grammar import TextGrammar
+from quern.grammar.kinds import JsonGrammar, LarkGrammar
+from quern.grammar.tool_calls import OPENING, ToolFormat, demanded_call
 from quern.prompt.prompt import Prompt
 from quern.sampling import SamplingParams
+from quern.types import FinishReason, Message, Role, Tool
 
 from .engines import SETTINGS, Subject, collect, exhaust, inference_process, inference_processes, llamacpp_subject
 
@@ -108,14 +113,24 @@ async def test_a_character_of_several_tokens_comes_without_probabilities_and_all
     assert all(len(event.ids) == 1 for event in run.tokens if event.logprobs is not None)
 
 
-async def test_what_only_larks_notation_says_is_refused_before_it_runs(subject: Subject) -> None:
-    with pytest.raises(InvalidRequest, match="can't combine"):
-        await subject.engine.check_grammar(TextGrammar("start: A", None))
+async def test_what_does_not_compile_here_is_refused_before_it_runs_unconstrained_there(subject: Subject) -> None:
+    grammar = LarkGrammar("start: A")
+    for attempt in (subject.engine.check_grammar(grammar), subject.run(replace(subject.request(), grammar=grammar))):
+        with pytest.raises(InvalidRequest, match="unknown name"):
+            await attempt
 
 
-async def test_a_grammar_that_llama_server_refuses_fails_the_answer_with_its_sentence(subject: Subject) -> None:
-    with pytest.raises(EngineFailed, match="failed to parse grammar"):
-        await subject.run(replace(subject.request(), grammar=TextGrammar("start: A", "root ::= (")))
+async def test_a_demanded_xml_call_is_written_and_its_text_ends_where_the_model_ends_it(subject: Subject) -> None:
+    properties: dict[str, Any] = {"text": {"type": "string"}, "count": {"type": "integer", "minimum": 3, "maximum": 5}}
+    tool = Tool("send", "Sends a text.", {"type": "object", "properties": properties, "required": list(properties)})
+    prompt = subject.prompt.encode_chat([Message(Role.USER, "Send the text hello.")], [tool], OPENING)
+    grammar, *_ = demanded_call(ToolFormat.XML, [tool])
+    sampling = SamplingParams(max_tokens=200, temperature=0)
+    run = await subject.run(GenerateRequest(prompt, sampling, cache_salt="xml", grammar=grammar))
+    text = subject.prompt.tokenizer.decode(run.ids)
+    assert re.match(r"(?i)<function=send>\n<parameter=text>\n.*hello", text)
+    assert text.endswith("\n</parameter>\n</function>")
+    assert run.finished.reason is FinishReason.STOP
 
 
 @pytest.mark.parametrize("phase", [Prefill, Tokens])
@@ -180,10 +195,14 @@ import asyncio, psutil, sys
 from pathlib import Path
 from quern.config import EngineSettings
 from quern.engine.llamacpp.engine import LlamaCppEngine
+from quern.prompt.prompt import Prompt
 
 async def main():
     settings = EngineSettings(parallel=2, context_length=256, kv_tokens=512)
-    engine = LlamaCppEngine(Path(sys.argv[1]), model_id="m", quantisation="q", settings=settings)
+    prompt = Prompt.load(Path(sys.argv[1]))
+    engine = LlamaCppEngine(
+        Path(sys.argv[1]), model_id="m", quantisation="q", settings=settings, vocabulary=prompt.tokenizer
+    )
     loading = asyncio.ensure_future(engine.start())
     while not (children := psutil.Process().children()):
         await asyncio.sleep(0.001)
@@ -229,10 +248,13 @@ async def test_a_model_that_is_gone_after_a_crash_fails_those_who_wait_and_once_
         await subject.wait_until(lambda: subject.engine.stats().state is EngineState.READY)
 
 
-async def _load_error(model: Path, settings: EngineSettings = TINY, *, vocabulary_size: int | None = None) -> str:
-    engine = LlamaCppEngine(
-        model, model_id="small", quantisation="q", settings=settings, vocabulary_size=vocabulary_size
-    )
+def _engine(model: Path, settings: EngineSettings = TINY, *, vocabulary_size: int = 151936) -> LlamaCppEngine:
+    vocabulary = ScriptedVocabulary(vocabulary_size)
+    return LlamaCppEngine(model, model_id="small", quantisation="q", settings=settings, vocabulary=vocabulary)
+
+
+async def _load_error(model: Path, settings: EngineSettings = TINY, *, vocabulary_size: int = 151936) -> str:
+    engine = _engine(model, settings, vocabulary_size=vocabulary_size)
     with pytest.raises(ModelLoadError) as error:
         await engine.start()
     assert engine.stats().state is EngineState.CLOSED
@@ -272,7 +294,7 @@ async def _start_loading(engine: LlamaCppEngine) -> tuple[asyncio.Future[None], 
 
 
 async def test_a_child_that_is_killed_while_loading_is_a_load_error(small_model_path: Path) -> None:
-    engine = LlamaCppEngine(small_model_path, model_id="small", quantisation="q", settings=TINY)
+    engine = _engine(small_model_path)
     loading, child = await _start_loading(engine)
     child.kill()
     with pytest.raises(ModelLoadError, match="not enough memory"):
@@ -280,7 +302,7 @@ async def test_a_child_that_is_killed_while_loading_is_a_load_error(small_model_
 
 
 async def test_a_load_that_is_cancelled_leaves_no_process(small_model_path: Path) -> None:
-    engine = LlamaCppEngine(small_model_path, model_id="small", quantisation="q", settings=TINY)
+    engine = _engine(small_model_path)
     loading, child = await _start_loading(engine)
     loading.cancel()
     await asyncio.wait([loading])
@@ -290,7 +312,7 @@ async def test_a_load_that_is_cancelled_leaves_no_process(small_model_path: Path
 
 
 async def test_progress_grows_while_the_model_loads(small_model_path: Path) -> None:
-    engine = LlamaCppEngine(small_model_path, model_id="small", quantisation="q", settings=SETTINGS)
+    engine = _engine(small_model_path, SETTINGS)
     loading = asyncio.ensure_future(engine.start())
     seen: list[float] = []
     while not loading.done():
@@ -341,6 +363,10 @@ async def test_a_running_llama_server_is_used_by_its_url_within_its_own_limits(
         assert KEY not in repr(info)
         run = await subject.run(subject.request(max_tokens=5))
         assert run.finished.usage.completion_tokens == len(run.ids)
+        grammar = JsonGrammar('{"enum": [[17, 23]]}')
+        await subject.engine.check_grammar(grammar)
+        run = await subject.run(replace(subject.request(), grammar=grammar))
+        assert subject.prompt.tokenizer.decode(run.ids) == "[17, 23]"
 
 
 async def test_a_wrong_key_is_reported_as_that(remote: str, small_model_path: Path) -> None:

@@ -11,7 +11,7 @@ import tokenizers
 
 from quern.config import KvType, Quantise
 from quern.engine.choice import native_facts
-from quern.grammar.tool_format import OPENING, ToolFormat
+from quern.grammar.tool_calls import OPENING, ToolFormat
 from quern.modelfiles.sizes import loaded_bytes, size_on_disk
 from quern.prompt.fim import Gap, RepositoryFile
 from quern.prompt.prompt import Prompt

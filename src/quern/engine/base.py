@@ -11,7 +11,7 @@ from enum import IntEnum, StrEnum
 from typing import Protocol
 
 from quern.events import Prefill, Queued
-from quern.grammar.grammar import Grammar
+from quern.grammar.kinds import Grammar
 from quern.sampling import SamplingParams
 from quern.types import FinishReason, Timings, Usage
 

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
-from typing import cast
+from typing import Any, cast
 
 from quern.engine.base import (
     EngineEvent,
@@ -24,7 +24,8 @@ from quern.engine.gate import Gate
 from quern.engine.slots import SlotTable
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.events import Prefill, Queued
-from quern.grammar.grammar import Grammar, JsonGrammar
+from quern.grammar.kinds import Grammar, JsonGrammar
+from quern.grammar.schema_walk import places
 from quern.types import FinishReason, Timings, Usage
 
 Reply = Callable[[GenerateRequest], Sequence[int]]
@@ -45,7 +46,7 @@ class FakeEngine:
     Delays are in seconds: `token_delay` before each token, `prefill_delay` before each `prefill_chunk` prompt tokens,
     `load_delay` for `start` and for coming back after `crash`. A generation fails after `fail_after` tokens, `start`
     fails with `load_error`. `requests` holds every request that got a sequence, `grammars` every grammar that was
-    checked; none changes an answer, but a JSON schema must be an object and nowhere have the member `refused_keyword`.
+    checked; none changes an answer, but a JSON schema must be an object and have the keyword `refused_keyword` nowhere.
     With `ignore_eos` the reply is repeated up to `max_tokens`. Sampling values change nothing, so equal requests have
     equal answers. The likeliest tokens are always the drawn one and those with the next ids.
     """
@@ -246,24 +247,10 @@ def _check_schema(text: str, refused_keyword: str | None) -> None:
     if not isinstance(schema, dict):
         msg = "The JSON schema is not a JSON object, so no answer can be kept to it. Send an object."
         raise InvalidRequest(msg)
-    place = _place_of(refused_keyword, cast("object", schema))
-    if place is not None:
-        msg = f"The fake engine was told to refuse the keyword `{refused_keyword}` (at #{place})."
-        raise InvalidRequest(msg)
-
-
-def _place_of(keyword: str | None, value: object) -> str | None:
-    """Where a member of this name stands first, as a JSON pointer; None where it stands nowhere."""
-    if isinstance(value, dict):
-        members = cast("dict[str, object]", value)
-        if keyword in members:
-            return f"/{keyword}"
-    elif isinstance(value, list):
-        members = {str(index): item for index, item in enumerate(cast("list[object]", value))}
-    else:
-        return None
-    places = ((name, _place_of(keyword, member)) for name, member in members.items())
-    return next((f"/{name}{place}" for name, place in places if place is not None), None)
+    for place, part in places([cast("dict[str, Any]", schema)]):
+        if refused_keyword in part:
+            msg = f"The fake engine was told to refuse the keyword `{refused_keyword}` (at {place}/{refused_keyword})."
+            raise InvalidRequest(msg)
 
 
 def _now() -> float:

@@ -6,34 +6,36 @@ for; it takes them from a `Vocabulary` and shows them to nobody.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Protocol
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from quern.errors import InvalidRequest
-from quern.grammar.grammar import Grammar, JsonGrammar
-from quern.grammar.json_schema import Schema, for_llguidance, read_schema, schemas_in_lark
-from quern.grammar.refusals import reason, too_complex
+from quern.grammar.blame import reason, too_complex
+from quern.grammar.json_schema import Llguidance, for_llguidance
+from quern.grammar.kinds import Grammar, JsonGrammar
+from quern.grammar.schema_walk import place_of
 
-MAX_SCHEMA_LENGTH = 64 * 1024
-MAX_LARK_LENGTH = 256 * 1024
-"""Characters of a JSON schema, and of a Lark grammar: one may hold the schemas of many tools."""
-
-LIMITS = LLParserLimits(
-    initial_lexer_fuel=200_000,
-    max_lexer_states=50_000,
-    max_items_in_row=10_000,
-    step_max_items=200_000,
-    verbose_errors=False,
-)
+LIMITS = {
+    Llguidance.OWN: LLParserLimits(
+        initial_lexer_fuel=200_000,
+        max_lexer_states=50_000,
+        max_items_in_row=10_000,
+        step_max_items=200_000,
+        verbose_errors=False,
+    ),
+    Llguidance.LLAMA_CPP: LLParserLimits(initial_lexer_fuel=200_000, max_lexer_states=50_000, verbose_errors=False),
+}
 """Less than llguidance's own of what takes memory: a grammar takes 50 MB at most instead of 200, and an answer as much
-again. More of what many optional properties need: with its own, 300 of them end an answer in its middle. Errors don't
-repeat the answer.
+again. More of what many optional properties need where JSON may be laid out: with its own, 300 of them end an answer in
+its middle. llama.cpp has llguidance's own. Errors don't repeat the answer.
 """
+UNKNOWN_FORMATS = {Llguidance.OWN: (), Llguidance.LLAMA_CPP: ("uri",)}
+"""Those of a JSON schema that only our llguidance knows."""
 SECONDS = 1.0
 SECONDS_PER_TOKEN = 1e-3
 """Of the processor's time, for the grammar of one answer: a store, and what each token puts back into it. All others
@@ -43,7 +45,9 @@ SILENT = 0
 
 
 class SpecialTexts(Protocol):
-    """Special tokens: ids by text. Neither kind is ever part of a text that a grammar describes by its characters."""
+    """Special tokens: ids by text. They are never part of a text that a grammar describes by its characters; llama.cpp
+    takes the user-defined ones for that.
+    """
 
     @property
     def control(self) -> Mapping[str, int]: ...
@@ -66,18 +70,6 @@ class Vocabulary(Protocol):
     def end_of_turn_ids(self) -> frozenset[int]: ...
     def token_bytes(self, token_id: int, /) -> bytes: ...
     def encode(self, text: str, /) -> Sequence[int]: ...
-
-
-def check_length(grammar: Grammar) -> None:
-    """Raises InvalidRequest for a grammar that is too long to be looked at."""
-    if isinstance(grammar, JsonGrammar):
-        kind, length, most = "JSON schema", len(grammar.schema), MAX_SCHEMA_LENGTH
-    else:
-        kind, length, most = "grammar", len(grammar.lark), MAX_LARK_LENGTH
-    if length > most:
-        raise InvalidRequest(
-            f"This {kind} has {length} characters, and at most {most} can be kept to. Make it smaller."
-        )
 
 
 class Constraint:
@@ -103,6 +95,11 @@ class Constraint:
         """Whether the grammar allows nothing more."""
         return self._matcher.is_stopped()
 
+    @property
+    def accepting(self) -> bool:
+        """Whether the answer may end here."""
+        return self._matcher.is_accepting()
+
     def mask(self) -> bytes:
         """A bit for each id that may be drawn next, as the native sampler takes them; see `failure` afterwards."""
         self._seconds_left = min(self._seconds_left + SECONDS_PER_TOKEN, SECONDS)
@@ -122,62 +119,70 @@ class Constraint:
 
 
 class CompiledGrammar:
-    """A grammar at its beginning. `size` in bytes of memory, as far as it is known."""
+    """A grammar at its beginning. `lark`: its text, as llguidance keeps to it. `size` in bytes of memory, as far as it
+    is known.
+    """
 
-    def __init__(self, matcher: LLMatcher, size: int = 0) -> None:
+    def __init__(self, matcher: LLMatcher, lark: str, size: int = 0) -> None:
         self._matcher = matcher
+        self._lock = threading.Lock()
+        self.lark = lark
         self.size = size
 
     def constraint(self) -> Constraint:
-        """For one answer. Takes a millisecond where the grammar is large; one thread at a time."""
-        return Constraint(self._matcher.deep_copy())
+        """For one answer. Takes a millisecond where the grammar is large."""
+        with self._lock:
+            return Constraint(self._matcher.deep_copy())
 
 
 class GrammarCompiler:
     """Compiles grammars for a model with `ids` ids, of which `vocabulary` may know fewer. Safe to use from threads.
 
-    To make one takes half a second, and keeps other threads from running for most of that.
+    `llguidance`: whose keeps to them; whatever it is, they are compiled as it would. To make one takes half a second,
+    and keeps other threads from running for most of that.
     """
 
-    def __init__(self, vocabulary: Vocabulary, ids: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, ids: int, llguidance: Llguidance = Llguidance.OWN) -> None:
+        self._special = {**vocabulary.special.control, **vocabulary.special.user_defined}
+        self._llguidance = llguidance
+        special = self._special if llguidance is Llguidance.OWN else vocabulary.special.control
         self._tokenizer = LLTokenizer(
-            TokenizerWrapper(_Tokens(vocabulary, ids)), eos_token=sorted(vocabulary.end_of_turn_ids) or None
+            TokenizerWrapper(_Tokens(vocabulary, ids, special.values())),
+            eos_token=sorted(vocabulary.end_of_turn_ids) or None,
         )
 
     def compile(self, grammar: Grammar) -> CompiledGrammar:
         """Takes milliseconds, and some seconds at worst. Raises InvalidRequest with a sentence that says which part."""
-        if isinstance(grammar, JsonGrammar):
-            schema = read_schema(grammar.schema)
-            make = partial(LLMatcher.grammar_from_json_schema, for_llguidance(schema))
-            return self._compile(make, [schema], "JSON schema")
-        lark, schemas = schemas_in_lark(grammar.lark)
-        return self._compile(partial(LLMatcher.grammar_from_lark, lark), schemas, "grammar")
-
-    def _compile(self, make: Callable[[], str], schemas: Sequence[Schema], kind: str) -> CompiledGrammar:
+        lark, schemas = for_llguidance(grammar, self._special, self._llguidance)
+        kind = "JSON schema" if isinstance(grammar, JsonGrammar) else "grammar"
+        for name in UNKNOWN_FORMATS[self._llguidance]:
+            if place_of(schemas, "format", name):
+                raise InvalidRequest(f"This {kind} can't be kept to: {reason(f'Unknown format: {name}', schemas)}.")
         try:
-            matcher = LLMatcher(self._tokenizer, make(), log_level=SILENT, limits=LIMITS)
+            text = LLMatcher.grammar_from_lark(lark)
+            matcher = LLMatcher(self._tokenizer, text, log_level=SILENT, limits=LIMITS[self._llguidance])
         except ValueError as error:
             message = str(error)
         else:
             matcher.compute_bitmask()  # finds what nothing satisfies
             if not matcher.is_stopped():
-                return CompiledGrammar(matcher)
+                return CompiledGrammar(matcher, lark)
             message = matcher.get_error() or matcher.stop_reason()
         raise InvalidRequest(f"This {kind} can't be kept to: {reason(message, schemas)}.")
 
 
 class _Tokens:
-    """A vocabulary in the shape that llguidance's `TokenizerWrapper` wants."""
+    """A vocabulary in the shape that llguidance's `TokenizerWrapper` wants. `special`: ids that are no text."""
 
     bos_token_id = None
 
-    def __init__(self, vocabulary: Vocabulary, ids: int) -> None:
-        special = {**vocabulary.special.control, **vocabulary.special.user_defined}
+    def __init__(self, vocabulary: Vocabulary, ids: int, special: Iterable[int]) -> None:
         self.tokens = [vocabulary.token_bytes(token_id) for token_id in range(vocabulary.vocabulary_size)]
         self.tokens += [b""] * (ids - len(self.tokens))
-        for text, token_id in special.items():
-            self.tokens[token_id] = text.encode()
-        self.special_token_ids = sorted(special.values())
+        for texts in (vocabulary.special.control, vocabulary.special.user_defined):
+            for text, token_id in texts.items():
+                self.tokens[token_id] = text.encode()
+        self.special_token_ids = sorted(special)
         self.eos_token_id = min(vocabulary.end_of_turn_ids, default=None)
         self._encode = vocabulary.encode
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from typing import Any, cast
 
 from quern.errors import InvalidRequest
-from quern.grammar.grammar import Grammar, JsonGrammar
+from quern.grammar.kinds import Grammar, JsonGrammar
+from quern.grammar.schema_walk import Schema, mapping, objects, rebuilt, sequence
 
 MAX_OPTIONAL = 400
 """Optional properties of one object: each of them may come next, and 400 make a mask take 5 ms."""
@@ -24,26 +26,37 @@ NEIGHBOURS = MEETS | {
     "prefixItems", "properties",
 }  # fmt: skip
 
+
+class Llguidance(StrEnum):
+    """Whose llguidance keeps an answer to its grammar.
+
+    That of llama.cpp is older. It takes a pattern for white space any number of times in a row, and a small model then
+    writes blanks for ever; so JSON is laid out in one line there. And it sees user-defined tokens as the text that
+    they are written as.
+    """
+
+    OWN = "own"
+    LLAMA_CPP = "llama.cpp"
+
+
 WHITESPACE = r" |\n(?: {0,40}|\t{0,10})"
-"""What may stand between two tokens of JSON, once: models write a blank, or a line break and an indentation. Without a
-bound a small model writes blanks for ever."""
-LAYOUT = {"x-guidance": {"whitespace_pattern": WHITESPACE, "lenient": False}}
-"""llguidance's options, where it looks for them: in the schema. `lenient` would ignore what it can't keep to."""
+"""What may stand between two tokens of JSON, once: models write a blank, or a line break and an indentation."""
+LAYOUTS: Mapping[Llguidance, Mapping[str, Any]] = {
+    Llguidance.OWN: {"whitespace_pattern": WHITESPACE, "lenient": False},
+    Llguidance.LLAMA_CPP: {
+        "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": False,
+    },
+}  # fmt: skip
+"""llguidance's options, which it looks for in a schema's `x-guidance`. `lenient` would ignore what it can't keep to."""
 
 FRACTION = r"^[^.]*(\.[0-9]{1,6}([^0-9].*)?)?$"
 BOUNDS = {"time": FRACTION, "date-time": FRACTION}
 """Patterns that go with formats: a model that wants no time zone, which has to come, would write digits for ever."""
 
-MAPS_OF_SCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-DATA = frozenset({"const", "enum", "default", "examples"})
-"""Keywords whose value is no schema, whatever it looks like."""
-
-LARK_TOKEN = re.compile(r'"(?:\\.|[^"\\\n])*"|(?://|#)[^\n]*|/(?:\\.|[^/\\\n])+/|%json\s*')
-"""What may hold the text `%json` without being it, and `%json` itself."""
+LARK_TOKEN = re.compile(r'"(?:\\.|[^"\\\n])*"|(?://|#)[^\n]*|<[^<>\[\]\s]+>|/(?:\\.|[^/\\\n])+/|%json\s*')
+"""What may hold the text `%json` or `<…>` without being it; a special token; and `%json` itself."""
 
 TOO_DEEP = "This JSON schema can't be kept to: it is nested too deeply."
-
-Schema = Mapping[str, Any]
 
 
 def read_schema(text: str) -> Schema:
@@ -63,71 +76,59 @@ def read_schema(text: str) -> Schema:
     return checked
 
 
-def for_llguidance(schema: Schema) -> dict[str, Any]:
-    """The schema with the layout of its JSON, and with bounds that it does not have itself. Raises InvalidRequest."""
+def schemas_of(grammar: Grammar) -> list[Schema]:
+    """The schemas in a grammar, checked. Raises InvalidRequest."""
+    return for_llguidance(grammar)[1]
+
+
+def for_llguidance(
+    grammar: Grammar, special: Mapping[str, int] | None = None, llguidance: Llguidance = Llguidance.OWN
+) -> tuple[str, list[Schema]]:
+    """The grammar as Lark that llguidance keeps to, and the schemas in it, checked. Raises InvalidRequest.
+
+    Each schema gets the layout of its JSON, and bounds that it does not have itself. `special`: the ids of special
+    tokens, which are written instead of their names.
+    """
+    if isinstance(grammar, JsonGrammar):
+        schema = read_schema(grammar.schema)
+        return f"start: %json {_laid_out(schema, llguidance)}", [schema]
+    ids = special or {}
+    pieces: list[str] = []
+    schemas: list[Schema] = []
+    done = 0
+    while found := LARK_TOKEN.search(grammar.lark, done):
+        token, end = found.group(), found.end()
+        pieces.append(grammar.lark[done : found.start()])
+        pieces.append(f"<[{ids[token]}]>" if token in ids else token)
+        if token.startswith("%json"):
+            schema, end = _json_at(grammar.lark, end)
+            if schema is not None:
+                schemas.append(schema)
+                pieces.append(_laid_out(schema, llguidance))
+        done = end
+    _check_limits(schemas)
+    return "".join([*pieces, grammar.lark[done:]]), schemas
+
+
+def _json_at(lark: str, start: int) -> tuple[Schema | None, int]:
+    """The schema there, and where it ends; nothing where there is none: llguidance will say what is wrong with it."""
     try:
-        return {**_bounded(schema), **LAYOUT}
+        value, end = json.JSONDecoder().raw_decode(lark, start)
+    except (ValueError, RecursionError):
+        return None, start
+    return (cast("Schema", value), end) if isinstance(value, dict) else (None, start)
+
+
+def _laid_out(schema: Schema, llguidance: Llguidance) -> str:
+    try:
+        return json.dumps({**rebuilt(schema, _bounded), "x-guidance": LAYOUTS[llguidance]})
     except RecursionError:
         raise InvalidRequest(TOO_DEEP) from None
 
 
-def _bounded(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_bounded(item) for item in cast("list[object]", value)]
-    if not isinstance(value, dict):
-        return value
-    schema = {
-        keyword: part if keyword in DATA else _bounded(part) for keyword, part in cast("dict[str, Any]", value).items()
-    }
+def _bounded(schema: Schema) -> Schema:
     pattern = BOUNDS.get(_text(schema.get("format")) or "")
     return schema if pattern is None else {"pattern": pattern, **schema}
-
-
-def schemas_in_lark(lark: str) -> tuple[str, list[Schema]]:
-    """A Lark grammar for llguidance, with the layout in each of its `%json` schemas; and those schemas, checked.
-
-    Raises InvalidRequest.
-    """
-    pieces: list[str] = []
-    schemas: list[Schema] = []
-    decoder = json.JSONDecoder()
-    done = 0
-    while found := LARK_TOKEN.search(lark, done):
-        end = found.end()
-        pieces.append(lark[done:end])
-        if found.group().startswith("%json"):
-            try:
-                value, after = decoder.raw_decode(lark, end)
-            except (ValueError, RecursionError):
-                value, after = None, end  # llguidance will say what is wrong with it
-            if isinstance(value, dict):
-                schemas.append(cast("Schema", value))
-                pieces.append(json.dumps(for_llguidance(schemas[-1])))
-                end = after
-        done = end
-    _check_limits(schemas)
-    return "".join([*pieces, lark[done:]]), schemas
-
-
-def place_of(schemas: Iterable[Schema], keyword: str, value: object = None) -> str:
-    """Where a keyword stands first, with this value if one is given: as a JSON pointer such as `#/properties/a`.
-
-    Empty where it stands nowhere.
-    """
-    for pointer, part in places(schemas):
-        if keyword in part and value in {None, _text(part[keyword])}:
-            return pointer
-    return ""
-
-
-def places(schemas: Iterable[Schema]) -> Iterator[tuple[str, Schema]]:
-    """The schemas and all schemas in them, each with its JSON pointer; outer first."""
-    return (place for schema in schemas for place in _objects(schema, schemas_only=True))
-
-
-def schemas_of(grammar: Grammar) -> list[Schema]:
-    """The schemas in a grammar, checked. Raises InvalidRequest."""
-    return [read_schema(grammar.schema)] if isinstance(grammar, JsonGrammar) else schemas_in_lark(grammar.lark)[1]
 
 
 def _text(value: object) -> str | None:
@@ -137,13 +138,14 @@ def _text(value: object) -> str | None:
 def _check_limits(schemas: Iterable[Schema]) -> None:
     meeting, strings = False, set[tuple[str, str]]()
     # A `$ref` can make a schema of anything that looks like one.
-    for pointer, part in (place for schema in schemas for place in _objects(schema, schemas_only=False)):
+    for place, part in objects(schemas):
         meeting |= _intersects(part)
         strings |= {(keyword, value) for keyword in ("pattern", "format") if (value := _text(part.get(keyword)))}
-        optional = len(_keys(part.get("properties")) - set(_strings(part.get("required"))))
+        required = {name for name in sequence(part.get("required")) if isinstance(name, str)}
+        optional = len(mapping(part.get("properties")).keys() - required)
         if optional > MAX_OPTIONAL:
             raise InvalidRequest(
-                f"This JSON schema can't be kept to: the object at {pointer} has {optional} optional properties, "
+                f"This JSON schema can't be kept to: the object at {place} has {optional} optional properties, "
                 f"and at most {MAX_OPTIONAL} can be served. Make some of them required, or leave some out."
             )
     if meeting and len(strings) > MAX_MEETING:
@@ -156,48 +158,5 @@ def _check_limits(schemas: Iterable[Schema]) -> None:
 
 def _intersects(part: Schema) -> bool:
     """Whether it makes one value satisfy several schemas."""
-    all_of: object = part.get("allOf")
-    several = isinstance(all_of, list) and len(cast("list[object]", all_of)) > 1
+    several = len(sequence(part.get("allOf"))) > 1
     return several or (not MEETS.isdisjoint(part) and len(NEIGHBOURS & part.keys()) > 1)
-
-
-def _keys(value: object) -> set[str]:
-    return set(cast("dict[str, object]", value)) if isinstance(value, dict) else set()
-
-
-def _strings(value: object) -> list[str]:
-    return [name for name in cast("list[object]", value) if isinstance(name, str)] if isinstance(value, list) else []
-
-
-def _objects(schema: Schema, *, schemas_only: bool) -> Iterator[tuple[str, Schema]]:
-    """The schema and all objects in it, or only those that are schemas, each with its JSON pointer; outer first."""
-    waiting: list[tuple[str, object]] = [("#", schema)]
-    while waiting:
-        pointer, value = waiting.pop()
-        if isinstance(value, list):
-            items = list(enumerate(cast("list[object]", value)))
-            waiting += [(f"{pointer}/{index}", item) for index, item in reversed(items)]
-        elif isinstance(value, dict):
-            part = cast("Schema", value)
-            yield pointer, part
-            below = _schemas_below if schemas_only else _values_below
-            waiting += reversed(below(pointer, part))
-
-
-def _values_below(pointer: str, part: Schema) -> list[tuple[str, object]]:
-    return [(f"{pointer}/{_escaped(keyword)}", part[keyword]) for keyword in part]
-
-
-def _schemas_below(pointer: str, part: Schema) -> list[tuple[str, object]]:
-    places: list[tuple[str, object]] = []
-    for keyword, value in part.items():
-        if keyword in MAPS_OF_SCHEMAS and isinstance(value, dict):
-            places += _values_below(f"{pointer}/{keyword}", cast("Schema", value))
-        elif keyword not in DATA:
-            places.append((f"{pointer}/{_escaped(keyword)}", value))
-    return places
-
-
-def _escaped(name: str) -> str:
-    """A JSON pointer's reference token (RFC 6901)."""
-    return name.replace("~", "~0").replace("/", "~1")

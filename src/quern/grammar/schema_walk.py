@@ -1,13 +1,19 @@
-"""Parts of JSON schemas that clients sent: read whatever they are, and followed within bounds."""
+"""Ways through JSON schemas that clients sent: their parts, where those stand, and what they refer to. Pure.
+
+A place in a schema is a JSON pointer (RFC 6901) as a URI fragment, such as `#/properties/a`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 from urllib.parse import unquote
 
 DEFINITIONS = ("definitions", "$defs")
+MAPS_OF_SCHEMAS = frozenset({"properties", "patternProperties", "dependentSchemas", *DEFINITIONS})
+DATA = frozenset({"const", "enum", "default", "examples"})
+"""Keywords whose value is no schema, whatever it looks like."""
 INDEX = re.compile("[0-9]{1,9}")
 
 MOST_NODES = 2**15
@@ -15,17 +21,59 @@ MOST_NODES = 2**15
 DEEPEST = 100
 """Schemas in each other, or that refer to each other; Python's own stack ends at some hundreds."""
 
+Schema = Mapping[str, Any]
 Value = TypeVar("Value")
 
 
+def mapping(value: Any) -> Mapping[str, Any]:
+    """The value, or nothing where it is no object."""
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+
+
+def sequence(value: Any) -> Sequence[Any]:
+    """The value, or nothing where it is no array."""
+    return cast("Sequence[Any]", value) if isinstance(value, list | tuple) else ()
+
+
+def places(schemas: Iterable[Schema]) -> Iterator[tuple[str, Schema]]:
+    """The schemas and all schemas in them, each with its JSON pointer; outer first."""
+    return (place for schema in schemas for place in _walk(schema, _schemas_below))
+
+
+def objects(schemas: Iterable[Schema]) -> Iterator[tuple[str, Schema]]:
+    """The schemas and all objects in them, schemas or not, each with its JSON pointer; outer first."""
+    return (place for schema in schemas for place in _walk(schema, _values_below))
+
+
+def place_of(schemas: Iterable[Schema], keyword: str, value: str | None = None) -> str:
+    """Where a keyword stands first, with this value if one is given; empty where it stands nowhere."""
+    for place, part in places(schemas):
+        if keyword in part and (value is None or part[keyword] == value):
+            return place
+    return ""
+
+
+def rebuilt(value: Any, change: Callable[[Schema], Schema]) -> Any:
+    """A copy in which every schema is what `change` made of it, outer ones first.
+
+    Raises RecursionError where they are nested too deeply.
+    """
+    if isinstance(value, list):
+        return [rebuilt(item, change) for item in cast("list[Any]", value)]
+    if not isinstance(value, Mapping):
+        return value
+    parts = change(cast("Schema", value))
+    return {keyword: _rebuilt_part(keyword, part, change) for keyword, part in parts.items()}
+
+
 class SchemaWalk(Generic[Value]):
-    """Finds something out about schemas within `root`, of which some refer to others.
+    """Finds something out about schemas within `root`, of which some refer to others; in bounded work.
 
     `find` is given a schema without `$ref`, and asks the walk about the schemas in it. What is found out about a
     reference is remembered. The answer is `unknown` for a circle, and for all that lies beyond the bounds.
     """
 
-    def __init__(self, root: Any, find: Callable[[Mapping[str, Any]], Value], unknown: Value) -> None:
+    def __init__(self, root: Any, find: Callable[[Schema], Value], unknown: Value) -> None:
         self._root = root
         self._find = find
         self._unknown = unknown
@@ -57,32 +105,61 @@ class SchemaWalk(Generic[Value]):
         return self._known[reference]
 
 
-def mapping(value: Any) -> Mapping[str, Any]:
-    """The value, or nothing where it is no object."""
-    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
-
-
-def sequence(value: Any) -> Sequence[Any]:
-    """The value, or nothing where it is no array."""
-    return cast("Sequence[Any]", value) if isinstance(value, list | tuple) else ()
-
-
-def pointer(reference: str) -> tuple[str, ...] | None:
+def steps(reference: str) -> tuple[str, ...] | None:
     """The steps of a JSON pointer such as `#/$defs/Unit`; None where it points out of the schema, or to an anchor."""
     if not (reference == "#" or reference.startswith("#/")):
         return None
-    steps = unquote(reference).split("/")[1:]
-    return tuple(step.replace("~1", "/").replace("~0", "~") for step in steps)
+    return tuple(step.replace("~1", "/").replace("~0", "~") for step in unquote(reference).split("/")[1:])
+
+
+def _below(place: str, step: object) -> str:
+    escaped = str(step).replace("~", "~0").replace("/", "~1")
+    return f"{place}/{escaped}"
 
 
 def _at(root: Any, reference: str) -> Any:
     """The part of a schema that is referred to; None where there is none."""
-    steps = pointer(reference)
-    if steps is None:
+    path = steps(reference)
+    if path is None:
         return None
     value = root
-    for step in steps:
+    for step in path:
         items = sequence(value)
         is_index = INDEX.fullmatch(step) is not None and int(step) < len(items)
         value = items[int(step)] if is_index else mapping(value).get(step)
     return value
+
+
+def _walk(schema: Schema, below: Callable[[str, Schema], Sequence[tuple[str, object]]]) -> Iterator[tuple[str, Schema]]:
+    waiting: list[tuple[str, object]] = [("#", schema)]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, list):
+            items = enumerate(cast("list[object]", value))
+            waiting += reversed([(_below(place, index), item) for index, item in items])
+        elif isinstance(value, Mapping):
+            part = cast("Schema", value)
+            yield place, part
+            waiting += reversed(below(place, part))
+
+
+def _values_below(place: str, part: Schema) -> list[tuple[str, object]]:
+    return [(_below(place, keyword), value) for keyword, value in part.items()]
+
+
+def _schemas_below(place: str, part: Schema) -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = []
+    for keyword, value in part.items():
+        if keyword in MAPS_OF_SCHEMAS and isinstance(value, Mapping):
+            found += _values_below(_below(place, keyword), cast("Schema", value))
+        elif keyword not in DATA:
+            found.append((_below(place, keyword), value))
+    return found
+
+
+def _rebuilt_part(keyword: str, part: Any, change: Callable[[Schema], Schema]) -> Any:
+    if keyword in DATA:
+        return part
+    if keyword in MAPS_OF_SCHEMAS and isinstance(part, Mapping):
+        return {name: rebuilt(schema, change) for name, schema in cast("Schema", part).items()}
+    return rebuilt(part, change)

@@ -1,49 +1,77 @@
-"""Grammars of one call, for answers in which a call is demanded."""
+"""Grammars of tools' calls, in the format in which a model writes them.
+
+A demanded call in Qwen2.5's format is JSON of a schema. In Qwen3-Coder's format arguments come in the schema's order,
+required ones always. A string is any text up to the first end of a parameter on a line of its own, or one of its
+choices; other values are JSON of the argument's schema. It ends with `</function>`, since nothing is left to choose
+after it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
-from quern.grammar.embedded_schema import EmbeddedSchema
-from quern.grammar.structure import structure_of
-from quern.grammar.tool_format import ToolFormat
-from quern.grammar.xml_calls import gbnf, lark
+from quern.errors import InvalidRequest
+from quern.grammar.kinds import Grammar, JsonGrammar, LarkGrammar
+from quern.grammar.parameter_types import ParameterTypes
+from quern.grammar.schema_walk import mapping
+from quern.grammar.tool_schemas import EmbeddedSchema, structure_of
 from quern.types import Tool
 
+OPENING = "<tool_call>\n"
+"""What the prompt ends with where a call is demanded: the answer then begins inside a call."""
 
-@dataclass(frozen=True, slots=True)
-class CallGrammar:
-    """What an answer after `OPENING` has to be, in the notations that engines read; it ends with the call.
+MOST_TEXT = 2**21
+"""Characters of a grammar. Each argument repeats what it may refer to, so it can outgrow the schemas by far."""
 
-    Either `json_schema` is given, as text, or `lark`, with llguidance's extensions, and `gbnf`, which llama.cpp reads.
+VALUE_END = "\n</parameter>"
+XML_TEXT = r"text[lazy]: /(?s:.*)\n<\/parameter>/"
+
+CALLS_OR_JSON = r"""
+start: call+ | answer
+call: <tool_call> TEXT </tool_call> "\n"?
+TEXT: /(?s:.*)/ & ~/(?s:.*)<\/?tool_call>(?s:.*)/
+answer: %json {schema}
+""".lstrip()
+"""Both tags are tokens of their own. An engine may take them for text all the same, which `TEXT` therefore excludes."""
+
+
+class ToolFormat(StrEnum):
+    """How a model writes calls: Qwen2.5's JSON or Qwen3-Coder's XML, both between `<tool_call>` tags."""
+
+    JSON = "json"
+    XML = "xml"
+
+
+def tool_format(chat_template: str) -> ToolFormat | None:
+    """The format that a model's chat template teaches; None where it knows no tools."""
+    if "<function=" in chat_template:
+        return ToolFormat.XML
+    return ToolFormat.JSON if "<tool_call>" in chat_template else None
+
+
+def demanded_call(format: ToolFormat, tools: Sequence[Tool]) -> tuple[Grammar, ...]:  # noqa: A002
+    """Of an answer after `OPENING` that is one call of one of the tools, of which there is at least one: the grammars
+    that will do, strictest first.
+
+    Where the first can't be kept to, the next will do: there, only the structure of a tool's schema is enforced, unless
+    the tool is strict. Raises InvalidRequest where the tools' schemas are too large.
     """
-
-    json_schema: str | None = None
-    lark: str | None = None
-    gbnf: str | None = None
-
-
-def call_grammars(format: ToolFormat, tools: Sequence[Tool]) -> list[CallGrammar]:  # noqa: A002
-    """Exactly one call of one of the tools, of which there is at least one: the grammars that will do, strictest first.
-
-    An engine that can't keep to the first takes the next: there, only the structure of a tool's schema is enforced,
-    unless the tool is strict. Raises InvalidRequest where the tools' schemas are too large.
-    """
+    grammar_of = _json_call if format is ToolFormat.JSON else _xml_call
     loose = [tool if tool.strict else replace(tool, parameters=structure_of(tool.parameters)) for tool in tools]
-    grammars = [_call_grammar(format, tools), _call_grammar(format, loose)]
+    grammars = grammar_of(tools), grammar_of(loose)
     return grammars[:1] if grammars[0] == grammars[1] else grammars
 
 
-def _call_grammar(format: ToolFormat, tools: Sequence[Tool]) -> CallGrammar:  # noqa: A002
-    if format is ToolFormat.JSON:
-        return CallGrammar(json_schema=_json_schema(tools))
-    return CallGrammar(lark=lark(tools), gbnf=gbnf(tools))
+def calls_or_json(schema: str) -> LarkGrammar:
+    """Of an answer that is calls of any tools, or JSON of the schema (as text)."""
+    return LarkGrammar(CALLS_OR_JSON.replace("{schema}", json.dumps(json.loads(schema))))
 
 
-def _json_schema(tools: Sequence[Tool]) -> str:
+def _json_call(tools: Sequence[Tool]) -> JsonGrammar:
     schemas = [EmbeddedSchema(tool.parameters, f"tool{number}") for number, tool in enumerate(tools)]
     calls: list[dict[str, Any]] = [
         {
@@ -56,4 +84,66 @@ def _json_schema(tools: Sequence[Tool]) -> str:
     ]
     call = calls[0] if len(calls) == 1 else {"anyOf": calls}
     definitions = {name: definition for schema in schemas for name, definition in schema.definitions.items()}
-    return json.dumps({**call, **({"$defs": definitions} if definitions else {})}, ensure_ascii=False)
+    return JsonGrammar(json.dumps({**call, **({"$defs": definitions} if definitions else {})}, ensure_ascii=False))
+
+
+@dataclass(frozen=True, slots=True)
+class _Argument:
+    """`choices`: the texts that it may be, if any; `is_text`: it is any text; else it is JSON of the `schema`."""
+
+    name: str
+    required: bool
+    choices: tuple[str, ...]
+    is_text: bool
+    schema: Mapping[str, Any]
+
+
+def _xml_call(tools: Sequence[Tool]) -> LarkGrammar:
+    names = [f"tool{number}" for number in range(len(tools))]
+    rules = [f"start: {' | '.join(names)}"]
+    room = MOST_TEXT
+    for name, tool in zip(names, tools, strict=True):
+        for rule in _xml_rules(tool, name):
+            rules.append(rule)
+            room -= len(rule)
+            if room < 0:
+                raise InvalidRequest(
+                    "The schemas of the tools are too large for a call to be demanded. Leave some of the tools out, or "
+                    "let fewer arguments refer to the same definitions.",
+                    "tools",
+                )
+    return LarkGrammar("\n".join([*rules, XML_TEXT, ""]))
+
+
+def _xml_rules(tool: Tool, name: str) -> Iterator[str]:
+    """A rule for each argument, then the call's, which has this name."""
+    parts = [json.dumps(f"<function={tool.name}>\n")]
+    for number, argument in enumerate(_arguments(tool, name)):
+        rule = f"{name}-argument{number}"
+        opening = json.dumps(f"<parameter={argument.name}>\n")
+        yield f'{rule}: {opening} {_xml_value(argument)} "\\n"'
+        parts.append(rule if argument.required else f"{rule}?")
+    yield f"{name}: {' '.join([*parts, json.dumps('</function>')])}"
+
+
+def _xml_value(argument: _Argument) -> str:
+    """A value with its end."""
+    if argument.choices:
+        return f"( {' | '.join(json.dumps(choice + VALUE_END) for choice in argument.choices)} )"
+    return "text" if argument.is_text else f"%json {json.dumps(argument.schema)} {json.dumps(VALUE_END)}"
+
+
+def _arguments(tool: Tool, prefix: str) -> list[_Argument]:
+    embedded = EmbeddedSchema(tool.parameters, prefix)
+    types = ParameterTypes(tool.parameters)
+    required = embedded.arguments.get("required") or ()
+    return [
+        _Argument(
+            name=name,
+            required=name in required,
+            choices=types.choices(name),
+            is_text=not types.of(name) or "string" in types.of(name),
+            schema={**mapping(schema), **({"$defs": embedded.definitions} if embedded.definitions else {})},
+        )
+        for name, schema in embedded.properties.items()
+    ]

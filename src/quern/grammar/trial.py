@@ -16,9 +16,10 @@ from typing import Any
 import structlog
 
 from quern.errors import EngineUnavailable, InvalidRequest
+from quern.grammar.blame import too_complex_grammar
 from quern.grammar.compiler import CompiledGrammar, Vocabulary
-from quern.grammar.grammar import Grammar, JsonGrammar
-from quern.grammar.refusals import too_complex_grammar
+from quern.grammar.json_schema import Llguidance
+from quern.grammar.kinds import Grammar, JsonGrammar
 from quern.line_process import LineProcess
 
 log = structlog.get_logger(__name__)
@@ -36,14 +37,15 @@ MOST_REPLY = 2**16
 class GrammarTrial:
     """A compiler that can't be kept busy for ever: `compile` gets only what has passed the trial. For any thread.
 
-    `seconds` of the processor's time for each grammar, `memory` in bytes for all of the process, `patience` in seconds
-    for each reply.
+    `llguidance`: whose keeps to them. `seconds` of the processor's time for each grammar, `memory` in bytes for all of
+    the process, `patience` in seconds for each reply.
     """
 
     def __init__(
         self,
         vocabulary: Vocabulary,
         compile: Callable[[Grammar], CompiledGrammar],  # noqa: A002
+        llguidance: Llguidance = Llguidance.OWN,
         *,
         seconds: float = SECONDS,
         memory: int = MEMORY,
@@ -51,7 +53,7 @@ class GrammarTrial:
     ) -> None:
         special = {**vocabulary.special.control, **vocabulary.special.user_defined}
         ends = [text for text, token_id in special.items() if token_id in vocabulary.end_of_turn_ids]
-        self._opening = {"special": list(special), "ends": ends, "seconds": seconds}
+        self._opening = {"special": list(special), "ends": ends, "llguidance": llguidance, "seconds": seconds}
         self._memory = memory
         self._patience = patience
         self._compile = compile

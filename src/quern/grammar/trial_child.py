@@ -1,9 +1,10 @@
 """The child process in which grammars are tried: `python -P -m quern.grammar.trial_child <bytes of memory>`.
 
 It reads JSON lines: first `{"special": [<text of a special token>, …], "ends": [<those that end a turn>, …],
-"seconds": <of the processor's time for one grammar>}`, then `{"schema": …}` or `{"lark": …}` for each grammar. It
-answers each line with one, `{"refused": <sentence, or empty>, "size": <bytes that the grammar takes>}`. A grammar that
-takes too much time or memory ends the process, and so does the end of its standard input.
+"llguidance": <one of `Llguidance`>, "seconds": <of the processor's time for one grammar>}`, then `{"schema": …}` or
+`{"lark": …}` for each grammar. It answers each line with one, `{"refused": <sentence, or empty>, "size": <bytes that
+the grammar takes>}`. A grammar that takes too much time or memory ends the process, and so does the end of its standard
+input.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from quern.errors import InvalidRequest
+from quern.grammar.blame import too_complex_grammar
 from quern.grammar.compiler import CompiledGrammar, GrammarCompiler
-from quern.grammar.grammar import Grammar, JsonGrammar, TextGrammar
-from quern.grammar.refusals import too_complex_grammar
+from quern.grammar.json_schema import Llguidance
+from quern.grammar.kinds import Grammar, JsonGrammar, LarkGrammar
 
 BYTES = 256
 ANSWERS = 2
@@ -62,11 +64,11 @@ def replies(requests: Iterable[bytes]) -> Iterator[bytes]:
     lines = iter(requests)
     opening = json.loads(next(lines))
     vocabulary = ByteVocabulary(opening["special"], opening["ends"])
-    compiler = GrammarCompiler(vocabulary, vocabulary.vocabulary_size)
+    compiler = GrammarCompiler(vocabulary, vocabulary.vocabulary_size, Llguidance(opening["llguidance"]))
     yield _reply()
     for line in lines:
         request = json.loads(line)
-        grammar = JsonGrammar(request["schema"]) if "schema" in request else TextGrammar(request["lark"], None)
+        grammar = JsonGrammar(request["schema"]) if "schema" in request else LarkGrammar(request["lark"])
         signal.setitimer(signal.ITIMER_PROF, opening["seconds"])  # its signal ends the process, also amid native code
         try:
             reply = _tried(compiler, grammar)

@@ -10,7 +10,7 @@ from typing import Self
 import structlog
 
 from quern.errors import InvalidRequest, ModelError, ModelLoadError
-from quern.grammar.tool_format import ToolFormat, tool_format
+from quern.grammar.tool_calls import ToolFormat, tool_format
 from quern.modelfiles.description import ModelFacts
 from quern.modelfiles.model import read_model
 from quern.modelfiles.vocabulary import Vocabulary

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from quern.errors import InvalidRequest
-from quern.grammar.grammar import Grammar, JsonGrammar, TextGrammar
-from quern.grammar.tool_calls import CallGrammar, call_grammars
-from quern.grammar.tool_format import OPENING, ToolFormat
+from quern.grammar.kinds import Grammar, JsonGrammar
+from quern.grammar.tool_calls import OPENING, calls_or_json, demanded_call
 from quern.prompt.prompt import Prompt
 from quern.prompt.tools.format import answer_parser
 from quern.prompt.tools.parser import AnswerParser
@@ -18,25 +16,20 @@ from quern.turns.identity import call_id
 from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse
 from quern.types import Item, Message, Role, Tool
 
-CALLS_OR_JSON = """\
-start: call+ | answer
-call: <tool_call> TEXT </tool_call> "\\n"?
-TEXT: /(.|\\n)*/
-answer: %json {schema}
-"""
-"""Lark, as llguidance reads it. Both tags are tokens of their own, which `TEXT` can't hold."""
-
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A prompt that can be generated from.
 
-    `grammars`: the answer is kept to the first of these that the engine can keep to, if there are any. `single_call`:
-    it ends after its first call.
+    `grammars`: the answer is kept to the first of these that the engine can keep to, if there are any; `grammar_field`
+    of the request asks for that, and where it demands a call, it is one of the tools `demanded`. `single_call`: the
+    answer ends after its first call.
     """
 
     ids: tuple[int, ...]
     grammars: tuple[Grammar, ...] = ()
+    grammar_field: str | None = None
+    demanded: tuple[Tool, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     single_call: bool = False
 
@@ -55,9 +48,8 @@ def prepare(prompt: Prompt, history: Sequence[Item], given: ChatInput | TokenInp
     items = [*before, *history, *given.items]
     tools = shown_tools(given.tool_use)
     if not tools:
-        return Prepared(
-            prompt.encode_chat(items), grammars=(JsonGrammar(given.schema),) if given.schema is not None else ()
-        )
+        grammars = (JsonGrammar(given.schema),) if given.schema is not None else ()
+        return Prepared(prompt.encode_chat(items), grammars=grammars, grammar_field=given.schema_field)
     return _with_tools(prompt, items, given, tools)
 
 
@@ -72,11 +64,6 @@ def call_parser(prompt: Prompt, use: ToolUse, turn_id: str) -> AnswerParser | No
         return None
     opened = use.mode is CallMode.REQUIRED
     return answer_parser(prompt.tool_format, callable_tools(use), partial(call_id, turn_id), opened=opened)
-
-
-def demanded(format: ToolFormat, tools: Sequence[Tool]) -> tuple[Grammar, ...]:  # noqa: A002
-    """A call of one of the tools: the grammars that will do, strictest first."""
-    return tuple(map(_grammar, call_grammars(format, tools)))
 
 
 def callable_tools(use: ToolUse) -> tuple[Tool, ...]:
@@ -102,25 +89,16 @@ def _with_tools(prompt: Prompt, items: Sequence[Item], given: ChatInput, tools: 
             "Qwen-Coder model.",
             field="tools",
         )
+    demanded = callable_tools(use) if use.mode is CallMode.REQUIRED else ()
     grammars: tuple[Grammar, ...] = ()
-    opening = ""
-    if use.mode is CallMode.REQUIRED:
-        grammars = demanded(prompt.tool_format, callable_tools(use))
-        opening = OPENING
+    if demanded:
+        grammars = demanded_call(prompt.tool_format, demanded)
     elif given.schema is not None:
-        grammars = (TextGrammar(CALLS_OR_JSON.replace("{schema}", _one_line(given.schema)), None),)
+        grammars = (calls_or_json(given.schema),)
     return Prepared(
-        ids=prompt.encode_chat(items, tools, opening),
+        ids=prompt.encode_chat(items, tools, OPENING if demanded else ""),
         grammars=grammars,
+        grammar_field="tools" if demanded else given.schema_field,
+        demanded=demanded,
         single_call=not use.parallel,
     )
-
-
-def _grammar(grammar: CallGrammar) -> Grammar:
-    if grammar.json_schema is not None:
-        return JsonGrammar(grammar.json_schema)
-    return TextGrammar(grammar.lark or "", grammar.gbnf)
-
-
-def _one_line(schema: str) -> str:
-    return json.dumps(json.loads(schema))

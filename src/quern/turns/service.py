@@ -16,14 +16,14 @@ from quern.config import TurnSettings
 from quern.engine.base import Engine, EngineState, GenerateRequest
 from quern.errors import EngineUnavailable, InvalidRequest
 from quern.events import TurnEnded
-from quern.grammar.grammar import Grammar
+from quern.grammar.choice import GrammarChoice
+from quern.grammar.kinds import Grammar
 from quern.prompt.prompt import Prompt
 from quern.store.items import NewItem
 from quern.store.records import NewTurn
 from quern.store.turns import TurnStore
 from quern.turns.budget import Progress, TurnLengths, retry_after, room_for_answer
 from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
-from quern.turns.grammars import Grammars
 from quern.turns.history import HistoryLoader
 from quern.turns.journal import Journal
 from quern.turns.places import Places
@@ -53,7 +53,7 @@ class TurnService:
         self._engine = engine
         self._prompt = prompt
         self._history = history
-        self._grammars = Grammars(engine, prompt)
+        self._grammars = GrammarChoice(engine.check_grammar, prompt.tool_format)
         self._store = turns
         self._settings = settings
         self._journal = Journal(turns, interval=settings.save_interval_ms / 1000, token_limit=settings.save_tokens)
@@ -94,7 +94,8 @@ class TurnService:
             history = await self._history.load(request)
             with self._places.place(request.priority, active, limit):
                 prepared = await asyncio.to_thread(prepare, self._prompt, history, request.input)
-                turn = self._turn(request, prepared, await self._grammars.choose(prepared, request.input))
+                grammar = await self._grammars.choose(prepared.grammars, prepared.grammar_field, prepared.demanded)
+                turn = self._turn(request, prepared, grammar)
                 await self._store_queued(turn, request)
                 return self._launch(turn)
 

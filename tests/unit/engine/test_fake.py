@@ -10,7 +10,7 @@ import pytest
 from quern.engine.base import EngineState, GenerateRequest, Logprob, Tokens
 from quern.engine.fake import FakeEngine
 from quern.errors import EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
-from quern.grammar.grammar import JsonGrammar, TextGrammar
+from quern.grammar.kinds import JsonGrammar, LarkGrammar
 from quern.sampling import SamplingParams
 
 HELLO = GenerateRequest((*b"hello", 256, 257), SamplingParams(max_tokens=100))
@@ -100,7 +100,7 @@ async def test_the_likeliest_tokens_are_ids_of_the_vocabulary() -> None:
 
 async def test_grammars_are_remembered_in_order() -> None:
     engine = await _started(FakeEngine())
-    grammars = [JsonGrammar('{"type": "object"}'), TextGrammar("start: A", None)]
+    grammars = [JsonGrammar('{"type": "object"}'), LarkGrammar("start: A")]
     for grammar in grammars:
         await engine.check_grammar(grammar)
     assert engine.grammars == grammars

@@ -9,25 +9,35 @@ import pytest
 from tests.unit.engine.cpu.scripted import ScriptedSpecialTexts, ScriptedVocabulary
 
 from quern.errors import InvalidRequest
-from quern.grammar.compiler import MAX_LARK_LENGTH, MAX_SCHEMA_LENGTH, Constraint, GrammarCompiler, check_length
-from quern.grammar.grammar import Grammar, JsonGrammar, TextGrammar
+from quern.grammar.checker import MAX_LARK_LENGTH, MAX_SCHEMA_LENGTH, check_length
+from quern.grammar.compiler import Constraint, GrammarCompiler
+from quern.grammar.json_schema import Llguidance
+from quern.grammar.kinds import Grammar, JsonGrammar, LarkGrammar
 
 END, PAD, CALL, IDS = 256, 257, 258, 300
 """Special tokens after the bytes; the weights have more ids than the vocabulary."""
 
 
+SPECIAL = ScriptedSpecialTexts({"<|end|>": END, "<|pad|>": PAD}, {"<call>": CALL})
+VOCABULARY = ScriptedVocabulary(259, frozenset({END, PAD}), SPECIAL)
+
+
 @pytest.fixture(scope="module")
 def compiler() -> GrammarCompiler:
-    special = ScriptedSpecialTexts({"<|end|>": END, "<|pad|>": PAD}, {"<call>": CALL})
-    return GrammarCompiler(ScriptedVocabulary(259, frozenset({END, PAD}), special), IDS)
+    return GrammarCompiler(VOCABULARY, IDS)
+
+
+@pytest.fixture(scope="module")
+def llama_cpp() -> GrammarCompiler:
+    return GrammarCompiler(VOCABULARY, IDS, Llguidance.LLAMA_CPP)
 
 
 def json_grammar(schema: dict[str, Any]) -> JsonGrammar:
     return JsonGrammar(json.dumps(schema))
 
 
-def lark(text: str) -> TextGrammar:
-    return TextGrammar(text, None)
+def lark(text: str) -> LarkGrammar:
+    return LarkGrammar(text)
 
 
 def allowed(constraint: Constraint) -> set[int]:
@@ -104,6 +114,35 @@ def test_json_is_laid_out_as_models_do_within_bounds(compiler: GrammarCompiler, 
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": False}
     assert accepts(compiler, json_grammar(schema), list(text.encode())) is fits
     assert accepts(compiler, lark(f"start: %json {json.dumps(schema)}"), list(text.encode())) is fits
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ('{"a": [1, 2]}', True),
+        ('{"a":[1, 2]}', False),
+        ('{"a": [1,2]}', False),
+        ('{ "a": [1, 2]}', False),
+        ('{\n  "a": [1, 2]}', False),
+    ],
+)
+def test_for_llama_cpp_json_is_laid_out_in_one_line(llama_cpp: GrammarCompiler, text: str, fits: bool) -> None:
+    items = {"type": "array", "items": {"type": "integer"}}
+    schema = {"type": "object", "properties": {"a": items}, "additionalProperties": False}
+    assert accepts(llama_cpp, json_grammar(schema), list(text.encode())) is fits
+    assert accepts(llama_cpp, lark(f"start: %json {json.dumps(schema)}"), list(text.encode())) is fits
+
+
+def test_for_llama_cpp_a_user_defined_token_is_its_text_and_still_a_token_where_it_is_named(
+    llama_cpp: GrammarCompiler,
+) -> None:
+    call = lark('start: <call> %json {"type": "string"} <|pad|>')
+    assert llama_cpp.compile(call).lark.startswith(f"start: <[{CALL}]> %json {{")
+    assert accepts(llama_cpp, call, [CALL, *b'"', CALL, *b'"', PAD])
+    inside = llama_cpp.compile(call).constraint()
+    inside.consume([CALL, *b'"x'])
+    assert CALL in allowed(inside)
+    assert not {END, PAD} & allowed(inside)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +239,11 @@ def test_a_refused_text_grammar_is_not_repeated(compiler: GrammarCompiler, text:
     assert reason in str(refused.value)
     assert len(str(refused.value)) < 400
     assert "\n" not in str(refused.value)
+
+
+def test_a_grammars_own_text_is_no_part_of_the_reason(compiler: GrammarCompiler) -> None:
+    with pytest.raises(InvalidRequest, match=r"can't be kept to: Invalid type: strin\.$"):
+        compiler.compile(json_grammar({"title": "fuel exhausted, too large", "type": "strin"}))
 
 
 def test_what_is_too_long_is_not_looked_at() -> None:

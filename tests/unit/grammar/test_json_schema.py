@@ -9,15 +9,11 @@ from typing import Any
 import pytest
 
 from quern.errors import InvalidRequest
-from quern.grammar.json_schema import (
-    FRACTION,
-    LAYOUT,
-    MAX_OPTIONAL,
-    for_llguidance,
-    place_of,
-    read_schema,
-    schemas_in_lark,
-)
+from quern.grammar.json_schema import FRACTION, LAYOUTS, MAX_OPTIONAL, Llguidance, for_llguidance, read_schema
+from quern.grammar.kinds import JsonGrammar, LarkGrammar
+from quern.grammar.schema_walk import place_of
+
+OWN: dict[str, Any] = {"x-guidance": LAYOUTS[Llguidance.OWN]}
 
 Make = Callable[[list[Any]], dict[str, Any]]
 """A schema around others."""
@@ -117,25 +113,33 @@ def test_times_get_a_bound_and_everything_else_stays_as_it_is() -> None:
         "format": ["time"],
     }
     properties = {**schema["properties"], "format": {**time, "pattern": FRACTION}}
-    assert for_llguidance(schema) == {**schema, "properties": properties, **LAYOUT}
+    properties["list"] = {"items": [{"format": "date-time", "pattern": "^2"}, {"format": "date"}]}
+    lark, _ = for_llguidance(JsonGrammar(json.dumps(schema)))
+    assert json.loads(lark.removeprefix("start: %json ")) == {**schema, "properties": properties, **OWN}
 
 
 def test_what_is_nested_too_deeply_is_refused() -> None:
-    schema: dict[str, Any] = {}
-    for _ in range(5000):
-        schema = {"items": schema}
+    text = '{"items":' * 900 + "{}" + "}" * 900
     with pytest.raises(InvalidRequest, match="nested too deeply"):
-        for_llguidance(schema)
+        for_llguidance(JsonGrammar(text))
 
 
 def test_every_schema_in_a_lark_grammar_gets_the_layout_and_is_returned() -> None:
     lark = (
         'start: <call> a | b\na: %json {"type": "object", "x-guidance": {"lenient": true}}\nb: %json\n {"not": {}} "x"'
     )
-    changed, schemas = schemas_in_lark(lark)
-    assert schemas == [{"type": "object", "x-guidance": {"lenient": True}}, {"not": {}}]
-    first, second = json.dumps({"type": "object", **LAYOUT}), json.dumps({"not": {}, **LAYOUT})
-    assert changed == f'start: <call> a | b\na: %json {first}\nb: %json\n {second} "x"'
+    for llguidance in Llguidance:
+        changed, schemas = for_llguidance(LarkGrammar(lark), llguidance=llguidance)
+        assert schemas == [{"type": "object", "x-guidance": {"lenient": True}}, {"not": {}}]
+        layout: dict[str, Any] = {"x-guidance": LAYOUTS[llguidance]}
+        first, second = json.dumps({"type": "object", **layout}), json.dumps({"not": {}, **layout})
+        assert changed == f'start: <call> a | b\na: %json {first}\nb: %json\n {second} "x"'
+
+
+def test_special_tokens_are_written_as_their_ids_and_everything_else_as_it_is() -> None:
+    lark = 'start: <call> "<call>" /<call>/ <[5]> <other></call> // <call>\n'
+    changed, _ = for_llguidance(LarkGrammar(lark), {"<call>": 7, "</call>": 8})
+    assert changed == 'start: <[7]> "<call>" /<call>/ <[5]> <other><[8]> // <call>\n'
 
 
 @pytest.mark.parametrize(
@@ -153,10 +157,10 @@ def test_every_schema_in_a_lark_grammar_gets_the_layout_and_is_returned() -> Non
     ],
 )
 def test_text_that_is_no_schema_stays_as_it_is(lark: str) -> None:
-    assert schemas_in_lark(lark) == (lark, [])
+    assert for_llguidance(LarkGrammar(lark)) == (lark, [])
 
 
 def test_schemas_in_lark_have_the_same_limits() -> None:
     lark = f"start: a | a\na: %json {json.dumps({'properties': properties(MAX_OPTIONAL + 1)})}"
     with pytest.raises(InvalidRequest, match="the object at # has"):
-        schemas_in_lark(lark)
+        for_llguidance(LarkGrammar(lark))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from quern.grammar.parameter_types import MOST_CHOICE_TEXT, ParameterTypes
-from quern.grammar.schema_walk import DEEPEST, MOST_NODES, SchemaWalk, pointer
-from quern.grammar.structure import structure_of
+from quern.grammar.schema_walk import DEEPEST, MOST_NODES, SchemaWalk, steps
+from quern.grammar.tool_schemas import structure_of
 
 Schema = dict[str, Any]
 
@@ -92,7 +92,7 @@ def test_names_that_the_schema_does_not_know_use_nothing_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("referred", "steps"),
+    ("referred", "path"),
     [
         ("#", ()),
         ("#/", ("",)),
@@ -105,8 +105,8 @@ def test_names_that_the_schema_does_not_know_use_nothing_up() -> None:
         ("https://example.com/#/a", None),
     ],
 )
-def test_a_pointers_steps_are_those_of_a_uri_fragment(referred: str, steps: tuple[str, ...] | None) -> None:
-    assert pointer(referred) == steps
+def test_a_pointers_steps_are_those_of_a_uri_fragment(referred: str, path: tuple[str, ...] | None) -> None:
+    assert steps(referred) == path
 
 
 @pytest.mark.parametrize(

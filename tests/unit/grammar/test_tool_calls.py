@@ -8,12 +8,11 @@ from typing import Any
 
 import llguidance
 import pytest
-from llguidance.gbnf_to_lark import gbnf_to_lark
 from tests.unit.prompt.tools.answers import TIME, WEATHER, WRITE, parse
 
 from quern.errors import InvalidRequest
-from quern.grammar.tool_calls import call_grammars
-from quern.grammar.tool_format import ToolFormat
+from quern.grammar.kinds import JsonGrammar, LarkGrammar
+from quern.grammar.tool_calls import ToolFormat, demanded_call
 from quern.types import Tool
 
 NODE = Tool(
@@ -63,16 +62,20 @@ class Language:
         return llguidance.LLMatcher(BYTES, self._grammar, log_level=0).try_consume_tokens(ids) == len(ids)
 
 
+def json_schemas(*tools: Tool) -> list[str]:
+    """Of every grammar that will do, strictest first."""
+    grammars = demanded_call(ToolFormat.JSON, tools)
+    return [grammar.schema for grammar in grammars if isinstance(grammar, JsonGrammar)]
+
+
 def json_languages(*tools: Tool) -> list[Language]:
     """Of every grammar that will do, strictest first."""
-    schemas = [grammar.json_schema or "" for grammar in call_grammars(ToolFormat.JSON, tools)]
-    return [Language(llguidance.LLMatcher.grammar_from_json_schema(schema)) for schema in schemas]
+    return [Language(llguidance.LLMatcher.grammar_from_json_schema(schema)) for schema in json_schemas(*tools)]
 
 
 def xml_languages(*tools: Tool) -> list[Language]:
-    """Of every grammar that will do, in each notation."""
-    grammars = call_grammars(ToolFormat.XML, tools)
-    texts = [text for grammar in grammars for text in (grammar.lark or "", gbnf_to_lark(grammar.gbnf or ""))]
+    """Of every grammar that will do, strictest first."""
+    texts = [grammar.lark for grammar in demanded_call(ToolFormat.XML, tools) if isinstance(grammar, LarkGrammar)]
     return [Language(llguidance.LLMatcher.grammar_from_lark(text)) for text in texts]
 
 
@@ -127,7 +130,7 @@ def test_anything_but_a_json_call_is_not(beginning: str) -> None:
 
 
 def test_a_single_tool_needs_no_alternatives() -> None:
-    schema = json.loads(call_grammars(ToolFormat.JSON, [TIME])[0].json_schema or "")
+    schema = json.loads(json_schemas(TIME)[0])
     assert "anyOf" not in schema
     assert schema["properties"]["name"] == {"const": "get_time"}
     (language,) = json_languages(TIME)
@@ -152,31 +155,31 @@ UNENFORCEABLE = Tool(
 
 
 def test_where_a_tools_schema_cant_be_enforced_its_structure_can() -> None:
-    whole, structure = call_grammars(ToolFormat.JSON, [UNENFORCEABLE, TIME])
-    assert '"postcode"' in (whole.json_schema or "")
-    language = Language(llguidance.LLMatcher.grammar_from_json_schema(structure.json_schema or ""))
+    whole, structure = json_schemas(UNENFORCEABLE, TIME)
+    assert '"postcode"' in whole
+    language = Language(llguidance.LLMatcher.grammar_from_json_schema(structure))
     assert language.ends_with(call("post", {"to": "x", "either": 5}))
     assert language.ends_with(call("get_time", {}))
     for beginning in ({"to": 5}, {"to": "x", "either": "5"}, {"either": 5}):
         assert not language.allows(call("post", beginning))
-    whole, structure = call_grammars(ToolFormat.XML, [UNENFORCEABLE])
-    language = Language(llguidance.LLMatcher.grammar_from_lark(structure.lark or ""))
+    _, structure = demanded_call(ToolFormat.XML, [UNENFORCEABLE])
+    assert isinstance(structure, LarkGrammar)
+    language = Language(llguidance.LLMatcher.grammar_from_lark(structure.lark))
     assert language.ends_with(function("post", ("to", "x"), ("either", "5")))
     assert not language.allows("<function=post>\n<parameter=to>\nx\n</parameter>\n<parameter=either>\nfive")
 
 
 def test_of_a_strict_tool_there_is_no_grammar_of_the_structure_alone() -> None:
-    assert len(call_grammars(ToolFormat.JSON, [replace(UNENFORCEABLE, strict=True), TIME])) == 1
-    whole, loose = call_grammars(ToolFormat.JSON, [replace(UNENFORCEABLE, name="strict", strict=True), UNENFORCEABLE])
-    assert (whole.json_schema or "").count("postcode") == 2
-    assert (loose.json_schema or "").count("postcode") == 1
+    assert len(json_schemas(replace(UNENFORCEABLE, strict=True), TIME)) == 1
+    whole, loose = json_schemas(replace(UNENFORCEABLE, name="strict", strict=True), UNENFORCEABLE)
+    assert (whole.count("postcode"), loose.count("postcode")) == (2, 1)
 
 
 def test_what_a_schema_says_to_people_makes_no_grammar_longer() -> None:
     said = {"description": "Where to.", "title": "To", "examples": ["x"], "default": "x", "x-order": 1}
     named: dict[str, Any] = {**{name: {"type": "null"} for name in said}, "to": {"type": "string", **said}}
-    (grammar,) = call_grammars(ToolFormat.JSON, [Tool("post", "", {"properties": named, **said})])
-    arguments = json.loads(grammar.json_schema or "")["properties"]["arguments"]
+    (schema,) = json_schemas(Tool("post", "", {"properties": named, **said}))
+    arguments = json.loads(schema)["properties"]["arguments"]
     properties = {**{name: {"type": "null"} for name in said}, "to": {"type": "string"}}
     assert arguments == {"type": "object", "properties": properties}
 
@@ -234,10 +237,11 @@ def test_anything_but_an_xml_call_is_not(beginning: str) -> None:
         assert not language.allows(beginning)
 
 
-def test_only_lark_knows_the_schema_of_values_that_are_no_strings() -> None:
+def test_xml_values_that_are_no_strings_are_json_of_their_schema() -> None:
     beginning = "<function=write_file>\n<parameter=path>\na\n</parameter>\n<parameter=content>\nb\n</parameter>\n"
-    lark, gbnf = (language.allows(beginning + '<parameter=lines>\n["') for language in xml_languages(WRITE))
-    assert (lark, gbnf) == (False, True)
+    for language in xml_languages(WRITE):
+        assert language.allows(beginning + "<parameter=lines>\n[1")
+        assert not language.allows(beginning + '<parameter=lines>\n["')
 
 
 @pytest.mark.parametrize("kind", [int, str])
@@ -249,7 +253,7 @@ def test_a_grammar_that_outgrows_its_schemas_is_refused(kind: type[int | str]) -
         properties = {f"a{number}": {"$ref": f"#/$defs/d{number % 2}"} for number in range(arguments)}
         return Tool("f", "", {"type": "object", "properties": properties, "$defs": definitions})
 
-    assert call_grammars(ToolFormat.XML, [tool(2)])
-    assert call_grammars(ToolFormat.JSON, [tool(1000)])
+    assert demanded_call(ToolFormat.XML, [tool(2)])
+    assert demanded_call(ToolFormat.JSON, [tool(1000)])
     with pytest.raises(InvalidRequest, match="too large"):
-        call_grammars(ToolFormat.XML, [tool(1000)])
+        demanded_call(ToolFormat.XML, [tool(1000)])

@@ -19,7 +19,7 @@ from quern.errors import EngineUnavailable, InvalidRequest
 from quern.grammar import trial as grammar_trial
 from quern.grammar import trial_child
 from quern.grammar.compiler import CompiledGrammar, GrammarCompiler
-from quern.grammar.grammar import Grammar, JsonGrammar, TextGrammar
+from quern.grammar.kinds import Grammar, JsonGrammar, LarkGrammar
 from quern.grammar.trial import GrammarTrial
 
 WAIT_SECONDS = 5
@@ -66,7 +66,7 @@ def children() -> list[psutil.Process]:
 def test_what_passes_is_compiled_and_one_process_tries_all(trial: GrammarTrial, compiled: Compiled) -> None:
     assert not children(), "it is started for the first grammar"
     sizes: list[int] = []
-    for grammar in (json_grammar({"enum": list(range(3000))}), TextGrammar("start: <call> <|end|>", None)):
+    for grammar in (json_grammar({"enum": list(range(3000))}), LarkGrammar("start: <call> <|end|>")):
         sizes.append(trial.compile(grammar).size)
         assert compiled.grammars[-1] is grammar
         assert len(children()) == 1
@@ -78,7 +78,7 @@ def test_what_the_child_refuses_is_refused_with_its_sentence(trial: GrammarTrial
     with pytest.raises(InvalidRequest, match="the keyword `not` at #/items is not supported"):
         trial.compile(json_grammar({"items": {"not": {}}}))
     with pytest.raises(InvalidRequest, match="unknown special token"):
-        trial.compile(TextGrammar("start: <other>", None))
+        trial.compile(LarkGrammar("start: <other>"))
     assert not compiled.grammars
 
 
@@ -116,7 +116,7 @@ def test_what_takes_too_much_memory_is_refused(compiled: Compiled) -> None:
     lark = "start: T\nT: " + " & ".join(f"/((a|b)*a(a|b){{{m}}})?/" for m in range(30))
     trial = GrammarTrial(VOCABULARY, compiled, seconds=60, memory=2**26)
     with pytest.raises(InvalidRequest, match="This grammar can't be kept to: it is too complex"):
-        trial.compile(TextGrammar(lark, None))
+        trial.compile(LarkGrammar(lark))
     assert not children()
 
 
@@ -184,7 +184,12 @@ def test_a_child_that_does_not_start_is_no_fault_of_the_grammar(
 
 
 def test_the_child_answers_every_line_and_ends_with_its_input() -> None:
-    opening: dict[str, Any] = {"special": ["<|end|>", "<call>"], "ends": ["<|end|>"], "seconds": 5.0}
+    opening: dict[str, Any] = {
+        "special": ["<|end|>", "<call>"],
+        "ends": ["<|end|>"],
+        "llguidance": "own",
+        "seconds": 5.0,
+    }
     requests = [opening, {"schema": "{}"}, {"lark": "start: <call>"}, {"schema": '{"not": {}}'}, {"lark": "start: <x>"}]
     replies = trial_child.replies(json.dumps(request).encode() for request in requests)
     refused = [json.loads(reply)["refused"] for reply in replies]

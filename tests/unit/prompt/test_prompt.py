@@ -8,7 +8,7 @@ import pytest
 from tests.unit.modelfiles.gguf_files import ENDOFTEXT, FIM_PAD, IM_END, IM_START, TOKENS, write_gguf
 
 from quern.errors import ModelLoadError
-from quern.grammar.tool_format import ToolFormat
+from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.prompt import Prompt
 from quern.types import Message, Role
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quern.events import ArgumentsDelta, CallEnded, CallStarted, TurnEvent
-from quern.grammar.tool_format import ToolFormat
+from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.tools.format import answer_parser
 from quern.turns.answer import Answer
 from quern.turns.decoder import OutputParser

@@ -10,8 +10,8 @@ from tests.unit.turns.live_turns import BYTES
 
 from quern.errors import InvalidRequest
 from quern.events import CallStarted
-from quern.grammar.grammar import JsonGrammar, TextGrammar
-from quern.grammar.tool_format import OPENING
+from quern.grammar.kinds import JsonGrammar, LarkGrammar
+from quern.grammar.tool_calls import OPENING
 from quern.prompt.prompt import Prompt
 from quern.prompt.template import InProcessTemplate
 from quern.turns.identity import call_id
@@ -116,6 +116,14 @@ def test_where_all_of_a_tools_schema_cant_be_enforced_its_structure_will_do_unle
     assert prepare(BYTES, [], ask(strict)).grammars == (whole,)
 
 
+def test_what_demands_a_grammar_is_known_by_its_field() -> None:
+    asked = replace(ask(schema=SCHEMA), schema_field="response_format")
+    assert prepare(BYTES, [], asked).grammar_field == "response_format"
+    use = ToolUse((WEATHER, CLOCK), CallMode.REQUIRED, only="clock")
+    prepared = prepare(BYTES, [], replace(asked, tool_use=use))
+    assert (prepared.grammar_field, prepared.demanded) == ("tools", (CLOCK,))
+
+
 def test_a_demanded_call_goes_before_a_schema() -> None:
     prepared = prepare(BYTES, [], ask(ToolUse((WEATHER,), CallMode.REQUIRED), SCHEMA))
     (grammar,) = prepared.grammars
@@ -126,11 +134,10 @@ def test_a_demanded_call_goes_before_a_schema() -> None:
 def test_with_tools_and_a_schema_the_answer_is_a_call_or_keeps_to_the_schema() -> None:
     prepared = prepare(BYTES, [], ask(ToolUse((WEATHER,)), SCHEMA))
     (grammar,) = prepared.grammars
-    assert isinstance(grammar, TextGrammar)
+    assert isinstance(grammar, LarkGrammar)
     *_, last = grammar.lark.strip().splitlines()
     assert last.startswith("answer: %json ")
     assert json.loads(last.removeprefix("answer: %json ")) == json.loads(SCHEMA)
-    assert grammar.gbnf is None
 
 
 @pytest.mark.parametrize("mode", [CallMode.AUTO, CallMode.REQUIRED])

@@ -21,10 +21,9 @@ from quern.engine.cpu.native import NativeModel, NativeOptions
 from quern.engine.cpu.readers import Readers
 from quern.engine.cpu.worker import Reports, Worker
 from quern.errors import ContextExceeded, EngineUnavailable, ModelLoadError
-from quern.grammar.cache import GrammarCache
-from quern.grammar.compiler import CompiledGrammar, GrammarCompiler, Vocabulary, check_length
-from quern.grammar.grammar import Grammar
-from quern.grammar.trial import GrammarTrial
+from quern.grammar.checker import GrammarChecker
+from quern.grammar.compiler import CompiledGrammar, Vocabulary
+from quern.grammar.kinds import Grammar
 from quern.machine import usable_cores
 from quern.modelfiles.description import ModelFacts
 from quern.modelfiles.sizes import kv_cache_bytes, size_on_disk
@@ -63,8 +62,7 @@ class CpuEngine:
         self._estimate: LoadEstimate | None = None
         self._info: EngineInfo | None = None
         self._worker: Worker | None = None
-        self._grammars: GrammarCache[CompiledGrammar] | None = None
-        self._trial: GrammarTrial | None = None
+        self._grammars: GrammarChecker | None = None
         self._readers = Readers()
         self._keys = itertools.count(1)
 
@@ -98,8 +96,8 @@ class CpuEngine:
         if self._worker is not None:
             self._worker.stop()
             await asyncio.to_thread(self._worker.join)
-        if self._trial is not None:
-            await asyncio.to_thread(self._trial.close)
+        if self._grammars is not None:
+            await asyncio.to_thread(self._grammars.close)
 
     def stats(self) -> EngineStats:
         """A snapshot; never blocks."""
@@ -148,9 +146,7 @@ class CpuEngine:
             with suppress(OSError):  # what is wrong with the file the loader says better
                 estimate.expect(size_on_disk(self._model_path))
             model = self._load(progress)
-            compiler = GrammarCompiler(self._vocabulary, model.spec.vocabulary_size)
-            self._trial = GrammarTrial(self._vocabulary, compiler.compile)
-            self._grammars = GrammarCache(self._trial.compile, size=lambda grammar: grammar.size)
+            self._grammars = GrammarChecker(self._vocabulary, model.spec.vocabulary_size)
             return model
 
         return Worker(
@@ -187,8 +183,7 @@ class CpuEngine:
     async def _compiled(self, grammar: Grammar) -> CompiledGrammar:
         if self._state is not EngineState.READY or self._grammars is None:
             raise self._unavailable()
-        check_length(grammar)
-        return await self._grammars.get(grammar)
+        return await self._grammars.check(grammar)
 
     def _ready_worker(self) -> Worker:
         if self._state is not EngineState.READY or self._worker is None:

@@ -39,14 +39,14 @@ class NativeOptions:
 
 
 class SequenceSampler:
-    """How one sequence draws: the native sampler, and how far the answer is in its grammar. `hopeless`: what it means
-    where nothing can be drawn, a sentence.
+    """How one sequence draws: the native sampler, and how far the answer is in its grammar. `nothing_drawn`: a sentence
+    for the case that nothing can be drawn.
     """
 
-    def __init__(self, native: _native.Sampler, constraint: Constraint | None, hopeless: str) -> None:
+    def __init__(self, native: _native.Sampler, constraint: Constraint | None, nothing_drawn: str) -> None:
         self._native = native
         self._constraint = constraint
-        self._hopeless = hopeless
+        self._nothing_drawn = nothing_drawn
 
     def prepared(self) -> _native.Sampler | None:
         """The native sampler, ready for one draw; None where the grammar can't be kept to."""
@@ -60,10 +60,10 @@ class SequenceSampler:
     def drawn(self, tokens: Sequence[DrawnToken]) -> Drawn:
         """What came of the draw; no tokens where it failed."""
         if self._constraint is None:
-            return Drawn(tokens) if tokens else Drawn(failure=self._hopeless)
+            return Drawn(tokens) if tokens else Drawn(failure=self._nothing_drawn)
         self._constraint.consume(token.id for token in tokens)
         if self._constraint.failure or not tokens:
-            return Drawn(failure=self._constraint.failure or self._hopeless)
+            return Drawn(failure=self._constraint.failure or self._nothing_drawn)
         return Drawn(tokens, self._constraint.complete)
 
 
@@ -130,8 +130,8 @@ class NativeModel:
         )
         sampler.observe_prompt(request.prompt)
         constraint = grammar.constraint() if grammar is not None else None
-        hopeless = NOTHING_ALLOWED if constraint is not None and sampling.logit_bias else NOTHING_TO_DRAW
-        return SequenceSampler(sampler, constraint, hopeless)
+        nothing_drawn = NOTHING_ALLOWED if constraint is not None and sampling.logit_bias else NOTHING_TO_DRAW
+        return SequenceSampler(sampler, constraint, nothing_drawn)
 
     def forward(self, parts: Sequence[Part]) -> Sequence[Drawn]:
         """Compute one step."""

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import httpx2
+import structlog
 
 from quern.engine.llamacpp.client import LlamaServer, ServerFacts
 from quern.errors import ModelLoadError
+
+log = structlog.get_logger(__name__)
 
 PROBE_INTERVAL_SECONDS = 5.0
 PROBES_UNTIL_LOST = 2
@@ -17,11 +20,12 @@ PROBES_UNTIL_LOST = 2
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A server that is ready. `device` is for people."""
+    """A server that is ready. `device` is for people. `keeps_to_grammars`: as `LlamaServer` tells it."""
 
     server: LlamaServer
     facts: ServerFacts
     device: str
+    keeps_to_grammars: bool = True
 
 
 class Backend(Protocol):
@@ -79,7 +83,11 @@ class RemoteServer:
             if not await self._server.ready():
                 msg = f"The llama-server at {self._url} is still loading its model. Start Quern once it is ready."
                 raise ModelLoadError(msg)
-            return Connected(self._server, await self._server.facts(), f"llama-server at {self._url}")
+            facts = await self._server.facts()
+            keeps = await self._server.keeps_to_grammars()
+            if not keeps:
+                log.warning("llama_server_ignores_grammars")
+            return Connected(self._server, facts, f"llama-server at {self._url}", keeps)
         except ConnectionError as error:
             msg = f"No llama-server answers at {self._url}. Start it there, or correct the setting engine.url."
             raise ModelLoadError(msg) from error

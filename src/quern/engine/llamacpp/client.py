@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import httpx2
 
 from quern.engine.base import Logprob
+from quern.engine.llamacpp.request import LLGUIDANCE
 from quern.engine.llamacpp.stream import CompletionReader, Ended, Generated, Part, Progress, explain
 from quern.errors import EngineFailed
 
@@ -18,6 +20,7 @@ CONNECT_SECONDS = 10.0
 # or that the network is gone.
 SILENCE_SECONDS = 300.0
 PROBE_SECONDS = 10.0
+ODD_TEXT = "zyzzyva"
 LOST = "The connection to the inference server broke while it was answering, so this answer was lost. Ask again."
 
 
@@ -67,6 +70,25 @@ class LlamaServer:
         props = await self._read("/props")
         meta = models["data"][0]["meta"]
         return ServerFacts(meta["n_vocab"], props["default_generation_settings"]["n_ctx"], props["total_slots"])
+
+    async def keeps_to_grammars(self) -> bool:
+        """Whether it is built with llguidance and keeps to a grammar; it generates some tokens.
+
+        A server that is built without it aborts over a grammar in its notation. But of a JSON schema it makes a grammar
+        itself, in the notation that it knows, and tells that.
+        """
+        body = {"prompt": [0], "n_predict": 16, "cache_prompt": False, "json_schema": {"const": ODD_TEXT}}
+        self._check_open()
+        try:
+            response = await self._http.post("/completion", json=body)
+        except httpx2.TransportError as error:
+            raise ConnectionError(str(error)) from error
+        try:
+            answer = response.json()
+            grammar, text = answer["generation_settings"]["grammar"], answer["content"]
+            return str(grammar).startswith(LLGUIDANCE.rstrip()) and json.loads(text) == ODD_TEXT
+        except (ValueError, LookupError, TypeError):
+            return False
 
     async def ready(self) -> bool:
         """Whether it has loaded its model."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -17,14 +17,15 @@ from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats,
 from quern.engine.gate import Gate
 from quern.engine.llamacpp.backend import Backend, Connected, RemoteServer
 from quern.engine.llamacpp.process import InferenceProcess
-from quern.engine.llamacpp.request import gbnf
 from quern.engine.llamacpp.sequence import Sequence
 from quern.engine.llamacpp.supervisor import Supervisor
 from quern.engine.slots import SlotTable
-from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, ModelLoadError
+from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.events import Queued
-from quern.grammar.cache import GrammarCache
-from quern.grammar.grammar import Grammar
+from quern.grammar.checker import GrammarChecker
+from quern.grammar.compiler import CompiledGrammar, Vocabulary
+from quern.grammar.json_schema import Llguidance
+from quern.grammar.kinds import Grammar
 from quern.machine import usable_cores
 
 log = structlog.get_logger(__name__)
@@ -33,14 +34,18 @@ LONGEST_CONTEXT = 32768
 DEFAULT_BATCH_TOKENS = 128
 POLL_SECONDS = 0.05
 LONGEST_RELEASE_SECONDS = 30.0
+NO_LLGUIDANCE = (
+    "The llama-server at engine.url does not keep answers to llguidance's grammars, so neither the form of an answer "
+    "nor a call of a tool can be demanded of it. Run a llama-server there that is built with LLAMA_LLGUIDANCE, or use "
+    "the engine cpu (engine.name)."
+)
 
 
 class LlamaCppEngine:
     """Serves one GGUF file. We own admission and slots, so that llama-server's own queue stays empty.
 
-    `quantisation` and `model_id` are for people. `vocabulary_size` is what the prompts' tokenizer has, where known: a
-    server at `settings.url` with another one holds another model. `control_ids`: tokens without a text of their own,
-    none of which ends an answer.
+    `quantisation` and `model_id` are for people. `vocabulary`: the tokens that its prompts are made of; a server at
+    `settings.url` with more or fewer holds another model.
     """
 
     def __init__(
@@ -50,20 +55,18 @@ class LlamaCppEngine:
         model_id: str,
         quantisation: str,
         settings: EngineSettings,
-        vocabulary_size: int | None = None,
-        control_ids: Iterable[int] = (),
+        vocabulary: Vocabulary,
     ) -> None:
-        self._control_ids = sorted(control_ids)
         self._model_id = model_id
         self._quantisation = quantisation
-        self._vocabulary_size = vocabulary_size
+        self._vocabulary = vocabulary
         self._settings = settings
         self._longest = min(settings.context_length or LONGEST_CONTEXT, settings.kv_tokens)
         self._info: EngineInfo | None = None
         self._gate: Gate | None = None
         self._connected: Connected | None = None
         self._slots = SlotTable(0)
-        self._grammars = GrammarCache(gbnf, size=len)
+        self._grammars: GrammarChecker | None = None
         self._releases: set[asyncio.Task[None]] = set()
         self.backend = self._choose_backend(model_path)
         self._supervisor = Supervisor(
@@ -79,7 +82,11 @@ class LlamaCppEngine:
 
     async def start(self) -> None:
         """Load the model, or connect. Raises ModelLoadError with what to do about it."""
-        await self._supervisor.start()
+        loading = asyncio.ensure_future(asyncio.to_thread(self._load_grammars))
+        try:
+            await self._supervisor.start()
+        finally:
+            await loading
 
     async def close(self) -> None:
         """Stop and free everything; waiting and running generations end with EngineFailed."""
@@ -90,6 +97,8 @@ class LlamaCppEngine:
         for release in self._releases:
             release.cancel()
         await asyncio.gather(*self._releases, return_exceptions=True)
+        if self._grammars is not None:
+            await asyncio.to_thread(self._grammars.close)
 
     def stats(self) -> EngineStats:
         """A snapshot; never blocks. A sequence counts as running until the server has really freed it."""
@@ -103,16 +112,14 @@ class LlamaCppEngine:
 
     async def check_grammar(self, grammar: Grammar) -> None:
         """See `Engine.check_grammar`."""
-        if self._connected is None:
-            raise self._unavailable()
-        await self._grammars.get(grammar)
+        await self._compiled(grammar)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence; see `Engine.generate`.
 
         Raises ContextExceeded where it could never fit, and what `check_grammar` raises where that was not called.
         """
-        grammar = await self._grammars.get(request.grammar) if request.grammar is not None else None
+        grammar = await self._compiled(request.grammar) if request.grammar is not None else None
         arrived = time.monotonic()
         gate, place = self._arrive(request)
         sequence: Sequence | None = None
@@ -132,6 +139,17 @@ class LlamaCppEngine:
             raise self._unavailable() from error
         finally:
             self._leave(gate, place, sequence)
+
+    def _load_grammars(self) -> None:
+        size = self._vocabulary.vocabulary_size
+        self._grammars = GrammarChecker(self._vocabulary, size, Llguidance.LLAMA_CPP)
+
+    async def _compiled(self, grammar: Grammar) -> CompiledGrammar:
+        if self._connected is None or self._grammars is None:
+            raise self._unavailable()
+        if not self._connected.keeps_to_grammars:
+            raise InvalidRequest(NO_LLGUIDANCE)
+        return await self._grammars.check(grammar)
 
     def _choose_backend(self, model_path: Path) -> Backend:
         settings = self._settings
@@ -163,10 +181,11 @@ class LlamaCppEngine:
 
     def _describe(self, connected: Connected) -> EngineInfo:
         facts = connected.facts
-        if self._vocabulary_size not in {None, facts.vocabulary_size}:
+        size = self._vocabulary.vocabulary_size
+        if facts.vocabulary_size != size:
             msg = (
                 f"The inference server's model has {facts.vocabulary_size} tokens in its vocabulary and "
-                f"{self._model_id} has {self._vocabulary_size}: they are not the same model. Let the server at "
+                f"{self._model_id} has {size}: they are not the same model. Let the server at "
                 f"engine.url load the model that model.name names."
             )
             raise ModelLoadError(msg)
@@ -198,17 +217,10 @@ class LlamaCppEngine:
             raise ContextExceeded(prompt_tokens, max_tokens, self.info.context_length)
         return self._gate, self._gate.arrive(prompt_tokens + max_tokens, request.priority)
 
-    def _sequence(self, request: GenerateRequest, grammar: str | None, queued_ms: float) -> Sequence:
+    def _sequence(self, request: GenerateRequest, grammar: CompiledGrammar | None, queued_ms: float) -> Sequence:
         if self._connected is None:
             raise self._unavailable()
-        return Sequence(
-            request,
-            self._connected.server,
-            self._slots,
-            queued_ms=queued_ms,
-            grammar=grammar,
-            control_ids=self._control_ids,
-        )
+        return Sequence(request, self._connected.server, self._slots, queued_ms=queued_ms, grammar=grammar)
 
     def _unavailable(self) -> EngineUnavailable:
         seconds = max(1, math.ceil(self._supervisor.remaining))

@@ -5,31 +5,29 @@ Source of the fields: llama.cpp, tools/server/README.md, "POST /completion".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 
 from quern.engine.base import GenerateRequest
-from quern.engine.gbnf.grammar import schema_grammar
 from quern.engine.slots import Lease
-from quern.errors import InvalidRequest
-from quern.grammar.grammar import Grammar, JsonGrammar
 from quern.sampling import SamplingParams
 
 Json = Mapping[str, object]
 
+LLGUIDANCE = "%llguidance {}\n"
+"""What a grammar in llguidance's notation begins with; without it llama.cpp takes a grammar for its own notation. A
+server that was built without llguidance aborts over it.
+"""
 RANDOM_SEED = 0xFFFF_FFFF
 SAMPLERS = ("penalties", "temperature", "top_k", "top_p", "min_p")
 RECENT_TOKENS = 64
 FINAL_FIELDS = ("content", "tokens", "stop", "stop_type", "tokens_predicted", "timings")
 
 
-def completion_request(
-    request: GenerateRequest, lease: Lease, grammar: str | None = None, control_ids: Iterable[int] = ()
-) -> Json:
+def completion_request(request: GenerateRequest, lease: Lease, lark: str | None = None) -> Json:
     """The body of the request. Progress is asked for because only a write tells llama-server of a closed connection.
 
-    `grammar`: the request's, as GBNF. `control_ids`: tokens without a text of their own, none of which ends an answer.
-    llama.cpp's grammars take them for the text that they are written as, so they are never drawn where there is a
-    grammar.
+    `lark`: the request's grammar, as llguidance takes it.
     """
     body = {
         "prompt": request.prompt,
@@ -41,30 +39,10 @@ def completion_request(
         "response_fields": FINAL_FIELDS,
         **sampling_fields(request.sampling, len(request.prompt) + request.sampling.max_tokens),
     }
-    if grammar is None:
+    if lark is None:
         return body
-    # Where a grammar ends, only an end token is left to be drawn; llama-server fails where that is forbidden too.
-    return body | {
-        "grammar": grammar,
-        "ignore_eos": False,
-        "logit_bias": _biases(request.sampling) + [[token, False] for token in control_ids],
-    }
-
-
-def gbnf(grammar: Grammar) -> str:
-    """A grammar in llama.cpp's notation; takes milliseconds, and some seconds at worst.
-
-    Raises InvalidRequest where it can't be said there.
-    """
-    if isinstance(grammar, JsonGrammar):
-        return schema_grammar(grammar.schema)
-    if grammar.gbnf is None:
-        msg = (
-            "The engine llamacpp can't combine what this request demands of its answer: its grammars can't say it. Ask "
-            "for less at once, or serve the model with the engine cpu (engine.name)."
-        )
-        raise InvalidRequest(msg)
-    return grammar.gbnf
+    # Where a grammar ends, only the model's end is left to be drawn; where that is forbidden too, anything is drawn.
+    return body | {"grammar": LLGUIDANCE + lark, "ignore_eos": False}
 
 
 def sampling_fields(sampling: SamplingParams, whole_context: int) -> Json:
@@ -98,8 +76,9 @@ def _probabilities(sampling: SamplingParams) -> Json:
     return {"n_probs": max(sampling.logprobs, 1), "post_sampling_probs": False}
 
 
-def _biases(sampling: SamplingParams) -> list[list[float]]:
-    return [[token, bias] for token, bias in sampling.logit_bias.items()]
+def _biases(sampling: SamplingParams) -> list[tuple[int, float | bool]]:
+    """False is llama-server's word for never."""
+    return [(token, False if bias == -math.inf else bias) for token, bias in sampling.logit_bias.items()]
 
 
 def _filters(sampling: SamplingParams) -> Json:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from itertools import groupby
 
@@ -15,15 +16,21 @@ from quern.engine.llamacpp.stream import Ended, EndFilter, Progress
 from quern.engine.slots import SlotTable
 from quern.errors import EngineFailed
 from quern.events import Prefill
+from quern.grammar.compiler import CompiledGrammar, Constraint
 from quern.types import FinishReason, Timings, Usage
 
 CUT_SHORT = "The inference server ended the answer without saying why, so this answer was lost. Ask again."
+DISOBEYED = (
+    "The inference server did not keep this answer to its grammar, so the answer was lost: the grammar became too "
+    "complex for it, or the request's logit_bias ruled out all that was allowed. Ask for a simpler form, without such "
+    "a bias, or serve the model with the engine cpu (engine.name)."
+)
 
 
 class Sequence:
     """Takes a free slot when it is made; `give_back` frees it again. `over`: the server has ended it by itself.
 
-    `grammar` is the request's, as GBNF.
+    `grammar` is the request's. llama-server draws on without it once it can't keep to it, so what it draws is checked.
     """
 
     def __init__(
@@ -33,13 +40,12 @@ class Sequence:
         slots: SlotTable,
         *,
         queued_ms: float,
-        grammar: str | None = None,
-        control_ids: Iterable[int] = (),
+        grammar: CompiledGrammar | None = None,
     ) -> None:
         self._request = request
         self._grammar = grammar
         self._server = server
-        self._control_ids = control_ids
+        self._constraint: Constraint | None = None
         self._slots = slots
         self._lease = slots.take(request.cache_salt, request.prompt)
         self._queued_ms = queued_ms
@@ -52,7 +58,11 @@ class Sequence:
 
     async def events(self) -> AsyncGenerator[EngineEvent]:
         """Generate. Raises EngineFailed, and ConnectionError where the server can't be reached."""
-        body = completion_request(self._request, self._lease, self._grammar, self._control_ids)
+        lark = None
+        if self._grammar is not None:
+            lark = self._grammar.lark
+            self._constraint = await asyncio.to_thread(self._grammar.constraint)
+        body = completion_request(self._request, self._lease, lark)
         async with aclosing(self._server.complete(body)) as parts:
             async for part in parts:
                 match part:
@@ -60,19 +70,21 @@ class Sequence:
                         self._prefill = part
                         yield Prefill(done, total, cached)
                     case NewTokens():
-                        for event in self._show(self._receive(part)):
+                        for event in self._show(await self._allowed(self._receive(part))):
                             yield event
                         if self._filter.stopped:
                             break
                     case Ended():
                         self.over = True
                         last, reason = self._filter.finish(end_of_text=part.end_of_text)
-                        for event in self._show(last):
+                        for event in self._show(await self._allowed(last)):
                             yield event
+                        self._check_end(reason)
                         yield self._ended(part, reason)
                         return
             else:
                 raise EngineFailed(CUT_SHORT)
+        self._check_end(FinishReason.STOP)
         yield self._stopped()
 
     async def processing(self) -> bool:
@@ -90,17 +102,29 @@ class Sequence:
         self._logprobs.extend([new.logprob] if len(new.ids) == 1 else [None] * len(new.ids))
         return self._filter.push(new.ids, new.text)
 
+    async def _allowed(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """The ids. Raises EngineFailed where the grammar does not allow them."""
+        if self._constraint is not None and ids:
+            await asyncio.to_thread(self._constraint.consume, ids)
+            if self._constraint.failure:
+                raise EngineFailed(DISOBEYED)
+        return ids
+
+    def _check_end(self, reason: FinishReason) -> None:
+        if self._constraint is not None and reason is FinishReason.STOP and not self._constraint.accepting:
+            raise EngineFailed(DISOBEYED)
+
     def _show(self, ids: tuple[int, ...]) -> list[Tokens]:
-        """The ids with what was told of their probabilities, apart from those of which nothing was."""
+        """The ids with their probabilities; those whose are not known come as events of their own."""
         self._shown.extend(ids)
         most = self._request.sampling.logprobs or 0
         events: list[Tokens] = []
-        for told, pairs in groupby(
+        for known, pairs in groupby(
             ((token, self._logprobs.popleft()) for token in ids), lambda pair: pair[1] is not None
         ):
             tokens, logprobs = zip(*pairs, strict=True)
             shortened = tuple(Logprob(logprob.value, logprob.top[:most]) for logprob in logprobs if logprob is not None)
-            events.append(Tokens(tokens, shortened if told else None))
+            events.append(Tokens(tokens, shortened if known else None))
         return events
 
     def _ended(self, end: Ended, reason: FinishReason) -> Finished:

@@ -24,7 +24,7 @@ from quern.engine.cpu.sequence import Part
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.events import Queued
 from quern.grammar.compiler import CompiledGrammar
-from quern.grammar.grammar import JsonGrammar
+from quern.grammar.kinds import JsonGrammar
 from quern.prompt.prompt import Prompt
 from quern.sampling import SamplingParams
 from quern.types import FinishReason

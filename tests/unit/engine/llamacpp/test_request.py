@@ -1,15 +1,14 @@
 """What llama-server is asked for."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from quern.engine.base import GenerateRequest
-from quern.engine.gbnf.grammar import schema_grammar
-from quern.engine.llamacpp.request import RANDOM_SEED, completion_request, gbnf, sampling_fields
+from quern.engine.llamacpp.request import RANDOM_SEED, completion_request, sampling_fields
 from quern.engine.slots import Lease
-from quern.errors import InvalidRequest
-from quern.grammar.grammar import JsonGrammar, TextGrammar
 from quern.sampling import PARAMETERS, SamplingParams
 
 OTHER_VALUES = {"top_p": 0.5, "logit_bias": {3: 1.5}, "ignore_eos": True}
@@ -24,7 +23,7 @@ def test_every_sampling_value_is_passed_on_under_llama_cpps_name() -> None:
         min_p=0.05,
         repetition_penalty=1.1,
         seed=5,
-        logit_bias={3: -100.0, 4: 1.5},
+        logit_bias={3: -100.0, 4: 1.5, 5: -math.inf},
         ignore_eos=True,
     )
     assert sampling_fields(sampling, 100) == {
@@ -39,7 +38,7 @@ def test_every_sampling_value_is_passed_on_under_llama_cpps_name() -> None:
         "frequency_penalty": 0.0,
         "repeat_last_n": 100,
         "seed": 5,
-        "logit_bias": [[3, -100.0], [4, 1.5]],
+        "logit_bias": [(3, -100.0), (4, 1.5), (5, False)],
         "ignore_eos": True,
     }
 
@@ -97,28 +96,17 @@ def test_probabilities_are_asked_for_as_they_are_before_sampling(asked: int, n_p
     assert fields["post_sampling_probs"] is False
 
 
-def test_without_a_grammar_none_is_named_and_no_token_is_kept_away() -> None:
-    body = completion_request(GenerateRequest((1, 2), SamplingParams(ignore_eos=True)), Lease(0, 0), None, [7, 8])
+def test_without_a_grammar_none_is_named() -> None:
+    body = completion_request(GenerateRequest((1, 2), SamplingParams(ignore_eos=True)), Lease(0, 0))
     assert "grammar" not in body
     assert "n_probs" not in body
     assert body["logit_bias"] == []
     assert body["ignore_eos"] is True
 
 
-def test_a_grammar_keeps_tokens_without_text_away_and_can_be_ended() -> None:
+def test_a_grammar_is_marked_as_llguidances_and_can_be_ended() -> None:
     sampling = SamplingParams(logit_bias={5: 1.5}, ignore_eos=True)
-    body = completion_request(GenerateRequest((1, 2), sampling), Lease(0, 0), 'root ::= "a"', [7, 8])
-    assert body["grammar"] == 'root ::= "a"'
-    assert body["logit_bias"] == [[5, 1.5], [7, False], [8, False]]
+    body = completion_request(GenerateRequest((1, 2), sampling), Lease(0, 0), 'start: "a"')
+    assert body["grammar"] == '%llguidance {}\nstart: "a"'
+    assert body["logit_bias"] == [(5, 1.5)]
     assert body["ignore_eos"] is False
-
-
-def test_grammars_are_said_in_gbnf() -> None:
-    schema = '{"type": "integer"}'
-    assert gbnf(JsonGrammar(schema)) == schema_grammar(schema)
-    assert gbnf(TextGrammar("start: A", 'root ::= "a"')) == 'root ::= "a"'
-
-
-def test_what_gbnf_cannot_say_is_refused_with_the_engine_that_can() -> None:
-    with pytest.raises(InvalidRequest, match=r"llamacpp can't combine.* the engine cpu"):
-        gbnf(TextGrammar("start: A", None))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quern.events import AnswerEvent, ArgumentsDelta, CallEnded, CallStarted, TextDelta
-from quern.grammar.tool_format import ToolFormat
+from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.tools.format import answer_parser
 from quern.prompt.tools.parser import merged
 from quern.types import Tool

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.prompt.tools.answers import events_of, parse
 
 from quern.events import AnswerEvent, ArgumentsDelta, CallEnded, CallStarted, TextDelta
-from quern.grammar.tool_format import ToolFormat
+from quern.grammar.tool_calls import ToolFormat
 
 FORMATS = st.sampled_from(list(ToolFormat))
 PARTS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quern.grammar.tool_format import ToolFormat, tool_format
+from quern.grammar.tool_calls import ToolFormat, tool_format
 
 
 def test_the_template_tells_the_format() -> None:

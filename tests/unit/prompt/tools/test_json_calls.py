@@ -9,7 +9,7 @@ from tests.unit.prompt.tools.answers import CALL_ID, CODE, TOOLS, Parsed, events
 from tests.unit.prompt.tools.answers import parse as parse_answer
 
 from quern.events import ArgumentsDelta, CallEnded, CallStarted, TextDelta
-from quern.grammar.tool_format import ToolFormat
+from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.tools.format import answer_parser
 
 BERLIN = '{"name": "get_weather", "arguments": {"city": "Berlin"}}'

@@ -6,7 +6,7 @@ import pytest
 from tests.unit.prompt.tools.answers import CALL_ID, TOOLS, Parsed, parse
 
 from quern.events import TextDelta
-from quern.grammar.tool_format import ToolFormat
+from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.tools.format import answer_parser
 
 FORMATS = list(ToolFormat)

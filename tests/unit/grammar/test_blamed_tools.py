@@ -6,15 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.unit.turns.live_turns import BYTES
 
 from quern.engine.fake import FakeEngine
 from quern.errors import EngineUnavailable, InvalidRequest
-from quern.grammar.grammar import Grammar
-from quern.turns.grammars import MOST_SUSPECTS, Grammars
-from quern.turns.preparation import prepare
-from quern.turns.request import CallMode, ChatInput, ToolUse
-from quern.types import Message, Role, Tool
+from quern.grammar.choice import MOST_SUSPECTS, GrammarChoice
+from quern.grammar.kinds import Grammar
+from quern.grammar.tool_calls import ToolFormat, demanded_call
+from quern.types import Tool
 
 
 def tool(name: str, schema: dict[str, Any]) -> Tool:
@@ -29,7 +27,7 @@ class SlowEngine(FakeEngine):
     """Takes for ever, or can't tell, once it has refused the grammar of all tools together."""
 
     def __init__(self, *, unavailable: bool = False) -> None:
-        super().__init__(vocabulary_size=BYTES.vocabulary_size, refused_keyword="not")
+        super().__init__(refused_keyword="not")
         self._busy = unavailable
 
     async def check_grammar(self, grammar: Grammar) -> None:
@@ -42,22 +40,22 @@ class SlowEngine(FakeEngine):
 
 async def refusal(engine: FakeEngine, *tools: Tool) -> str:
     await engine.start()
-    given = ChatInput((Message(Role.USER, "hi"),), tool_use=ToolUse(tools, CallMode.REQUIRED))
+    choice = GrammarChoice(engine.check_grammar, ToolFormat.JSON, seconds=0.05)
     with pytest.raises(InvalidRequest) as refused:
-        await Grammars(engine, BYTES, seconds=0.05).choose(prepare(BYTES, [], given), given)
+        await choice.choose(demanded_call(ToolFormat.JSON, tools), "tools", tools)
     assert refused.value.field == "tools"
     return str(refused.value)
 
 
 async def test_the_tools_with_the_largest_parameters_are_looked_at_first() -> None:
-    engine = FakeEngine(vocabulary_size=BYTES.vocabulary_size, refused_keyword="not")
+    engine = FakeEngine(refused_keyword="not")
     assert "the tool 'large'" in await refusal(engine, SMALL, *KEPT, LARGE)
     together, alone = engine.grammars
     assert together != alone
 
 
 async def test_no_more_than_a_few_tools_are_looked_at() -> None:
-    engine = FakeEngine(vocabulary_size=BYTES.vocabulary_size, refused_keyword="not")
+    engine = FakeEngine(refused_keyword="not")
     sentence = await refusal(engine, SMALL, *KEPT)
     assert len(engine.grammars) == 1 + MOST_SUSPECTS
     assert "the tool" not in sentence

@@ -1,4 +1,6 @@
-"""Compiled grammars, kept for the next request, and compiled apart from the event loop."""
+"""Whether a grammar can be kept to, the same for every engine: its length, a trial in a child process, compiling, and a
+cache of the outcomes; all apart from the event loop.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,14 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from quern.errors import EngineUnavailable, InvalidRequest
-from quern.grammar.grammar import Grammar, JsonGrammar
+from quern.grammar.compiler import CompiledGrammar, GrammarCompiler, Vocabulary
+from quern.grammar.json_schema import Llguidance
+from quern.grammar.kinds import Grammar, JsonGrammar
+from quern.grammar.trial import GrammarTrial
+
+MAX_SCHEMA_LENGTH = 64 * 1024
+MAX_LARK_LENGTH = 256 * 1024
+"""Characters of a JSON schema, and of a Lark grammar: one may hold the schemas of many tools."""
 
 MOST_KEPT = 64
 MOST_BYTES = 128 * 2**20
@@ -21,6 +30,42 @@ SECONDS = 5.0
 """How long a grammar may wait for others that are being compiled."""
 
 T = TypeVar("T")
+
+
+def check_length(grammar: Grammar) -> None:
+    """Raises InvalidRequest for a grammar that is too long to be looked at."""
+    if isinstance(grammar, JsonGrammar):
+        kind, length, most = "JSON schema", len(grammar.schema), MAX_SCHEMA_LENGTH
+    else:
+        kind, length, most = "grammar", len(grammar.lark), MAX_LARK_LENGTH
+    if length > most:
+        raise InvalidRequest(
+            f"This {kind} has {length} characters, and at most {most} can be kept to. Make it smaller."
+        )
+
+
+class GrammarChecker:
+    """Compiles what the answers of one engine are to be kept to. For one event loop.
+
+    `ids`: the model's; `vocabulary` may know fewer. `llguidance`: whose keeps to the grammars. To make one takes half a
+    second, as `GrammarCompiler` does.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, ids: int, llguidance: Llguidance = Llguidance.OWN) -> None:
+        compiler = GrammarCompiler(vocabulary, ids, llguidance)
+        self._trial = GrammarTrial(vocabulary, compiler.compile, llguidance)
+        self._cache: GrammarCache[CompiledGrammar] = GrammarCache(self._trial.compile, lambda grammar: grammar.size)
+
+    async def check(self, grammar: Grammar) -> CompiledGrammar:
+        """Compile, or find. Raises InvalidRequest with a sentence that says which part can't be kept to,
+        EngineUnavailable where that can't be told now.
+        """
+        check_length(grammar)
+        return await self._cache.get(grammar)
+
+    def close(self) -> None:
+        """End the trials' child process; it may take a moment. May be called twice."""
+        self._trial.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,5 +159,5 @@ class GrammarCache(Generic[T]):
 
 
 def _digest(grammar: Grammar) -> bytes:
-    texts = [grammar.schema] if isinstance(grammar, JsonGrammar) else [grammar.lark, grammar.gbnf]
-    return hashlib.blake2b(json.dumps(texts).encode()).digest()
+    text = grammar.schema if isinstance(grammar, JsonGrammar) else grammar.lark
+    return hashlib.blake2b(json.dumps([type(grammar).__name__, text]).encode()).digest()

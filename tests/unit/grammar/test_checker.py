@@ -10,8 +10,8 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from quern.errors import EngineUnavailable, InvalidRequest
-from quern.grammar.cache import GrammarCache
-from quern.grammar.grammar import Grammar, JsonGrammar, TextGrammar
+from quern.grammar.checker import GrammarCache
+from quern.grammar.kinds import Grammar, JsonGrammar, LarkGrammar
 
 WAIT_SECONDS = 5
 COMPILED = "a compiled grammar"
@@ -52,9 +52,8 @@ async def test_the_same_grammar_is_compiled_once_and_the_kinds_are_kept_apart() 
     cache = GrammarCache(compiler, len)
     for _ in range(3):
         assert await cache.get(grammar(1)) is COMPILED
-        for gbnf in (None, "", "another notation"):
-            assert await cache.get(TextGrammar(grammar(1).schema, gbnf)) is COMPILED
-    assert len(compiler.asked) == len(cache) == 4
+        assert await cache.get(LarkGrammar(grammar(1).schema)) is COMPILED
+    assert len(compiler.asked) == len(cache) == 2
 
 
 async def test_a_refusal_is_kept_with_its_sentence() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quern.grammar.structure import structure_of
+from quern.grammar.tool_schemas import structure_of
 
 Schema = dict[str, Any]
 

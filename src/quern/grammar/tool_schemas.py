@@ -1,21 +1,75 @@
-"""What of a tool's schema every engine can enforce: types, members, items, choices, and references to such."""
+"""A tool's schema on its way into the grammar of its calls: as a part of another schema, and its structure alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quern.grammar.schema_walk import DEFINITIONS, mapping, pointer, sequence
+from quern.grammar.schema_walk import DEFINITIONS, Schema, mapping, rebuilt, sequence, steps
 
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 OTHER_MEMBERS = frozenset({"$ref", "allOf", "anyOf", "oneOf", "patternProperties"})
 """Keywords by which an object may have members that its `properties` don't name."""
 
+ANNOTATIONS = frozenset({
+    "$comment", "default", "deprecated", "description", "example", "examples", "readOnly", "title", "writeOnly",
+})  # fmt: skip
+"""Keywords that demand nothing; they would only make a grammar's text long."""
+OF_A_WHOLE_SCHEMA = frozenset({"$id", "$schema", *DEFINITIONS})
+OPEN_ENDED = frozenset({"$ref", "additionalProperties", "allOf", "anyOf", "oneOf", "patternProperties"})
+NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+
 Path = tuple[str, ...]
 
 
+class EmbeddedSchema:
+    """The schema of a tool's arguments, with references that still hold where it is embedded.
+
+    `arguments` goes where the arguments are; `definitions` belong into the outermost schema's `$defs`, in which every
+    name begins with `prefix`. `properties` are the schemas of the single arguments.
+    """
+
+    def __init__(self, parameters: Schema, prefix: str) -> None:
+        self._prefix = prefix
+        self._refers_to_itself = False
+        own = {keyword: value for keyword, value in parameters.items() if keyword not in OF_A_WHOLE_SCHEMA}
+        takes_nothing = not own.get("properties") and OPEN_ENDED.isdisjoint(own)
+        self.arguments: dict[str, Any] = (
+            dict(NO_ARGUMENTS) if takes_nothing else {"type": "object", **rebuilt(own, self._moved)}
+        )
+        self.definitions: dict[str, Any] = {
+            f"{prefix}.{name}": rebuilt(schema, self._moved)
+            for keyword in DEFINITIONS
+            for name, schema in mapping(parameters.get(keyword)).items()
+        }
+        if self._refers_to_itself:
+            self.definitions[prefix] = self.arguments
+        self.properties: Schema = mapping(self.arguments.get("properties"))
+
+    def _moved(self, schema: Schema) -> Schema:
+        kept = {
+            keyword: value
+            for keyword, value in schema.items()
+            if keyword not in ANNOTATIONS and not keyword.startswith("x-")
+        }
+        reference = kept.get("$ref")
+        if isinstance(reference, str) and reference.startswith("#"):
+            kept["$ref"] = self._moved_reference(reference)
+        return kept
+
+    def _moved_reference(self, reference: str) -> str:
+        for keyword in DEFINITIONS:
+            beginning = f"#/{keyword}/"
+            if reference.startswith(beginning):
+                return f"#/$defs/{self._prefix}.{reference.removeprefix(beginning)}"
+        self._refers_to_itself = True
+        return f"#/$defs/{self._prefix}{reference.removeprefix('#')}"
+
+
 def structure_of(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema of the structure alone. It allows whatever the schema allows: keywords are left out, none is added."""
+    """A schema of the structure alone, which can always be kept to: types, members, items, choices, and references to
+    such. It allows whatever the schema allows: keywords are left out, none is added.
+    """
     places: dict[Path, dict[str, Any]] = {}
     structure = _structure(schema, (), places)
     for keyword in DEFINITIONS:
@@ -102,7 +156,7 @@ def _dead_references(places: Mapping[Path, dict[str, Any]]) -> list[dict[str, An
         while path is not None and path in places and path not in leads_on and "$ref" in places[path]:
             leads_on[path] = False
             chain.append(path)
-            path = pointer(places[path]["$ref"])
+            path = steps(places[path]["$ref"])
         alive = path is not None and leads_on.get(path, path in places)
         leads_on |= dict.fromkeys(chain, alive)
     return [places[path] for path, alive in leads_on.items() if not alive]

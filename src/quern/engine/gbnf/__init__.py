@@ -1,1 +1,0 @@
-"""JSON schemas as GBNF, llama.cpp's notation of grammars."""

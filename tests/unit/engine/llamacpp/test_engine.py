@@ -1,0 +1,151 @@
+"""The engine over a llama-server of somebody else's that may not keep to grammars."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tests.unit.engine.cpu.scripted import ScriptedVocabulary
+
+from quern.config import EngineSettings
+from quern.engine.base import EngineEvent, Finished, GenerateRequest, Tokens
+from quern.engine.llamacpp.engine import LlamaCppEngine
+from quern.errors import EngineFailed, EngineUnavailable, InvalidRequest
+from quern.grammar.kinds import JsonGrammar, LarkGrammar
+from quern.sampling import SamplingParams
+
+END = 256
+VOCABULARY = ScriptedVocabulary(257, frozenset({END}))
+ANSWER = GenerateRequest((1, 2), SamplingParams(max_tokens=50))
+Body = dict[str, Any]
+
+
+class FakeLlamaServer:
+    """Answers as llama-server does. `probed`: its answer to a request that it makes a grammar for; `says`: the text,
+    byte by byte a token, that it streams for every other one. `bodies`: what it was asked to complete.
+    """
+
+    def __init__(self, probed: Callable[[Body], Body], says: str = "[1]") -> None:
+        self.probed = probed
+        self.says = says
+        self.bodies: list[Body] = []
+
+    async def respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = next((int(line.split(":")[1]) for line in head.splitlines() if "content-length" in line), 0)
+        body: Body = json.loads(await reader.readexactly(length)) if length else {}
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + self._answer(head.split()[1], body))
+        await writer.drain()
+        writer.close()
+
+    def _answer(self, path: str, body: Body) -> bytes:
+        if path == "/completion":
+            self.bodies.append(body)
+            return json.dumps(self.probed(body)).encode() if "json_schema" in body else self._stream()
+        answers: dict[str, Any] = {
+            "/v1/models": {"data": [{"meta": {"n_vocab": 257}}]},
+            "/props": {"default_generation_settings": {"n_ctx": 1000}, "total_slots": 1},
+            "/slots": [],
+        }
+        return json.dumps(answers.get(path, {})).encode()
+
+    def _stream(self) -> bytes:
+        events: list[Body] = [
+            {"content": chr(byte), "tokens": [byte], "stop": False, "tokens_predicted": count}
+            for count, byte in enumerate(self.says.encode(), start=1)
+        ]
+        timings = {"cache_n": 0, "prompt_ms": 1, "predicted_ms": 1}
+        events.append({"stop": True, "stop_type": "eos", "tokens_predicted": len(events) + 1, "timings": timings})
+        return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+
+
+def obeys(body: Body) -> Body:
+    schema = json.dumps(body["json_schema"])
+    return {
+        "content": json.dumps(body["json_schema"]["const"]),
+        "generation_settings": {"grammar": f"%llguidance {{}}\nstart: %json {schema}"},
+    }
+
+
+@asynccontextmanager
+async def engine_of(server: FakeLlamaServer) -> AsyncGenerator[LlamaCppEngine]:
+    async with await asyncio.start_server(server.respond, "127.0.0.1", 0) as listening:
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        settings = EngineSettings.model_validate({"url": url, "parallel": 1})
+        engine = LlamaCppEngine(Path(), model_id="m", quantisation="q", settings=settings, vocabulary=VOCABULARY)
+        await engine.start()
+        try:
+            yield engine
+        finally:
+            await engine.close()
+
+
+def trial_children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "quern.grammar.trial_child" in child.cmdline()]
+
+
+async def run(engine: LlamaCppEngine, request: GenerateRequest) -> list[EngineEvent]:
+    return [event async for event in engine.generate(request)]
+
+
+DISOBEDIENT: dict[str, Callable[[Body], Body]] = {
+    "it ignores schemas": lambda _: {"content": "Sure!", "generation_settings": {"grammar": ""}},
+    "it is built without llguidance": lambda body: {
+        **obeys(body),
+        "generation_settings": {"grammar": 'root ::= "\\"zyzzyva\\""'},
+    },
+    "it ignores the grammar that it made": lambda body: {**obeys(body), "content": "Sure!"},
+    "it tells nothing": lambda _: {"content": "zyzzyva"},
+    "it refuses schemas": lambda _: {"error": {"code": 501, "message": "not supported"}},
+}
+
+
+@pytest.mark.parametrize("why", DISOBEDIENT)
+async def test_a_server_that_does_not_keep_to_grammars_answers_and_is_never_asked_to(why: str) -> None:
+    server = FakeLlamaServer(DISOBEDIENT[why])
+    grammar = JsonGrammar('{"const": 1}')
+    async with engine_of(server) as engine:
+        for attempt in (engine.check_grammar(grammar), run(engine, replace(ANSWER, grammar=grammar))):
+            with pytest.raises(InvalidRequest, match=r"engine\.url.*LLAMA_LLGUIDANCE.*engine cpu"):
+                await attempt
+        assert isinstance((await run(engine, ANSWER))[-1], Finished)
+    assert not [body for body in server.bodies if "grammar" in body], "a server without llguidance would abort"
+    assert len([body for body in server.bodies if "json_schema" in body]) == 1
+
+
+async def test_one_that_keeps_to_them_is_sent_the_grammar_that_was_compiled_here() -> None:
+    server = FakeLlamaServer(obeys)
+    grammar = JsonGrammar('{"type": "array", "items": {"type": "integer"}, "maxItems": 2}')
+    async with engine_of(server) as engine:
+        events = await run(engine, replace(ANSWER, grammar=grammar))
+        with pytest.raises(InvalidRequest, match="`not`"):
+            await engine.check_grammar(JsonGrammar('{"not": {}}'))
+    assert [event.ids for event in events if isinstance(event, Tokens)] == [(byte,) for byte in b"[1]"]
+    sent = server.bodies[-1]["grammar"]
+    assert sent.startswith("%llguidance {}\nstart: %json {")
+    assert '"maxItems": 2' in sent
+
+
+async def test_closing_ends_the_process_that_tries_grammars() -> None:
+    async with engine_of(FakeLlamaServer(obeys)) as engine:
+        await engine.check_grammar(JsonGrammar("{}"))
+        (child,) = trial_children()
+    assert not child.is_running()
+    with pytest.raises(EngineUnavailable, match="has been closed"):
+        await engine.check_grammar(JsonGrammar("{}"))
+
+
+@pytest.mark.parametrize("says", ["[1,2]", "[1", "[1]]", "Sure!", ""])
+async def test_an_answer_that_leaves_its_grammar_fails_instead_of_going_on(says: str) -> None:
+    server = FakeLlamaServer(obeys, says)
+    async with engine_of(server) as engine:
+        with pytest.raises(EngineFailed, match="did not keep this answer to its grammar"):
+            await run(engine, replace(ANSWER, grammar=LarkGrammar('start: "[1]"')))
+        assert isinstance((await run(engine, ANSWER))[-1], Finished)
