@@ -59,10 +59,10 @@ def serve(
     settings = load_settings(config, _given(overrides))
     configure_logging(settings.log, expected=(AnswerAborted,))
     console = Console()
-    with _port_trouble_told(settings):
+    with _port_errors_explained(settings):
         listener = _bind(settings)
     model_file = _model(settings, console)
-    with _port_trouble_told(settings):
+    with _port_errors_explained(settings):
         listener.listen()
     application = build_app(settings, model_file)
     if uvloop.run(_Process(application, settings, listener, console).run()) == signal.SIGINT:
@@ -94,7 +94,7 @@ def _bind(settings: Settings) -> socket.socket:
 
 
 @contextmanager
-def _port_trouble_told(settings: Settings) -> Generator[None]:
+def _port_errors_explained(settings: Settings) -> Generator[None]:
     host, port = settings.server.host, settings.server.port
     try:
         yield

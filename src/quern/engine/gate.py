@@ -1,4 +1,4 @@
-"""Admission for coroutines: a request sleeps until its position or its luck changes."""
+"""Admission for coroutines: a request sleeps until its position in line changes or it is refused."""
 
 from __future__ import annotations
 

@@ -56,13 +56,13 @@ class HistoryStore:
             if not chain or not await _reaches_the_beginning(connection, chain[-1]):
                 raise ResponseNotFound(_NOT_WHOLE)
             first = chain[-1]
-            said: list[Item] = []
+            history: list[Item] = []
             if first.conversation_id is not None:
-                said += await _shown_items(connection, _up_to(first.conversation_id, first.id))
+                history += await _shown_items(connection, _up_to(first.conversation_id, first.id))
                 chain = chain[:-1]
             for turn in reversed(chain):
-                said += await _shown_items(connection, items.c.turn_id == turn.id)
-        return said
+                history += await _shown_items(connection, items.c.turn_id == turn.id)
+        return history
 
     @uninterrupted
     async def of_turn(self, turn_id: str) -> list[StoredItem]:

@@ -101,7 +101,7 @@ class ErrorStyle(ABC):
         """The answer's JSON."""
 
     def context_exceeded(self, error: ContextExceeded) -> str:
-        """The sentence for a full context. Many clients know one by how their vendor's sentence begins."""
+        """The sentence for a full context. Sequence clients know one by how their vendor's sentence begins."""
         return str(error)
 
     def response_headers(self, request_id: str) -> Mapping[str, str]:  # noqa: ARG002 (for those who override it)

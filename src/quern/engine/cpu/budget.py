@@ -11,10 +11,10 @@ one after the other, which is sooner for the first and no later for the second t
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quern.engine.cpu.sequence import Part, Sequence
+from quern.engine.cpu.sequence import Part, SequenceState
 
 ALONE = 2
 
@@ -30,7 +30,7 @@ class Budget:
         return self.shared if writing else self.shared * ALONE
 
 
-def divide(tokens: int, prompts: Many[Sequence]) -> list[Part]:
+def divide(tokens: int, prompts: Sequence[SequenceState]) -> list[Part]:
     """Divide a step's tokens between sequences with prompts to compute; a lower priority gets what others leave."""
     if not prompts:
         return []
@@ -46,5 +46,5 @@ def divide(tokens: int, prompts: Many[Sequence]) -> list[Part]:
     return [Part(sequence, counts[sequence.key]) for sequence in prompts if sequence.key in counts]
 
 
-def _shortest(sequence: Sequence) -> tuple[int, int, int]:
+def _shortest(sequence: SequenceState) -> tuple[int, int, int]:
     return sequence.request.priority, sequence.pending, sequence.key

@@ -16,9 +16,9 @@ import structlog
 from quern.config import EngineSettings
 from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, Finished, GenerateRequest
 from quern.engine.cpu.loading import LoadEstimate
+from quern.engine.cpu.mailboxes import Mailboxes
 from quern.engine.cpu.model import LoadModel, Model, ModelSpec
 from quern.engine.cpu.native import NativeModel, NativeOptions
-from quern.engine.cpu.readers import Readers
 from quern.engine.cpu.worker import Reports, Worker
 from quern.errors import ContextExceeded, EngineUnavailable, ModelLoadError
 from quern.grammar.checker import GrammarChecker
@@ -63,7 +63,7 @@ class CpuEngine:
         self._info: EngineInfo | None = None
         self._worker: Worker | None = None
         self._grammars: GrammarChecker | None = None
-        self._readers = Readers()
+        self._mailboxes = Mailboxes()
         self._keys = itertools.count(1)
 
     @property
@@ -92,7 +92,7 @@ class CpuEngine:
     async def close(self) -> None:
         """Stop and free everything; waiting and running generations end with EngineFailed at once."""
         self._state = EngineState.CLOSED
-        self._readers.fail(CLOSED)
+        self._mailboxes.fail(CLOSED)
         if self._worker is not None:
             self._worker.stop()
             await asyncio.to_thread(self._worker.join)
@@ -104,8 +104,8 @@ class CpuEngine:
         estimate = self._estimate if self._state is EngineState.LOADING else None
         return EngineStats(
             self._state,
-            running=self._readers.running,
-            waiting=self._readers.waiting,
+            running=self._mailboxes.running,
+            waiting=self._mailboxes.waiting,
             load_progress=estimate.share if estimate is not None else float(self._state is EngineState.READY),
             load_remaining=estimate.remaining() if estimate is not None else 0.0,
         )
@@ -126,16 +126,16 @@ class CpuEngine:
         grammar = None if request.grammar is None else await self._compiled(request.grammar)
         worker = self._ready_worker()
         key = next(self._keys)
-        reader = self._readers.open(key)
+        mailbox = self._mailboxes.open(key)
         worker.submit(key, with_end_ids(request, self._vocabulary.end_of_turn_ids), grammar)
         try:
             while True:
-                for event in await reader.take():
+                for event in await mailbox.take():
                     yield event
                     if isinstance(event, Finished):
                         return
         finally:
-            if self._readers.close(key):
+            if self._mailboxes.close(key):
                 worker.cancel(key)
 
     def _make_worker(self, loaded: asyncio.Future[ModelSpec], estimate: LoadEstimate) -> Worker:
@@ -155,7 +155,7 @@ class CpuEngine:
                 loading=estimate.report,
                 loaded=partial(in_loop, partial(_succeed, loaded)),
                 failed=partial(in_loop, partial(_fail, loaded)),
-                news=partial(in_loop, self._readers.deliver),
+                notices=partial(in_loop, self._mailboxes.deliver),
             ),
             parallel=self._settings.parallel,
             shared_tokens=self._settings.batch_tokens or DEFAULT_BATCH_TOKENS,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 
 from quern.engine.base import Priority
-from quern.engine.cpu.sequence import Sequence
+from quern.engine.cpu.sequence import SequenceState
 
 STEPS_ALONE = 3
 """After so many steps without them the others take part in one: a chat slows down, but never stands still."""
@@ -17,7 +17,7 @@ class Precedence:
     def __init__(self) -> None:
         self._alone = 0
 
-    def taking_part(self, running: Many[Sequence]) -> Many[Sequence]:
+    def taking_part(self, running: Sequence[SequenceState]) -> Sequence[SequenceState]:
         """Who takes part in the next step; called once for each."""
         urgent = [sequence for sequence in running if sequence.request.priority is Priority.INTERACTIVE]
         if not urgent or self._alone == STEPS_ALONE:

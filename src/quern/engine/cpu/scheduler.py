@@ -9,7 +9,7 @@ lower priority gives way in the same manner to a newcomer that finds no room.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quern.engine.base import EngineEvent, GenerateRequest, Logprob, Tokens
@@ -17,7 +17,7 @@ from quern.engine.cpu.blocks import BlockPool, PrefixChain
 from quern.engine.cpu.budget import Budget, divide
 from quern.engine.cpu.model import Drawn, DrawnToken
 from quern.engine.cpu.precedence import Precedence
-from quern.engine.cpu.sequence import Part, Sequence
+from quern.engine.cpu.sequence import Part, SequenceState
 from quern.errors import EngineError, EngineFailed
 from quern.events import Queued
 from quern.types import FinishReason
@@ -43,7 +43,7 @@ class Notice:
     """News of the sequence with this key. An error is its end, as `Finished` is."""
 
     key: int
-    news: EngineEvent | Preempted | Resumed | Released | EngineError
+    event: EngineEvent | Preempted | Resumed | Released | EngineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +66,23 @@ class Scheduler:
         self._parallel = parallel
         self._budget = budget
         self._precedence = Precedence()
-        self._waiting: list[Sequence] = []
-        self._running: dict[int, Sequence] = {}
+        self._waiting: list[SequenceState] = []
+        self._running: dict[int, SequenceState] = {}
 
     @property
-    def running(self) -> tuple[Sequence, ...]:
+    def running(self) -> tuple[SequenceState, ...]:
         """Those that have blocks, first in order first."""
         return tuple(sorted(self._running.values(), key=_order))
 
     @property
-    def waiting(self) -> tuple[Sequence, ...]:
+    def waiting(self) -> tuple[SequenceState, ...]:
         """Those in line, first in line first."""
         return tuple(self._waiting)
 
     def submit(self, key: int, request: GenerateRequest, sampler: object, now: float) -> None:
         """Join the line. Keys grow: the greatest is the latest to arrive."""
         chain = PrefixChain(request.cache_salt, self._block_tokens)
-        bisect.insort(self._waiting, Sequence(key, request, sampler, now, chain), key=_order)
+        bisect.insort(self._waiting, SequenceState(key, request, sampler, now, chain), key=_order)
 
     def cancel(self, key: int) -> list[Notice]:
         """Drop a sequence, wherever it is; harmless where it has ended."""
@@ -107,7 +107,7 @@ class Scheduler:
         notices = [*self._make_room(), *self._admit(now), *self._positions()]
         return Step(self._parts(), notices)
 
-    def apply(self, step: Step, drawn: Many[Drawn], now: float) -> list[Notice]:
+    def apply(self, step: Step, drawn: Sequence[Drawn], now: float) -> list[Notice]:
         """Take in what each part of a step computed and drew."""
         notices: list[Notice] = []
         for part, result in zip(step.parts, drawn, strict=True):
@@ -135,7 +135,7 @@ class Scheduler:
                 sequence.blocks += self._pool.allocate(1)
         return notices
 
-    def _preempt(self, sequence: Sequence) -> Notice:
+    def _preempt(self, sequence: SequenceState) -> Notice:
         self._leave(sequence)
         sequence.blocks = []
         sequence.computed = sequence.published = 0
@@ -161,7 +161,7 @@ class Scheduler:
             notices += _progress(sequence)
         return notices
 
-    def _giving_way(self, sequence: Sequence) -> list[Sequence] | None:
+    def _giving_way(self, sequence: SequenceState) -> list[SequenceState] | None:
         """Who has to give its blocks back for this one to be let in: the fewest that do, the last in order first.
 
         None where it can't be let in, for only those of a lower priority give way. They wait behind it, and don't take
@@ -175,7 +175,7 @@ class Scheduler:
         counts = range(1, len(lower) + 1)
         return next(lower[-count:] for count in counts if self._has_room(sequence, without=lower[-count:]))
 
-    def _has_room(self, sequence: Sequence, *, without: Many[Sequence]) -> bool:
+    def _has_room(self, sequence: SequenceState, *, without: Sequence[SequenceState]) -> bool:
         """Whether there would be a place and blocks for one more if some who run gave theirs back.
 
         A block for everyone who runs must be left over: without that a newcomer would soon be the one to be preempted.
@@ -187,11 +187,11 @@ class Scheduler:
         missing = self._blocks_for(len(sequence.tokens)) - len(cached)
         return missing + running <= self._pool.available_without([other.blocks for other in without], keeping=cached)
 
-    def _cached_blocks(self, sequence: Sequence) -> list[int]:
+    def _cached_blocks(self, sequence: SequenceState) -> list[int]:
         """What is known of its prefix. The last token is always computed, or there would be nothing to draw from."""
         return self._pool.match(sequence.chain.digests[: (len(sequence.tokens) - 1) // self._block_tokens])
 
-    def _give_blocks(self, sequence: Sequence) -> int:
+    def _give_blocks(self, sequence: SequenceState) -> int:
         """Blocks for all of its tokens, as many as possible from the cache; how many tokens those hold."""
         cached = self._cached_blocks(sequence)
         self._pool.hold(cached)
@@ -203,8 +203,8 @@ class Scheduler:
         """New positions in line. One that ran before waits without a word: its reader is past that."""
         notices: list[Notice] = []
         for position, sequence in enumerate(self._waiting, 1):
-            if sequence.admitted is None and sequence.told_position != position:
-                sequence.told_position = position
+            if sequence.admitted is None and sequence.reported_position != position:
+                sequence.reported_position = position
                 notices.append(Notice(sequence.key, Queued(position)))
         return notices
 
@@ -215,7 +215,7 @@ class Scheduler:
         tokens = self._budget.tokens(writing=bool(writing))
         return (*(Part(sequence, 1) for sequence in writing), *divide(tokens, prompts))
 
-    def _publish(self, sequence: Sequence) -> None:
+    def _publish(self, sequence: SequenceState) -> None:
         """Make the blocks known that became full: answers too, for they are the history of the next turn."""
         sequence.chain.extend(sequence.tokens)
         for index in range(sequence.published, sequence.computed // self._block_tokens):
@@ -223,7 +223,7 @@ class Scheduler:
             sequence.blocks[index] = self._pool.publish(sequence.blocks[index], digest)
             sequence.published = index + 1
 
-    def _take(self, sequence: Sequence, token: DrawnToken, now: float, *, complete: bool) -> list[Notice]:
+    def _take(self, sequence: SequenceState, token: DrawnToken, now: float, *, complete: bool) -> list[Notice]:
         """A drawn token: the end, or one more of the answer, or both; `complete`: the grammar allows none after it."""
         request = sequence.request
         if sequence.first_token is None:
@@ -240,25 +240,25 @@ class Scheduler:
             notices.append(self._finish(sequence, FinishReason.LENGTH, now))
         return notices
 
-    def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> Notice:
+    def _finish(self, sequence: SequenceState, reason: FinishReason, now: float) -> Notice:
         self._leave(sequence)
         return Notice(sequence.key, sequence.finished(reason, now))
 
-    def _leave(self, sequence: Sequence) -> None:
+    def _leave(self, sequence: SequenceState) -> None:
         self._pool.release(sequence.blocks)
         del self._running[sequence.key]
 
-    def _missing(self, sequence: Sequence) -> int:
+    def _missing(self, sequence: SequenceState) -> int:
         return self._blocks_for(len(sequence.tokens)) - len(sequence.blocks)
 
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self._block_tokens)
 
 
-def _order(sequence: Sequence) -> tuple[int, int]:
+def _order(sequence: SequenceState) -> tuple[int, int]:
     return sequence.order
 
 
-def _progress(sequence: Sequence) -> list[Notice]:
+def _progress(sequence: SequenceState) -> list[Notice]:
     progress = sequence.progress()
     return [Notice(sequence.key, progress)] if progress is not None else []

@@ -11,11 +11,11 @@ from quern.types import FinishReason, Timings, Usage
 
 
 @dataclass(slots=True, eq=False)
-class Sequence:
+class SequenceState:
     """`key` grows with every arrival. Times are in seconds of one monotonic clock.
 
     `tokens`: the prompt, then what was drawn. `computed` of them have their keys and values in `blocks`, of which the
-    first `published` are known to the pool. `told`: prompt tokens that the reader knows to be done.
+    first `published` are known to the pool. `reported`: prompt tokens that the reader knows to be done.
     """
 
     key: int
@@ -28,8 +28,8 @@ class Sequence:
     computed: int = 0
     published: int = 0
     cached: int = 0
-    told: int = -1
-    told_position: int = 0
+    reported: int = -1
+    reported_position: int = 0
     admitted: float | None = None
     first_token: float | None = None
 
@@ -65,9 +65,9 @@ class Sequence:
         """
         total = len(self.request.prompt)
         done = min(self.computed, total)
-        if done <= self.told:
+        if done <= self.reported:
             return None
-        self.told = done
+        self.reported = done
         return Prefill(done, total, self.cached)
 
     def finished(self, reason: FinishReason, now: float) -> Finished:
@@ -89,7 +89,7 @@ class Sequence:
 class Part:
     """One sequence's part of a step: its next `count` tokens."""
 
-    sequence: Sequence
+    sequence: SequenceState
     count: int
 
     @property

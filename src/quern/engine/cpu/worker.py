@@ -1,7 +1,7 @@
 """The thread that owns the model: it loads it, then plans, computes and applies one step after the other.
 
 Nobody else touches model or scheduler. Requests and cancellations reach it through an inbox, which it empties before
-every step and sleeps at while there is nothing to compute; its news leave through `Reports`, called in this thread.
+every step and sleeps at while there is nothing to compute; its notices leave through `Reports`, called in this thread.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ LOST = (
 
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """Where news go. `loading` gets the share that is done; then `loaded` is called once, or `failed`; then `news`."""
+    """Who is called. `loading` gets the share that is done; then `loaded` or `failed` is called; then `notices`."""
 
     loading: Callable[[float], object]
     loaded: Callable[[ModelSpec], object]
     failed: Callable[[Exception], object]
-    news: Callable[[list[Notice]], object]
+    notices: Callable[[list[Notice]], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class Worker:
 
     def _report(self, notices: list[Notice]) -> None:
         if notices:
-            self._reports.news(notices)
+            self._reports.notices(notices)
 
 
 def _submit(model: Model, scheduler: Scheduler, submission: _Submission) -> list[Notice]:

@@ -17,7 +17,7 @@ from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats,
 from quern.engine.gate import Gate
 from quern.engine.llamacpp.backend import Backend, Connected, RemoteServer
 from quern.engine.llamacpp.process import InferenceProcess
-from quern.engine.llamacpp.sequence import Sequence
+from quern.engine.llamacpp.slot_generation import SlotGeneration
 from quern.engine.llamacpp.supervisor import Supervisor
 from quern.engine.slots import SlotTable
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
@@ -122,7 +122,7 @@ class LlamaCppEngine:
         grammar = await self._compiled(request.grammar) if request.grammar is not None else None
         arrived = time.monotonic()
         gate, place = self._arrive(request)
-        sequence: Sequence | None = None
+        sequence: SlotGeneration | None = None
         try:
             seen = 0
             while position := gate.position(place):
@@ -217,10 +217,10 @@ class LlamaCppEngine:
             raise ContextExceeded(prompt_tokens, max_tokens, self.info.context_length)
         return self._gate, self._gate.arrive(prompt_tokens + max_tokens, request.priority)
 
-    def _sequence(self, request: GenerateRequest, grammar: CompiledGrammar | None, queued_ms: float) -> Sequence:
+    def _sequence(self, request: GenerateRequest, grammar: CompiledGrammar | None, queued_ms: float) -> SlotGeneration:
         if self._connected is None:
             raise self._unavailable()
-        return Sequence(request, self._connected.server, self._slots, queued_ms=queued_ms, grammar=grammar)
+        return SlotGeneration(request, self._connected.server, self._slots, queued_ms=queued_ms, grammar=grammar)
 
     def _unavailable(self) -> EngineUnavailable:
         seconds = max(1, math.ceil(self._supervisor.remaining))
@@ -232,7 +232,7 @@ class LlamaCppEngine:
         }.get(self._supervisor.state, "can't be reached at the moment")
         return EngineUnavailable(f"The engine {doing}. Try again in {seconds} s.", seconds)
 
-    def _leave(self, gate: Gate, place: Place, sequence: Sequence | None) -> None:
+    def _leave(self, gate: Gate, place: Place, sequence: SlotGeneration | None) -> None:
         if sequence is None:
             gate.leave(place)
         elif sequence.over:
@@ -244,7 +244,7 @@ class LlamaCppEngine:
             release.add_done_callback(self._releases.discard)
 
     @staticmethod
-    async def _release(gate: Gate, place: Place, sequence: Sequence) -> None:
+    async def _release(gate: Gate, place: Place, sequence: SlotGeneration) -> None:
         """Free a sequence that was cut short once the server has noticed, which takes it a step or two."""
         try:
             async with asyncio.timeout(LONGEST_RELEASE_SECONDS):

@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from quern.engine.base import GenerateRequest, Priority
 from quern.engine.cpu.blocks import PrefixChain
 from quern.engine.cpu.budget import ALONE, Budget, divide
-from quern.engine.cpu.sequence import Sequence
+from quern.engine.cpu.sequence import SequenceState
 from quern.sampling import SamplingParams
 
 
-def sequence(key: int, pending: int, priority: Priority = Priority.NORMAL) -> Sequence:
+def sequence(key: int, pending: int, priority: Priority = Priority.NORMAL) -> SequenceState:
     request = GenerateRequest((0,) * pending, SamplingParams(), priority=priority)
-    return Sequence(key, request, object(), 0.0, PrefixChain("", 4))
+    return SequenceState(key, request, object(), 0.0, PrefixChain("", 4))
 
 
-def shares(tokens: int, *prompts: Sequence) -> list[int]:
+def shares(tokens: int, *prompts: SequenceState) -> list[int]:
     counts = {part.sequence.key: part.count for part in divide(tokens, prompts)}
     return [counts.get(prompt.key, 0) for prompt in prompts]
 

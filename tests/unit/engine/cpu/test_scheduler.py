@@ -22,7 +22,7 @@ def test_one_sequence_from_its_prompt_to_its_end() -> None:
     key = run.arrive(request(prompt(20), max_tokens=3))
     assert run.steps(6) == [{1: 8}, {1: 8}, {1: 4}, {1: 1}, {1: 1}, {}]
     first, second, third = answer(prompt(20), 3)
-    assert run.told(key) == [
+    assert run.reported(key) == [
         Prefill(0, 20, 0),
         Prefill(8, 20, 0),
         Prefill(16, 20, 0),
@@ -63,7 +63,7 @@ def test_a_sequence_for_which_nothing_can_be_drawn_fails_alone() -> None:
     ]
     run.notices += run.scheduler.apply(step, drawn, run.clock)
     run.finish()
-    assert [str(news) for news in run.told(broken, EngineFailed)] == ["It is broken."]
+    assert [str(news) for news in run.reported(broken, EngineFailed)] == ["It is broken."]
     assert run.ids(sound) == answer(prompt(5, first=9), 4)
 
 
@@ -93,10 +93,10 @@ def test_those_without_a_place_wait_in_order_and_are_told_their_positions() -> N
         run.arrive(request(prompt(5), max_tokens=2))
     first = run.arrive(replace(request(prompt(5), max_tokens=2), priority=Priority.INTERACTIVE))
     run.step()
-    assert [run.told(key) for key in (1, 2, 3)] == [[Queued(1)], [Queued(2)], [Queued(3)]]
-    assert Queued not in map(type, run.told(first))
+    assert [run.reported(key) for key in (1, 2, 3)] == [[Queued(1)], [Queued(2)], [Queued(3)]]
+    assert Queued not in map(type, run.reported(first))
     run.finish()
-    assert [run.told(key, Queued) for key in (2, 3)] == [[Queued(2), Queued(1)], [Queued(3), Queued(2), Queued(1)]]
+    assert [run.reported(key, Queued) for key in (2, 3)] == [[Queued(2), Queued(1)], [Queued(3), Queued(2), Queued(1)]]
     assert run.finished(1).timings.queued_ms == 2000
 
 
@@ -110,7 +110,7 @@ def test_the_next_turn_finds_prompt_and_answer_in_the_cache() -> None:
     assert run.step() == {2: 4}
     run.finish()
     assert run.finished(key).usage.cached_tokens == 16
-    assert run.told(key, Prefill)[0] == Prefill(16, 20, 16)
+    assert run.reported(key, Prefill)[0] == Prefill(16, 20, 16)
     assert run.ids(key) == answer(follow_up, 4)
 
 
@@ -138,8 +138,8 @@ def test_a_prompt_that_finds_no_room_waits_and_holds_back_those_behind_it() -> N
     run.step()
     large, small = run.arrive(request(prompt(20, first=3))), run.arrive(request(prompt(2)))
     run.step()
-    assert run.told(large) == [Queued(1)]
-    assert run.told(small) == [Queued(2)]
+    assert run.reported(large) == [Queued(1)]
+    assert run.reported(small) == [Queued(2)]
     run.finish()
     assert run.finished(small).timings.queued_ms == run.finished(large).timings.queued_ms > 0
 
@@ -153,7 +153,7 @@ def test_nobody_is_let_in_whom_the_next_block_would_push_out_again() -> None:
     assert len(run.held_blocks()) == 3, "enough is left for its prompt"
     assert [sequence.key for sequence in run.scheduler.waiting] == [2]
     run.finish()
-    assert not run.told(2, Preempted)
+    assert not run.reported(2, Preempted)
 
 
 def test_where_blocks_run_out_the_latest_waits_again_and_no_token_is_told_twice() -> None:
@@ -161,12 +161,12 @@ def test_where_blocks_run_out_the_latest_waits_again_and_no_token_is_told_twice(
     first = run.arrive(request(prompt(8), max_tokens=20))
     second = run.arrive(request(prompt(8, first=20), max_tokens=20))
     run.finish()
-    assert len(run.told(second, Preempted)) == len(run.told(second, Resumed)) > 0
-    assert not run.told(first, Preempted)
+    assert len(run.reported(second, Preempted)) == len(run.reported(second, Resumed)) > 0
+    assert not run.reported(first, Preempted)
     for key, ids in ((first, prompt(8)), (second, prompt(8, first=20))):
         assert run.ids(key) == answer(ids, 20)
         assert run.finished(key).usage == Usage(8, 0, 20)
-    kinds = [type(news) for news in run.told(second) if not isinstance(news, Preempted | Resumed)]
+    kinds = [type(news) for news in run.reported(second) if not isinstance(news, Preempted | Resumed)]
     assert kinds == [*[Prefill] * 2, *[Tokens] * 20, Finished], "a preempted sequence tells nothing that goes backwards"
 
 
@@ -177,8 +177,8 @@ def test_a_higher_priority_keeps_its_blocks_although_it_came_later() -> None:
         replace(request(prompt(8, first=20), max_tokens=20), priority=Priority.INTERACTIVE),
     )
     run.finish()
-    assert run.told(normal, Preempted)
-    assert not run.told(interactive, Preempted)
+    assert run.reported(normal, Preempted)
+    assert not run.reported(interactive, Preempted)
     assert run.ids(normal) == answer(prompt(8), 20)
 
 
@@ -201,7 +201,7 @@ def test_a_preempted_sequence_is_first_in_line_again() -> None:
     second = run.arrive(request(prompt(8, first=20), max_tokens=20))
     run.step()
     run.arrive(request(prompt(8, first=30)))
-    while not run.told(second, Preempted):
+    while not run.reported(second, Preempted):
         run.step()
     assert [sequence.key for sequence in run.scheduler.waiting] == [2, 3]
 
@@ -225,7 +225,7 @@ def test_a_lost_step_ends_who_runs_forgets_the_cache_and_keeps_who_waits() -> No
     running, waiting = run.arrive(request(prompt(12), max_tokens=50)), run.arrive(request(prompt(10)))
     run.steps(2)
     (notice,) = run.scheduler.lose("It is lost.")
-    assert (notice.key, str(notice.news), type(notice.news)) == (running, "It is lost.", EngineFailed)
+    assert (notice.key, str(notice.event), type(notice.event)) == (running, "It is lost.", EngineFailed)
     run.finish()
     assert run.finished(waiting).usage == Usage(10, 0, 4)
 
@@ -273,9 +273,9 @@ def test_whatever_shares_the_blocks_every_answer_is_its_own_prompts_and_nothing_
         run.step()
         assert run.clock < 1000, "somebody never finishes"
     for key, ids in expected.items():
-        if run.told(key, Released):
+        if run.reported(key, Released):
             assert run.ids(key) == ids[: len(run.ids(key))]
-            assert not run.told(key, Finished)
+            assert not run.reported(key, Finished)
         else:
             assert run.ids(key) == ids
             assert run.finished(key).usage.completion_tokens == len(ids)

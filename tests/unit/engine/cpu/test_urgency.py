@@ -27,7 +27,7 @@ def test_an_urgent_one_takes_the_place_of_the_last_in_order_who_goes_on_afterwar
     assert run.steps(4) == [{3: 6}, {3: 1}, {3: 1}, {1: 1, 2: 3}]
     assert run.finished(third).timings.queued_ms == 0
     run.finish()
-    assert [len(run.told(key, Preempted)) for key in (first, second, third)] == [0, 1, 0]
+    assert [len(run.reported(key, Preempted)) for key in (first, second, third)] == [0, 1, 0]
     for key, ids in ((first, prompt(8)), (second, prompt(8, first=20))):
         assert run.ids(key) == answer(ids, 20)
 
@@ -67,9 +67,9 @@ def test_an_urgent_one_takes_the_blocks_of_as_few_as_will_do() -> None:
     assert len(run.held_blocks()) == 9
     run.arrive(urgent(prompt(8, first=5)))
     run.step()
-    assert [len(run.told(key, Preempted)) for key in keys] == [0, 0, 1]
+    assert [len(run.reported(key, Preempted)) for key in keys] == [0, 0, 1]
     run.finish()
-    assert [len(run.told(key, Preempted)) for key in keys] == [0, 0, 1]
+    assert [len(run.reported(key, Preempted)) for key in keys] == [0, 0, 1]
 
 
 def test_nobody_gives_way_in_vain() -> None:
@@ -78,9 +78,9 @@ def test_nobody_gives_way_in_vain() -> None:
     run.step()
     run.arrive(urgent(prompt(20, first=30)))
     run.steps(5)
-    assert not run.told(small, Preempted), "its block would not be enough"
+    assert not run.reported(small, Preempted), "its block would not be enough"
     run.finish()
-    assert not run.told(large, Preempted)
+    assert not run.reported(large, Preempted)
 
 
 def test_nobody_gives_way_to_an_equal() -> None:
@@ -90,7 +90,7 @@ def test_nobody_gives_way_to_an_equal() -> None:
         run.step()
         second = run.arrive(make(prompt(8, first=20)))
         run.finish()
-        assert not run.told(first, Preempted)
+        assert not run.reported(first, Preempted)
         assert run.finished(second).timings.queued_ms > 0
 
 
@@ -100,8 +100,8 @@ def test_the_lowest_priority_gives_way_first_although_it_came_first() -> None:
     run.step()
     run.arrive(urgent(prompt(6, first=40)))
     run.step()
-    assert run.told(low, Preempted)
-    assert not run.told(normal, Preempted)
+    assert run.reported(low, Preempted)
+    assert not run.reported(normal, Preempted)
     run.arrive(request(prompt(6, first=10)))
     run.step()
     assert [sequence.key for sequence in run.scheduler.waiting] == [4, 1], "the lowest waits behind all others"
@@ -113,12 +113,12 @@ def test_one_who_types_without_a_pause_does_not_keep_a_long_answer_from_its_end(
     run = Run(blocks=16, parallel=1)
     long = run.arrive(request(prompt(30), 20))
     arrivals = 0
-    while not run.told(long, Finished):
+    while not run.reported(long, Finished):
         if not run.scheduler.waiting and run.clock % 3 == 0:
             run.arrive(urgent(prompt(9, first=arrivals), 1))
             arrivals += 1
         run.step()
         assert run.clock < 500, "the long answer never ends"
     assert arrivals > 5
-    assert len(run.told(long, Preempted)) <= arrivals, "once for each, at most"
+    assert len(run.reported(long, Preempted)) <= arrivals, "once for each, at most"
     assert run.ids(long) == answer(prompt(30), 20)

@@ -60,14 +60,16 @@ class Run:
         """Whether a sequence that needs all blocks runs, where no other one is left."""
         key = self.arrive(request(prompt(self._blocks * BLOCK - 1), max_tokens=1, salt="somebody new"))
         self.finish()
-        return bool(self.told(key, Finished))
+        return bool(self.reported(key, Finished))
 
-    def told(self, key: int, kind: type = object) -> list[object]:
-        return [notice.news for notice in self.notices if notice.key == key and isinstance(notice.news, kind)]
+    def reported(self, key: int, kind: type = object) -> list[object]:
+        return [notice.event for notice in self.notices if notice.key == key and isinstance(notice.event, kind)]
 
     def ids(self, key: int) -> tuple[int, ...]:
-        return tuple(token for notice in self.told(key, Tokens) if isinstance(notice, Tokens) for token in notice.ids)
+        return tuple(
+            token for notice in self.reported(key, Tokens) if isinstance(notice, Tokens) for token in notice.ids
+        )
 
     def finished(self, key: int) -> Finished:
-        (end,) = [notice for notice in self.told(key, Finished) if isinstance(notice, Finished)]
+        (end,) = [notice for notice in self.reported(key, Finished) if isinstance(notice, Finished)]
         return end

@@ -11,7 +11,7 @@ import pytest
 
 from quern.engine.base import EngineEvent, GenerateRequest, Logprob, Tokens
 from quern.engine.llamacpp.client import LlamaServer
-from quern.engine.llamacpp.sequence import Sequence
+from quern.engine.llamacpp.slot_generation import SlotGeneration
 from quern.engine.slots import SlotTable
 from quern.errors import EngineFailed
 from quern.events import Prefill
@@ -53,7 +53,7 @@ async def _answering(answer: bytes, *, reset: bool = False, tokenizes: bool = Fa
 async def _generate(server: LlamaServer, logprobs: int | None = None) -> tuple[list[EngineEvent], EngineFailed]:
     """Everything until the failure, and the failure."""
     request = GenerateRequest((1, 2), SamplingParams(max_tokens=5, logprobs=logprobs))
-    sequence = Sequence(request, server, SlotTable(1), queued_ms=0)
+    sequence = SlotGeneration(request, server, SlotTable(1), queued_ms=0)
     events: list[EngineEvent] = []
     try:
         async for event in sequence.events():

@@ -11,7 +11,7 @@ from quern.errors import EngineError, EngineFailed
 from quern.events import Queued
 
 
-class Reader:
+class Mailbox:
     """One generation's mailbox."""
 
     def __init__(self) -> None:
@@ -21,13 +21,13 @@ class Reader:
         self._error: EngineError | None = None
         self._filled = asyncio.Event()
 
-    def put(self, news: EngineEvent | EngineError) -> None:
+    def put(self, event: EngineEvent | EngineError) -> None:
         """Deliver; an error comes after the events before it."""
-        if isinstance(news, EngineError):
-            self._error = news
+        if isinstance(event, EngineError):
+            self._error = event
         else:
-            self._events.append(news)
-        self.over = isinstance(news, Finished | EngineError)
+            self._events.append(event)
+        self.over = isinstance(event, Finished | EngineError)
         self._filled.set()
 
     async def take(self) -> list[EngineEvent]:
@@ -41,54 +41,54 @@ class Reader:
         return events
 
 
-class Readers:
+class Mailboxes:
     """All mailboxes. A sequence whose reader left while it ran counts as running until it is really released."""
 
     def __init__(self) -> None:
-        self._open: dict[int, Reader] = {}
+        self._open: dict[int, Mailbox] = {}
         self._leaving: set[int] = set()
 
     @property
     def running(self) -> int:
         """Sequences that hold KV blocks."""
-        return sum(reader.running for reader in self._open.values()) + len(self._leaving)
+        return sum(mailbox.running for mailbox in self._open.values()) + len(self._leaving)
 
     @property
     def waiting(self) -> int:
         """Sequences in line."""
-        return sum(not reader.running and not reader.over for reader in self._open.values())
+        return sum(not mailbox.running and not mailbox.over for mailbox in self._open.values())
 
-    def open(self, key: int) -> Reader:
+    def open(self, key: int) -> Mailbox:
         """A mailbox for a new sequence."""
-        reader = self._open[key] = Reader()
-        return reader
+        mailbox = self._open[key] = Mailbox()
+        return mailbox
 
     def close(self, key: int) -> bool:
         """Its reader is gone; whether the sequence is still to be cancelled."""
-        reader = self._open.pop(key, None)
-        if reader is None or reader.over:
+        mailbox = self._open.pop(key, None)
+        if mailbox is None or mailbox.over:
             return False
-        if reader.running:
+        if mailbox.running:
             self._leaving.add(key)
         return True
 
     def deliver(self, notices: Iterable[Notice]) -> None:
-        """Sort news into the mailboxes; those of readers who have gone are dropped."""
+        """Sort notices into the mailboxes; those of readers who have gone are dropped."""
         for notice in notices:
-            news = notice.news
-            ended = isinstance(news, Finished | EngineError | Released)
+            event = notice.event
+            ended = isinstance(event, Finished | EngineError | Released)
             if ended:
                 self._leaving.discard(notice.key)
-            reader = self._open.get(notice.key)
-            if reader is None:
+            mailbox = self._open.get(notice.key)
+            if mailbox is None:
                 continue
-            reader.running = not ended and not isinstance(news, Queued | Preempted)
-            if not isinstance(news, Preempted | Resumed | Released):
-                reader.put(news)
+            mailbox.running = not ended and not isinstance(event, Queued | Preempted)
+            if not isinstance(event, Preempted | Resumed | Released):
+                mailbox.put(event)
 
     def fail(self, message: str) -> None:
         """End every generation with an EngineFailed of its own, and forget them all."""
-        for reader in self._open.values():
-            reader.put(EngineFailed(message))
+        for mailbox in self._open.values():
+            mailbox.put(EngineFailed(message))
         self._open.clear()
         self._leaving.clear()

@@ -27,7 +27,7 @@ DISOBEYED = (
 )
 
 
-class Sequence:
+class SlotGeneration:
     """Takes a free slot when it is made; `give_back` frees it again. `over`: the server has ended it by itself.
 
     `grammar` is the request's. llama-server draws on without it once it can't keep to it, so what it draws is checked.
