@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 from fastapi import FastAPI
+from starlette.routing import BaseRoute
 
 from quern import __version__
 from quern.api import health, models
@@ -160,8 +161,6 @@ def _llamacpp(settings: Settings, model: ServedModel, prompt: Prompt) -> Engine:
 
 
 def _build_asgi(services: Services, settings: Settings) -> FastAPI:
-    app = FastAPI(title="Quern", version=__version__, description=DESCRIPTION)
-    app.state.services = services
     rooms = (
         code,
         chat_completions,
@@ -175,8 +174,10 @@ def _build_asgi(services: Services, settings: Settings) -> FastAPI:
         models,
         health,
     )
-    for room in rooms:
-        app.include_router(room.router)
+    # As they are: `include_router` would analyse each of them again, for this application, at its first request.
+    routes: list[BaseRoute] = [route for room in rooms for route in room.router.routes]
+    app = FastAPI(title="Quern", version=__version__, description=DESCRIPTION, routes=routes)
+    app.state.services = services
     install_error_handlers(app)
     app.add_middleware(BodyLimit, limit=settings.server.max_request_bytes)
     app.add_middleware(RequestContext)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -21,6 +22,7 @@ from quern.config import LogSettings, Settings
 from quern.engine.fake import FakeEngine
 from quern.obs.logging import configure_logging
 from quern.prompt.prompt import Prompt
+from quern.store.database import Database
 
 
 def _sources() -> ModuleType:
@@ -70,9 +72,25 @@ class Quern:
 Start = Callable[..., AbstractAsyncContextManager[Quern]]
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new database's file. Copies of it spare every test the migrations, which are the store's tests' question."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("database"))
+
+    async def create() -> None:
+        database = Database(settings.database_url)
+        await database.open()
+        await database.close()
+
+    asyncio.run(create())
+    (file,) = settings.data_dir.glob("*.db")
+    return file
+
+
 @pytest.fixture
-def start(tmp_path: Path) -> Start:
+def start(tmp_path: Path, empty_database: Path) -> Start:
     """Start applications with settings and fake engines of the test's choice, on one data directory."""
+    shutil.copy(empty_database, tmp_path)
 
     @asynccontextmanager
     async def starting(
