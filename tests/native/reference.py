@@ -110,7 +110,11 @@ class Reference:
     @classmethod
     def from_gguf(cls, path: Path, *, load: bool = False) -> Reference:
         """A GGUF file; with `load` all weights stay in memory, which is quicker from the second call on."""
-        reader = GGUFReader(path)
+        return cls.from_reader(GGUFReader(path), load=load)
+
+    @classmethod
+    def from_reader(cls, reader: GGUFReader, *, load: bool = False) -> Reference:
+        """The same of an open file."""
         weights = GgufWeights(reader)
         return cls(_gguf_config(reader), weights.loaded() if load else weights)
 
