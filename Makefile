@@ -11,6 +11,7 @@ LLAMA_CPP_TARGETS := llama-batched-bench llama-bench llama-perplexity llama-serv
 SANITIZE := build/sanitize
 SANITIZE_PYTHON := $(SANITIZE)/venv/bin/python
 SANITIZE_STAMP := $(SANITIZE)/.built
+JOBS ?= 2
 ROUNDS ?= 200000
 SEED ?= 1
 
@@ -50,7 +51,7 @@ check: setup
 
 test: check
 	$(BIN)/quern pull qwen2.5-coder-0.5b
-	$(BIN)/pytest
+	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 bench: setup
 	$(BIN)/quern pull qwen2.5-coder-1.5b

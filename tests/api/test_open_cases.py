@@ -24,6 +24,7 @@ SEND_A_PROMPT = (
     "Send the form field `prompt` with some text in it (Content-Type: application/x-www-form-urlencoded), for example "
     "prompt=Write+a+bubble+sort."
 )
+UNKNOWN = "5a1f6ed0-1c0e-4a52-9a8b-6f2d1f0c7e11"
 NO_CONVERSATION = (
     "There is no such conversation. Send a conversation_id exactly as the server gave it, or leave it out to begin a "
     "new conversation."
@@ -60,7 +61,7 @@ async def test_a_json_body_is_a_422_that_says_to_send_a_form(quern: Quern, endpo
     assert response.json() == _entry("missing", "prompt", SEND_A_PROMPT, None)
 
 
-@pytest.mark.parametrize("conversation_id", [str(uuid.uuid4()), "not-a-uuid", "", "x" * 5000, "' or 1=1 --"])
+@pytest.mark.parametrize("conversation_id", [UNKNOWN, "not-a-uuid", "", "x" * 5000, "' or 1=1 --"])
 async def test_an_unknown_or_malformed_conversation_is_a_404_and_starts_none(
     quern: Quern, conversation_id: str
 ) -> None:

@@ -26,7 +26,7 @@ from .test_grammars import SETTINGS, SHORT, check, json_grammar, request, text_o
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), RUNS_CPU]
 
-TIGHT = EngineSettings(parallel=4, context_length=512, kv_tokens=512)
+TIGHT = EngineSettings(parallel=4, context_length=512, kv_tokens=512, threads=1)
 TOOL_CALL = TextGrammar(f'start: <tool_call> "\\n" %json {json.dumps(SHORT)} "\\n" </tool_call>', None)
 
 

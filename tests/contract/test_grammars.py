@@ -28,7 +28,7 @@ from .engines import ENGINES, Run, Subject, make_subject
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SETTINGS = EngineSettings(parallel=4, context_length=1024, kv_tokens=4096)
+SETTINGS = EngineSettings(parallel=4, context_length=1024, kv_tokens=4096, threads=1)
 UNKNOWN_TO_LLAMACPP = {"A small dictionary.", "A share.", "What meets two schemas.", "A multiple of five."}
 """Questions whose schemas llama.cpp's grammars can't say."""
 COUNT = TextGrammar("start: /[0-9]+(, [0-9]+)*/", 'root ::= [0-9]+ (", " [0-9]+)*')

@@ -17,6 +17,8 @@ import requests
 
 QUERN = str(Path(sys.executable).with_name("quern"))
 START_SECONDS = 120
+ONE_THREAD = {"QUERN_ENGINE__THREADS": "1"}
+"""Other tests run meanwhile: threads that wait for one another get nothing done while one of them waits for a core."""
 
 
 class ServerProcess:
@@ -30,6 +32,7 @@ class ServerProcess:
                 [QUERN, "serve", "--port", "0", "--data-dir", str(data_dir), *options],
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, **ONE_THREAD},
                 start_new_session=True,
             )
         self.url = ""
