@@ -135,7 +135,7 @@ def test_a_second_sigterm_does_not_wait_for_the_grace(start_server: StartServer)
     reader = _reading(server.url).wait_for_text()
     server.process.send_signal(signal.SIGTERM)
     server.wait_for(lambda stats: stats["status"] == "stopping")
-    time.sleep(0.5)
+    reader.wait_for_text(len(reader.pieces) + 10)
     assert server.process.poll() is None, "the first signal waits for the turn"
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(10) == 0
