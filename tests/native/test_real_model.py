@@ -1,6 +1,6 @@
 """The real small model: what it is, and what it says, by us, by llama.cpp and by the reference.
 
-NumPy takes half a minute for it and gguf's reader ten seconds, so both work once for all tests of this file.
+NumPy takes half a minute for it, so it works once for all tests of this file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf import GGUFReader
 from gguf.quants import dequantize
 
 from quern.engine.cpu import _native
@@ -20,7 +19,7 @@ from quern.prompt.tokenizer import Tokenizer
 from .llamacpp import Continuation, differences, greedy
 from .model_files import read_floats
 from .native_model import KvType, distance, load, teacher_forced
-from .reference import Array, Reference
+from .reference import Array, QuickReader, Reference
 
 CODE = Path(__file__).parents[1] / "data" / "tokenizer_corpus" / "python.txt"
 
@@ -35,12 +34,12 @@ class Code:
 
 
 @pytest.fixture(scope="module")
-def reader(small_model_path: Path) -> GGUFReader:
-    return GGUFReader(small_model_path)
+def reader(small_model_path: Path) -> QuickReader:
+    return QuickReader(small_model_path)
 
 
 @pytest.fixture(scope="module")
-def code(small_model_path: Path, reader: GGUFReader) -> Code:
+def code(small_model_path: Path, reader: QuickReader) -> Code:
     ids = Tokenizer(read_model_file(small_model_path).vocabulary).encode(CODE.read_text(encoding="utf-8"))[:120]
     said = greedy(small_model_path, ids, 24)
     return Code(ids, said, Reference.from_reader(reader).logits([*ids, *said.ids[:-1]]))
@@ -68,7 +67,7 @@ def test_the_real_small_model_predicts_code_as_the_reference_does(
     assert np.mean(right[1:].argmax(-1) == said[1:].argmax(-1)) >= agreement
 
 
-def test_the_real_model_is_what_ggufs_own_reader_finds(small_model_path: Path, reader: GGUFReader) -> None:
+def test_the_real_model_is_what_ggufs_own_reader_finds(small_model_path: Path, reader: QuickReader) -> None:
     model = _native.open_model(str(small_model_path))
     model.check_tensors()
     assert {(name, kind, shape) for name, kind, shape in model.tensors} == {
