@@ -19,7 +19,7 @@ SEED ?= 1
 
 help:
 	@echo "make serve      set up, fetch the model, serve on 127.0.0.1:8001"
-	@echo "make test       set up, lint, type-check and run every test"
+	@echo "make test       set up, lint, type-check and run every test, in JOBS=$(JOBS) processes"
 	@echo "make setup      only the set-up: a virtual environment in .venv with everything locked by hash"
 	@echo "make check      lint, types and architecture, without the tests"
 	@echo "make bench      HTTP against the engine alone, /health under load: some ten minutes"
