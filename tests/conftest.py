@@ -3,12 +3,17 @@
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from quern.config import Settings
 
 # A shell that starts a job in the background has it ignore Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says more about what else the machine does. A test that hangs is ended by pytest-timeout.
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 SMALL_MODEL = "qwen2.5-coder-0.5b"
 
