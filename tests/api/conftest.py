@@ -22,7 +22,6 @@ from quern.config import LogSettings, Settings
 from quern.engine.fake import FakeEngine
 from quern.obs.logging import configure_logging
 from quern.prompt.prompt import Prompt
-from quern.store.database import Database
 
 
 def _sources() -> ModuleType:
@@ -70,21 +69,6 @@ class Quern:
 
 
 Start = Callable[..., AbstractAsyncContextManager[Quern]]
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new database's file. Copies of it spare every test the migrations, which are the store's tests' question."""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("database"))
-
-    async def create() -> None:
-        database = Database(settings.database_url)
-        await database.open()
-        await database.close()
-
-    asyncio.run(create())
-    (file,) = settings.data_dir.glob("*.db")
-    return file
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """An open database, and short ways to say what happens to a turn."""
 
 import asyncio
+import shutil
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -34,7 +35,10 @@ def database_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def database(database_file: Path) -> AsyncIterator[Database]:
+async def database(database_file: Path, empty_database: Path) -> AsyncIterator[Database]:
+    if not database_file.exists():
+        database_file.parent.mkdir()
+        shutil.copy(empty_database, database_file)
     database = Database(f"sqlite+aiosqlite:///{database_file}")
     await database.open()
     yield database
