@@ -11,6 +11,7 @@ LLAMA_CPP_TARGETS := llama-batched-bench llama-bench llama-perplexity llama-serv
 SANITIZE := build/sanitize
 SANITIZE_PYTHON := $(SANITIZE)/venv/bin/python
 SANITIZE_STAMP := $(SANITIZE)/.built
+JOBS ?= 2
 ROUNDS ?= 200000
 SEED ?= 1
 
@@ -18,7 +19,7 @@ SEED ?= 1
 
 help:
 	@echo "make serve      set up, fetch the model, serve on 127.0.0.1:8001"
-	@echo "make test       set up, lint, type-check and run every test"
+	@echo "make test       set up, lint, type-check and run every test, in JOBS=$(JOBS) processes"
 	@echo "make setup      only the set-up: a virtual environment in .venv with everything locked by hash"
 	@echo "make check      lint, types and architecture, without the tests"
 	@echo "make bench      HTTP against the engine alone, /health under load: some ten minutes"
@@ -50,7 +51,7 @@ check: setup
 
 test: check
 	$(BIN)/quern pull qwen2.5-coder-0.5b
-	$(BIN)/pytest
+	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 bench: setup
 	$(BIN)/quern pull qwen2.5-coder-1.5b

@@ -1,14 +1,21 @@
 """What every kind of test shares."""
 
+import asyncio
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from quern.config import Settings
+from quern.store.database import Database
 
 # A shell that starts a job in the background has it ignore Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says more about what else the machine does. A test that hangs is ended by pytest-timeout.
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 SMALL_MODEL = "qwen2.5-coder-0.5b"
 
@@ -37,3 +44,18 @@ def tiny_model_path(small_model_path: Path, tmp_path_factory: pytest.TempPathFac
     from tests.model_folders import write_model_file  # noqa: PLC0415 (most tests need no NumPy)
 
     return write_model_file(tmp_path_factory.mktemp("tiny") / "tiny.gguf", small_model_path)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new database's file. Copies of it spare every test the migrations, which have tests of their own."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("database"))
+
+    async def create() -> None:
+        database = Database(settings.database_url)
+        await database.open()
+        await database.close()
+
+    asyncio.run(create())
+    (file,) = settings.data_dir.glob("*.db")
+    return file

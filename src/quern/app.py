@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 from fastapi import FastAPI
+from starlette.routing import BaseRoute
 
 from quern import __version__
 from quern.api.anthropic.dialect import ANTHROPIC
@@ -165,11 +166,11 @@ def _llamacpp(settings: Settings, model: ServedModel, prompt: Prompt) -> Engine:
 
 
 def _build_asgi(services: Services, settings: Settings) -> FastAPI:
-    app = FastAPI(title="Quern", version=__version__, description=DESCRIPTION)
-    app.state.services = services
     dialects = Dialects(DIALECTS, otherwise=OPENAI_ERRORS)
-    for router in dialects.routers:
-        app.include_router(router)
+    # As they are: `include_router` would analyse each of them again, for this application, at its first request.
+    routes: list[BaseRoute] = [route for router in dialects.routers for route in router.routes]
+    app = FastAPI(title="Quern", version=__version__, description=DESCRIPTION, routes=routes)
+    app.state.services = services
     install_error_handlers(app, dialects.style_of)
     app.add_middleware(BodyLimit, limit=settings.server.max_request_bytes, style_of=dialects.style_of)
     app.add_middleware(RequestLog, dialects=dialects)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -71,8 +72,9 @@ Start = Callable[..., AbstractAsyncContextManager[Quern]]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Start:
+def start(tmp_path: Path, empty_database: Path) -> Start:
     """Start applications with settings and fake engines of the test's choice, on one data directory."""
+    shutil.copy(empty_database, tmp_path)
 
     @asynccontextmanager
     async def starting(

@@ -170,7 +170,7 @@ async def test_a_client_that_leaves_in_mid_request_starts_no_turn(start: Start) 
         client = await RawClient.post(quern, CHAT, "prompt=half", announced=1000)
         with capture_logs() as lines:
             await client.vanish()
-            await asyncio.sleep(0.1)
+            await _until(lambda: any(line["event"] == "request" for line in lines))
         assert [line["status"] for line in lines if line["event"] == "request"] == [499]
         assert not [line for line in lines if line["log_level"] == "error"]
         assert not quern.engine.requests

@@ -9,9 +9,11 @@ from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import update
 
-from quern.api.shared.headers import owner
+from quern.api.shared.headers import ANONYMOUS
 from quern.engine.fake import FakeEngine
+from quern.store import schema
 from quern.turns.decoder import OutputParser
 from quern.types import Item, Message, Role
 
@@ -22,6 +24,7 @@ SEND_A_PROMPT = (
     "Send the form field `prompt` with some text in it (Content-Type: application/x-www-form-urlencoded), for example "
     "prompt=Write+a+bubble+sort."
 )
+UNKNOWN = "5a1f6ed0-1c0e-4a52-9a8b-6f2d1f0c7e11"
 NO_CONVERSATION = (
     "There is no such conversation. Send a conversation_id exactly as the server gave it, or leave it out to begin a "
     "new conversation."
@@ -58,7 +61,7 @@ async def test_a_json_body_is_a_422_that_says_to_send_a_form(quern: Quern, endpo
     assert response.json() == _entry("missing", "prompt", SEND_A_PROMPT, None)
 
 
-@pytest.mark.parametrize("conversation_id", [str(uuid.uuid4()), "not-a-uuid", "", "x" * 5000, "' or 1=1 --"])
+@pytest.mark.parametrize("conversation_id", [UNKNOWN, "not-a-uuid", "", "x" * 5000, "' or 1=1 --"])
 async def test_an_unknown_or_malformed_conversation_is_a_404_and_starts_none(
     quern: Quern, conversation_id: str
 ) -> None:
@@ -70,7 +73,7 @@ async def test_an_unknown_or_malformed_conversation_is_a_404_and_starts_none(
 
 async def test_another_owners_conversation_is_the_same_404(quern: Quern) -> None:
     conversation_id = await quern.begin()
-    quern.application.asgi.dependency_overrides[owner] = lambda: "somebody else"
+    await _give(quern, conversation_id, "somebody else")
     for response, body in (
         (await quern.chat("hello", conversation_id), NOT_FOUND),
         (await quern.client.get(f"/v1/conversations/{conversation_id}"), NOT_FOUND_FOR_OPENAI),
@@ -78,8 +81,14 @@ async def test_another_owners_conversation_is_the_same_404(quern: Quern) -> None
     ):
         assert response.status_code == 404
         assert response.json() == body
-    quern.application.asgi.dependency_overrides.clear()
+    await _give(quern, conversation_id, ANONYMOUS)
     assert (await quern.client.get(f"/v1/conversations/{conversation_id}")).status_code == 200
+
+
+async def _give(quern: Quern, conversation_id: str, owner: str) -> None:
+    async with quern.application.database.transaction() as connection:
+        of_it = schema.conversations.c.id == conversation_id
+        await connection.execute(update(schema.conversations).where(of_it).values(owner=owner))
 
 
 async def test_a_second_request_while_a_turn_runs_is_a_409_and_nothing_interleaves(start: Start) -> None:

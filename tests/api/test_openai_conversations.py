@@ -13,7 +13,8 @@ from .conftest import Quern, Start
 from .engines import saying
 from .openai_clients import error_of, official, output_text, prompt_text, respond, responded, writing
 
-UNKNOWN = str(uuid.uuid4())
+UNKNOWN = "5a1f6ed0-1c0e-4a52-9a8b-6f2d1f0c7e11"
+UNKNOWN_ITEM = f"msg_{uuid.UUID(UNKNOWN).hex}"
 
 
 def say(text: str, role: str = "user") -> dict[str, Any]:
@@ -232,8 +233,8 @@ async def test_nothing_changes_under_a_running_turn(start: Start) -> None:
         ("DELETE", "", None),
         ("GET", "/items", None),
         ("POST", "/items", {"items": [say("x")]}),
-        ("GET", f"/items/msg_{uuid.uuid4().hex}", None),
-        ("DELETE", f"/items/msg_{uuid.uuid4().hex}", None),
+        ("GET", f"/items/{UNKNOWN_ITEM}", None),
+        ("DELETE", f"/items/{UNKNOWN_ITEM}", None),
     ],
 )
 async def test_an_unknown_conversation_is_a_404(quern: Quern, method: str, path: str, body: Any) -> None:
@@ -241,7 +242,7 @@ async def test_an_unknown_conversation_is_a_404(quern: Quern, method: str, path:
     assert error_of(answer, 404)[0] is None
 
 
-@pytest.mark.parametrize("item_id", ["msg_1", f"msg_{uuid.uuid4().hex}", str(uuid.uuid4())])
+@pytest.mark.parametrize("item_id", ["msg_1", UNKNOWN_ITEM, UNKNOWN])
 async def test_an_unknown_item_is_a_404_and_no_cursor(quern: Quern, item_id: str) -> None:
     conversation_id = await _begun(quern, "x")
     path = f"/v1/conversations/{conversation_id}/items"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from .conftest import Quern, Start
 from .engines import saying
 from .openai_clients import WEATHER, error_of, respond, responded
 
-UNKNOWN = f"resp_{uuid.uuid4().hex}"
+UNKNOWN = "resp_5a1f6ed01c0e4a529a8b6f2d1f0c7e11"
 WEB = {"type": "web_search"}
 
 

@@ -36,7 +36,7 @@ CONTEXT_LENGTH = 3072
 KV_TOKENS = 4096
 CPU_BLOCK_TOKENS = 32
 SETTINGS = EngineSettings(
-    parallel=PARALLEL, context_length=CONTEXT_LENGTH, kv_tokens=KV_TOKENS, batch_tokens=32, threads=None
+    parallel=PARALLEL, context_length=CONTEXT_LENGTH, kv_tokens=KV_TOKENS, batch_tokens=32, threads=1
 )
 
 

@@ -21,7 +21,7 @@ from .engines import RUNS_CPU, Subject, cpu_subject
 
 pytestmark = RUNS_CPU
 
-TIGHT = EngineSettings(parallel=4, context_length=512, kv_tokens=512, batch_tokens=32)
+TIGHT = EngineSettings(parallel=4, context_length=512, kv_tokens=512, batch_tokens=32, threads=1)
 
 
 @asynccontextmanager

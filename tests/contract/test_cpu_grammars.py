@@ -20,7 +20,7 @@ from .test_grammars import SETTINGS, SHORT, TOOL_CALL, check, json_grammar, requ
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), RUNS_CPU]
 
-TIGHT = EngineSettings(parallel=4, context_length=512, kv_tokens=512)
+TIGHT = EngineSettings(parallel=4, context_length=512, kv_tokens=512, threads=1)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -227,9 +227,16 @@ async def test_closing_frees_the_sequence_within_a_step_or_two(subject: Subject,
 
 
 async def test_cancelling_the_task_that_reads_frees_the_sequence(subject: Subject) -> None:
-    task = asyncio.get_running_loop().create_task(subject.run(subject.endless()))
-    await subject.wait_until(lambda: subject.engine.stats().running == 1)
-    await asyncio.sleep(0.2)
+    tokens = asyncio.Event()
+
+    async def read() -> None:
+        async for event in subject.engine.generate(subject.endless()):
+            if isinstance(event, Tokens):
+                tokens.set()
+
+    task = asyncio.get_running_loop().create_task(read())
+    async with asyncio.timeout(20):
+        await tokens.wait()
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()

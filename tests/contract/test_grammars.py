@@ -31,7 +31,7 @@ from .engines import ENGINES, Run, Subject, make_subject
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SETTINGS = EngineSettings(parallel=4, context_length=1024, kv_tokens=4096)
+SETTINGS = EngineSettings(parallel=4, context_length=1024, kv_tokens=4096, threads=1)
 COUNT = LarkGrammar("start: /[0-9]+(, [0-9]+)*/")
 WORDS = LarkGrammar('start: "no!!!" | "perhaps?"')
 SHORT = an_object({"name": {"type": "string", "maxLength": 9}, "size": {"enum": ["small", "large"]}})

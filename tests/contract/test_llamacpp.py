@@ -42,7 +42,7 @@ from .engines import SETTINGS, Subject, collect, exhaust, inference_process, inf
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-TINY = EngineSettings(parallel=2, context_length=256, kv_tokens=256, batch_tokens=32)
+SMALL = EngineSettings(parallel=2, context_length=256, kv_tokens=256, batch_tokens=32, threads=1)
 KEY = "a key of the test's own"
 
 
@@ -170,8 +170,8 @@ async def test_signals_to_the_whole_group_leave_the_child_to_its_parent(subject:
     assert subject.engine.stats().state is EngineState.READY
 
 
-async def test_finished_conversations_make_room_in_a_full_cache(small_model_path: Path, prompt: Prompt) -> None:
-    async with _started(small_model_path, prompt, TINY) as subject:
+async def test_finished_conversations_make_room_in_a_full_cache(tiny_model_path: Path, prompt: Prompt) -> None:
+    async with _started(tiny_model_path, prompt, SMALL) as subject:
         for text in ("alpha", "beta", "gamma"):
             request = replace(subject.endless(max_tokens=40), prompt=tuple(prompt.tokenizer.encode(text) * 100)[:100])
             assert len((await subject.run(request)).ids) == 40
@@ -180,7 +180,7 @@ async def test_finished_conversations_make_room_in_a_full_cache(small_model_path
 async def test_each_slot_has_its_own_part_of_the_cache_where_that_is_enough(
     small_model_path: Path, prompt: Prompt
 ) -> None:
-    settings = TINY.model_copy(update={"kv_tokens": 512})
+    settings = SMALL.model_copy(update={"kv_tokens": 512})
     async with _started(small_model_path, prompt, settings) as subject:
         async with asyncio.TaskGroup() as group:
             runs = [group.create_task(subject.run(subject.endless(max_tokens=200))) for _ in range(2)]
@@ -236,7 +236,7 @@ async def test_a_model_that_is_gone_after_a_crash_fails_those_who_wait_and_once_
 ) -> None:
     model = tmp_path / "model.gguf"
     model.symlink_to(small_model_path)
-    async with _started(model, prompt, TINY) as subject, subject.running(subject.endless(max_tokens=200)):
+    async with _started(model, prompt, SMALL) as subject, subject.running(subject.endless(max_tokens=200)):
         waits = asyncio.ensure_future(collect(subject.engine, subject.endless(max_tokens=200)))
         await subject.wait_until(lambda: subject.engine.stats().waiting == 1)
         model.unlink()
@@ -248,12 +248,12 @@ async def test_a_model_that_is_gone_after_a_crash_fails_those_who_wait_and_once_
         await subject.wait_until(lambda: subject.engine.stats().state is EngineState.READY)
 
 
-def _engine(model: Path, settings: EngineSettings = TINY, *, vocabulary_size: int = 151936) -> LlamaCppEngine:
+def _engine(model: Path, settings: EngineSettings = SMALL, *, vocabulary_size: int = 151936) -> LlamaCppEngine:
     vocabulary = ScriptedVocabulary(vocabulary_size)
     return LlamaCppEngine(model, model_id="small", quantisation="q", settings=settings, vocabulary=vocabulary)
 
 
-async def _load_error(model: Path, settings: EngineSettings = TINY, *, vocabulary_size: int = 151936) -> str:
+async def _load_error(model: Path, settings: EngineSettings = SMALL, *, vocabulary_size: int = 151936) -> str:
     engine = _engine(model, settings, vocabulary_size=vocabulary_size)
     with pytest.raises(ModelLoadError) as error:
         await engine.start()
@@ -326,16 +326,16 @@ async def test_progress_grows_while_the_model_loads(small_model_path: Path) -> N
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def remote(small_model_path: Path) -> AsyncGenerator[str]:
+async def remote(tiny_model_path: Path) -> AsyncGenerator[str]:
     """A llama-server that the engine did not start: its URL."""
-    async with _llama_server(small_model_path) as (url, _):
+    async with _llama_server(tiny_model_path) as (url, _):
         yield url
 
 
 @asynccontextmanager
 async def _llama_server(model: Path) -> AsyncGenerator[tuple[str, asyncio.subprocess.Process]]:
     config = ChildConfig(
-        model=str(model), api_key=KEY, slots=1, kv_tokens=512, slot_tokens=512, threads=2, batch_tokens=32
+        model=str(model), api_key=KEY, slots=1, kv_tokens=512, slot_tokens=512, threads=1, batch_tokens=32
     )
     pipe = subprocess.PIPE
     server = await asyncio.create_subprocess_exec(*COMMAND, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
@@ -354,9 +354,9 @@ def _at(url: str, key: str | None = KEY) -> EngineSettings:
 
 
 async def test_a_running_llama_server_is_used_by_its_url_within_its_own_limits(
-    remote: str, small_model_path: Path, prompt: Prompt
+    remote: str, tiny_model_path: Path, prompt: Prompt
 ) -> None:
-    async with _started(small_model_path, prompt, _at(remote)) as subject:
+    async with _started(tiny_model_path, prompt, _at(remote)) as subject:
         info = subject.engine.info
         assert (info.parallel, info.context_length) == (1, 512)
         assert remote in info.device

@@ -17,12 +17,14 @@ import requests
 
 QUERN = str(Path(sys.executable).with_name("quern"))
 START_SECONDS = 120
+ONE_THREAD = {"QUERN_ENGINE__THREADS": "1"}
+"""Other tests run meanwhile: threads that wait for one another get nothing done while one of them waits for a core."""
 
 
 class ServerProcess:
-    """`quern serve` on a free port and a data directory of the test's own."""
+    """`quern serve` on a free port and a data directory of the test's own. `settings`: environment variables."""
 
-    def __init__(self, data_dir: Path, *options: str) -> None:
+    def __init__(self, data_dir: Path, *options: str, **settings: str) -> None:
         self.output = data_dir / f"serve-{time.monotonic_ns()}.log"
         self.data_dir = data_dir
         with self.output.open("wb") as output:
@@ -30,6 +32,7 @@ class ServerProcess:
                 [QUERN, "serve", "--port", "0", "--data-dir", str(data_dir), *options],
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, **ONE_THREAD, **settings},
                 start_new_session=True,
             )
         self.url = ""

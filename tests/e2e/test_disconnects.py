@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
 import requests
 
-from .conftest import ServerProcess, StartServer
+from .conftest import ServerProcess
 
 ENDPOINTS = ["/v1/code/generate", "/v1/code/chat_stream"]
 FREE_SECONDS = 10.0
@@ -43,12 +45,20 @@ def test_a_socket_closed_during_prefill_frees_its_sequence(server: ServerProcess
     server.wait_for(lambda stats: stats["running"] == 0, FREE_SECONDS)
 
 
+@pytest.fixture(scope="module")
+def single_server(
+    tmp_path_factory: pytest.TempPathFactory, data_dir_with_model: Callable[[Path], Path]
+) -> Iterator[ServerProcess]:
+    """A server of one place."""
+    folder = data_dir_with_model(tmp_path_factory.mktemp("single"))
+    server = ServerProcess(folder, "--model", "qwen2.5-coder-0.5b", QUERN_ENGINE__PARALLEL="1")
+    yield server.wait_until_ready()
+    server.stop()
+
+
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_a_socket_closed_in_the_queue_leaves_it(
-    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
-    monkeypatch.setenv("QUERN_ENGINE__PARALLEL", "1")
-    server = start_server()
+def test_a_socket_closed_in_the_queue_leaves_it(single_server: ServerProcess, path: str) -> None:
+    server = single_server
     runs = _post(server, ENDPOINTS[0], "Count from 1 to 2000, one number per line.")
     server.wait_for(lambda stats: stats["running"] == 1)
     waits = _post(server, path, "Say hello.")

@@ -108,7 +108,7 @@ def test_sigterm_lets_running_turns_finish_and_refuses_new_ones(start_server: St
     reader.join(60)
     assert reader.error is None
     assert server.process.wait(20) == 0
-    server = start_server()
+    server = start_server("--engine", "fake")
     body = requests.get(f"{server.url}/v1/conversations/{reader.conversation_id}", timeout=10).json()
     assert body["turns"][0]["state"] == "completed"
     assert body["messages"][1]["content"] == reader.text()
@@ -124,7 +124,7 @@ def test_a_turn_that_outlasts_the_grace_ends_as_interrupted_with_all_its_text(
     assert server.process.wait(20) == 0
     reader.join(10)
     assert reader.error is not None
-    server = start_server()
+    server = start_server("--engine", "fake")
     turn = requests.get(f"{server.url}/v1/conversations/{reader.conversation_id}", timeout=10).json()["turns"][0]
     assert turn["state"] == "interrupted"
     assert turn["text"].startswith(reader.text())
@@ -135,7 +135,7 @@ def test_a_second_sigterm_does_not_wait_for_the_grace(start_server: StartServer)
     reader = _reading(server.url).wait_for_text()
     server.process.send_signal(signal.SIGTERM)
     server.wait_for(lambda stats: stats["status"] == "stopping")
-    time.sleep(0.5)
+    reader.wait_for_text(len(reader.pieces) + 10)
     assert server.process.poll() is None, "the first signal waits for the turn"
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(10) == 0

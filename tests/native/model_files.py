@@ -247,3 +247,8 @@ def refusal(path: Path) -> str:
     assert str(path.parent) in message
     assert message.endswith(".")
     return message
+
+
+def read_floats(model: _native.ModelFile, name: str) -> Floats:
+    """A tensor as the native module dequantises it."""
+    return np.asarray(model.read_floats(name), dtype=np.float32)

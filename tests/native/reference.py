@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from gguf import GGUFReader
@@ -100,6 +100,15 @@ class GgufWeights:
         return ArrayWeights({name: self.get(name) for name in self._tensors})
 
 
+class QuickReader(GGUFReader):
+    """gguf's reader on a plain array over the file: each slice of NumPy's `memmap` takes several times as long, and a
+    vocabulary is half a million of them.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, np.asarray(value) if name == "data" else value)
+
+
 class Reference:
     """The model. Weights are read layer by layer, so one layer and one part of the output matrix are in memory."""
 
@@ -110,7 +119,11 @@ class Reference:
     @classmethod
     def from_gguf(cls, path: Path, *, load: bool = False) -> Reference:
         """A GGUF file; with `load` all weights stay in memory, which is quicker from the second call on."""
-        reader = GGUFReader(path)
+        return cls.from_reader(QuickReader(path), load=load)
+
+    @classmethod
+    def from_reader(cls, reader: GGUFReader, *, load: bool = False) -> Reference:
+        """The same of an open file."""
         weights = GgufWeights(reader)
         return cls(_gguf_config(reader), weights.loaded() if load else weights)
 

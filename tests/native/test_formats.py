@@ -11,9 +11,8 @@ import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
-from numpy.typing import NDArray
 from tests.native import model_files as files
-from tests.native.model_files import refusal
+from tests.native.model_files import read_floats, refusal
 
 from quern.engine.cpu import _native
 
@@ -22,10 +21,6 @@ QUANTISED = [
     Kind.Q6_K, Kind.IQ4_NL,
 ]  # fmt: skip
 ARCHITECTURES = ["qwen2", "qwen3", "qwen3moe"]
-
-
-def read_floats(model: _native.ModelFile, name: str) -> NDArray[np.float32]:
-    return np.asarray(model.read_floats(name), dtype=np.float32)
 
 
 @pytest.mark.parametrize("kind", QUANTISED, ids=lambda kind: kind.name)
@@ -80,32 +75,6 @@ def test_floats_round_to_the_nearest_bfloat16_and_halfway_to_the_even_one() -> N
     nan = _native.float_to_bfloat16(math.nan)
     assert nan & 0x7F80 == 0x7F80
     assert nan & 0x7F
-
-
-def test_the_real_model_is_what_ggufs_own_reader_finds(small_model_path: Path) -> None:
-    model = _native.open_model(str(small_model_path))
-    model.check_tensors()
-    theirs = gguf.GGUFReader(small_model_path)
-    assert {(name, kind, shape) for name, kind, shape in model.tensors} == {
-        (x.name, x.tensor_type.name, tuple(int(size) for size in reversed(x.shape))) for x in theirs.tensors
-    }
-    first_of_each = {x.tensor_type: x for x in reversed(theirs.tensors) if "blk" in x.name}
-    assert len(first_of_each) >= 4
-    for tensor in first_of_each.values():
-        expected = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        assert np.array_equal(read_floats(model, tensor.name), expected)
-
-
-def test_the_real_models_configuration_is_read(small_model_path: Path) -> None:
-    model = _native.open_model(str(small_model_path))
-    assert model.size == small_model_path.stat().st_size
-    config = model.config
-    assert config.pop("norm_epsilon") == pytest.approx(1e-6)
-    assert config == {
-        "architecture": "qwen2", "layers": 24, "hidden": 896, "heads": 14, "kv_heads": 2, "head_dim": 64, "ffn": 4864,
-        "experts": 0, "experts_used": 0, "expert_ffn": 0, "vocabulary": 151936, "context_length": 32768,
-        "rope_base": 1e6, "normalize_expert_weights": False, "tied_embeddings": False, "yarn": None,
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -19,15 +19,12 @@ from quern.engine.cpu import _native
 from quern.engine.cpu.native import NativeModel, NativeOptions
 from quern.errors import ModelLoadError
 from quern.modelfiles.description import KvShape
-from quern.modelfiles.gguf import read_gguf
 from quern.modelfiles.sizes import kv_cache_bytes
-from quern.prompt.tokenizer import Tokenizer
 
-from .native_model import BLOCK, INSTRUCTION_SETS, KvType, distance, load, random_ids, teacher_forced
+from .native_model import BLOCK, INSTRUCTION_SETS, distance, load, random_ids, teacher_forced
 from .random_models import MODEL_TYPES, FloatType, Q, small_config, write_gguf, write_safetensors
 from .reference import ARCHITECTURES, Array, Config, Reference, Yarn
 
-CODE = Path(__file__).parents[1] / "data" / "tokenizer_corpus" / "python.txt"
 TYPES = [
     Q.Q4_K, Q.Q5_K, Q.Q6_K, Q.Q8_0, Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q5_1, Q.IQ4_NL, Q.F16, Q.BF16, Q.F32,
 ]  # fmt: skip
@@ -194,28 +191,3 @@ def test_what_the_progress_callback_raises_ends_the_loading(tmp_path: Path) -> N
     write_gguf(tmp_path / "model.gguf", small_config("qwen2"), types=[Q.Q4_K])
     with pytest.raises(Cancelled):
         _native.Model(str(tmp_path / "model.gguf"), threads=2, kv_tokens=BLOCK, progress=cancel)
-
-
-@pytest.fixture(scope="module")
-def code_and_logits(small_model_path: Path) -> tuple[list[int], Array]:
-    """Python code as ids, and the reference's logits: half a minute of NumPy."""
-    ids = Tokenizer(read_gguf(small_model_path).vocabulary).encode(CODE.read_text(encoding="utf-8"))[:100]
-    return ids, Reference.from_gguf(small_model_path).logits(ids)
-
-
-@pytest.mark.parametrize(("kv_type", "divergence", "agreement"), [("bf16", 0.005, 0.96), ("int8", 0.03, 0.9)])
-def test_the_real_small_model_predicts_code_as_the_reference_does(
-    small_model_path: Path,
-    code_and_logits: tuple[list[int], Array],
-    kv_type: KvType,
-    divergence: float,
-    agreement: float,
-) -> None:
-    """Real weights and activations have outliers that random ones lack, and this model's keys have large biases, which
-    8 bits keep badly: simulated in NumPy, a mean KL of 0.002 with a bf16 cache and 0.01 with int8. The first token's
-    activations are so large that no quantised engine predicts well from it alone.
-    """
-    ids, right = code_and_logits
-    said = teacher_forced(load(small_model_path, kv_type=kv_type), ids)
-    assert distance(right[1:], said[1:]).divergence < divergence
-    assert np.mean(right[1:].argmax(-1) == said[1:].argmax(-1)) >= agreement

@@ -1,6 +1,7 @@
 """An open database, and short ways to say what happens to a turn."""
 
 import asyncio
+import shutil
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -37,8 +38,17 @@ def database_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def database(database_file: Path) -> AsyncIterator[Database]:
-    database = Database(f"sqlite+aiosqlite:///{database_file}")
+def migrated_file(database_file: Path, empty_database: Path) -> Path:
+    """The file of `database`: a new one, unless the test has put one there."""
+    if not database_file.exists():
+        database_file.parent.mkdir()
+        shutil.copy(empty_database, database_file)
+    return database_file
+
+
+@pytest.fixture
+async def database(migrated_file: Path) -> AsyncIterator[Database]:
+    database = Database(f"sqlite+aiosqlite:///{migrated_file}")
     await database.open()
     yield database
     await database.close()
