@@ -25,7 +25,7 @@ from quern.engine.cpu.engine import CpuEngine
 from quern.grammar.compiler import CompiledGrammar, GrammarCompiler
 from quern.grammar.kinds import Grammar, JsonGrammar
 from quern.grammar.trial import GrammarTrial
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 from quern.sampling import SamplingParams
 from quern.types import Message, Role
 from results import machine
@@ -89,10 +89,10 @@ def mask_costs(grammar: CompiledGrammar, ids: list[int], rounds: int) -> tuple[f
     return statistics.median(times), max(first), statistics.median(first)
 
 
-def without_weights(prompt: Prompt, ids: int, rounds: int) -> None:
+def without_weights(codec: TextCodec, ids: int, rounds: int) -> None:
     """Compile times and masks, for each schema."""
-    compiler = GrammarCompiler(prompt.tokenizer, ids)
-    trial = GrammarTrial(prompt.tokenizer, compiler.compile)
+    compiler = GrammarCompiler(codec.tokenizer, ids)
+    trial = GrammarTrial(codec.tokenizer, compiler.compile)
     print(f"the first grammar, with the start of the child: {milliseconds(lambda: trial.compile(empty())):.0f} ms\n")
     print("| schema | tried and compiled, ms | of that here, ms | mask and token, µs | first time, µs | slowest, ms |")
     print("|---|---|---|---|---|---|")
@@ -100,7 +100,7 @@ def without_weights(prompt: Prompt, ids: int, rounds: int) -> None:
         grammar = JsonGrammar(json.dumps(schema))
         both = statistics.median(milliseconds(lambda g=grammar: trial.compile(g)) for _ in range(rounds))
         here = statistics.median(milliseconds(lambda g=grammar: compiler.compile(g)) for _ in range(rounds))
-        tokens = prompt.tokenizer.encode(answer)
+        tokens = codec.tokenizer.encode(answer)
         median, slowest, first = mask_costs(compiler.compile(grammar), tokens, rounds)
         print(f"| {name} | {both:.1f} | {here:.1f} | {median:.0f} | {first:.0f} | {slowest / 1000:.1f} |")
     trial.close()
@@ -130,14 +130,14 @@ async def decode_speed(engine: CpuEngine, requests: list[GenerateRequest]) -> fl
     return (sum(counts) - len(counts)) / (time.perf_counter() - began)
 
 
-def requests(prompt: Prompt, sequences: int, tokens: int, grammar: Grammar | None, salt: str) -> list[GenerateRequest]:
+def requests(
+    codec: TextCodec, sequences: int, tokens: int, grammar: Grammar | None, salt: str
+) -> list[GenerateRequest]:
     """Greedy answers of exactly so many tokens."""
     sampling = SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
     return [
         GenerateRequest(
-            tuple(
-                prompt.encode_chat([Message(Role.USER, f"Tell story number {number} as a JSON array of sentences.")])
-            ),
+            tuple(codec.encode_chat([Message(Role.USER, f"Tell story number {number} as a JSON array of sentences.")])),
             sampling,
             cache_salt=f"{salt} {number}",
             grammar=grammar,
@@ -146,10 +146,10 @@ def requests(prompt: Prompt, sequences: int, tokens: int, grammar: Grammar | Non
     ]
 
 
-async def with_weights(model: Path, prompt: Prompt, options: argparse.Namespace) -> None:
+async def with_weights(model: Path, codec: TextCodec, options: argparse.Namespace) -> None:
     """Decode speed, free and under a schema."""
     settings = EngineSettings(parallel=max(options.sequences), kv_tokens=8192, threads=options.threads)
-    engine = CpuEngine(model, model_id=model.stem, facts=prompt.facts, settings=settings, vocabulary=prompt.tokenizer)
+    engine = CpuEngine(model, model_id=model.stem, facts=codec.facts, settings=settings, vocabulary=codec.tokenizer)
     await engine.start()
     grammar = JsonGrammar(json.dumps(STORY))
     await engine.check_grammar(grammar)
@@ -159,7 +159,7 @@ async def with_weights(model: Path, prompt: Prompt, options: argparse.Namespace)
         for pair in range(options.pairs + 1):
             for constrained in (False, True) if pair % 2 else (True, False):
                 made = requests(
-                    prompt, sequences, options.tokens, grammar if constrained else None, f"{pair} {constrained}"
+                    codec, sequences, options.tokens, grammar if constrained else None, f"{pair} {constrained}"
                 )
                 speeds[constrained].append(await decode_speed(engine, made))
         free, bound = speeds[False][1:], speeds[True][1:]  # the first pair warms up
@@ -183,10 +183,10 @@ def main() -> None:
     options = parser.parse_args()
     told = machine()
     print(f"{told['cpu']}, load average {told['load_average']:.1f}, commit {told['commit']}\n")
-    prompt = Prompt.load(options.model)
-    without_weights(prompt, prompt.vocabulary_size, options.rounds)
-    asyncio.run(with_weights(options.model, prompt, options))
-    prompt.close()
+    codec = TextCodec.load(options.model)
+    without_weights(codec, codec.vocabulary_size, options.rounds)
+    asyncio.run(with_weights(options.model, codec, options))
+    codec.close()
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ async def direct(application: Application, prompts: list[str], max_tokens: int) 
     sampling = Settings().generation.model_copy(update={"max_tokens": max_tokens, "temperature": 0.0}).sampling()
 
     async def one(prompt: str) -> int:
-        ids = application.prompt.encode_chat([Message(Role.USER, prompt)])
-        request = GenerateRequest(ids, sampling, application.prompt.stop_token_ids)
+        ids = application.codec.encode_chat([Message(Role.USER, prompt)])
+        request = GenerateRequest(ids, sampling, application.codec.stop_token_ids)
         async for event in application.engine.generate(request):
             if isinstance(event, Finished):
                 return event.usage.completion_tokens

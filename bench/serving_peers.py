@@ -25,7 +25,7 @@ from code_prompts import code_snippets
 from installed import installed
 from llama_serving import llama_served, stream_completion
 from quern.config import Settings
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 from quern.types import Message, Role
 from results import Paired, machine, markdown_table, write_json
 from serving import served
@@ -105,8 +105,8 @@ async def _round(ask: Callable[[int], Awaitable[Answer]], users: int) -> Round:
 class Comparison:
     """Both servers, for one number of users."""
 
-    def __init__(self, prompt: Prompt, quern: httpx2.AsyncClient, llama_cpp: httpx2.AsyncClient) -> None:
-        self._prompt = prompt
+    def __init__(self, codec: TextCodec, quern: httpx2.AsyncClient, llama_cpp: httpx2.AsyncClient) -> None:
+        self._codec = codec
         self._quern = quern
         self._llama_cpp = llama_cpp
         self._asked = 0
@@ -132,7 +132,7 @@ class Comparison:
         return lambda user: ask_quern(self._quern, texts[user], max_tokens)
 
     def _ask_llama(self, texts: Sequence[str], max_tokens: int) -> Callable[[int], Awaitable[Answer]]:
-        ids = [self._prompt.encode_chat([Message(Role.USER, text)]) for text in texts]
+        ids = [self._codec.encode_chat([Message(Role.USER, text)]) for text in texts]
         return lambda user: ask_llama_server(self._llama_cpp, ids[user], max_tokens)
 
 
@@ -155,7 +155,7 @@ async def main() -> None:
     here = machine()
     settings = Settings()
     model = installed(options.model)
-    prompt = await asyncio.to_thread(Prompt.load, model)
+    codec = await asyncio.to_thread(TextCodec.load, model)
     rows: list[Paired] = []
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as config:
         config.write(f"[engine]\nthreads = {options.threads}\nparallel = {max(options.users)}\n")
@@ -164,11 +164,11 @@ async def main() -> None:
             served(settings.models_dir, options.model, "--engine", options.engine, "--config", config.name) as quern,
             llama_served(model, threads=options.threads, parallel=max(options.users), context=CONTEXT) as llama_cpp,
         ):
-            comparison = Comparison(prompt, quern, llama_cpp)
+            comparison = Comparison(codec, quern, llama_cpp)
             await comparison.run(1, 1, 8, options.characters)  # a warm-up, thrown away
             for users in options.users:
                 rows += await comparison.run(users, options.pairs, options.max_tokens, options.characters)
-    prompt.close()
+    codec.close()
     print(f"\n{options.model}, engine {options.engine}, {options.threads} threads, {options.max_tokens} tokens each\n")
     print(markdown_table(rows, "over HTTP"))
     write_json(

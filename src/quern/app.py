@@ -30,7 +30,7 @@ from quern.engine.base import Engine
 from quern.engine.choice import ModelKind, choose, native_facts
 from quern.engine.fake import FakeEngine
 from quern.errors import ConfigError
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
@@ -60,10 +60,10 @@ class ServedModel:
 class Application:
     """A wired server: `asgi` answers while `running()` lasts. `engine_reason`: why it is this engine, as a sentence."""
 
-    def __init__(self, settings: Settings, engine: Engine, prompt: Prompt, engine_reason: str = "") -> None:
+    def __init__(self, settings: Settings, engine: Engine, codec: TextCodec, engine_reason: str = "") -> None:
         self.engine = engine
         self.engine_reason = engine_reason
-        self.prompt = prompt
+        self.codec = codec
         self.database = Database(settings.database_url)
         conversation_store = ConversationStore(self.database)
         turn_store = TurnStore(self.database)
@@ -71,7 +71,7 @@ class Application:
         history = HistoryStore(self.database)
         self.turns = TurnService(
             engine=engine,
-            prompt=prompt,
+            codec=codec,
             history=HistoryLoader(response_store, history),
             turns=turn_store,
             settings=settings.turns,
@@ -79,9 +79,9 @@ class Application:
         services = Services(
             turns=self.turns,
             conversations=ConversationService(conversation_store, history, turn_store, self.turns),
-            responses=ResponseService(prompt, response_store, history, self.turns),
-            tokens=TokenService(prompt),
-            model=ModelService(engine, prompt, self.turns, frozenset(settings.model.aliases)),
+            responses=ResponseService(codec, response_store, history, self.turns),
+            tokens=TokenService(codec),
+            model=ModelService(engine, codec, self.turns, frozenset(settings.model.aliases)),
             generation=settings.generation,
             max_request_bytes=settings.server.max_request_bytes,
         )
@@ -106,7 +106,7 @@ class Application:
                     await self.engine.close()
         finally:
             await self.database.close()
-            await asyncio.to_thread(self.prompt.close)
+            await asyncio.to_thread(self.codec.close)
 
 
 def build_app(settings: Settings, model: ServedModel | None) -> Application:
@@ -119,48 +119,48 @@ def build_app(settings: Settings, model: ServedModel | None) -> Application:
     if model is None:
         msg = "This engine needs a model file."
         raise ConfigError(msg)
-    prompt = Prompt.load(model.path)
+    codec = TextCodec.load(model.path)
     try:
-        kind = ModelKind(prompt.facts.architecture, prompt.quantisation, folder=model.path.is_dir())
+        kind = ModelKind(codec.facts.architecture, codec.quantisation, folder=model.path.is_dir())
         choice = choose(settings.engine, native_facts(), kind)
     except ConfigError:
-        prompt.close()
+        codec.close()
         raise
     log.info("engine_chosen", engine=choice.name.value, reason=choice.reason)
     make = _cpu if choice.name is EngineName.CPU else _llamacpp
-    return Application(settings, make(settings, model, prompt), prompt, choice.reason)
+    return Application(settings, make(settings, model, codec), codec, choice.reason)
 
 
-def _fake(settings: Settings) -> tuple[Engine, Prompt]:
-    prompt = Prompt.builtin()
+def _fake(settings: Settings) -> tuple[Engine, TextCodec]:
+    codec = TextCodec.builtin()
     engine = FakeEngine(
         parallel=settings.engine.parallel,
         context_length=settings.engine.context_length or 32768,
-        vocabulary_size=prompt.vocabulary_size,
+        vocabulary_size=codec.vocabulary_size,
     )
-    return engine, prompt
+    return engine, codec
 
 
-def _cpu(settings: Settings, model: ServedModel, prompt: Prompt) -> Engine:
+def _cpu(settings: Settings, model: ServedModel, codec: TextCodec) -> Engine:
     from quern.engine.cpu.engine import CpuEngine  # noqa: PLC0415 (brings the native module along)
 
     return CpuEngine(
         model.path,
         model_id=model.model_id,
-        facts=prompt.facts,
-        vocabulary=prompt.tokenizer,
+        facts=codec.facts,
+        vocabulary=codec.tokenizer,
         settings=settings.engine,
     )
 
 
-def _llamacpp(settings: Settings, model: ServedModel, prompt: Prompt) -> Engine:
+def _llamacpp(settings: Settings, model: ServedModel, codec: TextCodec) -> Engine:
     from quern.engine.llamacpp.engine import LlamaCppEngine  # noqa: PLC0415 (brings xllamacpp's client along)
 
     return LlamaCppEngine(
         model.path,
         model_id=model.model_id,
-        quantisation=prompt.quantisation,
-        vocabulary=prompt.tokenizer,
+        quantisation=codec.quantisation,
+        vocabulary=codec.tokenizer,
         settings=settings.engine,
     )
 

@@ -21,7 +21,7 @@ from quern.app import Application
 from quern.config import LogSettings, Settings
 from quern.engine.fake import FakeEngine
 from quern.obs.logging import configure_logging
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 
 
 def _sources() -> ModuleType:
@@ -81,9 +81,9 @@ def start(tmp_path: Path, empty_database: Path) -> Start:
         engine: FakeEngine | None = None, *, wait_until_loaded: bool = True, live: bool = False, **overrides: object
     ) -> AsyncGenerator[Quern]:
         settings = Settings.model_validate({"data_dir": tmp_path, **overrides})
-        prompt = Prompt.builtin()
-        engine = engine or FakeEngine(vocabulary_size=prompt.vocabulary_size)
-        application = Application(settings, engine, prompt)
+        codec = TextCodec.builtin()
+        engine = engine or FakeEngine(vocabulary_size=codec.vocabulary_size)
+        application = Application(settings, engine, codec)
         async with application.running() as loading:
             if wait_until_loaded:
                 await loading

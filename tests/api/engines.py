@@ -6,7 +6,7 @@ from typing import Any
 
 from quern.engine.base import GenerateRequest
 from quern.engine.fake import FakeEngine
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 
 
 def saying(*texts: str, **options: Any) -> FakeEngine:
@@ -16,4 +16,4 @@ def saying(*texts: str, **options: Any) -> FakeEngine:
     def reply(_request: GenerateRequest) -> bytes:
         return (left.pop(0) if len(left) > 1 else left[0]).encode()
 
-    return FakeEngine(reply=reply, vocabulary_size=Prompt.builtin().vocabulary_size, **options)
+    return FakeEngine(reply=reply, vocabulary_size=TextCodec.builtin().vocabulary_size, **options)

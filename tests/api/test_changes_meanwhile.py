@@ -30,14 +30,14 @@ async def test_while_a_turn_is_being_admitted_nothing_is_put_into_its_conversati
         conversation_id = await quern.begin("hello")
         items = f"/v1/conversations/{conversation_id}/items"
         first = (await quern.client.get(items, params={"order": "asc"})).json()["data"][0]["id"]
-        encode = quern.application.prompt.encode_chat
+        encode = quern.application.codec.encode_chat
 
         def slow(said: Sequence[Item], *rest: Any) -> tuple[int, ...]:
             if said[-1] == Message(Role.USER, "slow"):
                 time.sleep(0.3)
             return encode(said, *rest)
 
-        monkeypatch.setattr(quern.application.prompt, "encode_chat", slow)
+        monkeypatch.setattr(quern.application.codec, "encode_chat", slow)
         admitting = asyncio.ensure_future(quern.chat("slow", conversation_id))
         await asyncio.sleep(0.1)
         for refused in (await quern.client.post(items, json=MORE), await quern.client.delete(f"{items}/{first}")):

@@ -40,7 +40,7 @@ def frames(response: httpx2.Response) -> list[Any]:
 
 
 def prompt_text(quern: Quern) -> str:
-    return quern.application.prompt.tokenizer.decode(quern.engine.requests[-1].prompt)
+    return quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
 
 
 async def test_an_answer_in_one_piece_has_the_documented_shape(start: Start) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from quern.engine.fake import FakeEngine
 from quern.grammar.kinds import JsonGrammar
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 
 from .conftest import Start
 
@@ -44,7 +44,7 @@ DIALECTS = {
 
 @pytest.mark.parametrize("path", DIALECTS)
 async def test_its_structure_is_enforced_unless_the_tool_is_strict(start: Start, path: str) -> None:
-    engine = FakeEngine(vocabulary_size=Prompt.builtin().vocabulary_size, refused_keyword="format")
+    engine = FakeEngine(vocabulary_size=TextCodec.builtin().vocabulary_size, refused_keyword="format")
     async with start(engine) as quern:
         for strict in (None, False):
             answered = await quern.client.post(path, json=DIALECTS[path](strict))

@@ -9,12 +9,12 @@ import httpx2
 import pytest
 
 from quern.engine.base import Priority
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 
 from .conftest import Quern, Start
 from .engines import saying
 
-SPECIAL = Prompt.builtin().tokenizer.special.control
+SPECIAL = TextCodec.builtin().tokenizer.special.control
 PREFIX, SUFFIX, MIDDLE = SPECIAL["<|fim_prefix|>"], SPECIAL["<|fim_suffix|>"], SPECIAL["<|fim_middle|>"]
 REPOSITORY, FILE = SPECIAL["<|repo_name|>"], SPECIAL["<|file_sep|>"]
 

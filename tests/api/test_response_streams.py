@@ -21,7 +21,7 @@ from quern.api.openai.response_events import ResponseEvents, whole_response
 from quern.api.openai.response_object import ResponseHead
 from quern.api.shared import sse
 from quern.events import Prefill, Queued, TurnEnded, TurnEvent
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 from quern.store.responses import ResponseStore
 from quern.turns.answer import Answer
 from quern.turns.decoder import OutputParser
@@ -312,7 +312,7 @@ HEAD = ResponseHead(
     "7b1c5a90-2f6e-4c39-8f55-0d3f8f2b6a11", datetime(2026, 5, 1, tzinfo=UTC), "m", None, None, True, {"tools": []}
 )
 TOOLS = ToolUse((Tool("weather", "", {"type": "object", "properties": {"city": {"type": "string"}}}),))
-PROMPT = Prompt.builtin()
+PROMPT = TextCodec.builtin()
 
 prose = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12)
 calls = st.text('abc"\\{}<>/北 \n', max_size=8).map(call_text)

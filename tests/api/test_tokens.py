@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from quern.engine.fake import FakeEngine
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 
 from .conftest import Quern, Start
 
-SPECIAL = Prompt.builtin().tokenizer.special.control
+SPECIAL = TextCodec.builtin().tokenizer.special.control
 START, END = SPECIAL["<|im_start|>"], SPECIAL["<|im_end|>"]
 JSON = {"content-type": "application/json"}
 USER: list[dict[str, Any]] = [{"role": "user", "content": "你"}]

@@ -22,7 +22,7 @@ from quern.engine.fake import FakeEngine
 from quern.engine.llamacpp.engine import LlamaCppEngine
 from quern.engine.llamacpp.process import COMMAND
 from quern.events import Prefill, Queued
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 from quern.sampling import SamplingParams
 from quern.types import Message, Role
 
@@ -49,7 +49,7 @@ class Subject:
     """
 
     engine: Engine
-    prompt: Prompt
+    codec: TextCodec
     crash: Callable[[], Awaitable[None]]
     reserves: bool = True
     restarts: bool = True
@@ -57,7 +57,7 @@ class Subject:
     salts: int = field(default=0)
 
     def ids(self, text: str) -> tuple[int, ...]:
-        return self.prompt.encode_chat([Message(Role.USER, text)])
+        return self.codec.encode_chat([Message(Role.USER, text)])
 
     def request(self, text: str = "Say hello.", *, max_tokens: int = 8, salt: str | None = None) -> GenerateRequest:
         """A greedy request under a salt of its own, so that no earlier case's cache changes its course."""
@@ -159,7 +159,7 @@ def fake_subject() -> Subject:
     async def crash() -> None:
         engine.crash()
 
-    return Subject(engine, Prompt.builtin(), crash)
+    return Subject(engine, TextCodec.builtin(), crash)
 
 
 class FragileModel:
@@ -179,19 +179,19 @@ class FragileModel:
         return self._model.forward(parts)
 
 
-def cpu_subject(path: Path, prompt: Prompt, settings: EngineSettings = SETTINGS) -> Subject:
+def cpu_subject(path: Path, codec: TextCodec, settings: EngineSettings = SETTINGS) -> Subject:
     models: list[FragileModel] = []
 
     def load(progress: Callable[[float], None]) -> Model:
-        models.append(FragileModel(NativeModel.load(path, native_options(settings, prompt.facts), progress)))
+        models.append(FragileModel(NativeModel.load(path, native_options(settings, codec.facts), progress)))
         return models[-1]
 
     engine = CpuEngine(
         path,
         model_id="small",
-        facts=prompt.facts,
+        facts=codec.facts,
         settings=settings,
-        vocabulary=prompt.tokenizer,
+        vocabulary=codec.tokenizer,
         load=load,
     )
 
@@ -200,16 +200,16 @@ def cpu_subject(path: Path, prompt: Prompt, settings: EngineSettings = SETTINGS)
         while models[-1].failing:
             await asyncio.sleep(0.01)
 
-    return Subject(engine, prompt, crash, reserves=False, restarts=False, cache_grain=CPU_BLOCK_TOKENS)
+    return Subject(engine, codec, crash, reserves=False, restarts=False, cache_grain=CPU_BLOCK_TOKENS)
 
 
-def llamacpp_subject(model: Path, prompt: Prompt, settings: EngineSettings = SETTINGS) -> Subject:
+def llamacpp_subject(model: Path, codec: TextCodec, settings: EngineSettings = SETTINGS) -> Subject:
     engine = LlamaCppEngine(
         model,
         model_id="small",
         quantisation="Q4_K_M",
         settings=settings,
-        vocabulary=prompt.tokenizer,
+        vocabulary=codec.tokenizer,
     )
 
     async def crash() -> None:
@@ -217,7 +217,7 @@ def llamacpp_subject(model: Path, prompt: Prompt, settings: EngineSettings = SET
         while engine.stats().state is EngineState.READY:
             await asyncio.sleep(0.01)
 
-    return Subject(engine, prompt, crash)
+    return Subject(engine, codec, crash)
 
 
 def make_subject(name: str, model: Path, settings: EngineSettings = SETTINGS) -> Subject:
@@ -225,7 +225,7 @@ def make_subject(name: str, model: Path, settings: EngineSettings = SETTINGS) ->
     if name == "fake":
         return fake_subject()
     make = cpu_subject if name == "cpu" else llamacpp_subject
-    return make(model, Prompt.load(model), settings)
+    return make(model, TextCodec.load(model), settings)
 
 
 def inference_processes() -> list[psutil.Process]:

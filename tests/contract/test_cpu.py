@@ -14,7 +14,7 @@ import pytest
 from quern.config import EngineSettings, KvType
 from quern.engine.base import EngineState, Priority
 from quern.errors import ModelLoadError
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 from quern.types import FinishReason
 
 from .engines import RUNS_CPU, Subject, cpu_subject
@@ -26,13 +26,13 @@ TIGHT = EngineSettings(parallel=4, context_length=512, kv_tokens=512, batch_toke
 
 @asynccontextmanager
 async def _started(model: Path, settings: EngineSettings) -> AsyncGenerator[Subject]:
-    subject = cpu_subject(model, Prompt.load(model), settings)
+    subject = cpu_subject(model, TextCodec.load(model), settings)
     await subject.engine.start()
     try:
         yield subject
     finally:
         await subject.engine.close()
-        subject.prompt.close()
+        subject.codec.close()
 
 
 @pytest.mark.parametrize("kv_type", KvType)
@@ -70,7 +70,7 @@ async def test_an_urgent_request_runs_at_once_and_who_gave_way_loses_no_token(ti
 
 
 async def test_a_load_that_is_cancelled_ends_soon_and_leaves_no_thread(small_model_path: Path) -> None:
-    subject = cpu_subject(small_model_path, Prompt.load(small_model_path))
+    subject = cpu_subject(small_model_path, TextCodec.load(small_model_path))
     loading = asyncio.ensure_future(subject.engine.start())
     await subject.wait_until(lambda: subject.engine.stats().load_progress > 0)
     loading.cancel()
@@ -79,17 +79,17 @@ async def test_a_load_that_is_cancelled_ends_soon_and_leaves_no_thread(small_mod
     assert loading.cancelled()
     assert subject.engine.stats().state is EngineState.CLOSED
     assert "quern-cpu-engine" not in {thread.name for thread in threading.enumerate()}
-    subject.prompt.close()
+    subject.codec.close()
 
 
 async def test_a_file_that_was_cut_short_is_refused_with_a_sentence_that_names_it(
     small_model_path: Path, tmp_path: Path
 ) -> None:
-    prompt = Prompt.load(small_model_path)
+    codec = TextCodec.load(small_model_path)
     broken = tmp_path / "broken.gguf"
     with small_model_path.open("rb") as whole:
         broken.write_bytes(whole.read(20_000_000))
-    subject = cpu_subject(broken, prompt)
+    subject = cpu_subject(broken, codec)
     with pytest.raises(ModelLoadError, match=r"broken\.gguf"):
         await subject.engine.start()
-    prompt.close()
+    codec.close()

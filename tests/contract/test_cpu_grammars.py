@@ -37,19 +37,19 @@ async def started(model: Path, settings: EngineSettings) -> AsyncGenerator[Subje
         yield subject
     finally:
         await subject.engine.close()
-        subject.prompt.close()
+        subject.codec.close()
 
 
 async def test_special_tokens_of_a_text_grammar_are_drawn_as_such_and_never_inside_of_a_string(
     subject: Subject,
 ) -> None:
-    special = subject.prompt.tokenizer.special
+    special = subject.codec.tokenizer.special
     opening, closing = special.user_defined["<tool_call>"], special.user_defined["</tool_call>"]
     eager = dict.fromkeys((opening, closing, *special.control.values()), 100.0)
     for run in [await subject.run(request(subject, TOOL_CALL, logit_bias=bias)) for bias in ({}, eager)]:
         assert (run.ids[0], run.ids[-1]) == (opening, closing)
         assert not {opening, closing, *special.control.values()} & set(run.ids[1:-1])
-        jsonschema.validate(json.loads(subject.prompt.tokenizer.decode(run.ids[1:-1])), SHORT)
+        jsonschema.validate(json.loads(subject.codec.tokenizer.decode(run.ids[1:-1])), SHORT)
         assert run.finished.reason is FinishReason.STOP
 
 

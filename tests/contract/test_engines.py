@@ -30,7 +30,7 @@ async def started(request: pytest.FixtureRequest, tiny_model_path: Path) -> Asyn
     await subject.engine.start()
     yield subject
     await subject.engine.close()
-    subject.prompt.close()
+    subject.codec.close()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -75,12 +75,12 @@ async def test_max_tokens_is_honoured_to_the_token(subject: Subject) -> None:
 
 
 async def test_an_answer_that_ends_by_itself_is_a_stop_and_its_end_token_is_not_shown(subject: Subject) -> None:
-    likely = {min(subject.prompt.stop_token_ids): 10.0}
+    likely = {min(subject.codec.stop_token_ids): 10.0}
     sampling = SamplingParams(max_tokens=1000, temperature=1.0, top_p=1.0, top_k=0, seed=1, logit_bias=likely)
     run = await subject.run(replace(subject.request("Say something."), sampling=sampling))
     assert run.finished.reason is FinishReason.STOP
     assert run.finished.usage.completion_tokens == len(run.ids)
-    assert not subject.prompt.stop_token_ids & set(run.ids)
+    assert not subject.codec.stop_token_ids & set(run.ids)
 
 
 async def test_a_stop_id_ends_the_generation_and_is_not_shown(subject: Subject) -> None:
@@ -303,7 +303,7 @@ async def test_a_closed_engine_ends_what_runs_and_waits_and_takes_nothing_more(
     assert engine.stats().state is EngineState.CLOSED
     with pytest.raises(EngineUnavailable):
         await subject.run(subject.request())
-    subject.prompt.close()
+    subject.codec.close()
 
 
 async def _failure(subject: Subject) -> EngineFailed | None:

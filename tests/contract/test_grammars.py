@@ -44,7 +44,7 @@ async def subject(request: pytest.FixtureRequest, tiny_model_path: Path) -> Asyn
     await subject.engine.start()
     yield subject
     await subject.engine.close()
-    subject.prompt.close()
+    subject.codec.close()
 
 
 def json_grammar(schema: Schema) -> JsonGrammar:
@@ -58,12 +58,12 @@ def request(subject: Subject, grammar: Grammar | None, **sampling: Any) -> Gener
 
 
 def text_of(subject: Subject, run: Run) -> str:
-    return subject.prompt.tokenizer.decode(run.ids)
+    return subject.codec.tokenizer.decode(run.ids)
 
 
 def check(subject: Subject, run: Run, schema: Schema) -> None:
     assert run.finished.reason is FinishReason.STOP
-    assert not subject.prompt.stop_token_ids & set(run.ids)
+    assert not subject.codec.stop_token_ids & set(run.ids)
     text = text_of(subject, run)
     VALIDATOR(schema, format_checker=FORMATS).validate(json.loads(text))
     assert text == text.strip()
@@ -83,7 +83,7 @@ def _is_date(value: object) -> bool:
 async def test_whatever_is_drawn_the_answer_is_of_its_schema(subject: Subject, question: str, schema: Schema) -> None:
     grammar = json_grammar(schema)
     await subject.engine.check_grammar(grammar)
-    ((quote,), (at,)) = subject.prompt.tokenizer.encode_many(['"', "@"])
+    ((quote,), (at,)) = subject.codec.tokenizer.encode_many(['"', "@"])
     draws: list[dict[str, Any]] = [
         {"temperature": 2.0, "repetition_penalty": 1.05, "min_p": 0.0001, "seed": 2},
         {"temperature": 50.0, "seed": 3},
@@ -106,7 +106,7 @@ SELDOM: dict[str, Schema] = {
 @pytest.mark.parametrize("name", SELDOM)
 async def test_what_schemas_seldom_have_is_kept_to(subject: Subject, name: str) -> None:
     await subject.engine.check_grammar(json_grammar(SELDOM[name]))
-    bias = {token: 20.0 for text in ('"', "}", ":", "a", "1") for token in subject.prompt.tokenizer.encode(text)}
+    bias = {token: 20.0 for text in ('"', "}", ":", "a", "1") for token in subject.codec.tokenizer.encode(text)}
     run = await subject.run(request(subject, json_grammar(SELDOM[name]), logit_bias=bias))
     check(subject, run, SELDOM[name])
 
@@ -123,7 +123,7 @@ async def test_the_format_uri_is_kept_to_or_refused(subject: Subject) -> None:
 
 async def test_a_network_that_wants_blanks_only_comes_to_an_end(subject: Subject) -> None:
     schema: Schema = {"type": "array", "items": {"const": 1}, "minItems": 3, "maxItems": 3}
-    tokenizer = subject.prompt.tokenizer
+    tokenizer = subject.codec.tokenizer
     blanks = {token: 50.0 for token in range(5000) if tokenizer.token_bytes(token).isspace()}
     run = await subject.run(request(subject, json_grammar(schema), temperature=0, logit_bias=blanks))
     check(subject, run, schema)
@@ -131,7 +131,7 @@ async def test_a_network_that_wants_blanks_only_comes_to_an_end(subject: Subject
 
 
 async def test_tokens_without_text_and_tags_of_calls_are_never_inside_of_a_text(subject: Subject) -> None:
-    special = subject.prompt.tokenizer.special
+    special = subject.codec.tokenizer.special
     eager = dict.fromkeys({*special.control.values(), *special.user_defined.values()} - special.end_of_turn_ids, 100.0)
     schema: Schema = {"type": "string", "minLength": 12, "maxLength": 12}
     run = await subject.run(request(subject, json_grammar(schema), logit_bias=eager))
@@ -148,10 +148,10 @@ async def test_a_text_grammar_is_kept_to_even_where_the_models_end_is_to_be_igno
 
 
 async def test_a_text_that_may_end_ends_where_the_model_ends_it(subject: Subject) -> None:
-    end = min(subject.prompt.stop_token_ids)
+    end = min(subject.codec.stop_token_ids)
     run = await subject.run(request(subject, COUNT, logit_bias={end: 4.0}))
     assert run.finished.reason is FinishReason.STOP
-    assert not subject.prompt.stop_token_ids & set(run.ids)
+    assert not subject.codec.stop_token_ids & set(run.ids)
     assert all(number.isdecimal() for number in text_of(subject, run).split(", "))
     at_once = await subject.run(request(subject, COUNT, logit_bias={end: 100.0}))
     assert len(at_once.ids) == 1, "it is not empty, and no longer than it has to be"
@@ -247,7 +247,7 @@ async def test_a_demanded_call_is_one_of_its_tool_with_its_required_arguments(su
     whole, structure = demanded_call(ToolFormat.JSON, [Tool("send", "", an_object({"to": ODD["to"]}))])
     with pytest.raises(InvalidRequest):
         await subject.engine.check_grammar(whole)
-    end = dict.fromkeys(subject.prompt.tokenizer.encode('"'), 50.0)
+    end = dict.fromkeys(subject.codec.tokenizer.encode('"'), 50.0)
     run = await subject.run(request(subject, structure, logit_bias=end))
     assert run.finished.reason is FinishReason.STOP
     call = json.loads(text_of(subject, run))
@@ -273,7 +273,7 @@ async def test_a_demanded_xml_call_has_its_arguments_in_their_order_each_of_its_
 
 
 async def test_with_tools_and_a_schema_calls_can_be_closed_and_follow_each_other(subject: Subject) -> None:
-    special = subject.prompt.tokenizer.special
+    special = subject.codec.tokenizer.special
     opening, closing = special.user_defined["<tool_call>"], special.user_defined["</tool_call>"]
     grammar = calls_or_json(json.dumps(SHORT))
     bias = {opening: 50.0, closing: 14.0}
@@ -286,11 +286,11 @@ async def test_with_tools_and_a_schema_calls_can_be_closed_and_follow_each_other
 
 
 async def test_special_tokens_of_a_text_grammar_are_drawn_as_such(subject: Subject) -> None:
-    special = subject.prompt.tokenizer.special
+    special = subject.codec.tokenizer.special
     opening, closing = special.user_defined["<tool_call>"], special.user_defined["</tool_call>"]
     run = await subject.run(request(subject, TOOL_CALL))
     assert (run.ids[0], run.ids[-1]) == (opening, closing)
-    jsonschema.validate(json.loads(subject.prompt.tokenizer.decode(run.ids[1:-1])), SHORT)
+    jsonschema.validate(json.loads(subject.codec.tokenizer.decode(run.ids[1:-1])), SHORT)
     assert run.finished.reason is FinishReason.STOP
 
 
@@ -302,7 +302,7 @@ async def test_a_grammar_that_becomes_too_complex_fails_its_own_answer(subject: 
 
 
 async def test_a_bias_that_leaves_nothing_to_draw_fails_its_own_answer(subject: Subject) -> None:
-    (digit,) = subject.prompt.tokenizer.encode("7")
+    (digit,) = subject.codec.tokenizer.encode("7")
     impossible = request(subject, json_grammar({"const": 7}), logit_bias={digit: -math.inf})
     async with subject.running(subject.endless(max_tokens=600)) as other:
         with pytest.raises(EngineFailed, match="logit_bias"):
@@ -323,7 +323,7 @@ async def test_the_worst_schemas_come_to_an_end_and_the_engine_goes_on_meanwhile
 async def test_many_optional_members_dont_end_an_answer_in_its_middle(subject: Subject) -> None:
     properties = {f"p{n}": {"type": "string", "maxLength": n % 20 + 1} for n in range(400)}
     schema = an_object(properties, required=["p399"])
-    comma = {token: 5.0 for text in (",", '",') for token in subject.prompt.tokenizer.encode(text)}
+    comma = {token: 5.0 for text in (",", '",') for token in subject.codec.tokenizer.encode(text)}
     run = await subject.run(request(subject, json_grammar(schema), logit_bias=comma, max_tokens=300))
     text = text_of(subject, run)
     assert len(text) > 300 or VALIDATOR(schema).is_valid(json.loads(text))

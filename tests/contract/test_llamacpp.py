@@ -34,7 +34,7 @@ from quern.errors import EngineFailed, InvalidRequest, ModelLoadError
 from quern.events import Prefill
 from quern.grammar.kinds import JsonGrammar, LarkGrammar
 from quern.grammar.tool_calls import OPENING, ToolFormat, demanded_call
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 from quern.sampling import SamplingParams
 from quern.types import FinishReason, Message, Role, Tool
 
@@ -47,15 +47,15 @@ KEY = "a key of the test's own"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def prompt(small_model_path: Path) -> AsyncGenerator[Prompt]:
-    prompt = Prompt.load(small_model_path)
-    yield prompt
-    prompt.close()
+async def codec(small_model_path: Path) -> AsyncGenerator[TextCodec]:
+    codec = TextCodec.load(small_model_path)
+    yield codec
+    codec.close()
 
 
 @asynccontextmanager
-async def _started(model: Path, prompt: Prompt, settings: EngineSettings = SETTINGS) -> AsyncGenerator[Subject]:
-    subject = llamacpp_subject(model, prompt, settings)
+async def _started(model: Path, codec: TextCodec, settings: EngineSettings = SETTINGS) -> AsyncGenerator[Subject]:
+    subject = llamacpp_subject(model, codec, settings)
     await subject.engine.start()
     try:
         yield subject
@@ -64,8 +64,8 @@ async def _started(model: Path, prompt: Prompt, settings: EngineSettings = SETTI
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def subject(small_model_path: Path, prompt: Prompt) -> AsyncGenerator[Subject]:
-    async with _started(small_model_path, prompt) as subject:
+async def subject(small_model_path: Path, codec: TextCodec) -> AsyncGenerator[Subject]:
+    async with _started(small_model_path, codec) as subject:
         yield subject
 
 
@@ -91,24 +91,24 @@ async def test_every_character_arrives_although_the_protocol_swallows_ids_inside
     subject: Subject, rare: str
 ) -> None:
     """Against the text that llama-server tells where it doesn't stream."""
-    prompt = tuple(subject.prompt.tokenizer.encode(f"{rare} x " * 8))
+    prompt = tuple(subject.codec.tokenizer.encode(f"{rare} x " * 8))
     sampling = SamplingParams(max_tokens=16, temperature=0, repetition_penalty=1)
     request = GenerateRequest(prompt, sampling, cache_salt=rare)
     body = {**completion_request(request, Lease(0, 0)), "stream": False}
     told = (await _server(subject)._http.post("/completion", json=body, timeout=60)).json()["content"]
     assert rare in told, "the model did not write what this test is about"
     run = await subject.run(request)
-    assert subject.prompt.tokenizer.decode(run.ids).rstrip("\ufffd") == told.rstrip("\ufffd")
+    assert subject.codec.tokenizer.decode(run.ids).rstrip("\ufffd") == told.rstrip("\ufffd")
     assert run.finished.usage.completion_tokens == 16
 
 
 async def test_a_character_of_several_tokens_comes_without_probabilities_and_all_others_with_theirs(
     subject: Subject,
 ) -> None:
-    prompt = tuple(subject.prompt.tokenizer.encode("🦄 x " * 8))
+    prompt = tuple(subject.codec.tokenizer.encode("🦄 x " * 8))
     sampling = SamplingParams(max_tokens=16, temperature=0, repetition_penalty=1, logprobs=1)
     run = await subject.run(GenerateRequest(prompt, sampling, cache_salt="unicorn"))
-    decode = subject.prompt.tokenizer.decode
+    decode = subject.codec.tokenizer.decode
     assert {decode(event.ids).strip() for event in run.tokens if event.logprobs is None} == {"🦄"}
     assert all(len(event.ids) == 1 for event in run.tokens if event.logprobs is not None)
 
@@ -123,11 +123,11 @@ async def test_what_does_not_compile_here_is_refused_before_it_runs_unconstraine
 async def test_a_demanded_xml_call_is_written_and_its_text_ends_where_the_model_ends_it(subject: Subject) -> None:
     properties: dict[str, Any] = {"text": {"type": "string"}, "count": {"type": "integer", "minimum": 3, "maximum": 5}}
     tool = Tool("send", "Sends a text.", {"type": "object", "properties": properties, "required": list(properties)})
-    prompt = subject.prompt.encode_chat([Message(Role.USER, "Send the text hello.")], [tool], OPENING)
+    prompt = subject.codec.encode_chat([Message(Role.USER, "Send the text hello.")], [tool], OPENING)
     grammar, *_ = demanded_call(ToolFormat.XML, [tool])
     sampling = SamplingParams(max_tokens=200, temperature=0)
     run = await subject.run(GenerateRequest(prompt, sampling, cache_salt="xml", grammar=grammar))
-    text = subject.prompt.tokenizer.decode(run.ids)
+    text = subject.codec.tokenizer.decode(run.ids)
     assert re.match(r"(?i)<function=send>\n<parameter=text>\n.*hello", text)
     assert text.endswith("\n</parameter>\n</function>")
     assert run.finished.reason is FinishReason.STOP
@@ -170,18 +170,18 @@ async def test_signals_to_the_whole_group_leave_the_child_to_its_parent(subject:
     assert subject.engine.stats().state is EngineState.READY
 
 
-async def test_finished_conversations_make_room_in_a_full_cache(tiny_model_path: Path, prompt: Prompt) -> None:
-    async with _started(tiny_model_path, prompt, SMALL) as subject:
+async def test_finished_conversations_make_room_in_a_full_cache(tiny_model_path: Path, codec: TextCodec) -> None:
+    async with _started(tiny_model_path, codec, SMALL) as subject:
         for text in ("alpha", "beta", "gamma"):
-            request = replace(subject.endless(max_tokens=40), prompt=tuple(prompt.tokenizer.encode(text) * 100)[:100])
+            request = replace(subject.endless(max_tokens=40), prompt=tuple(codec.tokenizer.encode(text) * 100)[:100])
             assert len((await subject.run(request)).ids) == 40
 
 
 async def test_each_slot_has_its_own_part_of_the_cache_where_that_is_enough(
-    small_model_path: Path, prompt: Prompt
+    small_model_path: Path, codec: TextCodec
 ) -> None:
     settings = SMALL.model_copy(update={"kv_tokens": 512})
-    async with _started(small_model_path, prompt, settings) as subject:
+    async with _started(small_model_path, codec, settings) as subject:
         async with asyncio.TaskGroup() as group:
             runs = [group.create_task(subject.run(subject.endless(max_tokens=200))) for _ in range(2)]
             await subject.wait_until(lambda: subject.engine.stats().running == 2)
@@ -195,13 +195,13 @@ import asyncio, psutil, sys
 from pathlib import Path
 from quern.config import EngineSettings
 from quern.engine.llamacpp.engine import LlamaCppEngine
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 
 async def main():
     settings = EngineSettings(parallel=2, context_length=256, kv_tokens=512)
-    prompt = Prompt.load(Path(sys.argv[1]))
+    codec = TextCodec.load(Path(sys.argv[1]))
     engine = LlamaCppEngine(
-        Path(sys.argv[1]), model_id="m", quantisation="q", settings=settings, vocabulary=prompt.tokenizer
+        Path(sys.argv[1]), model_id="m", quantisation="q", settings=settings, vocabulary=codec.tokenizer
     )
     loading = asyncio.ensure_future(engine.start())
     while not (children := psutil.Process().children()):
@@ -232,11 +232,11 @@ async def test_the_child_never_outlives_its_parent_not_even_after_kill_9(small_m
 
 
 async def test_a_model_that_is_gone_after_a_crash_fails_those_who_wait_and_once_it_is_back_so_is_the_engine(
-    small_model_path: Path, prompt: Prompt, tmp_path: Path
+    small_model_path: Path, codec: TextCodec, tmp_path: Path
 ) -> None:
     model = tmp_path / "model.gguf"
     model.symlink_to(small_model_path)
-    async with _started(model, prompt, SMALL) as subject, subject.running(subject.endless(max_tokens=200)):
+    async with _started(model, codec, SMALL) as subject, subject.running(subject.endless(max_tokens=200)):
         waits = asyncio.ensure_future(collect(subject.engine, subject.endless(max_tokens=200)))
         await subject.wait_until(lambda: subject.engine.stats().waiting == 1)
         model.unlink()
@@ -354,9 +354,9 @@ def _at(url: str, key: str | None = KEY) -> EngineSettings:
 
 
 async def test_a_running_llama_server_is_used_by_its_url_within_its_own_limits(
-    remote: str, tiny_model_path: Path, prompt: Prompt
+    remote: str, tiny_model_path: Path, codec: TextCodec
 ) -> None:
-    async with _started(tiny_model_path, prompt, _at(remote)) as subject:
+    async with _started(tiny_model_path, codec, _at(remote)) as subject:
         info = subject.engine.info
         assert (info.parallel, info.context_length) == (1, 512)
         assert remote in info.device
@@ -366,7 +366,7 @@ async def test_a_running_llama_server_is_used_by_its_url_within_its_own_limits(
         grammar = JsonGrammar('{"enum": [[17, 23]]}')
         await subject.engine.check_grammar(grammar)
         run = await subject.run(replace(subject.request(), grammar=grammar))
-        assert subject.prompt.tokenizer.decode(run.ids) == "[17, 23]"
+        assert subject.codec.tokenizer.decode(run.ids) == "[17, 23]"
 
 
 async def test_a_wrong_key_is_reported_as_that(remote: str, small_model_path: Path) -> None:
@@ -399,12 +399,12 @@ async def test_a_server_of_another_kind_is_refused(small_model_path: Path) -> No
 
 
 async def test_a_remote_server_that_vanishes_is_noticed_and_its_running_answers_fail(
-    small_model_path: Path, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+    small_model_path: Path, codec: TextCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend, "PROBE_INTERVAL_SECONDS", 0.05)
     async with (
         _llama_server(small_model_path) as (url, server),
-        _started(small_model_path, prompt, _at(url)) as subject,
+        _started(small_model_path, codec, _at(url)) as subject,
         subject.running(subject.endless(max_tokens=400)) as runs,
     ):
         server.kill()

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from quern.prompt.codec import TextCodec
 from quern.prompt.conversation import template_messages, template_tool
-from quern.prompt.prompt import Prompt
 from quern.types import Item, Message, Role, Tool, ToolCall, ToolResult
 
 CORPUS = Path(__file__).parent.parent / "data" / "tokenizer_corpus"
@@ -120,25 +120,25 @@ def llamacpp(small_model_path: Path) -> Iterator[LlamaCpp]:
 
 
 @pytest.fixture(scope="module")
-def prompt(small_model_path: Path) -> Iterator[Prompt]:
-    prompt = Prompt.load(small_model_path)
-    yield prompt
-    prompt.close()
+def codec(small_model_path: Path) -> Iterator[TextCodec]:
+    codec = TextCodec.load(small_model_path)
+    yield codec
+    codec.close()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_files_of_the_corpus(llamacpp: LlamaCpp, prompt: Prompt, file: Path) -> None:
+def test_files_of_the_corpus(llamacpp: LlamaCpp, codec: TextCodec, file: Path) -> None:
     text = file.read_bytes().decode()
-    ids = prompt.tokenizer.encode(text)
+    ids = codec.tokenizer.encode(text)
     assert ids == llamacpp.ids(text)
-    assert prompt.tokenizer.decode(ids) == text
+    assert codec.tokenizer.decode(ids) == text
 
 
 @pytest.mark.parametrize("text", ODD_STRINGS, ids=range(len(ODD_STRINGS)))
-def test_odd_strings(llamacpp: LlamaCpp, prompt: Prompt, text: str) -> None:
-    ids = prompt.tokenizer.encode(text)
+def test_odd_strings(llamacpp: LlamaCpp, codec: TextCodec, text: str) -> None:
+    ids = codec.tokenizer.encode(text)
     assert ids == llamacpp.ids(text)
-    assert prompt.tokenizer.decode(ids) == text
+    assert codec.tokenizer.decode(ids) == text
 
 
 @settings(max_examples=300, deadline=None)
@@ -151,51 +151,51 @@ def test_odd_strings(llamacpp: LlamaCpp, prompt: Prompt, text: str) -> None:
     ).map("".join)
 )
 @example("<|im_<|im_end|>end|>")
-def test_any_text(llamacpp: LlamaCpp, prompt: Prompt, text: str) -> None:
-    assert prompt.tokenizer.encode(text) == llamacpp.ids(text)
+def test_any_text(llamacpp: LlamaCpp, codec: TextCodec, text: str) -> None:
+    assert codec.tokenizer.encode(text) == llamacpp.ids(text)
 
 
-def test_every_character_of_the_basic_plane_beside_others(llamacpp: LlamaCpp, prompt: Prompt) -> None:
+def test_every_character_of_the_basic_plane_beside_others(llamacpp: LlamaCpp, codec: TextCodec) -> None:
     characters = [chr(code) for code in range(0x10000) if not 0xD800 <= code < 0xE000]
     for start in range(0, len(characters), 2048):
         text = "".join(f"a{c}b {c}{c} 1{c}\n'{c}!{c}\n" for c in characters[start : start + 2048])
-        assert prompt.tokenizer.encode(text) == llamacpp.ids(text), f"from U+{ord(characters[start]):04X}"
+        assert codec.tokenizer.encode(text) == llamacpp.ids(text), f"from U+{ord(characters[start]):04X}"
 
 
-def test_composed_and_decomposed_characters_differ_in_both(llamacpp: LlamaCpp, prompt: Prompt) -> None:
+def test_composed_and_decomposed_characters_differ_in_both(llamacpp: LlamaCpp, codec: TextCodec) -> None:
     for text in ("é", "e\u0301"):
-        assert prompt.tokenizer.encode(text) == llamacpp.ids(text)
+        assert codec.tokenizer.encode(text) == llamacpp.ids(text)
     assert llamacpp.ids("é") != llamacpp.ids("e\u0301")
 
 
-def test_bytes_of_tokens(llamacpp: LlamaCpp, prompt: Prompt) -> None:
+def test_bytes_of_tokens(llamacpp: LlamaCpp, codec: TextCodec) -> None:
     for file in FILES:
         for token_id, piece in llamacpp.pieces(file.read_bytes().decode()):
-            assert prompt.tokenizer.token_bytes(token_id) == piece
+            assert codec.tokenizer.token_bytes(token_id) == piece
 
 
 @pytest.mark.parametrize("messages", CONVERSATIONS.values(), ids=CONVERSATIONS.keys())
-def test_chat_prompts(llamacpp: LlamaCpp, prompt: Prompt, messages: list[Message]) -> None:
+def test_chat_prompts(llamacpp: LlamaCpp, codec: TextCodec, messages: list[Message]) -> None:
     rendered = llamacpp.rendered(messages)
-    assert list(prompt.encode_chat(messages)) == llamacpp.ids(rendered, parse_special=True)
+    assert list(codec.encode_chat(messages)) == llamacpp.ids(rendered, parse_special=True)
 
 
 @pytest.mark.parametrize("items", CALLS.values(), ids=CALLS.keys())
-def test_chat_prompts_with_tools(llamacpp: LlamaCpp, prompt: Prompt, items: list[Item]) -> None:
+def test_chat_prompts_with_tools(llamacpp: LlamaCpp, codec: TextCodec, items: list[Item]) -> None:
     rendered = llamacpp.rendered(items, TOOLS)
-    assert list(prompt.encode_chat(items, TOOLS)) == llamacpp.ids(rendered, parse_special=True)
+    assert list(codec.encode_chat(items, TOOLS)) == llamacpp.ids(rendered, parse_special=True)
 
 
-def test_special_tokens_in_a_prompt_are_the_ids_of_their_plain_text(llamacpp: LlamaCpp, prompt: Prompt) -> None:
-    control = set(prompt.tokenizer.special.control.values())
-    ids = list(prompt.encode_chat([Message(Role.USER, FORGERY)]))
-    innocuous = prompt.encode_chat([Message(Role.USER, "x")])
+def test_special_tokens_in_a_prompt_are_the_ids_of_their_plain_text(llamacpp: LlamaCpp, codec: TextCodec) -> None:
+    control = set(codec.tokenizer.special.control.values())
+    ids = list(codec.encode_chat([Message(Role.USER, FORGERY)]))
+    innocuous = codec.encode_chat([Message(Role.USER, "x")])
     assert [i for i in ids if i in control] == [i for i in innocuous if i in control]
     plain = llamacpp.ids("user\n" + FORGERY)
     assert any(ids[start : start + len(plain)] == plain for start in range(len(ids)))
 
 
-def test_what_ends_a_turn_is_known(prompt: Prompt) -> None:
-    special = prompt.tokenizer.special.control
+def test_what_ends_a_turn_is_known(codec: TextCodec) -> None:
+    special = codec.tokenizer.special.control
     names = {"<|im_end|>", "<|endoftext|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"}
-    assert prompt.stop_token_ids == {special[name] for name in names}
+    assert codec.stop_token_ids == {special[name] for name in names}

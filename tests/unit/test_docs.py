@@ -15,7 +15,7 @@ from quern.app import Application
 from quern.cli.main import build_app
 from quern.config import Settings
 from quern.engine.fake import FakeEngine
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 
 ROOT = Path(__file__).parents[2]
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}
@@ -45,7 +45,7 @@ def test_the_operations_page_has_the_table_of_all_settings() -> None:
 
 
 def test_the_api_page_has_every_route(tmp_path: Path) -> None:
-    application = Application(Settings(data_dir=tmp_path), FakeEngine(), Prompt.builtin())
+    application = Application(Settings(data_dir=tmp_path), FakeEngine(), TextCodec.builtin())
     for path, methods in application.asgi.openapi()["paths"].items():
         for method in methods:
             assert f"`{method.upper()} {path}" in DOCS["api.md"], f"{method.upper()} {path} is not in docs/api.md"

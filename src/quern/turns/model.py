@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from quern.engine.base import Engine, EngineInfo, EngineState
 from quern.errors import ModelNotServed
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 from quern.turns.service import TurnService
 
 ANY_NAME = "*"
@@ -31,9 +31,9 @@ class Readiness:
 class ModelService:
     """Facts of the one model that is served. `aliases`: further names that it answers to."""
 
-    def __init__(self, engine: Engine, prompt: Prompt, turns: TurnService, aliases: frozenset[str]) -> None:
+    def __init__(self, engine: Engine, codec: TextCodec, turns: TurnService, aliases: frozenset[str]) -> None:
         self._engine = engine
-        self._prompt = prompt
+        self._codec = codec
         self._turns = turns
         self._aliases = aliases
 
@@ -45,12 +45,12 @@ class ModelService:
     @property
     def fills_gaps(self) -> bool:
         """Whether it can fill in the middle."""
-        return self._prompt.gaps.supported
+        return self._codec.gaps.supported
 
     @property
     def calls_tools(self) -> bool:
         """Whether its template knows tools."""
-        return self._prompt.tool_format is not None
+        return self._codec.tool_format is not None
 
     def names(self) -> list[str]:
         """Its id, then its aliases. Raises EngineUnavailable while it is not known."""

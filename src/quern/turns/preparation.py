@@ -9,7 +9,7 @@ from functools import partial
 from quern.errors import InvalidRequest
 from quern.grammar.kinds import Grammar, JsonGrammar
 from quern.grammar.tool_calls import OPENING, calls_or_json, demanded_call
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 from quern.prompt.tools.format import answer_parser
 from quern.prompt.tools.parser import AnswerParser
 from quern.turns.identity import call_id
@@ -34,7 +34,7 @@ class Prepared:
     single_call: bool = False
 
 
-def prepare(prompt: Prompt, history: Sequence[Item], given: ChatInput | TokenInput) -> Prepared:
+def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenInput) -> Prepared:
     """Takes milliseconds, a long history some hundreds, so call it in a thread.
 
     Raises InvalidRequest for what the model can't be asked, ModelError where its template fails.
@@ -42,15 +42,15 @@ def prepare(prompt: Prompt, history: Sequence[Item], given: ChatInput | TokenInp
     if isinstance(given, TokenInput):
         if not given.ids:
             raise InvalidRequest("The prompt is empty. Send some text to continue.", field="prompt")
-        check_ids(given.ids, prompt.vocabulary_size, "prompt")
+        check_ids(given.ids, codec.vocabulary_size, "prompt")
         return Prepared(given.ids, stop_token_ids=given.stop_token_ids)
     before = [Message(Role.SYSTEM, given.instructions)] if given.instructions is not None else []
     items = [*before, *history, *given.items]
     tools = shown_tools(given.tool_use)
     if not tools:
         grammars = (JsonGrammar(given.schema),) if given.schema is not None else ()
-        return Prepared(prompt.encode_chat(items), grammars=grammars, grammar_field=given.schema_field)
-    return _with_tools(prompt, items, given, tools)
+        return Prepared(codec.encode_chat(items), grammars=grammars, grammar_field=given.schema_field)
+    return _with_tools(codec, items, given, tools)
 
 
 def shown_tools(use: ToolUse) -> tuple[Tool, ...]:
@@ -58,12 +58,12 @@ def shown_tools(use: ToolUse) -> tuple[Tool, ...]:
     return () if use.mode is CallMode.NONE else use.tools
 
 
-def call_parser(prompt: Prompt, use: ToolUse, turn_id: str) -> AnswerParser | None:
+def call_parser(codec: TextCodec, use: ToolUse, turn_id: str) -> AnswerParser | None:
     """What finds the calls in a turn's answer to a prompt with these tools."""
-    if not shown_tools(use) or prompt.tool_format is None:
+    if not shown_tools(use) or codec.tool_format is None:
         return None
     opened = use.mode is CallMode.REQUIRED
-    return answer_parser(prompt.tool_format, callable_tools(use), partial(call_id, turn_id), opened=opened)
+    return answer_parser(codec.tool_format, callable_tools(use), partial(call_id, turn_id), opened=opened)
 
 
 def callable_tools(use: ToolUse) -> tuple[Tool, ...]:
@@ -81,9 +81,9 @@ def check_ids(ids: Collection[int], vocabulary_size: int, field: str) -> None:
         )
 
 
-def _with_tools(prompt: Prompt, items: Sequence[Item], given: ChatInput, tools: tuple[Tool, ...]) -> Prepared:
+def _with_tools(codec: TextCodec, items: Sequence[Item], given: ChatInput, tools: tuple[Tool, ...]) -> Prepared:
     use = given.tool_use
-    if prompt.tool_format is None:
+    if codec.tool_format is None:
         raise InvalidRequest(
             "This model's chat template knows no tools, so it can't be shown any. Leave the tools out, or serve a "
             "Qwen-Coder model.",
@@ -92,11 +92,11 @@ def _with_tools(prompt: Prompt, items: Sequence[Item], given: ChatInput, tools: 
     demanded = callable_tools(use) if use.mode is CallMode.REQUIRED else ()
     grammars: tuple[Grammar, ...] = ()
     if demanded:
-        grammars = demanded_call(prompt.tool_format, demanded)
+        grammars = demanded_call(codec.tool_format, demanded)
     elif given.schema is not None:
         grammars = (calls_or_json(given.schema),)
     return Prepared(
-        ids=prompt.encode_chat(items, tools, OPENING if demanded else ""),
+        ids=codec.encode_chat(items, tools, OPENING if demanded else ""),
         grammars=grammars,
         grammar_field="tools" if demanded else given.schema_field,
         demanded=demanded,

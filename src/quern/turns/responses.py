@@ -9,7 +9,7 @@ from typing import Any
 
 from quern.errors import InvalidRequest, ItemNotFound, ResponseNotFound
 from quern.events import TurnEnded
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 from quern.records import ResponseRecord, StoredItem, TurnRecord
 from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
@@ -45,8 +45,8 @@ class OpenResponse:
 class ResponseService:
     """An owner's responses; another owner's don't exist."""
 
-    def __init__(self, prompt: Prompt, responses: ResponseStore, history: HistoryStore, service: TurnService) -> None:
-        self._prompt = prompt
+    def __init__(self, codec: TextCodec, responses: ResponseStore, history: HistoryStore, service: TurnService) -> None:
+        self._codec = codec
         self._responses = responses
         self._history = history
         self._service = service
@@ -100,7 +100,7 @@ class ResponseService:
         """The events of a turn that has ended, from the pieces in which its text came, as far as they were kept."""
         turn = record.turn
         pieces = [entry.text for entry in await self._responses.events(turn.id)] if record.background else []
-        parser = OutputParser(call_parser(self._prompt, use, turn.id), single_call=not use.parallel)
+        parser = OutputParser(call_parser(self._codec, use, turn.id), single_call=not use.parallel)
         return await asyncio.to_thread(_parsed_again, parser, pieces or [turn.text or ""], turn)
 
 

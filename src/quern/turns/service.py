@@ -18,7 +18,7 @@ from quern.errors import EngineUnavailable, InvalidRequest
 from quern.events import TurnEnded
 from quern.grammar.choice import GrammarChoice
 from quern.grammar.kinds import Grammar
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 from quern.store.items import NewItem
 from quern.store.records import NewTurn
 from quern.store.turns import TurnStore
@@ -45,15 +45,15 @@ class TurnService:
         self,
         *,
         engine: Engine,
-        prompt: Prompt,
+        codec: TextCodec,
         history: HistoryLoader,
         turns: TurnStore,
         settings: TurnSettings,
     ) -> None:
         self._engine = engine
-        self._prompt = prompt
+        self._codec = codec
         self._history = history
-        self._grammars = GrammarChoice(engine.check_grammar, prompt.tool_format)
+        self._grammars = GrammarChoice(engine.check_grammar, codec.tool_format)
         self._store = turns
         self._settings = settings
         self._journal = Journal(turns, interval=settings.save_interval_ms / 1000, token_limit=settings.save_tokens)
@@ -87,13 +87,13 @@ class TurnService:
         InvalidRequest or StoreError; then nothing was stored.
         """
         self.check_serving()
-        check_ids(request.sampling.logit_bias, self._prompt.vocabulary_size, "logit_bias")
+        check_ids(request.sampling.logit_bias, self._codec.vocabulary_size, "logit_bias")
         active = self._active.values()
         limit = self._engine.info.parallel + self._settings.max_queued
         with self._places.alone_in(request.conversation_id, request.owner, active):
             history = await self._history.load(request)
             with self._places.place(request.priority, active, limit):
-                prepared = await asyncio.to_thread(prepare, self._prompt, history, request.input)
+                prepared = await asyncio.to_thread(prepare, self._codec, history, request.input)
                 grammar = await self._grammars.choose(prepared.grammars, prepared.grammar_field, prepared.demanded)
                 turn = self._turn(request, prepared, grammar)
                 await self._store_queued(turn, request)
@@ -102,7 +102,7 @@ class TurnService:
     async def count_tokens(self, given: ChatInput) -> int:
         """How many tokens a prompt would have. Raises EngineUnavailable and InvalidRequest."""
         self.check_serving()
-        return len((await asyncio.to_thread(prepare, self._prompt, [], given)).ids)
+        return len((await asyncio.to_thread(prepare, self._codec, [], given)).ids)
 
     async def count_prompt(self, request: TurnRequest) -> int:
         """How many tokens the prompt of a turn would have, with all that it builds on.
@@ -111,7 +111,7 @@ class TurnService:
         """
         self.check_serving()
         history = await self._history.load(request)
-        return len((await asyncio.to_thread(prepare, self._prompt, history, request.input)).ids)
+        return len((await asyncio.to_thread(prepare, self._codec, history, request.input)).ids)
 
     @contextmanager
     def between_turns(self, conversation_id: str, owner: str) -> Generator[None]:
@@ -215,7 +215,7 @@ class TurnService:
             request=GenerateRequest(
                 prompt=prepared.ids,
                 sampling=replace(sampling, max_tokens=room),
-                stop_token_ids=self._prompt.stop_token_ids | prepared.stop_token_ids,
+                stop_token_ids=self._codec.stop_token_ids | prepared.stop_token_ids,
                 priority=request.priority,
                 cache_salt=request.owner,
                 grammar=grammar,
@@ -229,12 +229,12 @@ class TurnService:
 
     def _decoder(self, turn_id: str, request: TurnRequest, prepared: Prepared) -> AnswerDecoder:
         given = request.input
-        parser = call_parser(self._prompt, given.tool_use, turn_id) if isinstance(given, ChatInput) else None
+        parser = call_parser(self._codec, given.tool_use, turn_id) if isinstance(given, ChatInput) else None
         wanted = request.sampling.logprobs is not None
         return AnswerDecoder(
-            self._prompt.incremental_text(request.stops),
+            self._codec.incremental_text(request.stops),
             OutputParser(parser, single_call=prepared.single_call),
-            AlignedLogprobs(self._prompt.tokenizer.token_bytes) if wanted else None,
+            AlignedLogprobs(self._codec.tokenizer.token_bytes) if wanted else None,
             stored=request.kept,
         )
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from quern.engine.base import Priority
+from quern.prompt.codec import TextCodec
 from quern.prompt.fim import Gap, RepositoryFile
-from quern.prompt.prompt import Prompt
 from quern.turns.preparation import check_ids, prepare
 from quern.turns.request import ChatInput, TokenInput
 
@@ -39,19 +39,19 @@ class TokenService:
     Every method takes milliseconds, for long texts some hundreds, so call it in a thread.
     """
 
-    def __init__(self, prompt: Prompt) -> None:
-        self._prompt = prompt
+    def __init__(self, codec: TextCodec) -> None:
+        self._codec = codec
 
     def encode_prompt(self, given: TextOrIds) -> EncodedPrompt:
         """A prompt to continue, or a gap to fill where the text is a whole frame of one.
 
         Raises InvalidRequest for ids that the model doesn't have.
         """
-        tokenizer = self._prompt.tokenizer
+        tokenizer = self._codec.tokenizer
         if not isinstance(given, str):
-            check_ids(given, self._prompt.vocabulary_size, "prompt")
+            check_ids(given, self._codec.vocabulary_size, "prompt")
             return EncodedPrompt(tokenizer.decode(given), TokenInput(given))
-        gap = Gap.parse(given) if self._prompt.gaps.supported else None
+        gap = Gap.parse(given) if self._codec.gaps.supported else None
         if gap is not None:
             return self._encode_gap(gap, given)
         return EncodedPrompt(given, TokenInput(tuple(tokenizer.encode(given))))
@@ -69,25 +69,25 @@ class TokenService:
 
     def encode_chat(self, chat: ChatInput) -> tuple[int, ...]:
         """Ids of a conversation, ready for its answer. Raises InvalidRequest, ModelError where the template fails."""
-        return prepare(self._prompt, [], chat).ids
+        return prepare(self._codec, [], chat).ids
 
     def render_chat(self, chat: ChatInput) -> str:
         """The same as text, for people. Raises the same."""
-        return self._prompt.render_chat(chat.items, chat.tool_use.tools)
+        return self._codec.render_chat(chat.items, chat.tool_use.tools)
 
     def pieces(self, ids: Sequence[int]) -> list[bytes]:
         """What each token stands for; a special one for its name."""
-        names = {token: name.encode() for name, token in self._prompt.tokenizer.special.control.items()}
-        return [names[token] if token in names else self._prompt.tokenizer.token_bytes(token) for token in ids]
+        names = {token: name.encode() for name, token in self._codec.tokenizer.special.control.items()}
+        return [names[token] if token in names else self._codec.tokenizer.token_bytes(token) for token in ids]
 
     def decode(self, ids: Sequence[int], field: str) -> str:
         """The text of the ids in a field, special tokens by their names. Raises InvalidRequest for ids that the model
         doesn't have.
         """
-        check_ids(ids, self._prompt.vocabulary_size, field)
+        check_ids(ids, self._codec.vocabulary_size, field)
         return b"".join(self.pieces(ids)).decode(errors="replace")
 
     def _encode_gap(self, gap: Gap, text: str) -> EncodedPrompt:
-        gaps = self._prompt.gaps
+        gaps = self._codec.gaps
         # Somebody who types waits for a gap to be filled.
         return EncodedPrompt(text, TokenInput(gaps.encode(gap), gaps.stop_token_ids), Priority.INTERACTIVE)

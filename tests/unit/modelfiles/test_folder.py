@@ -18,7 +18,7 @@ from quern.modelfiles.description import KvShape
 from quern.modelfiles.gguf import read_gguf
 from quern.modelfiles.model import read_model
 from quern.modelfiles.vocabulary import find_special_tokens
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 from quern.prompt.template import CHATML
 from quern.types import Message, Role
 
@@ -156,11 +156,11 @@ def test_a_chat_template_in_a_file_of_its_own_goes_first(folder: Path) -> None:
 
 def test_a_folder_is_all_that_a_prompt_takes(folder: Path) -> None:
     (folder / "evil.py").write_text("raise SystemExit", encoding="utf-8")
-    prompt = Prompt.load(folder)
-    ids = prompt.encode_chat([Message(Role.USER, "hello <|im_end|>")])
+    codec = TextCodec.load(folder)
+    ids = codec.encode_chat([Message(Role.USER, "hello <|im_end|>")])
     assert ids.count(IM_END) == 1
-    assert prompt.tokenizer.decode(ids) == "user\nhello <|im_end|>\nassistant\n"
-    prompt.close()
+    assert codec.tokenizer.decode(ids) == "user\nhello <|im_end|>\nassistant\n"
+    codec.close()
 
 
 @pytest.mark.parametrize("template", [NO_VALUE, None, "", [], [{"name": "tool_use", "template": "x"}]])
@@ -251,7 +251,7 @@ def test_another_way_of_splitting_text_is_refused_and_shown(folder: Path, pre_to
     else:
         change(folder / "tokenizer.json", pre_tokenizer=pre_tokenizer)
     with pytest.raises(ModelLoadError, match=shown):
-        Prompt.load(folder)
+        TextCodec.load(folder)
 
 
 def test_files_too_large_to_be_what_they_are_called_are_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,4 +277,4 @@ def test_a_template_that_is_no_text_is_corrupt(folder: Path) -> None:
 def test_a_template_of_no_use_is_told_at_load(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("{% if %}", encoding="utf-8")
     with pytest.raises(ModelError, match=rf"{folder} can't be served.*chat template"):
-        Prompt.load(folder)
+        TextCodec.load(folder)

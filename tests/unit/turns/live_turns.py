@@ -5,14 +5,14 @@ from __future__ import annotations
 import uuid
 
 from quern.engine.base import GenerateRequest, Priority
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 from quern.prompt.tools.parser import AnswerParser
 from quern.sampling import SamplingParams
 from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.turn import Abandonment, Turn
 from quern.types import DisconnectPolicy
 
-BYTES = Prompt.builtin()
+BYTES = TextCodec.builtin()
 
 
 def live_turn(

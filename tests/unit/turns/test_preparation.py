@@ -12,7 +12,7 @@ from quern.errors import InvalidRequest
 from quern.events import CallStarted
 from quern.grammar.kinds import JsonGrammar, LarkGrammar
 from quern.grammar.tool_calls import OPENING
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 from quern.prompt.template import InProcessTemplate
 from quern.turns.identity import call_id
 from quern.turns.preparation import Prepared, call_parser, prepare, shown_tools
@@ -41,9 +41,9 @@ def ask(use: ToolUse = NO_TOOLS, schema: str | None = None, instructions: str | 
     return ChatInput((QUESTION,), instructions, use, schema)
 
 
-def without_tools() -> Prompt:
+def without_tools() -> TextCodec:
     """A model whose template knows no tools."""
-    return Prompt(BYTES.facts, BYTES.tokenizer, InProcessTemplate("{{ messages[-1].content }}", {}), None)
+    return TextCodec(BYTES.facts, BYTES.tokenizer, InProcessTemplate("{{ messages[-1].content }}", {}), None)
 
 
 def test_a_plain_question_is_shown_after_its_history_and_nothing_else_is_demanded() -> None:

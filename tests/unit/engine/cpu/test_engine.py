@@ -25,7 +25,7 @@ from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, Inval
 from quern.events import Queued
 from quern.grammar.compiler import CompiledGrammar
 from quern.grammar.kinds import JsonGrammar
-from quern.prompt.prompt import Prompt
+from quern.prompt.codec import TextCodec
 from quern.sampling import SamplingParams
 from quern.types import FinishReason
 
@@ -49,7 +49,7 @@ def cpu_engine(
     return CpuEngine(
         Path("no-such.gguf"),
         model_id="scripted",
-        facts=Prompt.builtin().facts,
+        facts=TextCodec.builtin().facts,
         settings=settings,
         vocabulary=ScriptedVocabulary(vocabulary_size, end_ids),
         load=load if load is not None else lambda _: loaded,

@@ -1,4 +1,4 @@
-"""All that the other rooms need to know of prompts: one object for a model's tokenizer, template and facts."""
+"""A model's text as one object: conversations and gaps to token ids, the ids of answers to text."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from quern.types import Item, Tool
 log = structlog.get_logger(__name__)
 
 
-class Prompt:
-    """Messages to token ids and token ids to text, as one model does it. Safe to use from several threads.
+class TextCodec:
+    """A model's tokenizer with its chat template: messages to ids, ids to text. Safe to use from several threads.
 
     `facts` are the model's, read from its files. `gaps` fills in the middle. `tool_format`: how the model writes calls;
     None where its template knows no tools. `close` frees a child process; it also ends by itself.
@@ -54,12 +54,12 @@ class Prompt:
         try:
             variables = _template_variables(model.vocabulary)
             template = IsolatedTemplate(model.chat_template, variables, tokenizer.special.ids)
-            prompt = cls(model.facts, tokenizer, template, tool_format(model.chat_template))
-            prompt._chat.try_out()
+            codec = cls(model.facts, tokenizer, template, tool_format(model.chat_template))
+            codec._chat.try_out()
         except (InvalidRequest, ModelError) as error:
             raise ModelLoadError(f"The model {model_path} can't be served: {error}") from error
         log.info("vocabulary_loaded", model=model.facts.name, seconds=round(time.monotonic() - started, 2))
-        return prompt
+        return codec
 
     @classmethod
     def builtin(cls) -> Self:
