@@ -19,7 +19,7 @@ from quern.events import (
     TurnEvent,
 )
 from quern.prompt.incremental import IncrementalText
-from quern.prompt.tools.parser import AnswerParser
+from quern.prompt.tools.protocols import AnswerParser
 from quern.store.schema import storable
 
 

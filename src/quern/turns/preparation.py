@@ -10,8 +10,8 @@ from quern.errors import InvalidRequest
 from quern.grammar.kinds import Grammar, JsonGrammar
 from quern.grammar.tool_calls import OPENING, calls_or_json, demanded_call
 from quern.prompt.codec import TextCodec
-from quern.prompt.tools.format import answer_parser
-from quern.prompt.tools.parser import AnswerParser
+from quern.prompt.tools.answer_parser import answer_parser
+from quern.prompt.tools.protocols import AnswerParser
 from quern.turns.identity import call_id
 from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse
 from quern.types import Item, Message, Role, Tool

@@ -6,7 +6,7 @@ import uuid
 
 from quern.engine.base import GenerateRequest, Priority
 from quern.prompt.codec import TextCodec
-from quern.prompt.tools.parser import AnswerParser
+from quern.prompt.tools.protocols import AnswerParser
 from quern.sampling import SamplingParams
 from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.turn import Abandonment, Turn

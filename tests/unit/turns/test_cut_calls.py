@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from quern.events import ArgumentsDelta, CallEnded, CallStarted, TurnEvent
 from quern.grammar.tool_calls import ToolFormat
-from quern.prompt.tools.format import answer_parser
+from quern.prompt.tools.answer_parser import answer_parser
 from quern.turns.answer import Answer
 from quern.turns.decoder import OutputParser
 from quern.turns.identity import item_id

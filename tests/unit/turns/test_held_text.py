@@ -12,7 +12,7 @@ from tests.unit.turns.test_generation import journal, tokens
 from quern.engine.base import EngineEvent, GenerateRequest
 from quern.engine.fake import FakeEngine
 from quern.errors import EngineFailed
-from quern.prompt.tools.parser import AnswerParser
+from quern.prompt.tools.protocols import AnswerParser
 from quern.turns.generation import Generation
 from quern.turns.turn import Turn
 from quern.types import TurnState

@@ -12,8 +12,8 @@ from tests.unit.turns.test_generation import run, tokens
 from quern.engine.base import Finished, Logprob, Tokens
 from quern.events import TextLogprobs
 from quern.grammar.tool_calls import ToolFormat
-from quern.prompt.tools.format import answer_parser
-from quern.prompt.tools.parser import AnswerParser
+from quern.prompt.tools.answer_parser import answer_parser
+from quern.prompt.tools.protocols import AnswerParser
 from quern.store.schema import storable
 from quern.turns.answer import Answer
 from quern.turns.decoder import OutputParser

@@ -1,4 +1,4 @@
-"""How many prompt tokens a step computes, and whose.
+"""Who takes part in a step, how many prompt tokens it computes, and whose.
 
 A step lasts as long as its tokens take, and whoever writes an answer gets one token a step. So prompts are computed in
 chunks: small ones while anybody writes, large ones (fewer steps, better use of the arithmetic units) while nobody does.
@@ -14,9 +14,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from quern.engine.base import Priority
 from quern.engine.cpu.sequence import Part, SequenceState
 
 ALONE = 2
+
+STEPS_ALONE = 3
+"""After so many steps without them the others take part in one: a chat slows down, but never stands still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +52,19 @@ def divide(tokens: int, prompts: Sequence[SequenceState]) -> list[Part]:
 
 def _shortest(sequence: SequenceState) -> tuple[int, int, int]:
     return sequence.request.priority, sequence.pending, sequence.key
+
+
+class Precedence:
+    """A step lasts the longer the more take part. Who can't wait is therefore served without the others, most times."""
+
+    def __init__(self) -> None:
+        self._alone = 0
+
+    def taking_part(self, running: Sequence[SequenceState]) -> Sequence[SequenceState]:
+        """Who takes part in the next step; called once for each."""
+        urgent = [sequence for sequence in running if sequence.request.priority is Priority.INTERACTIVE]
+        if not urgent or self._alone == STEPS_ALONE:
+            self._alone = 0
+            return running
+        self._alone += 1
+        return urgent

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 from quern.engine.base import EngineEvent, GenerateRequest, Logprob, Tokens
 from quern.engine.cpu.blocks import BlockPool, PrefixChain
-from quern.engine.cpu.budget import Budget, divide
+from quern.engine.cpu.budget import Budget, Precedence, divide
 from quern.engine.cpu.model import Drawn, DrawnToken
-from quern.engine.cpu.precedence import Precedence
 from quern.engine.cpu.sequence import Part, SequenceState
 from quern.errors import EngineError, EngineFailed
 from quern.events import Queued

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from functools import partial
 
 from quern.grammar.parameter_types import ParameterTypes, Types
-from quern.prompt.tools.calls import LONGEST_NAME, CallSink, NotACallError
 from quern.prompt.tools.coercion import from_json
 from quern.prompt.tools.json_strings import JsonString
 from quern.prompt.tools.json_values import QUOTES, JsonValue
+from quern.prompt.tools.protocols import LONGEST_NAME, CallSink, NotACallError
 from quern.prompt.tools.source import Source, Steps, result_of
 
 ARGUMENTS = frozenset({"arguments", "parameters"})

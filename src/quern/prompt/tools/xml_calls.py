@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 
 from quern.grammar.parameter_types import ParameterTypes
-from quern.prompt.tools.calls import LONGEST_NAME, CallSink, NotACallError
 from quern.prompt.tools.coercion import as_json
+from quern.prompt.tools.protocols import LONGEST_NAME, CallSink, NotACallError
 from quern.prompt.tools.source import Source, Steps
 from quern.prompt.tools.xml_values import CALL_END, FUNCTION_END, FUNCTION_MARKERS, PARAMETER, XmlValue
 

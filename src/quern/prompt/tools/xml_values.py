@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from quern.grammar.parameter_types import Types
-from quern.prompt.tools.calls import CallSink
 from quern.prompt.tools.coercion import STRING, from_text
 from quern.prompt.tools.json_strings import escaped
+from quern.prompt.tools.protocols import CallSink
 from quern.prompt.tools.source import Source, Steps
 
 PARAMETER = "<parameter="

@@ -9,8 +9,8 @@ from typing import Any
 
 from quern.events import AnswerEvent, ArgumentsDelta, CallEnded, CallStarted, TextDelta
 from quern.grammar.tool_calls import ToolFormat
-from quern.prompt.tools.format import answer_parser
-from quern.prompt.tools.parser import merged
+from quern.prompt.tools.answer_parser import answer_parser
+from quern.prompt.tools.protocols import merged
 from quern.types import Tool
 
 CALL_ID = "call_{}".format

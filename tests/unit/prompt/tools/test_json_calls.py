@@ -10,7 +10,7 @@ from tests.unit.prompt.tools.answers import parse as parse_answer
 
 from quern.events import ArgumentsDelta, CallEnded, CallStarted, TextDelta
 from quern.grammar.tool_calls import ToolFormat
-from quern.prompt.tools.format import answer_parser
+from quern.prompt.tools.answer_parser import answer_parser
 
 BERLIN = '{"name": "get_weather", "arguments": {"city": "Berlin"}}'
 TOKYO = '{"name": "get_weather", "arguments": {"city": "东京 😀"}}'

@@ -7,7 +7,7 @@ from tests.unit.prompt.tools.answers import CALL_ID, TOOLS, Parsed, parse
 
 from quern.events import TextDelta
 from quern.grammar.tool_calls import ToolFormat
-from quern.prompt.tools.format import answer_parser
+from quern.prompt.tools.answer_parser import answer_parser
 
 FORMATS = list(ToolFormat)
 

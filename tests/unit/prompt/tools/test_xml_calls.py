@@ -8,7 +8,7 @@ from tests.unit.prompt.tools.answers import parse as parse_answer
 
 from quern.events import ArgumentsDelta, CallEnded, CallStarted, TextDelta
 from quern.grammar.tool_calls import ToolFormat
-from quern.prompt.tools.format import answer_parser
+from quern.prompt.tools.answer_parser import answer_parser
 
 BERLIN = "<function=get_weather>\n<parameter=city>\nBerlin\n</parameter>\n</function>"
 TOKYO = "<function=get_weather>\n<parameter=city>\n东京 😀\n</parameter>\n</function>"

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 
 from quern.events import AnswerEvent, ArgumentsDelta, CallEnded, CallStarted, TextDelta
 from quern.grammar.parameter_types import ParameterTypes
-from quern.prompt.tools.calls import LONGEST_NAME, NotACallError
+from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.tools.json_calls import JsonCall
-from quern.prompt.tools.parser import merged
+from quern.prompt.tools.protocols import LONGEST_NAME, AnswerParser, NotACallError, merged
 from quern.prompt.tools.source import Source, Steps
 from quern.prompt.tools.surroundings import FENCE, INVENTED_TAGS, Surroundings
 from quern.prompt.tools.xml_calls import FUNCTION, XmlCall
@@ -24,6 +24,17 @@ from quern.types import Tool
 PROSE = re.compile(r"[^\s<{`]+")
 INFO_STRING = re.compile(r"[\w-]+")
 BLANKS = re.compile(r"[ \t]+")
+
+
+def answer_parser(
+    format: ToolFormat,  # noqa: A002
+    tools: Sequence[Tool],
+    call_id: Callable[[int], str],
+    *,
+    opened: bool = False,
+) -> AnswerParser:
+    """A parser for one answer. `call_id` gives a call's id by its index; `opened`: the prompt ends with `OPENING`."""
+    return CallFinder(tools, call_id, bare_json=format is ToolFormat.JSON, opened=opened)
 
 
 class CallFinder:
