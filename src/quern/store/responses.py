@@ -6,8 +6,8 @@ from sqlalchemy import delete, select
 
 from quern.records import ResponseRecord
 from quern.store.database import Database
-from quern.store.records import JournalEntry, turn_record
 from quern.store.schema import responses, turn_events, turns
+from quern.store.turn_rows import JournalEntry, turn_record
 from quern.store.uninterrupted import uninterrupted
 
 

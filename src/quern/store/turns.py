@@ -14,8 +14,8 @@ from quern.errors import ConversationBusy, ConversationNotFound, StoreError
 from quern.records import TurnRecord
 from quern.store.database import Database
 from quern.store.items import append_items, check_storable
-from quern.store.records import JournalEntry, NewTurn, TurnEnd, ended_columns, queued_columns, turn_record
 from quern.store.schema import ACTIVE_TURN_INDEX, active_turn, conversations, responses, turn_events, turns
+from quern.store.turn_rows import JournalEntry, NewTurn, TurnEnd, ended_columns, queued_columns, turn_record
 from quern.store.uninterrupted import uninterrupted
 from quern.types import TurnState
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from quern.engine.base import Engine, Finished, Tokens
 from quern.errors import EngineFailed
 from quern.events import Prefill, Queued, TurnEnded
-from quern.store.records import JournalEntry
+from quern.store.turn_rows import JournalEntry
 from quern.turns.decoder import Decoded
 from quern.turns.journal import Journal
 from quern.turns.turn import Turn

@@ -9,7 +9,7 @@ from datetime import datetime
 import structlog
 
 from quern.errors import StoreError
-from quern.store.records import JournalEntry
+from quern.store.turn_rows import JournalEntry
 from quern.store.turns import TurnStore
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ import structlog
 from quern.engine.base import Engine
 from quern.errors import EngineError, StoreError
 from quern.events import TurnEnded
-from quern.store.records import TurnEnd
+from quern.store.turn_rows import TurnEnd
 from quern.store.turns import TurnAlreadyEnded, TurnStore
 from quern.turns.generation import Generation
 from quern.turns.journal import Journal

@@ -20,17 +20,18 @@ from quern.grammar.choice import GrammarChoice
 from quern.grammar.kinds import Grammar
 from quern.prompt.codec import TextCodec
 from quern.store.items import NewItem
-from quern.store.records import NewTurn
+from quern.store.turn_rows import NewTurn
 from quern.store.turns import TurnStore
-from quern.turns.budget import Progress, TurnLengths, retry_after, room_for_answer
+from quern.turns.context_limit import room_for_answer
 from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
+from quern.turns.disconnect_policy import Abandonment
 from quern.turns.history import HistoryLoader
 from quern.turns.journal import Journal
-from quern.turns.places import Places
+from quern.turns.places import Places, Progress, TurnLengths, retry_after, room_for_answer
 from quern.turns.preparation import Prepared, call_parser, check_ids, prepare
 from quern.turns.request import ChatInput, TurnRequest
 from quern.turns.runner import SERVER_STOPPED, TurnRunner
-from quern.turns.turn import Abandonment, Turn
+from quern.turns.turn import Turn
 from quern.types import Item, TurnState
 
 log = structlog.get_logger(__name__)

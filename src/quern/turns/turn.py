@@ -1,28 +1,21 @@
-"""A turn that lives: its log, its readers, and what happens when the last of them has gone."""
+"""A turn that lives: its log, its readers and its end."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from quern.engine.base import GenerateRequest
 from quern.events import TurnEnded
-from quern.store.records import JournalEntry
+from quern.store.turn_rows import JournalEntry
 from quern.turns.answer import Answer
 from quern.turns.decoder import AnswerDecoder
+from quern.turns.disconnect_policy import Abandonment, AttachedReaders
 from quern.turns.log import TurnLog
-from quern.types import DisconnectPolicy, TurnState
-
-
-@dataclass(frozen=True, slots=True)
-class Abandonment:
-    """What a turn does without readers; `hold_seconds` counts for `DisconnectPolicy.HOLD` only."""
-
-    policy: DisconnectPolicy
-    hold_seconds: float
+from quern.types import TurnState
 
 
 class Turn:
@@ -63,23 +56,13 @@ class Turn:
         self.ending: tuple[TurnState, str] | None = None
         self.generation: asyncio.Task[TurnEnded] | None = None
         self.life: asyncio.Task[None] | None = None
-        self._abandonment = abandonment
-        self._readers = 0
-        self._hold: asyncio.TimerHandle | None = None
+        self._readers = AttachedReaders(abandonment, partial(self.end_early, TurnState.CANCELLED))
 
     @contextmanager
     def attach(self) -> Generator[TurnLog]:
         """Be a reader of the turn's log for as long as the block runs."""
-        self._readers += 1
-        if self._hold is not None:
-            self._hold.cancel()
-            self._hold = None
-        try:
+        with self._readers.attach():
             yield self.log
-        finally:
-            self._readers -= 1
-            if self._readers == 0 and self.log.end is None:
-                self._abandon()
 
     def end_early(self, state: TurnState, reason: str) -> None:
         """Ask the turn to end as `state` (cancelled or interrupted); the first such request decides."""
@@ -100,18 +83,3 @@ class Turn:
     def journal(self) -> tuple[JournalEntry, ...]:
         """All that was written, piece by piece."""
         return tuple(JournalEntry(self.id, number, piece) for number, piece in enumerate(self.pieces, 1))
-
-    def _abandon(self) -> None:
-        match self._abandonment.policy:
-            case DisconnectPolicy.CANCEL:
-                self.end_early(TurnState.CANCELLED, "The client closed the connection.")
-            case DisconnectPolicy.HOLD:
-                seconds = self._abandonment.hold_seconds
-                self._hold = asyncio.get_running_loop().call_later(
-                    seconds,
-                    self.end_early,
-                    TurnState.CANCELLED,
-                    f"The client closed the connection and nobody came back within {seconds:g} s.",
-                )
-            case DisconnectPolicy.FINISH:
-                return

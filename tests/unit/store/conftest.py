@@ -19,9 +19,9 @@ from quern.sampling import SamplingParams
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
-from quern.store.records import JournalEntry, NewTurn, TurnEnd
 from quern.store.responses import ResponseStore
 from quern.store.schema import metadata
+from quern.store.turn_rows import JournalEntry, NewTurn, TurnEnd
 from quern.store.turns import TurnStore
 from quern.types import FinishReason, Item, Message, Role, Timings, TurnState, Usage
 

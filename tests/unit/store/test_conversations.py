@@ -19,7 +19,7 @@ from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.items import NewItem
-from quern.store.records import JournalEntry, NewTurn, TurnEnd
+from quern.store.turn_rows import JournalEntry, NewTurn, TurnEnd
 from quern.store.turns import TurnStore
 from quern.types import FinishReason, Message, Role, Timings, TurnState, Usage
 

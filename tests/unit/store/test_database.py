@@ -20,7 +20,7 @@ from quern.errors import StoreError
 from quern.store import sqlite
 from quern.store.database import Database
 from quern.store.history import HistoryStore
-from quern.store.records import NewTurn, TurnEnd
+from quern.store.turn_rows import NewTurn, TurnEnd
 from quern.store.turns import TurnStore
 
 WRITER = Path(__file__).with_name("writer_process.py")

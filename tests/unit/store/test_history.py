@@ -16,7 +16,7 @@ from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.items import NewItem
-from quern.store.records import NewTurn, TurnEnd
+from quern.store.turn_rows import NewTurn, TurnEnd
 from quern.store.turns import TurnStore
 from quern.types import Item, Message, Role, ToolCall, ToolResult, TurnState
 

@@ -17,8 +17,8 @@ from quern.sampling import SamplingParams
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.items import NewItem
-from quern.store.records import JournalEntry, NewTurn, TurnEnd
 from quern.store.schema import storable
+from quern.store.turn_rows import JournalEntry, NewTurn, TurnEnd
 from quern.store.turns import TurnStore
 from quern.types import Message, Role, TurnState
 

@@ -10,8 +10,8 @@ from quern.errors import ResponseNotFound
 from quern.records import NewResponse
 from quern.store.conversations import ConversationStore
 from quern.store.history import HistoryStore
-from quern.store.records import JournalEntry, NewTurn, TurnEnd
 from quern.store.responses import ResponseStore
+from quern.store.turn_rows import JournalEntry, NewTurn, TurnEnd
 from quern.store.turns import TurnStore
 from quern.types import Item, Message, Role, TurnState
 

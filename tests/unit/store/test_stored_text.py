@@ -10,7 +10,7 @@ from quern.errors import InvalidRequest
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
-from quern.store.records import JournalEntry, NewTurn, TurnEnd
+from quern.store.turn_rows import JournalEntry, NewTurn, TurnEnd
 from quern.store.turns import TurnStore
 from quern.types import Message, Role
 

@@ -11,7 +11,7 @@ from itertools import count
 from quern.sampling import SamplingParams
 from quern.store.database import Database
 from quern.store.items import NewItem
-from quern.store.records import JournalEntry, NewTurn
+from quern.store.turn_rows import JournalEntry, NewTurn
 from quern.store.turns import TurnStore
 from quern.types import Message, Role
 

@@ -9,7 +9,8 @@ from quern.prompt.codec import TextCodec
 from quern.prompt.tools.protocols import AnswerParser
 from quern.sampling import SamplingParams
 from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
-from quern.turns.turn import Abandonment, Turn
+from quern.turns.disconnect_policy import Abandonment
+from quern.turns.turn import Turn
 from quern.types import DisconnectPolicy
 
 BYTES = TextCodec.builtin()

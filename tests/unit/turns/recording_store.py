@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from quern.errors import StoreError
-from quern.store.records import JournalEntry
+from quern.store.turn_rows import JournalEntry
 
 
 class RecordingStore:

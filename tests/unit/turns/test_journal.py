@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from tests.unit.turns.recording_store import RecordingStore
 
-from quern.store.records import JournalEntry
+from quern.store.turn_rows import JournalEntry
 from quern.turns.journal import Journal
 
 START = datetime(2026, 1, 2, tzinfo=UTC)

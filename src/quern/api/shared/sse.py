@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from typing import Any
 
@@ -12,7 +13,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from quern.api.shared.disconnects import unless_gone
-from quern.api.shared.merging import merged
 from quern.events import TurnEvent
 from quern.turns.log import TurnLog
 from quern.turns.turn import Turn
@@ -94,3 +94,50 @@ class EventStreamResponse(Response):
 async def _send_body(send: Send, body: bytes) -> None:
     if body:
         await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+Batch = tuple[int, Sequence[TurnEvent]]
+"""Events with the index of their log."""
+
+
+async def merged(logs: Sequence[TurnLog], *, silence: float) -> AsyncGenerator[Batch]:
+    """Everything in these logs as it comes, until all of them have ended; an empty batch after each `silence` seconds
+    in which nothing came.
+    """
+    if len(logs) > 1:
+        async with aclosing(_merged(logs, silence)) as batches:
+            async for batch in batches:
+                yield batch
+        return
+    async with aclosing(logs[0].read(silence=silence)) as events:
+        async for some in events:
+            yield 0, some
+
+
+async def _merged(logs: Sequence[TurnLog], silence: float) -> AsyncGenerator[Batch]:
+    inbox: asyncio.Queue[Batch | None] = asyncio.Queue()
+
+    async def forward(index: int, log: TurnLog) -> None:
+        async for batch in log.read():
+            inbox.put_nowait((index, batch))
+        inbox.put_nowait(None)
+
+    loop = asyncio.get_running_loop()
+    readers = [loop.create_task(forward(index, log)) for index, log in enumerate(logs)]
+    try:
+        left = len(readers)
+        while left:
+            try:
+                async with asyncio.timeout(silence):
+                    batch = await inbox.get()
+            except TimeoutError:
+                yield 0, ()
+                continue
+            if batch is None:
+                left -= 1
+            else:
+                yield batch
+    finally:
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)

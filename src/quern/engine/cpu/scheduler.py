@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quern.engine.base import EngineEvent, GenerateRequest, Logprob, Tokens
-from quern.engine.cpu.blocks import BlockPool, PrefixChain
-from quern.engine.cpu.budget import Budget, Precedence, divide
+from quern.engine.cpu.kv_blocks import BlockPool, PrefixChain
 from quern.engine.cpu.model import Drawn, DrawnToken
 from quern.engine.cpu.sequence import Part, SequenceState
+from quern.engine.cpu.step_budget import Budget, Precedence, divide
 from quern.errors import EngineError, EngineFailed
 from quern.events import Queued
 from quern.types import FinishReason

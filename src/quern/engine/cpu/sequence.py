@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from quern.engine.base import Finished, GenerateRequest, Priority
-from quern.engine.cpu.blocks import PrefixChain
+from quern.engine.cpu.kv_blocks import PrefixChain
 from quern.events import Prefill
 from quern.types import FinishReason, Timings, Usage
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import structlog
 
 from quern.engine.base import GenerateRequest
-from quern.engine.cpu.budget import Budget
 from quern.engine.cpu.model import LoadModel, Model, ModelSpec
 from quern.engine.cpu.scheduler import Notice, Scheduler
+from quern.engine.cpu.step_budget import Budget
 from quern.errors import EngineFailed, ModelLoadError
 from quern.grammar.compiler import CompiledGrammar
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tests.unit.engine.cpu.scripted import ScriptedModel
 
 from quern.engine.base import Finished, GenerateRequest, Tokens
-from quern.engine.cpu.budget import Budget
 from quern.engine.cpu.scheduler import Notice, Scheduler
+from quern.engine.cpu.step_budget import Budget
 from quern.sampling import SamplingParams
 
 BLOCK = 4

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quern.engine.base import GenerateRequest, Priority
-from quern.engine.cpu.blocks import PrefixChain
-from quern.engine.cpu.budget import ALONE, Budget, divide
+from quern.engine.cpu.kv_blocks import PrefixChain
 from quern.engine.cpu.sequence import SequenceState
+from quern.engine.cpu.step_budget import ALONE, Budget, divide
 from quern.sampling import SamplingParams
 
 

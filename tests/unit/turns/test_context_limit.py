@@ -1,17 +1,9 @@
-"""What fits into the context and when a place is likely to be free."""
+"""What fits into the context."""
 
 import pytest
 
 from quern.errors import ContextExceeded
-from quern.turns.budget import (
-    LEAST_ANSWER,
-    LONGEST_RETRY_AFTER,
-    UNMEASURED_RETRY_AFTER,
-    Progress,
-    TurnLengths,
-    retry_after,
-    room_for_answer,
-)
+from quern.turns.context_limit import LEAST_ANSWER, room_for_answer
 
 
 @pytest.mark.parametrize("fit", [False, True])
@@ -46,36 +38,3 @@ def test_a_prompt_that_leaves_too_little_room_for_any_answer_is_refused_with_the
 def test_a_short_answer_is_not_made_shorter_still() -> None:
     with pytest.raises(ContextExceeded):
         room_for_answer(901, max_tokens=100, context_length=1000, fit=True)
-
-
-def test_without_a_measurement_the_wait_is_the_stated_default() -> None:
-    assert retry_after([], None) == UNMEASURED_RETRY_AFTER
-    assert retry_after([Progress(generated_tokens=1, decode_seconds=0, max_tokens=10)], 5) == UNMEASURED_RETRY_AFTER
-
-
-def test_the_wait_is_what_the_turn_closest_to_its_end_still_needs_at_its_measured_speed() -> None:
-    slow = Progress(generated_tokens=10, decode_seconds=10, max_tokens=110)
-    fast = Progress(generated_tokens=50, decode_seconds=10, max_tokens=110)
-    assert retry_after([slow], None) == 100
-    assert retry_after([slow, fast], None) == 12
-
-
-def test_a_typical_length_shortens_the_wait_and_a_turn_past_it_counts_to_its_own_limit() -> None:
-    turn = Progress(generated_tokens=10, decode_seconds=10, max_tokens=1000)
-    assert retry_after([turn], typical_tokens=40) == 30
-    past_it = Progress(generated_tokens=50, decode_seconds=50, max_tokens=60)
-    assert retry_after([past_it], typical_tokens=40) == 10
-
-
-def test_the_wait_is_at_least_a_second_and_at_most_the_stated_longest() -> None:
-    assert retry_after([Progress(99, 1, 100)], None) == 1
-    assert retry_after([Progress(2, 100, 4096)], None) == LONGEST_RETRY_AFTER
-
-
-def test_typical_length_follows_completed_turns() -> None:
-    lengths = TurnLengths()
-    assert lengths.typical is None
-    lengths.add(100)
-    assert lengths.typical == 100
-    lengths.add(200)
-    assert lengths.typical == pytest.approx(120)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from quern.engine.cpu.blocks import BlockPool, PrefixChain
+from quern.engine.cpu.kv_blocks import BlockPool, PrefixChain
 
 SIZE = 2
 COUNT = 6

@@ -1,0 +1,53 @@
+"""What a turn does once its last reader has gone: `DisconnectPolicy`, carried out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from quern.types import DisconnectPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Abandonment:
+    """What happens to a turn without readers; `hold_seconds` counts for `DisconnectPolicy.HOLD` only."""
+
+    policy: DisconnectPolicy
+    hold_seconds: float
+
+
+class AttachedReaders:
+    """Counts a turn's readers. `cancel` is called with a sentence when the policy says that nobody waits any more."""
+
+    def __init__(self, abandonment: Abandonment, cancel: Callable[[str], None]) -> None:
+        self._abandonment = abandonment
+        self._cancel = cancel
+        self._count = 0
+        self._hold: asyncio.TimerHandle | None = None
+
+    @contextmanager
+    def attach(self) -> Generator[None]:
+        """Be a reader for as long as the block runs."""
+        self._count += 1
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if self._count == 0:
+                self._abandon()
+
+    def _abandon(self) -> None:
+        match self._abandonment.policy:
+            case DisconnectPolicy.CANCEL:
+                self._cancel("The client closed the connection.")
+            case DisconnectPolicy.HOLD:
+                seconds = self._abandonment.hold_seconds
+                reason = f"The client closed the connection and nobody came back within {seconds:g} s."
+                self._hold = asyncio.get_running_loop().call_later(seconds, self._cancel, reason)
+            case DisconnectPolicy.FINISH:
+                return
