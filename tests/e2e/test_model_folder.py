@@ -27,7 +27,7 @@ def test_a_folder_is_served_under_its_name_and_its_answers_stream(
     (model,) = requests.get(f"{server.url}/v1/models", timeout=10).json()["data"]
     assert model["id"] == model_folder.name
     assert "cpu, chosen by auto" in server.log()
-    (text, chunks), (again, _) = (chat(server.url, "冒泡排序", temperature=0, max_tokens=400)[1:] for _ in range(2))
+    (text, chunks), (again, _) = (chat(server.url, "冒泡排序", temperature=0, max_tokens=1500)[1:] for _ in range(2))
     assert text == again
     assert len(chunks) > 2
     assert server.stop() == 0
