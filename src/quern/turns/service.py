@@ -27,7 +27,7 @@ from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.disconnect_policy import Abandonment
 from quern.turns.history import HistoryLoader
 from quern.turns.journal import Journal
-from quern.turns.places import Places, Progress, TurnLengths, retry_after, room_for_answer
+from quern.turns.places import Places, Progress, TurnLengths, retry_after
 from quern.turns.preparation import Prepared, call_parser, check_ids, prepare
 from quern.turns.request import ChatInput, TurnRequest
 from quern.turns.runner import SERVER_STOPPED, TurnRunner
