@@ -22,9 +22,9 @@ from typing import Any
 from quern.config import EngineSettings
 from quern.engine.base import GenerateRequest, Tokens
 from quern.engine.cpu.engine import CpuEngine
+from quern.grammar.compile_trial import GrammarTrial
 from quern.grammar.compiler import CompiledGrammar, GrammarCompiler
 from quern.grammar.kinds import Grammar, JsonGrammar
-from quern.grammar.trial import GrammarTrial
 from quern.prompt.codec import TextCodec
 from quern.sampling import SamplingParams
 from quern.types import Message, Role

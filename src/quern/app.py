@@ -27,7 +27,7 @@ from quern.api.shared.request_log import RequestLog
 from quern.api.shared.services import Services
 from quern.config import EngineName, Settings
 from quern.engine.base import Engine
-from quern.engine.choice import ModelKind, choose, native_facts
+from quern.engine.engine_choice import ModelKind, choose, native_facts
 from quern.engine.fake import FakeEngine
 from quern.errors import ConfigError
 from quern.prompt.codec import TextCodec
@@ -38,8 +38,8 @@ from quern.store.responses import ResponseStore
 from quern.store.turns import TurnStore
 from quern.turns.conversations import ConversationService
 from quern.turns.history import HistoryLoader
-from quern.turns.model import ModelService
 from quern.turns.responses import ResponseService
+from quern.turns.served_model import ModelService
 from quern.turns.service import TurnService
 from quern.turns.tokens import TokenService
 

@@ -13,11 +13,11 @@ import pytest
 
 from quern.config import EngineSettings
 from quern.engine.base import Engine, EngineEvent, EngineState, Finished, GenerateRequest, Tokens
-from quern.engine.choice import native_facts
 from quern.engine.cpu.engine import CpuEngine, native_options
 from quern.engine.cpu.model import Drawn, Model
 from quern.engine.cpu.native import NativeModel
 from quern.engine.cpu.sequence import Part
+from quern.engine.engine_choice import native_facts
 from quern.engine.fake import FakeEngine
 from quern.engine.llamacpp.engine import LlamaCppEngine
 from quern.engine.llamacpp.process import COMMAND

@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 
 from quern.config import KvType, Quantise
-from quern.engine.choice import native_facts
+from quern.engine.engine_choice import native_facts
 from quern.grammar.tool_calls import OPENING, ToolFormat
 from quern.modelfiles.sizes import loaded_bytes, size_on_disk
 from quern.prompt.codec import TextCodec

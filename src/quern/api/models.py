@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from quern.api.shared.dialect import Dialect
 from quern.api.shared.error_styles import OPENAI_ERRORS
 from quern.api.shared.services import ServicesDep
-from quern.turns.model import ModelService
+from quern.turns.served_model import ModelService
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

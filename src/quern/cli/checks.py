@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from quern.engine.choice import EngineChoice
+from quern.engine.engine_choice import EngineChoice
 from quern.errors import ConfigError
 from quern.modelfiles.description import KvShape
 from quern.models.progress import format_bytes

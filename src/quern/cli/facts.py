@@ -24,7 +24,7 @@ from quern.cli.checks import (
 )
 from quern.client import QuernClient
 from quern.config import EngineName, EngineSettings, ServerSettings, Settings
-from quern.engine.choice import EngineChoice, ModelKind, choose, native_facts
+from quern.engine.engine_choice import EngineChoice, ModelKind, choose, native_facts
 from quern.errors import ClientError, ConfigError, ModelError, StoreError
 from quern.machine import memory, physical_cores, usable_cores
 from quern.modelfiles.model import read_model

@@ -1,4 +1,4 @@
-"""Who runs and who waits: a pure decision over sequences and the KV cache that they share.
+"""Who runs and who waits: a decision over sequences and the KV cache that they share, and the same for coroutines.
 
 Requests start in order of priority, then of arrival. Each one reserves the most tokens it can ever hold, so a sequence
 that was let in never finds the cache full. The first in line that doesn't fit yet holds back everyone behind it: a
@@ -7,10 +7,12 @@ stream of small requests can't starve a large one of the same priority.
 
 from __future__ import annotations
 
+import asyncio
 import bisect
 from dataclasses import dataclass
 
 from quern.engine.base import Priority
+from quern.errors import EngineError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,3 +95,66 @@ class Admission:
 
 def _order(place: Place) -> tuple[Priority, int]:
     return place.priority, place.arrival
+
+
+class Gate:
+    """Lets requests through as `Admission` decides.
+
+    A request loops over `position` and, while that stays the same, awaits `change`; it ends with `leave`, always.
+    """
+
+    def __init__(self, parallel: int, kv_tokens: int) -> None:
+        self._admission = Admission(parallel, kv_tokens)
+        self._changed = asyncio.Event()
+        self._refused: dict[Place, EngineError] = {}
+
+    @property
+    def running(self) -> int:
+        """Sequences in use."""
+        return self._admission.running
+
+    @property
+    def waiting(self) -> int:
+        """Requests in line."""
+        return self._admission.waiting
+
+    def arrive(self, tokens: int, priority: Priority) -> Place:
+        """Join the line, reserving `tokens` tokens of KV cache."""
+        place = self._admission.arrive(tokens, priority)
+        self._notify()
+        return place
+
+    def leave(self, place: Place) -> None:
+        """Give the place back, whether it waits or runs."""
+        self._refused.pop(place, None)
+        self._admission.leave(place)
+        self._notify()
+
+    def position(self, place: Place) -> int:
+        """0 once the request may run, else its position in line. Raises what `refuse_waiting` was given."""
+        position = self._admission.position(place)
+        if position and place in self._refused:
+            raise self._refused[place]
+        return position
+
+    async def change(self) -> None:
+        """Sleep until something about the line has changed."""
+        await self._changed.wait()
+
+    def pause(self) -> None:
+        """Let nobody in until `resume`."""
+        self._admission.pause()
+
+    def resume(self) -> None:
+        """Let requests in again."""
+        self._admission.resume()
+        self._notify()
+
+    def refuse_waiting(self, error: EngineError) -> None:
+        """End everyone who is in line now with `error`."""
+        self._refused.update(dict.fromkeys(self._admission.line(), error))
+        self._notify()
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()

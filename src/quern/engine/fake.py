@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
+from quern.engine.admission import Gate
 from quern.engine.base import (
     EngineEvent,
     EngineInfo,
@@ -20,7 +21,6 @@ from quern.engine.base import (
     Logprob,
     Tokens,
 )
-from quern.engine.gate import Gate
 from quern.engine.slots import SlotTable
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.events import Prefill, Queued

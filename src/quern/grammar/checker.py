@@ -15,10 +15,10 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from quern.errors import EngineUnavailable, InvalidRequest
+from quern.grammar.compile_trial import GrammarTrial
 from quern.grammar.compiler import CompiledGrammar, GrammarCompiler, Vocabulary
 from quern.grammar.json_schema import Llguidance
 from quern.grammar.kinds import Grammar, JsonGrammar
-from quern.grammar.trial import GrammarTrial
 
 MAX_SCHEMA_LENGTH = 64 * 1024
 MAX_LARK_LENGTH = 256 * 1024

@@ -15,9 +15,9 @@ from typing import Protocol
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from quern.errors import InvalidRequest
-from quern.grammar.blame import reason, too_complex
 from quern.grammar.json_schema import Llguidance, for_llguidance
 from quern.grammar.kinds import Grammar, JsonGrammar
+from quern.grammar.refusals import reason, too_complex
 from quern.grammar.schema_walk import place_of
 
 LIMITS = {

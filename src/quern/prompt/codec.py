@@ -16,7 +16,7 @@ from quern.modelfiles.model import read_model
 from quern.modelfiles.vocabulary import Vocabulary
 from quern.prompt.chat import ChatEncoder
 from quern.prompt.fim import GapEncoder
-from quern.prompt.incremental import IncrementalText
+from quern.prompt.incremental_text import IncrementalText
 from quern.prompt.isolated_template import IsolatedTemplate
 from quern.prompt.template import CHATML, ChatTemplate, InProcessTemplate
 from quern.prompt.tokenizer import Tokenizer, byte_vocabulary

@@ -18,7 +18,7 @@ from quern.events import (
     TokenLogprob,
     TurnEvent,
 )
-from quern.prompt.incremental import IncrementalText
+from quern.prompt.incremental_text import IncrementalText
 from quern.prompt.tools.protocols import AnswerParser
 from quern.store.schema import storable
 
@@ -52,24 +52,21 @@ class AnswerDecoder:
         """Whether the answer is whole, whatever the model goes on to write."""
         return self._text.stopped or self.output.complete
 
-    def push(self, ids: Sequence[int], logprobs: Sequence[Logprob] | None) -> Decoded:
-        """Take the next ids; return what is now certain."""
-        if self._logprobs is not None:
-            self._logprobs.push(ids, logprobs)
-        return self._decoded(self._text.push(ids))
-
-    def finish(self) -> Decoded:
-        """The engine has ended: what was held back because it could have begun a stop string."""
-        return self._decoded(self._text.finish())
-
-    def _decoded(self, text: str) -> Decoded:
-        if not text:
-            return Decoded()
+    def decode(self, ids: Sequence[int], logprobs: Sequence[Logprob] | None = None, *, last: bool = False) -> Decoded:
+        """Take the next ids; return what is now certain. After the `last` ones nothing is held back any more because it
+        could begin a stop string.
+        """
+        text = self._text.push(ids)
+        if last:
+            text += self._text.finish()
         if self._stored:
             text = storable(text)
-        tokens = self._logprobs.release(text) if self._logprobs is not None else ()
-        logprobs: list[TurnEvent] = [TextLogprobs(tokens)] if tokens else []
-        return Decoded(text, [*logprobs, *self.output.push(text)])
+        events: list[TurnEvent] = list(self.output.push(text)) if text else []
+        if self._logprobs is not None:
+            self._logprobs.push(ids, logprobs)
+            if tokens := self._logprobs.release(text):
+                events.insert(0, TextLogprobs(tokens))
+        return Decoded(text, events)
 
 
 class OutputParser:

@@ -10,7 +10,6 @@ from quern.engine.base import Engine, Finished, Tokens
 from quern.errors import EngineFailed
 from quern.events import Prefill, Queued, TurnEnded
 from quern.store.turn_rows import JournalEntry
-from quern.turns.decoder import Decoded
 from quern.turns.journal import Journal
 from quern.turns.turn import Turn
 from quern.types import FinishReason, Timings, TurnState, Usage
@@ -43,19 +42,21 @@ class Generation:
                     case Tokens(ids, logprobs):
                         self._start()
                         self._count(ids)
-                        self._append(self._decoder.push(ids, logprobs), len(ids))
+                        decoded = self._decoder.decode(ids, logprobs)
+                        self._record(decoded.text, len(ids))
+                        self._turn.log.extend(decoded.events)
                         if self._decoder.complete or self._turn.concluding:
                             return self._completed(FinishReason.STOP, self._usage(), self._timings())
                     case Finished(reason, usage, timings):
-                        self._append(self._decoder.finish(), 0)
+                        self._finish()
                         return self._completed(reason, usage, timings)
         msg = "The engine ended the generation without saying why."
         raise EngineFailed(msg)
 
     def ended_early(self, state: TurnState, error: str) -> TurnEnded:
         """The terminal event of a turn that did not complete, with what was measured so far."""
-        self._append(self._decoder.finish(), 0)
-        self._append(Decoded(events=self._decoder.output.finish()), 0)
+        self._finish()
+        self._turn.log.extend(self._decoder.output.finish())
         repairs = self._decoder.output.repairs
         return TurnEnded(state, None, error, self._usage(), self._timings(), repairs=repairs)
 
@@ -65,7 +66,7 @@ class Generation:
 
     def _completed(self, reason: FinishReason, usage: Usage, timings: Timings) -> TurnEnded:
         output = self._decoder.output
-        self._append(Decoded(events=output.finish()), 0)
+        self._turn.log.extend(output.finish())
         if reason is FinishReason.STOP and output.calls_ended and not output.cut_off:
             reason = FinishReason.TOOL_CALLS
         return TurnEnded(TurnState.COMPLETED, reason, None, usage, timings, self._decoder.stop, output.repairs)
@@ -81,14 +82,18 @@ class Generation:
             self._turn.first_token_at = time.monotonic()
         self._turn.generated_tokens += len(ids)
 
-    def _append(self, decoded: Decoded, tokens: int) -> None:
+    def _finish(self) -> None:
+        decoded = self._decoder.decode((), last=True)
+        self._record(decoded.text, 0)
+        self._turn.log.extend(decoded.events)
+
+    def _record(self, text: str, tokens: int) -> None:
+        """Keep what was written, and have it saved where it is to outlive the turn."""
         turn = self._turn
-        if decoded.text:
-            turn.pieces.append(decoded.text)
+        if text:
+            turn.pieces.append(text)
             if turn.kept:
-                self._journal.add(JournalEntry(turn.id, len(turn.pieces), decoded.text), tokens)
-        for event in decoded.events:
-            turn.log.append(event)
+                self._journal.add(JournalEntry(turn.id, len(turn.pieces), text), tokens)
 
     def _usage(self) -> Usage:
         return Usage(len(self._turn.request.prompt), self._cached_tokens, self._turn.generated_tokens)

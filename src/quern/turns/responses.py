@@ -14,9 +14,9 @@ from quern.records import ResponseRecord, StoredItem, TurnRecord
 from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
 from quern.turns.decoder import OutputParser
+from quern.turns.event_log import TurnLog
 from quern.turns.history import NO_RESPONSE
 from quern.turns.identity import is_derived
-from quern.turns.log import TurnLog
 from quern.turns.preparation import call_parser
 from quern.turns.request import ToolUse
 from quern.turns.service import TurnService

@@ -16,7 +16,7 @@ from quern.config import TurnSettings
 from quern.engine.base import Engine, EngineState, GenerateRequest
 from quern.errors import EngineUnavailable, InvalidRequest
 from quern.events import TurnEnded
-from quern.grammar.choice import GrammarChoice
+from quern.grammar.grammar_choice import GrammarChoice
 from quern.grammar.kinds import Grammar
 from quern.prompt.codec import TextCodec
 from quern.store.items import NewItem
@@ -27,8 +27,8 @@ from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.disconnect_policy import Abandonment
 from quern.turns.history import HistoryLoader
 from quern.turns.journal import Journal
-from quern.turns.places import Places, Progress, TurnLengths, retry_after
 from quern.turns.preparation import Prepared, call_parser, check_ids, prepare
+from quern.turns.queue_limit import Places, Progress, TurnLengths, retry_after
 from quern.turns.request import ChatInput, TurnRequest
 from quern.turns.runner import SERVER_STOPPED, TurnRunner
 from quern.turns.turn import Turn

@@ -14,7 +14,7 @@ from quern.store.turn_rows import JournalEntry
 from quern.turns.answer import Answer
 from quern.turns.decoder import AnswerDecoder
 from quern.turns.disconnect_policy import Abandonment, AttachedReaders
-from quern.turns.log import TurnLog
+from quern.turns.event_log import TurnLog
 from quern.types import TurnState
 
 

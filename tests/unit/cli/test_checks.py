@@ -31,7 +31,7 @@ from quern.cli.checks import (
     check_python,
 )
 from quern.config import EngineName
-from quern.engine.choice import EngineChoice
+from quern.engine.engine_choice import EngineChoice
 from quern.errors import ConfigError
 
 GB = 10**9

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from quern.engine.admission import Gate
 from quern.engine.base import Priority
-from quern.engine.gate import Gate
 from quern.errors import EngineFailed
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from quern.engine.fake import FakeEngine
 from quern.errors import EngineUnavailable, InvalidRequest
-from quern.grammar.choice import MOST_SUSPECTS, GrammarChoice
+from quern.grammar.grammar_choice import MOST_SUSPECTS, GrammarChoice
 from quern.grammar.kinds import Grammar
 from quern.grammar.tool_calls import ToolFormat, demanded_call
 from quern.types import Tool

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from quern.engine.base import Logprob
 from quern.events import TokenLogprob
-from quern.prompt.incremental import IncrementalText
+from quern.prompt.incremental_text import IncrementalText
 from quern.turns.decoder import AlignedLogprobs
 
 CHARACTERS = [b"\xe4", b"\xbd\xa0", b"\xe4\xbd\xa0", b"\xf0\x9f", b"\xab\xa7"]

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from quern.api.shared.error_styles import OPENAI_ERRORS
-from quern.api.shared.sse import DONE, EventStreamResponse, StreamEncoder, frame
+from quern.api.shared.sse import DONE, EventStreamResponse, StreamEncoder, frame, to_json
 from quern.events import TurnEnded, TurnEvent
 from quern.turns.turn import Turn
 from quern.types import TurnState, Usage
+
+TAIL = b"]}\n\n"
 
 CountUsage = Callable[[list[Usage]], dict[str, Any]]
 
@@ -39,6 +41,8 @@ class ChunkEncoder(StreamEncoder):
     def __init__(self, choices: Sequence[Chunks], heading: Mapping[str, Any], count: CountUsage | None) -> None:
         self._choices = choices
         self._shared = {**heading, **({"usage": None} if count is not None else {})}
+        # Thousands of chunks a second differ in one member: the rest is written once.
+        self._head = frame(self._shared).removesuffix(b"}\n\n") + b',"choices":['
         self._count = count
         self._ends: dict[int, TurnEnded] = {}
 
@@ -50,7 +54,7 @@ class ChunkEncoder(StreamEncoder):
         """The chunks of an event; after a turn that did not complete, the error."""
         if self.broken_off:
             return b""
-        frames = [self._frame(chunk) for chunk in self._choices[index].take(event)]
+        frames = [self._head + to_json(chunk).encode() + TAIL for chunk in self._choices[index].take(event)]
         if isinstance(event, TurnEnded):
             self._ends[index] = event
             if event.state is not TurnState.COMPLETED:
@@ -70,7 +74,7 @@ class ChunkEncoder(StreamEncoder):
         return frame({**self._shared, "choices": [], "usage": usage}) + DONE
 
     def _frame(self, chunk: dict[str, Any]) -> bytes:
-        return frame({**self._shared, "choices": [chunk]})
+        return self._head + to_json(chunk).encode() + TAIL
 
 
 def chunk_stream(

@@ -23,7 +23,7 @@ from quern.api.shared.services import ServicesDep
 from quern.api.shared.sse import EventStreamResponse, StreamEncoder, frame
 from quern.errors import InvalidRequest, TurnNotCompleted
 from quern.events import TurnEnded, TurnEvent
-from quern.turns.log import TurnLog
+from quern.turns.event_log import TurnLog
 from quern.turns.turn import Turn
 from quern.types import TurnState
 

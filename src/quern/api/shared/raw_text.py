@@ -9,7 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from quern.api.shared.disconnects import unless_gone
 from quern.events import TextDelta
-from quern.turns.log import TurnLog
+from quern.turns.event_log import TurnLog
 from quern.turns.turn import Turn
 from quern.types import TurnState
 

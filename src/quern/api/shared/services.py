@@ -9,8 +9,8 @@ from fastapi import Depends, Request
 
 from quern.config import GenerationSettings
 from quern.turns.conversations import ConversationService
-from quern.turns.model import ModelService
 from quern.turns.responses import ResponseService
+from quern.turns.served_model import ModelService
 from quern.turns.service import TurnService
 from quern.turns.tokens import TokenService
 

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from quern.api.shared.disconnects import unless_gone
 from quern.events import TurnEvent
-from quern.turns.log import TurnLog
+from quern.turns.event_log import TurnLog
 from quern.turns.turn import Turn
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -25,10 +25,14 @@ COMMENT = b": keep-alive\n\n"
 """What no client reads as an event."""
 
 
+to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""A value as JSON text without blanks."""
+
+
 def frame(data: Mapping[str, Any], event: str | None = None) -> bytes:
     """One event, its data as JSON."""
     name = f"event: {event}\n" if event is not None else ""
-    return f"{name}data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+    return f"{name}data: {to_json(data)}\n\n".encode()
 
 
 class StreamEncoder(ABC):
@@ -80,9 +84,12 @@ class EventStreamResponse(Response):
         encoder = self._encoder
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await _send_body(send, encoder.begin())
-        async with aclosing(merged(self._logs, silence=KEEP_ALIVE_SECONDS)) as batches:
-            async for index, batch in batches:
-                body = b"".join([encoder.encode(index, event) for event in batch]) if batch else encoder.keep_alive()
+        several = len(self._logs) > 1
+        read = merged(self._logs, KEEP_ALIVE_SECONDS) if several else self._logs[0].read(silence=KEEP_ALIVE_SECONDS)
+        async with aclosing(read) as batches:
+            async for batch in batches:
+                index, events = (0, batch) if isinstance(batch, list) else batch
+                body = b"".join([encoder.encode(index, event) for event in events]) if events else encoder.keep_alive()
                 await _send_body(send, body)
                 if encoder.broken_off:
                     break
@@ -96,26 +103,12 @@ async def _send_body(send: Send, body: bytes) -> None:
         await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-Batch = tuple[int, Sequence[TurnEvent]]
-"""Events with the index of their log."""
+async def merged(logs: Sequence[TurnLog], silence: float) -> AsyncGenerator[tuple[int, list[TurnEvent]]]:
+    """Everything in these logs as it comes, with the index of its log, until all of them have ended.
 
-
-async def merged(logs: Sequence[TurnLog], *, silence: float) -> AsyncGenerator[Batch]:
-    """Everything in these logs as it comes, until all of them have ended; an empty batch after each `silence` seconds
-    in which nothing came.
+    An empty batch of the first one comes after each `silence` seconds in which nothing was added.
     """
-    if len(logs) > 1:
-        async with aclosing(_merged(logs, silence)) as batches:
-            async for batch in batches:
-                yield batch
-        return
-    async with aclosing(logs[0].read(silence=silence)) as events:
-        async for some in events:
-            yield 0, some
-
-
-async def _merged(logs: Sequence[TurnLog], silence: float) -> AsyncGenerator[Batch]:
-    inbox: asyncio.Queue[Batch | None] = asyncio.Queue()
+    inbox: asyncio.Queue[tuple[int, list[TurnEvent]] | None] = asyncio.Queue()
 
     async def forward(index: int, log: TurnLog) -> None:
         async for batch in log.read():
@@ -131,7 +124,7 @@ async def _merged(logs: Sequence[TurnLog], silence: float) -> AsyncGenerator[Bat
                 async with asyncio.timeout(silence):
                     batch = await inbox.get()
             except TimeoutError:
-                yield 0, ()
+                yield 0, []
                 continue
             if batch is None:
                 left -= 1

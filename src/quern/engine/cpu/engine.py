@@ -20,7 +20,7 @@ from quern.engine.cpu.mailboxes import Mailboxes
 from quern.engine.cpu.model import LoadModel, Model, ModelSpec
 from quern.engine.cpu.native import NativeModel, NativeOptions
 from quern.engine.cpu.worker import Reports, Worker
-from quern.errors import ContextExceeded, EngineUnavailable, ModelLoadError
+from quern.errors import ContextExceeded, EngineError, EngineUnavailable, ModelLoadError
 from quern.grammar.checker import GrammarChecker
 from quern.grammar.compiler import CompiledGrammar, Vocabulary
 from quern.grammar.kinds import Grammar
@@ -130,7 +130,12 @@ class CpuEngine:
         worker.submit(key, with_end_ids(request, self._vocabulary.end_of_turn_ids), grammar)
         try:
             while True:
-                for event in await mailbox.take():
+                await mailbox.filled.wait()
+                mailbox.filled.clear()
+                events, mailbox.events = mailbox.events, []
+                for event in events:
+                    if isinstance(event, EngineError):
+                        raise event
                     yield event
                     if isinstance(event, Finished):
                         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from quern.engine.base import EngineEvent, Finished
 from quern.engine.cpu.scheduler import Notice, Preempted, Released, Resumed
@@ -11,34 +12,17 @@ from quern.errors import EngineError, EngineFailed
 from quern.events import Queued
 
 
+@dataclass(slots=True)
 class Mailbox:
-    """One generation's mailbox."""
+    """One generation's events, put in by `Mailboxes` and taken out by the generation. An error is the last of them.
 
-    def __init__(self) -> None:
-        self.running = False
-        self.over = False
-        self._events: list[EngineEvent] = []
-        self._error: EngineError | None = None
-        self._filled = asyncio.Event()
+    `filled` is set while there are any. `over`: the last one was put in. `running`: the sequence has KV blocks.
+    """
 
-    def put(self, event: EngineEvent | EngineError) -> None:
-        """Deliver; an error comes after the events before it."""
-        if isinstance(event, EngineError):
-            self._error = event
-        else:
-            self._events.append(event)
-        self.over = isinstance(event, Finished | EngineError)
-        self._filled.set()
-
-    async def take(self) -> list[EngineEvent]:
-        """Wait for events. Raises the error that ended the generation."""
-        await self._filled.wait()
-        events, self._events = self._events, []
-        if not events and self._error is not None:
-            raise self._error
-        if not self.over:
-            self._filled.clear()
-        return events
+    running: bool = False
+    over: bool = False
+    events: list[EngineEvent | EngineError] = field(default_factory=list[EngineEvent | EngineError])
+    filled: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Mailboxes:
@@ -84,11 +68,15 @@ class Mailboxes:
                 continue
             mailbox.running = not ended and not isinstance(event, Queued | Preempted)
             if not isinstance(event, Preempted | Resumed | Released):
-                mailbox.put(event)
+                mailbox.events.append(event)
+                mailbox.over = ended
+                mailbox.filled.set()
 
     def fail(self, message: str) -> None:
         """End every generation with an EngineFailed of its own, and forget them all."""
         for mailbox in self._open.values():
-            mailbox.put(EngineFailed(message))
+            mailbox.events.append(EngineFailed(message))
+            mailbox.over = True
+            mailbox.filled.set()
         self._open.clear()
         self._leaving.clear()

@@ -57,14 +57,13 @@ class SequenceSampler:
             self._native.allow(mask)
         return self._native
 
-    def drawn(self, tokens: Sequence[DrawnToken]) -> Drawn:
-        """What came of the draw; no tokens where it failed."""
-        if self._constraint is None:
-            return Drawn(tokens) if tokens else Drawn(failure=self._nothing_drawn)
-        self._constraint.consume(token.id for token in tokens)
-        if self._constraint.failure or not tokens:
-            return Drawn(failure=self._constraint.failure or self._nothing_drawn)
-        return Drawn(tokens, self._constraint.complete)
+    def accept(self, tokens: Sequence[DrawnToken]) -> tuple[bool, str]:
+        """These were drawn, none where the draw failed: whether the grammar allows nothing more, and the failure."""
+        if self._constraint is not None:
+            self._constraint.consume(token.id for token in tokens)
+        failure = self._constraint.failure if self._constraint is not None else ""
+        complete = self._constraint is not None and self._constraint.complete
+        return complete, failure or ("" if tokens else self._nothing_drawn)
 
 
 class NativeModel:
@@ -135,8 +134,11 @@ class NativeModel:
 
     def forward(self, parts: Sequence[Part]) -> Sequence[Drawn]:
         """Compute one step."""
-        tokens = self._model.forward([_item(part) for part in parts])
-        return [_sampler(part).drawn(ids) if part.draws else Drawn() for part, ids in zip(parts, tokens, strict=True)]
+        drawn: list[Drawn] = []
+        for part, tokens in zip(parts, self._model.forward([_item(part) for part in parts]), strict=True):
+            complete, failure = _sampler(part).accept(tokens) if part.draws else (False, "")
+            drawn.append(Drawn(failure=failure) if failure else Drawn(tokens, complete))
+        return drawn
 
 
 def architectures() -> frozenset[str]:

@@ -118,8 +118,12 @@ class Scheduler:
                 self._leave(sequence)
                 notices.append(Notice(sequence.key, EngineFailed(result.failure)))
             for token in result.tokens:
-                complete = result.complete and token is result.tokens[-1]
-                notices += self._take(sequence, token, now, complete=complete)
+                sequence.first_token = now if sequence.first_token is None else sequence.first_token
+                end = sequence.append(token.id, complete=result.complete and token is result.tokens[-1])
+                if token.id not in sequence.request.stop_token_ids:
+                    notices.append(Notice(sequence.key, Tokens((token.id,), _logprobs(sequence, token))))
+                if end is not None:
+                    notices.append(self._finish(sequence, end, now))
         return notices
 
     def _make_room(self) -> list[Notice]:
@@ -222,23 +226,6 @@ class Scheduler:
             sequence.blocks[index] = self._pool.publish(sequence.blocks[index], digest)
             sequence.published = index + 1
 
-    def _take(self, sequence: SequenceState, token: DrawnToken, now: float, *, complete: bool) -> list[Notice]:
-        """A drawn token: the end, or one more of the answer, or both; `complete`: the grammar allows none after it."""
-        request = sequence.request
-        if sequence.first_token is None:
-            sequence.first_token = now
-        if token.id in request.stop_token_ids:
-            return [self._finish(sequence, FinishReason.STOP, now)]
-        sequence.tokens.append(token.id)
-        asked = request.sampling.logprobs is not None
-        logprobs = (Logprob(token.logprob, tuple(token.top)),) if asked else None
-        notices = [Notice(sequence.key, Tokens((token.id,), logprobs))]
-        if complete:
-            notices.append(self._finish(sequence, FinishReason.STOP, now))
-        elif sequence.generated >= request.sampling.max_tokens:
-            notices.append(self._finish(sequence, FinishReason.LENGTH, now))
-        return notices
-
     def _finish(self, sequence: SequenceState, reason: FinishReason, now: float) -> Notice:
         self._leave(sequence)
         return Notice(sequence.key, sequence.finished(reason, now))
@@ -261,3 +248,9 @@ def _order(sequence: SequenceState) -> tuple[int, int]:
 def _progress(sequence: SequenceState) -> list[Notice]:
     progress = sequence.progress()
     return [Notice(sequence.key, progress)] if progress is not None else []
+
+
+def _logprobs(sequence: SequenceState, token: DrawnToken) -> tuple[Logprob, ...] | None:
+    if sequence.request.sampling.logprobs is None:
+        return None
+    return (Logprob(token.logprob, tuple(token.top)),)

@@ -58,6 +58,17 @@ class SequenceState:
             self.admitted = now
             self.cached = cached
 
+    def append(self, token_id: int, *, complete: bool) -> FinishReason | None:
+        """A token was drawn: it becomes part of the answer, unless it only ends that. Why the answer ends with it, None
+        where it goes on. `complete`: the grammar allows nothing after it.
+        """
+        if token_id in self.request.stop_token_ids:
+            return FinishReason.STOP
+        self.tokens.append(token_id)
+        if complete:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self.generated >= self.request.sampling.max_tokens else None
+
     def progress(self) -> Prefill | None:
         """How far the prompt is, where the reader doesn't know that yet.
 

@@ -140,7 +140,9 @@ class Worker:
         if not step.parts:
             return False
         drawn = model.forward(step.parts)
-        self._report(scheduler.apply(step, drawn, time.monotonic()))
+        notices = scheduler.apply(step, drawn, time.monotonic())
+        if notices:
+            self._reports.notices(notices)
         return True
 
     def _report(self, notices: list[Notice]) -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 import structlog
 
 from quern.config import EngineSettings
-from quern.engine.admission import Place
+from quern.engine.admission import Gate, Place
 from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, GenerateRequest
-from quern.engine.gate import Gate
 from quern.engine.llamacpp.backend import Backend, Connected, RemoteServer
 from quern.engine.llamacpp.process import InferenceProcess
 from quern.engine.llamacpp.slot_generation import SlotGeneration

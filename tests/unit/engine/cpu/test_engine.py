@@ -126,7 +126,7 @@ async def test_logprobs_come_with_the_tokens_where_they_are_asked_for() -> None:
 
 
 def grammar_children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "quern.grammar.trial_child" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "quern.grammar.compile_trial_child" in child.cmdline()]
 
 
 async def test_a_grammar_is_compiled_before_its_request_joins_the_line() -> None:

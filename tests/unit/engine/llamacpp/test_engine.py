@@ -88,7 +88,7 @@ async def engine_of(server: FakeLlamaServer) -> AsyncGenerator[LlamaCppEngine]:
 
 
 def trial_children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "quern.grammar.trial_child" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "quern.grammar.compile_trial_child" in child.cmdline()]
 
 
 async def run(engine: LlamaCppEngine, request: GenerateRequest) -> list[EngineEvent]:

@@ -8,7 +8,7 @@ import pytest
 
 from quern.engine.fake import FakeEngine
 from quern.errors import InvalidRequest
-from quern.grammar.choice import GrammarChoice
+from quern.grammar.grammar_choice import GrammarChoice
 from quern.grammar.kinds import JsonGrammar
 from quern.grammar.tool_calls import ToolFormat, demanded_call
 from quern.types import Tool

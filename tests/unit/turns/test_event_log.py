@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from quern.events import TextDelta, TurnEnded, TurnEvent
-from quern.turns.log import MOST_AT_ONCE, TurnLog
+from quern.turns.event_log import MOST_AT_ONCE, TurnLog
 from quern.types import TurnState
 
 END = TurnEnded(TurnState.COMPLETED)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quern.errors import InvalidRequest
-from quern.prompt.incremental import IncrementalText
+from quern.prompt.incremental_text import IncrementalText
 
 STOPS = st.lists(st.one_of(st.text("ab\n<é🫧", min_size=1), st.text("ab", min_size=3, max_size=6)), max_size=4)
 ANSWERS = st.one_of(

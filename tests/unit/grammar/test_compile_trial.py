@@ -16,11 +16,11 @@ from structlog.testing import capture_logs
 from tests.unit.engine.cpu.scripted import ScriptedSpecialTexts, ScriptedVocabulary
 
 from quern.errors import EngineUnavailable, InvalidRequest
-from quern.grammar import trial as grammar_trial
-from quern.grammar import trial_child
+from quern.grammar import compile_trial as grammar_trial
+from quern.grammar import compile_trial_child
+from quern.grammar.compile_trial import GrammarTrial
 from quern.grammar.compiler import CompiledGrammar, GrammarCompiler
 from quern.grammar.kinds import Grammar, JsonGrammar, LarkGrammar
-from quern.grammar.trial import GrammarTrial
 
 WAIT_SECONDS = 5
 VOCABULARY = ScriptedVocabulary(258, frozenset({256}), ScriptedSpecialTexts({"<|end|>": 256}, {"<call>": 257}))
@@ -60,7 +60,7 @@ def trial(compiled: Compiled) -> Iterator[GrammarTrial]:
 
 
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "quern.grammar.trial_child" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "quern.grammar.compile_trial_child" in child.cmdline()]
 
 
 def test_what_passes_is_compiled_and_one_process_tries_all(trial: GrammarTrial, compiled: Compiled) -> None:
@@ -191,11 +191,11 @@ def test_the_child_answers_every_line_and_ends_with_its_input() -> None:
         "seconds": 5.0,
     }
     requests = [opening, {"schema": "{}"}, {"lark": "start: <call>"}, {"schema": '{"not": {}}'}, {"lark": "start: <x>"}]
-    replies = trial_child.replies(json.dumps(request).encode() for request in requests)
+    replies = compile_trial_child.replies(json.dumps(request).encode() for request in requests)
     refused = [json.loads(reply)["refused"] for reply in replies]
     assert refused[:3] == ["", "", ""]
     assert "`not`" in refused[3]
     assert "<x>" in refused[4]
-    command = [sys.executable, "-P", "-m", "quern.grammar.trial_child", str(2**28)]
+    command = [sys.executable, "-P", "-m", "quern.grammar.compile_trial_child", str(2**28)]
     ended = subprocess.run(command, input=json.dumps(opening).encode() + b"\n", capture_output=True, check=True)
     assert ended.stdout == b'{"refused": "", "size": 0}\n'

@@ -10,8 +10,8 @@ import pytest
 
 from quern.config import EngineName, EngineSettings
 from quern.engine import cpu
-from quern.engine.choice import ModelKind, NativeFacts, choose, native_facts
 from quern.engine.cpu import native
+from quern.engine.engine_choice import ModelKind, NativeFacts, choose, native_facts
 from quern.errors import ConfigError
 
 NATIVE = NativeFacts(frozenset({"qwen2", "qwen3"}), "avx2")

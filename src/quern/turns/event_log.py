@@ -14,7 +14,7 @@ MOST_AT_ONCE = 64
 class TurnLog:
     """Append-only; any number of readers, each at its own pace. Lives on one event loop.
 
-    `events[i]` is the turn's event number `i + 1`; only `append` changes them.
+    `events[i]` is the turn's event number `i + 1`; only `append` and `extend` change them.
     """
 
     def __init__(self, events: Iterable[TurnEvent] = ()) -> None:
@@ -29,16 +29,20 @@ class TurnLog:
 
     def append(self, event: TurnEvent) -> None:
         """Add an event and wake the readers. Raises RuntimeError after the terminal event."""
-        if self.end is not None:
-            msg = f"a turn that has ended can't go on with {event!r}"
+        self.extend((event,))
+
+    def extend(self, events: Sequence[TurnEvent]) -> None:
+        """Add events, if there are any, and wake the readers. Raises RuntimeError after the terminal event."""
+        if events and self.end is not None:
+            msg = f"a turn that has ended can't go on with {events[0]!r}"
             raise RuntimeError(msg)
-        self.events.append(event)
-        if self._waiting:
+        self.events += events
+        if events and self._waiting:
             waiting, self._waiting = self._waiting, []
             for reader in waiting:
                 _wake(reader, grown=True)
 
-    async def read(self, after: int = 0, *, silence: float | None = None) -> AsyncGenerator[Sequence[TurnEvent]]:
+    async def read(self, after: int = 0, *, silence: float | None = None) -> AsyncGenerator[list[TurnEvent]]:
         """Everything after event number `after`, in batches of what is there, until the terminal event.
 
         An empty batch comes after each `silence` seconds in which nothing was added.

@@ -16,10 +16,10 @@ from typing import Any
 import structlog
 
 from quern.errors import EngineUnavailable, InvalidRequest
-from quern.grammar.blame import too_complex_grammar
 from quern.grammar.compiler import CompiledGrammar, Vocabulary
 from quern.grammar.json_schema import Llguidance
 from quern.grammar.kinds import Grammar, JsonGrammar
+from quern.grammar.refusals import too_complex_grammar
 from quern.line_process import LineProcess
 
 log = structlog.get_logger(__name__)
@@ -31,6 +31,7 @@ MEMORY = 2**28
 PATIENCE = 20.0
 """Seconds until the process is given up, whatever it is waiting for: on a busy machine it gets a part of a core."""
 
+CHILD = "quern.grammar.compile_trial_child"
 MOST_REPLY = 2**16
 
 
@@ -111,7 +112,9 @@ class _Child:
         self._patience = patience
         try:
             # Where memory runs out, llguidance writes pages.
-            self._process = LineProcess("quern.grammar.trial_child", str(memory), most_reply=MOST_REPLY, quiet=True)
+            self._process = LineProcess(
+                "quern.grammar.compile_trial_child", str(memory), most_reply=MOST_REPLY, quiet=True
+            )
         except OSError as error:
             msg = (
                 f"The process that tries grammars can't be started ({error.strerror}). Free some memory and try again."

@@ -1,4 +1,4 @@
-"""The child process in which grammars are tried: `python -P -m quern.grammar.trial_child <bytes of memory>`.
+"""The child process in which grammars are tried: `python -P -m quern.grammar.compile_trial_child <bytes of memory>`.
 
 It reads JSON lines: first `{"special": [<text of a special token>, …], "ends": [<those that end a turn>, …],
 "llguidance": <one of `Llguidance`>, "seconds": <of the processor's time for one grammar>}`, then `{"schema": …}` or
@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from quern.errors import InvalidRequest
-from quern.grammar.blame import too_complex_grammar
 from quern.grammar.compiler import CompiledGrammar, GrammarCompiler
 from quern.grammar.json_schema import Llguidance
 from quern.grammar.kinds import Grammar, JsonGrammar, LarkGrammar
+from quern.grammar.refusals import too_complex_grammar
 
 BYTES = 256
 ANSWERS = 2

@@ -9,7 +9,14 @@ from tests.unit.turns.live_turns import live_turn
 
 from quern.engine.base import Priority
 from quern.errors import ConversationBusy, QueueFull
-from quern.turns.places import LONGEST_RETRY_AFTER, UNMEASURED_RETRY_AFTER, Places, Progress, TurnLengths, retry_after
+from quern.turns.queue_limit import (
+    LONGEST_RETRY_AFTER,
+    UNMEASURED_RETRY_AFTER,
+    Places,
+    Progress,
+    TurnLengths,
+    retry_after,
+)
 from quern.turns.turn import Turn
 
 

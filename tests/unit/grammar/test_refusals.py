@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from quern.grammar.blame import heaviest_part
+from quern.grammar.refusals import heaviest_part
 
 SMALL: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^[a-z]{1,20}$"}}}
 
