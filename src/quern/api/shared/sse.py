@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from typing import Any
 
@@ -80,15 +80,34 @@ class EventStreamResponse(Response):
         encoder = self._encoder
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await _send_body(send, encoder.begin())
-        async with aclosing(merged(self._logs, silence=KEEP_ALIVE_SECONDS)) as batches:
+        silence = Silence()
+        async with aclosing(merged(self._logs, patience=silence.left)) as batches:
             async for index, batch in batches:
                 body = b"".join([encoder.encode(index, event) for event in batch]) if batch else encoder.keep_alive()
-                await _send_body(send, body)
+                if body:
+                    await _send_body(send, body)
+                    silence.end()
                 if encoder.broken_off:
                     break
             else:
                 await _send_body(send, encoder.end())
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class Silence:
+    """How long nothing was sent. Events that write nothing, as a prompt's progress, don't end it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.end()
+
+    def end(self) -> None:
+        """Something was sent."""
+        self._since = self._loop.time()
+
+    def left(self) -> float:
+        """For how many seconds nothing may be sent from now on."""
+        return max(0.0, self._since + KEEP_ALIVE_SECONDS - self._loop.time())
 
 
 async def _send_body(send: Send, body: bytes) -> None:
@@ -100,21 +119,21 @@ Batch = tuple[int, Sequence[TurnEvent]]
 """Events with the index of their log."""
 
 
-async def merged(logs: Sequence[TurnLog], *, silence: float) -> AsyncGenerator[Batch]:
-    """Everything in these logs as it comes, until all of them have ended; an empty batch after each `silence` seconds
-    in which nothing came.
+async def merged(logs: Sequence[TurnLog], *, patience: Callable[[], float]) -> AsyncGenerator[Batch]:
+    """Everything in these logs as it comes, until all of them have ended; an empty batch where nothing came for as many
+    seconds as `patience` said before the wait.
     """
     if len(logs) > 1:
-        async with aclosing(_merged(logs, silence)) as batches:
+        async with aclosing(_merged(logs, patience)) as batches:
             async for batch in batches:
                 yield batch
         return
-    async with aclosing(logs[0].read(silence=silence)) as events:
+    async with aclosing(logs[0].read(patience=patience)) as events:
         async for some in events:
             yield 0, some
 
 
-async def _merged(logs: Sequence[TurnLog], silence: float) -> AsyncGenerator[Batch]:
+async def _merged(logs: Sequence[TurnLog], patience: Callable[[], float]) -> AsyncGenerator[Batch]:
     inbox: asyncio.Queue[Batch | None] = asyncio.Queue()
 
     async def forward(index: int, log: TurnLog) -> None:
@@ -128,7 +147,7 @@ async def _merged(logs: Sequence[TurnLog], silence: float) -> AsyncGenerator[Bat
         left = len(readers)
         while left:
             try:
-                async with asyncio.timeout(silence):
+                async with asyncio.timeout(patience()):
                     batch = await inbox.get()
             except TimeoutError:
                 yield 0, ()
