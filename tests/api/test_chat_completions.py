@@ -9,7 +9,9 @@ import httpx2
 import pytest
 
 from quern.api.shared import sse
+from quern.engine.fake import FakeEngine
 from quern.grammar.kinds import JsonGrammar
+from quern.prompt.codec import TextCodec
 
 from .conftest import Quern, Start
 from .engines import saying
@@ -96,6 +98,17 @@ async def test_silence_is_filled_with_chunks_that_add_nothing(start: Start, monk
     silent = {"index": 0, "delta": {"content": ""}, "logprobs": None, "finish_reason": None}
     assert told.count(silent) > 1
     assert "".join(choice["delta"].get("content", "") for choice in told) == "ab"
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_progress_in_a_long_prompt_is_silence_too(start: Start, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.05)
+    long = [{"role": "user", "content": "word " * 50}]
+    slow = FakeEngine(vocabulary_size=TextCodec.builtin().vocabulary_size, prefill_chunk=4, prefill_delay=0.02)
+    async with start(slow) as quern:
+        *chunks, _done = frames(await complete(quern, messages=long, stream=True, n=n, max_tokens=1))
+    told = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert told.count({"index": 0, "delta": {"content": ""}, "logprobs": None, "finish_reason": None}) > 1
 
 
 async def test_without_include_usage_no_chunk_has_usage(quern: Quern) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from quern.turns.event_log import TurnLog
 from quern.types import DisconnectPolicy
 
 
@@ -19,10 +20,13 @@ class Abandonment:
 
 
 class AttachedReaders:
-    """Counts a turn's readers. `cancel` is called with a sentence when the policy says that nobody waits any more."""
+    """Counts a turn's readers. `cancel` is called with a sentence when the policy says that nobody waits any more for
+    the end of its log.
+    """
 
-    def __init__(self, abandonment: Abandonment, cancel: Callable[[str], None]) -> None:
+    def __init__(self, abandonment: Abandonment, log: TurnLog, cancel: Callable[[str], None]) -> None:
         self._abandonment = abandonment
+        self._log = log
         self._cancel = cancel
         self._count = 0
         self._hold: asyncio.TimerHandle | None = None
@@ -38,7 +42,7 @@ class AttachedReaders:
             yield
         finally:
             self._count -= 1
-            if self._count == 0:
+            if self._count == 0 and self._log.end is None:
                 self._abandon()
 
     def _abandon(self) -> None:

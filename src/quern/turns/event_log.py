@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
 from quern.events import TurnEnded, TurnEvent
 
@@ -42,10 +42,12 @@ class TurnLog:
             for reader in waiting:
                 _wake(reader, grown=True)
 
-    async def read(self, after: int = 0, *, silence: float | None = None) -> AsyncGenerator[list[TurnEvent]]:
+    async def read(
+        self, after: int = 0, *, patience: Callable[[], float] | None = None
+    ) -> AsyncGenerator[list[TurnEvent]]:
         """Everything after event number `after`, in batches of what is there, until the terminal event.
 
-        An empty batch comes after each `silence` seconds in which nothing was added.
+        `patience` says before each wait for how many seconds nothing may be added; after them an empty batch comes.
         """
         while True:
             batch = self.events[after : after + MOST_AT_ONCE]
@@ -54,7 +56,9 @@ class TurnLog:
                 yield batch
                 if isinstance(batch[-1], TurnEnded):
                     return
-            elif not await self._grown(silence):
+                if len(batch) == MOST_AT_ONCE:
+                    await asyncio.sleep(0)
+            elif not await self._grown(patience() if patience is not None else None):
                 yield batch
 
     async def ended(self) -> TurnEnded:

@@ -56,7 +56,7 @@ class Turn:
         self.ending: tuple[TurnState, str] | None = None
         self.generation: asyncio.Task[TurnEnded] | None = None
         self.life: asyncio.Task[None] | None = None
-        self._readers = AttachedReaders(abandonment, partial(self.end_early, TurnState.CANCELLED))
+        self._readers = AttachedReaders(abandonment, self.log, partial(self.end_early, TurnState.CANCELLED))
 
     @contextmanager
     def attach(self) -> Generator[TurnLog]:

@@ -47,13 +47,20 @@ async def test_a_long_log_is_read_in_batches_that_leave_the_event_loop_to_others
     log = TurnLog([TextDelta("x")] * (3 * MOST_AT_ONCE))
     log.append(END)
     assert max([len(batch) async for batch in log.read()]) == MOST_AT_ONCE
+    others_turn = asyncio.Event()
+    asyncio.get_running_loop().call_soon(others_turn.set)
+    async for _ in log.read(MOST_AT_ONCE):
+        if others_turn.is_set():
+            break
+    else:
+        pytest.fail("nobody else had a turn")
 
 
 async def test_silence_is_an_empty_batch_and_what_comes_after_it_is_read_all_the_same() -> None:
     log = TurnLog()
     batches: list[Sequence[TurnEvent]] = []
     async with asyncio.timeout(5):
-        async for batch in log.read(silence=0.01):
+        async for batch in log.read(patience=lambda: 0.01):
             batches.append(batch)
             if batches == [[], []]:
                 log.append(END)

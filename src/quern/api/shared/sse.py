@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from typing import Any
 
@@ -84,13 +84,15 @@ class EventStreamResponse(Response):
         encoder = self._encoder
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await _send_body(send, encoder.begin())
-        several = len(self._logs) > 1
-        read = merged(self._logs, KEEP_ALIVE_SECONDS) if several else self._logs[0].read(silence=KEEP_ALIVE_SECONDS)
+        silence, several = Silence(), len(self._logs) > 1
+        read = merged(self._logs, silence.left) if several else self._logs[0].read(patience=silence.left)
         async with aclosing(read) as batches:
             async for batch in batches:
                 index, events = (0, batch) if isinstance(batch, list) else batch
                 body = b"".join([encoder.encode(index, event) for event in events]) if events else encoder.keep_alive()
-                await _send_body(send, body)
+                if body:
+                    await _send_body(send, body)
+                    silence.end()
                 if encoder.broken_off:
                     break
             else:
@@ -98,15 +100,31 @@ class EventStreamResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+class Silence:
+    """How long nothing was sent. Events that write nothing, as a prompt's progress, don't end it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.end()
+
+    def end(self) -> None:
+        """Something was sent."""
+        self._since = self._loop.time()
+
+    def left(self) -> float:
+        """For how many seconds nothing may be sent from now on."""
+        return max(0.0, self._since + KEEP_ALIVE_SECONDS - self._loop.time())
+
+
 async def _send_body(send: Send, body: bytes) -> None:
     if body:
         await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-async def merged(logs: Sequence[TurnLog], silence: float) -> AsyncGenerator[tuple[int, list[TurnEvent]]]:
+async def merged(logs: Sequence[TurnLog], patience: Callable[[], float]) -> AsyncGenerator[tuple[int, list[TurnEvent]]]:
     """Everything in these logs as it comes, with the index of its log, until all of them have ended.
 
-    An empty batch of the first one comes after each `silence` seconds in which nothing was added.
+    `patience` says before each wait for how many seconds nothing may come; after them comes an empty batch.
     """
     inbox: asyncio.Queue[tuple[int, list[TurnEvent]] | None] = asyncio.Queue()
 
@@ -121,7 +139,7 @@ async def merged(logs: Sequence[TurnLog], silence: float) -> AsyncGenerator[tupl
         left = len(readers)
         while left:
             try:
-                async with asyncio.timeout(silence):
+                async with asyncio.timeout(patience()):
                     batch = await inbox.get()
             except TimeoutError:
                 yield 0, []
