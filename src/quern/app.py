@@ -166,7 +166,7 @@ def _llamacpp(settings: Settings, model: ServedModel, codec: TextCodec) -> Engin
 
 
 def _build_asgi(services: Services, settings: Settings) -> FastAPI:
-    dialects = Dialects(DIALECTS, otherwise=OPENAI_ERRORS)
+    dialects = Dialects(DIALECTS, default_style=OPENAI_ERRORS)
     # As they are: `include_router` would analyse each of them again, for this application, at its first request.
     routes: list[BaseRoute] = [route for router in dialects.routers for route in router.routes]
     app = FastAPI(title="Quern", version=__version__, description=DESCRIPTION, routes=routes)

@@ -53,7 +53,7 @@ def chat(server: ServerUrl = DEFAULT_SERVER, conversation: ConversationId = None
             else:
                 _piped(session)
         finally:
-            session.say_how_to_continue()
+            session.show_continuation()
 
 
 class ChatSession:
@@ -79,7 +79,7 @@ class ChatSession:
         elif word == "/id":
             typer.echo(self._conversation_id or "No conversation yet: the first message starts one.", err=True)
         elif word == "/new":
-            self.say_how_to_continue()
+            self.show_continuation()
             self._conversation_id, self._accepted = None, False
         elif word.startswith("/") and word[1:].isalpha():
             raise ConfigError(f"There is no command {word}. The commands are {', '.join(COMMANDS)}.")
@@ -87,7 +87,7 @@ class ChatSession:
             self._turn(line)
         return True
 
-    def say_how_to_continue(self) -> None:
+    def show_continuation(self) -> None:
         """Show the command that continues the conversation, if the server took a turn of it."""
         if self._accepted:
             where = "" if self._client.server == DEFAULT_SERVER else f" --server {self._client.server}"

@@ -63,16 +63,16 @@ class Milestones:
         self._clock = clock
         self._phase = ""
         self._step = 0
-        self._said_at = 0.0
+        self._reported_at = 0.0
 
     def reached(self, phase: str, done: int, total: int | None) -> bool:
-        """Whether this update should be said. The end of a phase always is, once."""
+        """Whether this update should be reported. The end of a phase always is, once."""
         if phase != self._phase:
-            self._phase, self._step, self._said_at = phase, 0, self._clock()
+            self._phase, self._step, self._reported_at = phase, 0, self._clock()
         step = done * LINES_PER_PHASE // total if total else 1
         finished = total is not None and step >= LINES_PER_PHASE
-        if step > self._step and (finished or self._clock() - self._said_at >= QUIET_SECONDS):
-            self._step, self._said_at = step, self._clock()
+        if step > self._step and (finished or self._clock() - self._reported_at >= QUIET_SECONDS):
+            self._step, self._reported_at = step, self._clock()
             return True
         self._step = min(step, self._step)
         return False

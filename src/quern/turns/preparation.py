@@ -46,21 +46,21 @@ def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenI
         return Prepared(given.ids, stop_token_ids=given.stop_token_ids)
     before = [Message(Role.SYSTEM, given.instructions)] if given.instructions is not None else []
     items = [*before, *history, *given.items]
-    tools = shown_tools(given.tool_use)
+    tools = offered_tools(given.tool_use)
     if not tools:
         grammars = (JsonGrammar(given.schema),) if given.schema is not None else ()
         return Prepared(codec.encode_chat(items), grammars=grammars, grammar_field=given.schema_field)
     return _with_tools(codec, items, given, tools)
 
 
-def shown_tools(use: ToolUse) -> tuple[Tool, ...]:
+def offered_tools(use: ToolUse) -> tuple[Tool, ...]:
     """The tools that the model may call."""
     return () if use.mode is CallMode.NONE else use.tools
 
 
 def call_parser(codec: TextCodec, use: ToolUse, turn_id: str) -> AnswerParser | None:
     """What finds the calls in a turn's answer to a prompt with these tools."""
-    if not shown_tools(use) or codec.tool_format is None:
+    if not offered_tools(use) or codec.tool_format is None:
         return None
     opened = use.mode is CallMode.REQUIRED
     return answer_parser(codec.tool_format, callable_tools(use), partial(call_id, turn_id), opened=opened)
@@ -68,7 +68,7 @@ def call_parser(codec: TextCodec, use: ToolUse, turn_id: str) -> AnswerParser | 
 
 def callable_tools(use: ToolUse) -> tuple[Tool, ...]:
     """Those of the shown tools that an answer may call."""
-    return tuple(tool for tool in shown_tools(use) if use.only in {None, tool.name})
+    return tuple(tool for tool in offered_tools(use) if use.only in {None, tool.name})
 
 
 def check_ids(ids: Collection[int], vocabulary_size: int, field: str) -> None:

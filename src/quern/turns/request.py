@@ -85,21 +85,6 @@ class TurnRequest:
     fit_answer: bool = False
 
     @property
-    def owner(self) -> str:
-        """Whose turn it is."""
-        return self.caller.owner
-
-    @property
-    def request_id(self) -> str:
-        """The id under which the log has the request."""
-        return self.caller.request_id
-
-    @property
-    def disconnect(self) -> DisconnectPolicy | None:
-        """What the turn does without readers."""
-        return self.caller.disconnect
-
-    @property
     def kept(self) -> bool:
         """Whether what is said outlives the turn."""
         return self.remember or self.response is not None

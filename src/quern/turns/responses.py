@@ -62,8 +62,8 @@ class ResponseService:
     async def input_items(self, turn_id: str, owner: str) -> list[StoredItem]:
         """What was said to the model in this response. Raises ResponseNotFound."""
         await self._record(turn_id, owner)
-        said = await self._history.of_turn(turn_id)
-        return [item for item in said if not is_derived(item.id)]
+        items = await self._history.of_turn(turn_id)
+        return [item for item in items if not is_derived(item.id)]
 
     async def referenced(self, item_ids: Sequence[str], owner: str) -> dict[str, Item]:
         """The owner's items of these ids, wherever they were said. Raises ItemNotFound."""

@@ -91,7 +91,7 @@ class TurnService:
         check_ids(request.sampling.logit_bias, self._codec.vocabulary_size, "logit_bias")
         active = self._active.values()
         limit = self._engine.info.parallel + self._settings.max_queued
-        with self._places.alone_in(request.conversation_id, request.owner, active):
+        with self._places.alone_in(request.conversation_id, request.caller.owner, active):
             history = await self._history.load(request)
             with self._places.place(request.priority, active, limit):
                 prepared = await asyncio.to_thread(prepare, self._codec, history, request.input)
@@ -211,18 +211,18 @@ class TurnService:
         turn_id = str(uuid.uuid4())
         return Turn(
             turn_id,
-            owner=request.owner,
+            owner=request.caller.owner,
             conversation_id=conversation_id,
             request=GenerateRequest(
                 prompt=prepared.ids,
                 sampling=replace(sampling, max_tokens=room),
                 stop_token_ids=self._codec.stop_token_ids | prepared.stop_token_ids,
                 priority=request.priority,
-                cache_salt=request.owner,
+                cache_salt=request.caller.owner,
                 grammar=grammar,
             ),
             decoder=self._decoder(turn_id, request, prepared),
-            abandonment=Abandonment(request.disconnect or default, self._settings.hold_seconds),
+            abandonment=Abandonment(request.caller.disconnect or default, self._settings.hold_seconds),
             kept=request.kept,
             keeps_events=request.response is not None and request.response.background,
             fitted=room < sampling.max_tokens,
@@ -241,19 +241,19 @@ class TurnService:
 
     async def _store_queued(self, turn: Turn, request: TurnRequest) -> None:
         given = request.input
-        said, field = (given.items, given.items_field) if isinstance(given, ChatInput) else ((), None)
+        items, field = (given.items, given.items_field) if isinstance(given, ChatInput) else ((), None)
         try:
-            await self._store.create(self._record(turn, request, said))
+            await self._store.create(self._record(turn, request, items))
         except InvalidRequest as error:
             raise InvalidRequest(str(error), field) from error
 
-    def _record(self, turn: Turn, request: TurnRequest, said: Sequence[Item]) -> NewTurn:
+    def _record(self, turn: Turn, request: TurnRequest, items: Sequence[Item]) -> NewTurn:
         return NewTurn(
             id=turn.id,
             owner=turn.owner,
-            request_id=request.request_id,
+            request_id=request.caller.request_id,
             model_id=self._engine.info.model_id,
-            items=tuple(NewItem(str(uuid.uuid4()), item) for item in said),
+            items=tuple(NewItem(str(uuid.uuid4()), item) for item in items),
             sampling=turn.request.sampling,
             created_at=turn.created_at,
             conversation_id=turn.conversation_id,

@@ -67,7 +67,7 @@ DEEPER = Dialect((), errors=DETAIL_ERRORS, prefixes=("/tea/ceremony",))
 async def client() -> AsyncIterator[httpx2.AsyncClient]:
     """An application of two dialects, wired as the real one."""
     app = FastAPI()
-    dialects = Dialects((TEA, DEEPER), otherwise=OPENAI_ERRORS)
+    dialects = Dialects((TEA, DEEPER), default_style=OPENAI_ERRORS)
     for one in dialects.routers:
         app.include_router(one)
     install_error_handlers(app, dialects.style_of)
@@ -133,7 +133,7 @@ def test_every_style_has_an_error_status_and_the_sentence_for_every_kind(style: 
 
 
 def test_every_route_lies_below_a_prefix_of_its_own_dialect() -> None:
-    dialects = Dialects(DIALECTS, otherwise=TeapotErrors())
+    dialects = Dialects(DIALECTS, default_style=TeapotErrors())
     for dialect in DIALECTS:
         for route in (route for one in dialect.routers for route in one.routes):
             assert isinstance(route, APIRoute)

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from blockbuster import blockbuster_ctx
 from sqlalchemy import func, select
-from tests.unit.store.said import new_item
+from tests.unit.store.example_items import new_item
 
 from quern.records import NewResponse
 from quern.sampling import SamplingParams

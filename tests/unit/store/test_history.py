@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.store.said import ANSWER, CALLING, NOON, QUESTION, RESULTS, new_item
+from tests.unit.store.example_items import ANSWER, CALLING, NOON, QUESTION, RESULTS, new_item
 
 from quern.errors import ConversationBusy, ConversationNotFound, InvalidRequest
 from quern.records import Conversation, StoredItem

@@ -9,7 +9,7 @@ from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
 from sqlalchemy import create_engine
-from tests.unit.store.said import NOON, new_item
+from tests.unit.store.example_items import NOON, new_item
 from tests.unit.store.stored_turns import STOPPED
 
 from quern.errors import StoreError

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 import pytest
-from tests.unit.store.said import ANSWER, CALLING, NOON, QUESTION, RESULTS, new_item
+from tests.unit.store.example_items import ANSWER, CALLING, NOON, QUESTION, RESULTS, new_item
 from tests.unit.store.stored_turns import STOPPED, stored_turn
 
 from quern.errors import ResponseNotFound

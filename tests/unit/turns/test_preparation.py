@@ -15,7 +15,7 @@ from quern.grammar.tool_calls import OPENING
 from quern.prompt.codec import TextCodec
 from quern.prompt.template import InProcessTemplate
 from quern.turns.identity import call_id
-from quern.turns.preparation import Prepared, call_parser, prepare, shown_tools
+from quern.turns.preparation import Prepared, call_parser, offered_tools, prepare
 from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse
 from quern.types import Message, Role, Tool, ToolCall, ToolResult
 
@@ -76,7 +76,7 @@ def test_tools_that_may_be_called_are_shown_and_their_calls_are_found() -> None:
 
 def test_tools_that_must_not_be_called_are_not_even_shown() -> None:
     use = ToolUse((WEATHER,), CallMode.NONE)
-    assert shown_tools(use) == ()
+    assert offered_tools(use) == ()
     assert call_parser(BYTES, use, TURN) is None
     assert prepare(BYTES, [], ask(use)) == prepare(BYTES, [], ask())
     assert prepare(without_tools(), [], ask(use)).ids == without_tools().encode_chat([QUESTION])

@@ -82,23 +82,23 @@ def items_of(messages: Sequence[InputMessage]) -> tuple[Item, ...]:
     )
 
 
-def tools_shown(tools: Sequence[ToolFields], messages: Sequence[InputMessage]) -> list[Tool]:
+def offered_tools(tools: Sequence[ToolFields], messages: Sequence[InputMessage]) -> list[Tool]:
     """The tools that are not deferred, and what the messages add and take away."""
     added: dict[str, Tool] = {}
-    shown = {tool.name for tool in tools if not tool.defer_loading}
+    offered = {tool.name for tool in tools if not tool.defer_loading}
     for block in [block for message in messages for block in message.content]:
         match block:
             case ToolResultBlock():
-                shown |= {found.tool_name for found in block.content if isinstance(found, ToolReferenceBlock)}
+                offered |= {found.tool_name for found in block.content if isinstance(found, ToolReferenceBlock)}
             case ToolAdditionBlock(tool=DefinedTool(definition=definition)):
                 added.pop(definition.name, None)
                 added[definition.name] = definition.tool()
-                shown.add(definition.name)
+                offered.add(definition.name)
             case ToolAdditionBlock(tool=NamedToolChange(name=name)):
-                shown.add(name)
+                offered.add(name)
             case ToolRemovalBlock():
-                shown.discard(block.tool.name)
+                offered.discard(block.tool.name)
             case _:
                 continue
     known = [tool for tool in map(ToolFields.tool, tools) if tool.name not in added]
-    return [tool for tool in (*known, *added.values()) if tool.name in shown]
+    return [tool for tool in (*known, *added.values()) if tool.name in offered]

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import FailFast, Field
 
 from quern.api.anthropic.blocks import TextBlock, Texts
-from quern.api.anthropic.input_messages import InputMessage, items_of, tools_shown
+from quern.api.anthropic.input_messages import InputMessage, items_of, offered_tools
 from quern.api.anthropic.tools import ClientTool, ToolChoice, use_of
 from quern.api.shared.fields import MOST_MESSAGES, MOST_STOPS, JsonSchema, NoOp, StopText, Strict
 from quern.api.shared.sampling_fields import with_sampling
@@ -76,7 +76,7 @@ class CountTokensRequest(Strict):
         return ChatInput(
             items_of(self.messages),
             instructions=system or None,
-            tool_use=use_of(tools_shown(self.tools or [], self.messages), self.tool_choice),
+            tool_use=use_of(offered_tools(self.tools or [], self.messages), self.tool_choice),
             schema=json.dumps(wanted.schema_) if wanted is not None else None,
             schema_field="output_config.format",
             items_field="messages",

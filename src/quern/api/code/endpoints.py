@@ -98,11 +98,11 @@ def _sentence(item: Any) -> dict[str, Any]:
         message = SEND_A_PROMPT
     elif item["type"] == "extra_forbidden":
         message = f"There is no form field {name}. Leave it out: unknown fields are refused, never ignored."
-    return {"type": item["type"], "loc": ("body", *item["loc"]), "msg": message, "input": _shown(item["input"])}
+    return {"type": item["type"], "loc": ("body", *item["loc"]), "msg": message, "input": _as_json(item["input"])}
 
 
-def _shown(value: Any) -> Any:
-    """What was sent, as JSON can show it; an uploaded file is not shown."""
+def _as_json(value: Any) -> Any:
+    """What was sent, as JSON can hold it; null for an uploaded file."""
     return None if isinstance(value, UploadFile) else value
 
 

@@ -52,10 +52,10 @@ class Filling:
         """The text up to the first line that begins too far left. A line's margin waits for what follows it."""
         if not self._indent:
             return text
-        shown: list[str] = []
+        kept: list[str] = []
         for character in text:
             if self._margin is None:
-                shown.append(character)
+                kept.append(character)
             elif character in BLANKS:
                 self._margin += character
                 continue
@@ -63,6 +63,6 @@ class Filling:
                 self.over = True
                 break
             else:
-                shown.append(self._margin + character)
+                kept.append(self._margin + character)
             self._margin = "" if character == "\n" else None
-        return "".join(shown)
+        return "".join(kept)

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from quern.api.llamacpp.filling import Filling
 from quern.api.llamacpp.infill_answer import final_answer, partial_answer, selected
 from quern.api.llamacpp.infill_request import InfillRequest
-from quern.api.shared.disconnects import ClientGone, unless_gone
+from quern.api.shared.disconnects import ClientDisconnected, unless_disconnected
 from quern.api.shared.error_styles import OPENAI_ERRORS
 from quern.api.shared.headers import CallerDep, no_conversation_header
 from quern.api.shared.request_body import JsonRoute
@@ -39,8 +39,8 @@ async def infill(request: Request, body: InfillRequest, services: ServicesDep, c
     if body.stream:
         return EventStreamResponse(answer, [turn.log], [turn])
     with turn.attach():
-        if not await unless_gone(request.receive, answer.read()):
-            raise ClientGone
+        if not await unless_disconnected(request.receive, answer.read()):
+            raise ClientDisconnected
         ends = await wait_until_ended([turn], request)
     return JSONResponse(answer.final(answer.filling.text, ends[0]))
 

@@ -53,8 +53,8 @@ def stop_type(filling: Filling, end: TurnEnded) -> str:
 
 def settings_json(sampling: SamplingParams) -> dict[str, Any]:
     """How tokens were drawn, in llama.cpp's names."""
-    shown = {name: value for name, value in asdict(sampling).items() if name not in {"logit_bias", "logprobs"}}
-    return {llamacpp_name(name): -1 if value is None else value for name, value in shown.items()}
+    settings = {name: value for name, value in asdict(sampling).items() if name not in {"logit_bias", "logprobs"}}
+    return {llamacpp_name(name): -1 if value is None else value for name, value in settings.items()}
 
 
 def timings_json(usage: Usage, timings: Timings, predicted: int) -> dict[str, Any]:

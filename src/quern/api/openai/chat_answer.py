@@ -5,12 +5,12 @@ Source of the shapes: "The chat completion object" and "The chat completion chun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from quern.events import ArgumentsDelta, CallStarted, TextDelta, TextLogprobs, TokenLogprob, TurnEnded, TurnEvent
 from quern.turns.answer import Answer
-from quern.types import ToolCall
+from quern.types import ToolCall, Usage
 
 
 class ChoiceChunks:
@@ -20,7 +20,7 @@ class ChoiceChunks:
         self._index = index
         self._logprobs: list[dict[str, Any]] = []
 
-    def silence(self) -> dict[str, Any]:
+    def keep_alive(self) -> dict[str, Any]:
         """A chunk that adds nothing."""
         return {"index": self._index, "delta": {"content": ""}, "logprobs": None, "finish_reason": None}
 
@@ -55,8 +55,8 @@ class ChoiceChunks:
         return {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def whole_choice(index: int, events: Sequence[TurnEvent], end: TurnEnded, *, told: bool) -> dict[str, Any]:
-    """One choice of an answer in one piece; `told`: with its tokens' probabilities."""
+def whole_choice(index: int, events: Sequence[TurnEvent], end: TurnEnded, *, with_logprobs: bool) -> dict[str, Any]:
+    """One choice of an answer in one piece; `with_logprobs`: with its tokens' probabilities."""
     answer = Answer(events)
     calls = answer.calls
     message: dict[str, Any] = {"role": "assistant", "content": answer.text if answer.text or not calls else None}
@@ -64,7 +64,7 @@ def whole_choice(index: int, events: Sequence[TurnEvent], end: TurnEnded, *, tol
     if calls:
         message["tool_calls"] = [_call_json(call) for call in calls]
     tokens = [token for event in events if isinstance(event, TextLogprobs) for token in event.tokens]
-    logprobs = {"content": [token_json(token) for token in tokens], "refusal": None} if told else None
+    logprobs = {"content": [token_json(token) for token in tokens], "refusal": None} if with_logprobs else None
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": end.finish_reason}
 
 
@@ -80,3 +80,16 @@ def _token(token: TokenLogprob) -> dict[str, Any]:
 
 def _call_json(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def completion_usage(usages: Iterable[Usage]) -> dict[str, Any]:
+    """Of all choices of one prompt: the prompt counts once, its cached part as the first choice found it."""
+    counted = list(usages)
+    prompt = counted[0].prompt_tokens
+    completion = sum(usage.completion_tokens for usage in counted)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": counted[0].cached_tokens},
+    }

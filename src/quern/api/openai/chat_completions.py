@@ -10,10 +10,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from quern.api.openai.chat_answer import ChoiceChunks, whole_choice
+from quern.api.openai.chat_answer import ChoiceChunks, completion_usage, whole_choice
 from quern.api.openai.chat_request import ChatCompletionRequest
 from quern.api.openai.chunk_stream import chunk_stream
-from quern.api.openai.usage import completion_usage
 from quern.api.shared.headers import CallerDep, ConversationHeader
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.request_turns import start_choices, wait_until_ended
@@ -42,12 +41,14 @@ async def create_chat_completion(
         shared = {**heading, "object": "chat.completion.chunk"}
         return chunk_stream(turns, chunks, shared, completion_usage if include_usage else None)
     ends = await wait_until_ended(turns, request)
-    return await asyncio.to_thread(_whole, turns, ends, heading, told=body.logprobs is True)
+    return await asyncio.to_thread(_whole, turns, ends, heading, with_logprobs=body.logprobs is True)
 
 
-def _whole(turns: Sequence[Turn], ends: Sequence[TurnEnded], heading: dict[str, Any], *, told: bool) -> Response:
+def _whole(
+    turns: Sequence[Turn], ends: Sequence[TurnEnded], heading: dict[str, Any], *, with_logprobs: bool
+) -> Response:
     choices = [
-        whole_choice(index, turn.log.events, end, told=told)
+        whole_choice(index, turn.log.events, end, with_logprobs=with_logprobs)
         for index, (turn, end) in enumerate(zip(turns, ends, strict=True))
     ]
     usage = completion_usage(end.usage for end in ends)

@@ -19,7 +19,7 @@ CountUsage = Callable[[list[Usage]], dict[str, Any]]
 class Chunks(Protocol):
     """One turn as members of the chunks' `choices`."""
 
-    def silence(self) -> dict[str, Any]:
+    def keep_alive(self) -> dict[str, Any]:
         """A chunk that adds nothing."""
         ...
 
@@ -64,7 +64,7 @@ class ChunkEncoder(StreamEncoder):
 
     def keep_alive(self) -> bytes:
         """A chunk that adds nothing."""
-        return self._frame(self._choices[0].silence())
+        return self._frame(self._choices[0].keep_alive())
 
     def end(self) -> bytes:
         """The usage, where it was asked for, and the end."""

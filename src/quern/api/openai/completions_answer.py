@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quern.api.openai.usage import completion_usage
+from quern.api.openai.chat_answer import completion_usage
 from quern.events import TextDelta, TextLogprobs, TokenLogprob, TurnEnded, TurnEvent
 from quern.turns.answer import Answer
 from quern.types import Usage
@@ -43,7 +43,7 @@ class TextChunks:
         self._table = LogprobsTable(heading)
         self._tokens: list[TokenLogprob] = []
 
-    def silence(self) -> dict[str, Any]:
+    def keep_alive(self) -> dict[str, Any]:
         """A chunk that adds nothing."""
         return {"text": "", "index": self._heading.index, "logprobs": None, "finish_reason": None}
 

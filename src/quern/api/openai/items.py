@@ -22,7 +22,7 @@ _RESPONSE = re.compile("resp_([0-9a-f]{32})")
 _ITEM = re.compile("(?:msg|fc|fco)_([0-9a-f]{32})")
 
 
-def shown_response_id(turn_id: str) -> str:
+def public_response_id(turn_id: str) -> str:
     """The id of a turn's response."""
     return f"resp_{UUID(turn_id).hex}"
 
@@ -35,15 +35,15 @@ def turn_id_of(response_id: str) -> str:
     return str(UUID(known[1]))
 
 
-def shown_item_id(item_id: str, item: Item) -> str:
+def public_item_id(item_id: str, item: Item) -> str:
     """The id of a message, of a call or of its result."""
     prefix = "msg" if isinstance(item, Message) else "fc" if isinstance(item, ToolCall) else "fco"
     return f"{prefix}_{UUID(item_id).hex}"
 
 
-def item_id_of(shown: str) -> str:
+def item_id_of(public_id: str) -> str:
     """The stored id of an item. Raises ItemNotFound for anything that is not exactly an item's id."""
-    known = _ITEM.fullmatch(shown)
+    known = _ITEM.fullmatch(public_id)
     if known is None:
         raise ItemNotFound(NO_ITEM)
     return str(UUID(known[1]))
@@ -51,14 +51,14 @@ def item_id_of(shown: str) -> str:
 
 def item_json(item_id: str, item: Item, status: str = COMPLETED) -> dict[str, Any]:
     """An item with its id."""
-    shown = {"id": shown_item_id(item_id, item), "status": status}
+    heading = {"id": public_item_id(item_id, item), "status": status}
     match item:
         case Message(role, content):
-            return {**shown, "type": "message", "role": role.value, "content": [text_part(role, content)]}
+            return {**heading, "type": "message", "role": role.value, "content": [text_part(role, content)]}
         case ToolCall(call_id, name, arguments):
-            return {**shown, "type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
+            return {**heading, "type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
         case ToolResult(call_id, output):
-            return {**shown, "type": "function_call_output", "call_id": call_id, "output": output}
+            return {**heading, "type": "function_call_output", "call_id": call_id, "output": output}
 
 
 def text_part(role: Role, text: str) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class ResponseEvents:
             return []
         return self._numbered([*self._run(), *self._taken(event)])
 
-    def silence(self) -> Event:
+    def keep_alive(self) -> Event:
         """An event that adds nothing. It has the number of the one before, so that others keep theirs."""
         return {"type": "keepalive", "sequence_number": max(self._count - 1, 0)}
 
@@ -134,7 +134,7 @@ class ResponseEvents:
 
 def whole_response(head: ResponseHead, events: Iterable[TurnEvent]) -> dict[str, Any]:
     """The response after these events of its turn."""
-    shown = ResponseEvents(head)
+    builder = ResponseEvents(head)
     for event in events:
-        shown.take(event)
-    return shown.response()
+        builder.take(event)
+    return builder.response()

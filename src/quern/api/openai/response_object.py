@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
-from quern.api.openai.items import shown_response_id
+from quern.api.openai.items import public_response_id
 from quern.events import TurnEnded
 from quern.records import ResponseRecord
 from quern.types import FinishReason, TurnState, Usage
@@ -59,7 +59,7 @@ def response_json(
 ) -> dict[str, Any]:
     """The response as it is now, or as it ended."""
     return {
-        "id": shown_response_id(head.turn_id),
+        "id": public_response_id(head.turn_id),
         "object": "response",
         "created_at": int(head.created_at.timestamp()),
         "completed_at": _completed_at(head, end) if end is not None and status == "completed" else None,
@@ -69,7 +69,7 @@ def response_json(
         "incomplete_details": _incomplete_details(end) if end is not None and status == "incomplete" else None,
         "model": head.model,
         "output": list(output),
-        "previous_response_id": shown_response_id(head.previous_id) if head.previous_id is not None else None,
+        "previous_response_id": public_response_id(head.previous_id) if head.previous_id is not None else None,
         "conversation": {"id": head.conversation_id} if head.conversation_id is not None else None,
         "usage": response_usage(end.usage) if end is not None else None,
         "truncation": "disabled",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quern.api.openai.items import item_json, shown_item_id, text_part
+from quern.api.openai.items import item_json, public_item_id, text_part
 from quern.types import Item, Message, Role, ToolCall
 
 IN_PROGRESS = "in_progress"
@@ -25,7 +25,7 @@ class OutputMessage:
         self._status = IN_PROGRESS
         self._item = {"output_index": index}
         self._part = {
-            "item_id": shown_item_id(item_id, self._message),
+            "item_id": public_item_id(item_id, self._message),
             "output_index": index,
             "content_index": 0,
         }
@@ -72,7 +72,7 @@ class OutputCall:
         self.whole = False
         self._status = IN_PROGRESS
         self._item = {"output_index": index}
-        self._whole = {"item_id": shown_item_id(item_id, self._call), "output_index": index}
+        self._whole = {"item_id": public_item_id(item_id, self._call), "output_index": index}
 
     def opening(self) -> list[Event]:
         """The event of its beginning."""

@@ -127,7 +127,7 @@ class PromptFields(Strict):
     def tool_settings(self) -> dict[str, Any]:
         """What `read_tool_use` reads."""
         return {
-            "tools": [tool.shown() for tool in self.tools or ()],
+            "tools": [tool.as_json() for tool in self.tools or ()],
             "tool_choice": self.tool_choice or CallMode.AUTO.value,
             "parallel_tool_calls": self.parallel_tool_calls is not False,
         }

@@ -49,7 +49,7 @@ class FunctionTool(Strict):
     parameters: Json | None = None
     strict: bool | None = None
 
-    def shown(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The same as JSON."""
         return {"type": "function", **self.model_dump()}
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from quern.api.openai.items import item_list, page_in_order, shown_response_id, turn_id_of
+from quern.api.openai.items import item_list, page_in_order, turn_id_of
 from quern.api.openai.response_events import ResponseEvents, whole_response
 from quern.api.openai.response_includes import included
 from quern.api.openai.response_object import ResponseHead
@@ -126,7 +126,7 @@ async def _so_far(head: ResponseHead, log: TurnLog) -> dict[str, Any]:
 def _with_id(error: TurnNotCompleted, head: ResponseHead) -> TurnNotCompleted:
     if not head.settings["store"]:
         return error
-    path = f"/v1/responses/{shown_response_id(head.turn_id)}"
+    path = f"/v1/responses/{public_response_id(head.turn_id)}"
     return TurnNotCompleted(error.state, f"{error} What there is of the answer is kept: GET {path}.")
 
 
@@ -157,7 +157,7 @@ class ResponseEncoder(StreamEncoder):
 
     def keep_alive(self) -> bytes:
         """An event that adds nothing."""
-        return _frame(self._events.silence())
+        return _frame(self._events.keep_alive())
 
     def _unseen(self, events: Iterable[Event]) -> bytes:
         return b"".join([_frame(event) for event in events if event["sequence_number"] > self._last_seen])

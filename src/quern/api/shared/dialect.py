@@ -27,10 +27,10 @@ class Dialect:
 
 
 class Dialects:
-    """All dialects of a server. `otherwise`: how errors are told at paths that belong to none."""
+    """All dialects of a server. `default_style`: how errors are told at paths that belong to none."""
 
-    def __init__(self, dialects: Sequence[Dialect], otherwise: ErrorStyle) -> None:
-        self._otherwise = otherwise
+    def __init__(self, dialects: Sequence[Dialect], default_style: ErrorStyle) -> None:
+        self._default_style = default_style
         styles = [(prefix, dialect.errors) for dialect in dialects for prefix in dialect.prefixes]
         self._styles = sorted(styles, key=lambda style: len(style[0]), reverse=True)
         self.routers = [router for dialect in dialects for router in dialect.routers]
@@ -38,4 +38,4 @@ class Dialects:
 
     def style_of(self, path: str) -> ErrorStyle:
         """How errors are told at a path: the dialect with the longest prefix of it decides."""
-        return next((style for prefix, style in self._styles if path.startswith(prefix)), self._otherwise)
+        return next((style for prefix, style in self._styles if path.startswith(prefix)), self._default_style)

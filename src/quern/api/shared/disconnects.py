@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable
 from starlette.types import Message, Receive
 
 
-class ClientGone(Exception):
+class ClientDisconnected(Exception):
     """The client closed its connection before there was an answer. Nobody receives what it becomes."""
 
 
-async def unless_gone(receive: Receive, work: Awaitable[object]) -> bool:
+async def unless_disconnected(receive: Receive, work: Awaitable[object]) -> bool:
     """Do the work until the client disconnects; False where it did, and the work was cancelled."""
     loop = asyncio.get_running_loop()
     working = asyncio.ensure_future(work)

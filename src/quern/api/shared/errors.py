@@ -29,7 +29,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from quern.api.shared.disconnects import ClientGone
+from quern.api.shared.disconnects import ClientDisconnected
 from quern.errors import (
     ContextExceeded,
     ConversationBusy,
@@ -101,7 +101,7 @@ class ErrorStyle(ABC):
         """The answer's JSON."""
 
     def context_exceeded(self, error: ContextExceeded) -> str:
-        """The sentence for a full context. Sequence clients know one by how their vendor's sentence begins."""
+        """The sentence for a full context. Many clients know one by how their vendor's sentence begins."""
         return str(error)
 
     def response_headers(self, request_id: str) -> Mapping[str, str]:  # noqa: ARG002 (for those who override it)
@@ -159,13 +159,13 @@ def install_error_handlers(app: FastAPI, style_of: StyleOf) -> None:
         headers = {"retry-after": str(error.retry_after)} if isinstance(error, QueueFull | EngineUnavailable) else None
         return style.response(failure, headers=headers)
 
-    async def client_gone(_request: Request, _error: Exception) -> Response:
+    async def client_disconnected(_request: Request, _error: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     app.add_exception_handler(RequestValidationError, invalid_fields)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(QuernError, quern_error)
-    app.add_exception_handler(ClientGone, client_gone)
+    app.add_exception_handler(ClientDisconnected, client_disconnected)
 
 
 def _failure(error: Exception, style: ErrorStyle, where: str) -> Failure:

@@ -55,7 +55,7 @@ Owner = Annotated[str, Depends(owner)]
 def caller(
     request: Request, owner: Owner, disconnect: Annotated[DisconnectPolicy | None, Depends(disconnect_policy)]
 ) -> Caller:
-    """Who asks, under the request id that the middleware settled."""
+    """Who asks, under the request id that `RequestLog` settled."""
     return Caller(owner, cast("str", request.state.request_id), disconnect)
 
 

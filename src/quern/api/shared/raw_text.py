@@ -7,7 +7,7 @@ from contextlib import aclosing
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from quern.api.shared.disconnects import unless_gone
+from quern.api.shared.disconnects import unless_disconnected
 from quern.events import TextDelta
 from quern.turns.event_log import TurnLog
 from quern.turns.turn import Turn
@@ -34,7 +34,7 @@ class TurnTextResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI)
         with self._turn.attach() as log:
-            await unless_gone(receive, self._send_all(log, send))
+            await unless_disconnected(receive, self._send_all(log, send))
 
     async def _send_all(self, log: TurnLog, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from starlette.requests import Request
 
-from quern.api.shared.disconnects import ClientGone, unless_gone
+from quern.api.shared.disconnects import ClientDisconnected, unless_disconnected
 from quern.errors import InvalidRequest, TurnNotCompleted
 from quern.events import TurnEnded
 from quern.turns.request import TurnRequest
@@ -52,8 +52,8 @@ async def wait_until_ended(turns: Sequence[Turn], request: Request) -> list[Turn
     """The ends of all turns. Raises ClientGone where the client went before, TurnNotCompleted for one that failed."""
     with ExitStack() as readers:
         logs = [readers.enter_context(turn.attach()) for turn in turns]
-        if not await unless_gone(request.receive, asyncio.gather(*(log.ended() for log in logs))):
-            raise ClientGone
+        if not await unless_disconnected(request.receive, asyncio.gather(*(log.ended() for log in logs))):
+            raise ClientDisconnected
         ends = [await log.ended() for log in logs]
     for end in ends:
         if end.state is not TurnState.COMPLETED:

@@ -1,4 +1,4 @@
-"""What handlers work with: the services that app.py wired."""
+"""What handlers work with: the services below the API, as app.py makes them."""
 
 from __future__ import annotations
 

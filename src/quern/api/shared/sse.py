@@ -12,7 +12,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from quern.api.shared.disconnects import unless_gone
+from quern.api.shared.disconnects import unless_disconnected
 from quern.events import TurnEvent
 from quern.turns.event_log import TurnLog
 from quern.turns.turn import Turn
@@ -78,7 +78,7 @@ class EventStreamResponse(Response):
         with ExitStack() as readers:
             for turn in self._turns:
                 readers.enter_context(turn.attach())
-            await unless_gone(receive, self._send_all(send))
+            await unless_disconnected(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
         encoder = self._encoder

@@ -103,7 +103,7 @@ class LlamaServer:
         return any(entry["id"] == slot and entry["is_processing"] for entry in slots)
 
     async def complete(self, body: Mapping[str, object]) -> AsyncGenerator[Progress | NewTokens | Ended]:
-        """Generate; `body` is llama_request's. No id is missing: where the stream leaves some out, the text is
+        """Generate; `body` is `completion_request`'s. No id is missing: where the stream leaves some out, the text is
         tokenised again.
         """
         self._check_open()
