@@ -42,7 +42,7 @@ SETTINGS = EngineSettings(
 
 @dataclass
 class Subject:
-    """An engine that can be started, its model's prompts, and a way to make it crash.
+    """An engine that can be started, its model's codec, and a way to make it crash.
 
     What engines may differ in: `reserves`: a request takes the room for its whole answer when it starts; `restarts`: a
     crash takes the engine down for a while; `cache_grain`: cached prefixes are so many tokens, or a multiple.

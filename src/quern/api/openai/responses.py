@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from quern.api.openai.items import item_list, page_in_order, turn_id_of
+from quern.api.openai.items import item_list, page_in_order, public_response_id, turn_id_of
 from quern.api.openai.response_events import ResponseEvents, whole_response
 from quern.api.openai.response_includes import included
 from quern.api.openai.response_object import ResponseHead

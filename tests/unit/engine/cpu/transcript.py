@@ -1,4 +1,4 @@
-"""A scheduler around a scripted model: requests arrive, steps are made, and everything told is remembered."""
+"""A scheduler around a scripted model: requests arrive, steps are made, and every notice is remembered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def request(ids: tuple[int, ...], max_tokens: int = 4, salt: str = "") -> Genera
 
 
 class Run:
-    """A scheduler with a scripted model, and everything that it told. A step takes one second."""
+    """A scheduler with a scripted model, and all of its notices. A step takes one second."""
 
     def __init__(self, *, blocks: int = 64, parallel: int = 4, shared: int = 8) -> None:
         self.model = ScriptedModel(blocks=blocks, block_tokens=BLOCK)
