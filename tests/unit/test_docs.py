@@ -20,6 +20,8 @@ from quern.prompt.codec import TextCodec
 ROOT = Path(__file__).parents[2]
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}
 
+SOURCES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in ROOT.glob("src/**/*.py")}
+
 
 def _default(field: FieldInfo) -> str:
     value = field.get_default()
@@ -57,6 +59,41 @@ def test_every_command_is_in_the_readme_and_explains_itself() -> None:
     for name, command in commands.items():
         assert f"quern {name}" in DOCS["README.md"], f"quern {name} is not in the README"
         assert getattr(command, "help", None), f"quern {name} has no help"
+
+
+def _section(page: str, heading: str) -> str:
+    """A section of a page, without its heading and what comes after it."""
+    _, _, rest = DOCS[page].partition(f"{heading}\n")
+    assert rest, f"{page} has no section {heading!r}"
+    return re.split(r"^#+ ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def _defined(name: str) -> bool:
+    """Whether `function`, `Class` or `Class.method` is defined somewhere in the sources."""
+    owner, _, method = name.rpartition(".")
+    where = (
+        rf"^class {owner}\b(?:(?!^class ).)*?^    (?:async )?def {method}\b"
+        if owner
+        else rf"^(?:async def|def|class) {name}\b"
+    )
+    return any(re.search(where, source, re.MULTILINE | re.DOTALL) for source in SOURCES.values())
+
+
+@pytest.mark.parametrize(
+    ("heading", "most"),
+    [("## One streamed chat request, start to end", 25), ("### One token, from the sampler to the socket", 14)],
+)
+def test_the_walks_of_the_architecture_page_are_short_and_pass_functions_that_exist(heading: str, most: int) -> None:
+    walk = re.findall(r"^\| (\d+) \| `([\w.]+)`", _section("architecture.md", heading), re.MULTILINE)
+    assert [int(number) for number, _ in walk] == list(range(1, len(walk) + 1))
+    assert 5 < len(walk) <= most
+    assert [name for _, name in walk if not _defined(name)] == []
+
+
+def test_every_module_that_the_architecture_page_names_exists() -> None:
+    names = set(re.findall(r"([\w/]+\.py)\b", DOCS["architecture.md"]))
+    known = [*SOURCES, *(str(path.relative_to(ROOT)) for path in ROOT.glob("bench/*.py"))]
+    assert [name for name in sorted(names) if not any(f"/{path}".endswith(f"/{name}") for path in known)] == []
 
 
 @pytest.mark.parametrize("page", sorted(DOCS))
