@@ -139,6 +139,14 @@ async def test_tokens_without_text_and_tags_of_calls_are_never_inside_of_a_text(
     assert not set(special.control.values()) & set(run.ids)
 
 
+async def test_the_name_of_a_control_token_can_be_demanded_as_text(subject: Subject) -> None:
+    for name in subject.codec.tokenizer.special.control:
+        schema: Schema = {"const": f"{name} is a name"}
+        run = await subject.run(request(subject, json_grammar(schema)))
+        check(subject, run, schema)
+        assert not set(subject.codec.tokenizer.special.control.values()) & set(run.ids)
+
+
 async def test_a_text_grammar_is_kept_to_even_where_the_models_end_is_to_be_ignored(subject: Subject) -> None:
     await subject.engine.check_grammar(WORDS)
     for ignore_eos in (False, True):

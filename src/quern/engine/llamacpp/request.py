@@ -18,6 +18,10 @@ LLGUIDANCE = "%llguidance {}\n"
 """What a grammar in llguidance's notation begins with; without it llama.cpp takes a grammar for its own notation. A
 server that was built without llguidance aborts over it.
 """
+NO_FORCING = '%llguidance {"no_forcing": true}\n'
+"""The same, and every token is drawn. Where only one text can follow, llama.cpp's llguidance would have that in the ids
+of llama.cpp's tokenizer, which takes the name of a control token in it for the token.
+"""
 RANDOM_SEED = 0xFFFF_FFFF
 SAMPLERS = ("penalties", "temperature", "top_k", "top_p", "min_p")
 RECENT_TOKENS = 64
@@ -42,7 +46,7 @@ def completion_request(request: GenerateRequest, lease: Lease, lark: str | None 
     if lark is None:
         return body
     # Where a grammar ends, only the model's end is left to be drawn; where that is forbidden too, anything is drawn.
-    return body | {"grammar": LLGUIDANCE + lark, "ignore_eos": False}
+    return body | {"grammar": NO_FORCING + lark, "ignore_eos": False}
 
 
 def sampling_fields(sampling: SamplingParams, whole_context: int) -> Json:

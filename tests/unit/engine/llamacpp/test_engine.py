@@ -129,7 +129,7 @@ async def test_one_that_keeps_to_them_is_sent_the_grammar_that_was_compiled_here
             await engine.check_grammar(JsonGrammar('{"not": {}}'))
     assert [event.ids for event in events if isinstance(event, Tokens)] == [(byte,) for byte in b"[1]"]
     sent = server.bodies[-1]["grammar"]
-    assert sent.startswith("%llguidance {}\nstart: %json {")
+    assert sent.startswith('%llguidance {"no_forcing": true}\nstart: %json {')
     assert '"maxItems": 2' in sent
 
 

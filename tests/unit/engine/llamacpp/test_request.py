@@ -107,6 +107,6 @@ def test_without_a_grammar_none_is_named() -> None:
 def test_a_grammar_is_marked_as_llguidances_and_can_be_ended() -> None:
     sampling = SamplingParams(logit_bias={5: 1.5}, ignore_eos=True)
     body = completion_request(GenerateRequest((1, 2), sampling), Lease(0, 0), 'start: "a"')
-    assert body["grammar"] == '%llguidance {}\nstart: "a"'
+    assert body["grammar"] == '%llguidance {"no_forcing": true}\nstart: "a"'
     assert body["logit_bias"] == [(5, 1.5)]
     assert body["ignore_eos"] is False
