@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import httpx2
 import pytest
@@ -22,6 +24,7 @@ from quern.config import LogSettings, Settings
 from quern.engine.fake import FakeEngine
 from quern.obs.logging import configure_logging
 from quern.prompt.codec import TextCodec
+from quern.types import Item, Message, Role
 
 
 def _sources() -> ModuleType:
@@ -66,6 +69,30 @@ class Quern:
         response = await self.chat(prompt)
         assert response.status_code == 200, response.text
         return response.text.partition("\n---\n")[0].removeprefix("conversation_id:")
+
+
+@asynccontextmanager
+async def being_admitted(
+    quern: Quern, prompt: str, conversation_id: str
+) -> AsyncGenerator[asyncio.Future[httpx2.Response]]:
+    """A chat turn that is being admitted as long as the block lasts, and goes on then."""
+    encode = quern.application.codec.encode_chat
+    begun, go_on = threading.Event(), threading.Event()
+
+    def held(items: Sequence[Item], *rest: Any) -> tuple[int, ...]:
+        if items[-1] == Message(Role.USER, prompt):
+            begun.set()
+            assert go_on.wait(30)
+        return encode(items, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quern.application.codec, "encode_chat", held)
+        response = asyncio.ensure_future(quern.chat(prompt, conversation_id))
+        try:
+            assert await asyncio.to_thread(begun.wait, 30)
+            yield response
+        finally:
+            go_on.set()
 
 
 Start = Callable[..., AbstractAsyncContextManager[Quern]]

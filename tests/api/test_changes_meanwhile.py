@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
-from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
 from quern.engine.fake import FakeEngine
-from quern.types import Item, Message, Role
 
-from .conftest import Quern, Start
+from .conftest import Quern, Start, being_admitted
 
 MORE = {"items": [{"role": "user", "content": "more"}]}
 
@@ -24,25 +20,16 @@ async def _texts(quern: Quern, conversation_id: str) -> list[str]:
 
 
 async def test_while_a_turn_is_being_admitted_nothing_is_put_into_its_conversation_or_taken_out(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start,
 ) -> None:
     async with start(FakeEngine(reply=lambda _request: tuple(b"answer"))) as quern:
         conversation_id = await quern.begin("hello")
         items = f"/v1/conversations/{conversation_id}/items"
         first = (await quern.client.get(items, params={"order": "asc"})).json()["data"][0]["id"]
-        encode = quern.application.codec.encode_chat
-
-        def slow(said: Sequence[Item], *rest: Any) -> tuple[int, ...]:
-            if said[-1] == Message(Role.USER, "slow"):
-                time.sleep(0.3)
-            return encode(said, *rest)
-
-        monkeypatch.setattr(quern.application.codec, "encode_chat", slow)
-        admitting = asyncio.ensure_future(quern.chat("slow", conversation_id))
-        await asyncio.sleep(0.1)
-        for refused in (await quern.client.post(items, json=MORE), await quern.client.delete(f"{items}/{first}")):
-            assert refused.status_code == 409
-            assert refused.json()["error"]["code"] == "conversation_busy"
+        async with being_admitted(quern, "slow", conversation_id) as admitting:
+            for refused in (await quern.client.post(items, json=MORE), await quern.client.delete(f"{items}/{first}")):
+                assert refused.status_code == 409
+                assert refused.json()["error"]["code"] == "conversation_busy"
         assert (await admitting).text == "answer"
         assert await _texts(quern, conversation_id) == ["hello", "answer", "slow", "answer"]
         assert (await quern.client.post(items, json=MORE)).status_code == 200

@@ -70,7 +70,8 @@ async def test_a_client_gone_in_mid_decode_frees_its_sequence(start: Start, path
     async with start(_slow(token_delay=0.01), live=True) as quern:
         client = await RawClient.post(quern, path, "prompt=hello", CANCEL)
         await _until(lambda: quern.engine.stats().running == 1)
-        await asyncio.sleep(0.05)
+        if path == CHAT:
+            await client.reader.readuntil(b"x\r\n")
         await client.vanish()
         await _until(lambda: quern.engine.stats().running == 0 and quern.application.turns.active == 0)
         if path == CHAT:
@@ -117,8 +118,8 @@ async def test_a_held_turn_that_nobody_comes_back_to_is_cancelled_and_keeps_its_
     async with start(_slow(token_delay=0.01), live=True, turns={"hold_seconds": 0.1}) as quern:
         client = await RawClient.post(quern, CHAT, "prompt=hello")
         await _until(lambda: quern.engine.stats().running == 1)
+        await client.reader.readuntil(b"x\r\n")
         await client.vanish()
-        await asyncio.sleep(0.05)
         assert quern.application.turns.active == 1
         await _until(lambda: quern.application.turns.active == 0)
         conversation_id = (await quern.client.get("/v1/conversations")).json()["data"][0]["id"]

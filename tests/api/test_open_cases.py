@@ -2,10 +2,7 @@
 
 import asyncio
 import contextlib
-import time
 import uuid
-from collections.abc import Sequence
-from typing import Any
 
 import httpx2
 import pytest
@@ -15,9 +12,9 @@ from quern.api.shared.headers import ANONYMOUS
 from quern.engine.fake import FakeEngine
 from quern.store import schema
 from quern.turns.decoder import OutputParser
-from quern.types import Item, Message, Role
+from quern.types import Message, Role
 
-from .conftest import Quern, Start
+from .conftest import Quern, Start, being_admitted
 
 ENDPOINTS = ["/v1/code/generate", "/v1/code/chat_stream"]
 SEND_A_PROMPT = (
@@ -207,9 +204,8 @@ async def test_a_full_queue_is_a_503_with_the_seconds_to_wait(start: Start) -> N
     async with start(engine, turns={"max_queued": 1}) as quern:
         async with asyncio.TaskGroup() as group:
             placed = [group.create_task(quern.client.post(ENDPOINTS[0], data={"prompt": "x"})) for _ in range(2)]
-            while quern.application.turns.active < 2:
+            while quern.application.turns.active < 2 or not engine.stats().running:
                 await asyncio.sleep(0.001)
-            await asyncio.sleep(0.1)
             response = await quern.client.post(ENDPOINTS[0], data={"prompt": "x", "max_tokens": "100"})
             for task in placed:
                 task.cancel()
@@ -223,7 +219,8 @@ async def test_a_full_queue_is_a_503_with_the_seconds_to_wait(start: Start) -> N
 
 async def test_while_the_model_loads_turns_get_a_503_and_the_process_is_alive(start: Start) -> None:
     async with start(FakeEngine(load_delay=30), wait_until_loaded=False) as quern:
-        await asyncio.sleep(0.05)
+        while not quern.engine.stats().load_remaining:
+            await asyncio.sleep(0.001)
         for endpoint in ENDPOINTS:
             response = await quern.client.post(endpoint, data={"prompt": "hello"})
             seconds = response.headers["retry-after"]
@@ -321,18 +318,9 @@ async def test_an_uploaded_file_is_no_prompt_and_its_insides_are_not_shown(quern
 
 
 async def test_a_turn_being_admitted_keeps_others_out_so_that_its_history_stays_the_latest(
-    quern: Quern, monkeypatch: pytest.MonkeyPatch
+    quern: Quern,
 ) -> None:
     conversation_id = await quern.begin("hello")
-    encode = quern.application.codec.encode_chat
-
-    def slow(items: Sequence[Item], *rest: Any) -> tuple[int, ...]:
-        if items[-1] == Message(Role.USER, "slow"):
-            time.sleep(0.3)
-        return encode(items, *rest)
-
-    monkeypatch.setattr(quern.application.codec, "encode_chat", slow)
-    first = asyncio.ensure_future(quern.chat("slow", conversation_id))
-    await asyncio.sleep(0.1)
-    assert (await quern.chat("quick", conversation_id)).status_code == 409
+    async with being_admitted(quern, "slow", conversation_id) as first:
+        assert (await quern.chat("quick", conversation_id)).status_code == 409
     assert (await first).status_code == 200

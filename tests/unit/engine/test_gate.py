@@ -51,7 +51,8 @@ async def test_a_sleeper_that_is_refused_wakes_with_the_error() -> None:
     gate = Gate(1, 100)
     gate.arrive(10, Priority.NORMAL)
     waiting = asyncio.ensure_future(_positions(gate, []))
-    await asyncio.sleep(0.001)
+    while not gate.waiting:
+        await asyncio.sleep(0)
     gate.refuse_waiting(EngineFailed("lost"))
     with pytest.raises(EngineFailed, match="lost"):
         await waiting
