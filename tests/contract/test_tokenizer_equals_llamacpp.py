@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import httpx2
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.native.llamacpp import serving
 
 from quern.prompt.codec import TextCodec
 from quern.prompt.conversation import template_messages, template_tool
@@ -99,24 +97,8 @@ class LlamaCpp:
 
 @pytest.fixture(scope="module")
 def llamacpp(small_model_path: Path) -> Iterator[LlamaCpp]:
-    key = secrets.token_hex()
-    script = Path(__file__).with_name("llamacpp_server.py")
-    command = [sys.executable, str(script), str(small_model_path)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.write(key + "\n")
-            process.stdin.flush()
-            address = next((line.split()[1] for line in process.stdout if line.startswith("address ")), None)
-            assert address, "llama.cpp's server did not start"
-            headers = {"Authorization": f"Bearer {key}"}
-            with httpx2.Client(base_url=address, headers=headers, timeout=60, trust_env=False) as http:
-                yield LlamaCpp(http)
-        finally:
-            process.kill()
+    with serving(small_model_path) as http:
+        yield LlamaCpp(http)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from quern.engine.llamacpp.process import SPINNING
 
 from .reference import Array, log_softmax
 
-SERVER = Path(__file__).parents[1] / "contract" / "llamacpp_server.py"
+SERVER = Path(__file__).with_name("llamacpp_server.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Continuation:
 
 
 @contextmanager
-def llamacpp(model: Path) -> Generator[httpx2.Client]:
+def serving(model: Path) -> Generator[httpx2.Client]:
     """A client of llama.cpp's server with this model."""
     key = secrets.token_hex()
     with subprocess.Popen(
@@ -60,7 +60,7 @@ def llamacpp(model: Path) -> Generator[httpx2.Client]:
 def greedy(model: Path, prompt: Sequence[int], tokens: int) -> Continuation:
     """The likeliest continuation, by llama.cpp."""
     body: dict[str, Any] = {"prompt": list(prompt), "n_predict": tokens, "n_probs": 10, "temperature": 0}
-    with llamacpp(model) as http:
+    with serving(model) as http:
         response = http.post("/completion", json=body | {"return_tokens": True, "ignore_eos": True})
         response.raise_for_status()
     steps = response.json()["completion_probabilities"]

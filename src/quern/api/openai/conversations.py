@@ -6,13 +6,21 @@ Source of what OpenAI's clients read and send here: "Conversations" in OpenAI's 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 
 from quern.api.openai.conversation_request import ChangedConversation, MoreItems, NewConversation
 from quern.api.openai.item_input import references, steps
-from quern.api.openai.items import item_cursor, item_id_of, item_json, item_list
+from quern.api.openai.items import (
+    PageCursor,
+    PageLimit,
+    PageOrder,
+    item_cursor,
+    item_id_of,
+    item_json,
+    item_list,
+)
 from quern.api.openai.response_includes import included
 from quern.api.shared.errors import validation_error
 from quern.api.shared.headers import Owner
@@ -32,13 +40,10 @@ items_router = APIRouter(
     dependencies=[Depends(included)],
 )
 
-Limit = Annotated[int, Query(ge=1, le=100, description="Most items of a page.")]
-After = Annotated[str | None, Query(description="The last id of the page before this one.")]
-
 
 @router.get("")
 async def list_conversations(
-    services: ServicesDep, owner: Owner, limit: Limit = 20, after: After = None
+    services: ServicesDep, owner: Owner, limit: PageLimit = 20, after: PageCursor = None
 ) -> dict[str, Any]:
     """The caller's conversations, newest activity first."""
     page = await services.conversations.page(owner, limit=limit, after=after)
@@ -70,7 +75,7 @@ async def delete_conversations(
 
 @router.get("/{conversation_id}")
 async def get_conversation(
-    conversation_id: str, services: ServicesDep, owner: Owner, limit: Limit = 100, after: After = None
+    conversation_id: str, services: ServicesDep, owner: Owner, limit: PageLimit = 100, after: PageCursor = None
 ) -> dict[str, Any]:
     """One conversation: a page of its messages and the turns they belong to, with states, usage and timings."""
     view = await services.conversations.view(conversation_id, owner, limit=limit, after=after)
@@ -116,9 +121,9 @@ async def list_items(
     conversation_id: str,
     services: ServicesDep,
     owner: Owner,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    order: Literal["asc", "desc"] = "desc",
-    after: Annotated[str | None, Query(description="The last id of the page before this one.")] = None,
+    limit: PageLimit = 20,
+    order: PageOrder = "desc",
+    after: PageCursor = None,
 ) -> dict[str, Any]:
     """A page of a conversation's items, the newest first unless `order=asc`."""
     cursor = item_cursor(after)

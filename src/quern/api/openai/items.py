@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
+
+from fastapi import Query
 
 from quern.errors import ItemNotFound, ResponseNotFound
 from quern.records import Page, StoredItem, page_of, unknown_cursor
@@ -18,6 +20,9 @@ from quern.types import Item, Message, Role, ToolCall, ToolResult
 
 COMPLETED = "completed"
 NO_ITEM = "There is no such item: the id is wrong, or it was deleted. Send an id exactly as the server gave it."
+PageLimit = Annotated[int, Query(ge=1, le=100, description="Most items of a page.")]
+PageOrder = Literal["asc", "desc"]
+PageCursor = Annotated[str | None, Query(description="The last id of the page before this one.")]
 _RESPONSE = re.compile("resp_([0-9a-f]{32})")
 _ITEM = re.compile("(?:msg|fc|fco)_([0-9a-f]{32})")
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from quern.api.openai.items import item_list, page_in_order, public_response_id, turn_id_of
+from quern.api.openai.items import (
+    PageCursor,
+    PageLimit,
+    PageOrder,
+    item_list,
+    page_in_order,
+    public_response_id,
+    turn_id_of,
+)
 from quern.api.openai.response_events import ResponseEvents, whole_response
 from quern.api.openai.response_includes import included
 from quern.api.openai.response_object import ResponseHead
@@ -110,9 +118,9 @@ async def list_input_items(
     response_id: str,
     services: ServicesDep,
     owner: Owner,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    order: Literal["asc", "desc"] = "desc",
-    after: Annotated[str | None, Query(description="The last id of the page before this one.")] = None,
+    limit: PageLimit = 20,
+    order: PageOrder = "desc",
+    after: PageCursor = None,
 ) -> dict[str, Any]:
     """What was said to the model in this response, without what it continues."""
     items = await services.responses.input_items(turn_id_of(response_id), owner)

@@ -86,7 +86,7 @@ class LlamaServer:
         try:
             answer = response.json()
             grammar, text = answer["generation_settings"]["grammar"], answer["content"]
-            return str(grammar).startswith(LLGUIDANCE.rstrip()) and json.loads(text) == ODD_TEXT
+            return str(grammar).startswith(LLGUIDANCE) and json.loads(text) == ODD_TEXT
         except (ValueError, LookupError, TypeError):
             return False
 

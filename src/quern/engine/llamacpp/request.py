@@ -14,7 +14,7 @@ from quern.sampling import SamplingParams
 
 Json = Mapping[str, object]
 
-LLGUIDANCE = "%llguidance {}\n"
+LLGUIDANCE = "%llguidance {}"
 """What a grammar in llguidance's notation begins with; without it llama.cpp takes a grammar for its own notation. A
 server that was built without llguidance aborts over it.
 """
