@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 
 from quern import __version__
 from quern.api.anthropic.dialect import ANTHROPIC
+from quern.api.api_page import API_PAGE
 from quern.api.code.dialect import CODE
 from quern.api.health import HEALTH
 from quern.api.llamacpp.dialect import LLAMACPP
@@ -45,7 +46,7 @@ from quern.turns.tokens import TokenService
 
 log = structlog.get_logger(__name__)
 
-DIALECTS = (CODE, OPENAI, LLAMACPP, ANTHROPIC, MODELS, HEALTH)
+DIALECTS = (CODE, OPENAI, LLAMACPP, ANTHROPIC, MODELS, HEALTH, API_PAGE)
 DESCRIPTION = "Code generation with Qwen-Coder models: one shot or in conversations that survive whatever happens."
 
 
@@ -169,7 +170,9 @@ def _build_asgi(services: Services, settings: Settings) -> FastAPI:
     dialects = Dialects(DIALECTS, default_style=OPENAI_ERRORS)
     # As they are: `include_router` would analyse each of them again, for this application, at its first request.
     routes: list[BaseRoute] = [route for router in dialects.routers for route in router.routes]
-    app = FastAPI(title="Quern", version=__version__, description=DESCRIPTION, routes=routes)
+    app = FastAPI(
+        title="Quern", version=__version__, description=DESCRIPTION, routes=routes, docs_url=None, redoc_url=None
+    )
     app.state.services = services
     install_error_handlers(app, dialects.style_of)
     app.add_middleware(BodyLimit, limit=settings.server.max_request_bytes, style_of=dialects.style_of)
