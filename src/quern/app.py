@@ -59,13 +59,22 @@ class ServedModel:
 
 
 class Application:
-    """A wired server: `asgi` answers while `running()` lasts. `engine_reason`: why it is this engine, as a sentence."""
+    """A wired server: `asgi` answers while `running()` lasts. `engine_reason`: why it is this engine, as a sentence.
+    `database`: the one of the settings, where it was claimed before.
+    """
 
-    def __init__(self, settings: Settings, engine: Engine, codec: TextCodec, engine_reason: str = "") -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        codec: TextCodec,
+        engine_reason: str = "",
+        database: Database | None = None,
+    ) -> None:
         self.engine = engine
         self.engine_reason = engine_reason
         self.codec = codec
-        self.database = Database(settings.database_url)
+        self.database = database or Database(settings.database_url)
         conversation_store = ConversationStore(self.database)
         turn_store = TurnStore(self.database)
         response_store = ResponseStore(self.database)
@@ -110,13 +119,14 @@ class Application:
             await asyncio.to_thread(self.codec.close)
 
 
-def build_app(settings: Settings, model: ServedModel | None) -> Application:
-    """Wire a server. `model` is None for the fake engine only. Reads the model's vocabulary, so it may take seconds.
+def build_app(settings: Settings, model: ServedModel | None, database: Database | None = None) -> Application:
+    """Wire a server. `model` is None for the fake engine only; `database` as in `Application`. Reads the model's
+    vocabulary, so it may take seconds.
 
     Raises ConfigError or ModelError.
     """
     if settings.engine.name is EngineName.FAKE:
-        return Application(settings, *_fake(settings))
+        return Application(settings, *_fake(settings), database=database)
     if model is None:
         msg = "This engine needs a model file."
         raise ConfigError(msg)
@@ -129,7 +139,7 @@ def build_app(settings: Settings, model: ServedModel | None) -> Application:
         raise
     log.info("engine_chosen", engine=choice.name.value, reason=choice.reason)
     make = _cpu if choice.name is EngineName.CPU else _llamacpp
-    return Application(settings, make(settings, model, codec), codec, choice.reason)
+    return Application(settings, make(settings, model, codec), codec, choice.reason, database)
 
 
 def _fake(settings: Settings) -> tuple[Engine, TextCodec]:

@@ -56,6 +56,15 @@ async def test_the_style_sheet_needs_nothing_else(quern: Quern) -> None:
     assert "sourceMappingURL" not in style
 
 
+@pytest.mark.parametrize("name", ["swagger-ui-bundle.js", "swagger-ui.css"])
+async def test_who_cant_unpack_gets_the_same_unpacked(quern: Quern, name: str) -> None:
+    packed = await quern.client.get(f"/docs/{name}", headers={"accept-encoding": "gzip, deflate"})
+    plain = await quern.client.get(f"/docs/{name}", headers={"accept-encoding": "identity"})
+    assert (packed.headers["content-encoding"], "content-encoding" in plain.headers) == ("gzip", False)
+    assert packed.text == plain.text
+    assert "swagger" in plain.text
+
+
 async def test_the_page_works_under_a_prefix_of_a_proxys(quern: Quern) -> None:
     page = (await quern.client.get("/docs")).text
     for address in Named(page).addresses:
