@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import FailFast, Field
 
 from quern.api.openai.schemas import JsonObjectFormat, JsonSchemaFormat, TextFormat
-from quern.api.shared.chat_messages import ChatMessage
+from quern.api.shared.chat_messages import ChatMessage, message_items
 from quern.api.shared.fields import MOST_MESSAGES, NoOp
 from quern.api.shared.sampling_fields import MOST_CHOICES, MOST_TOP_LOGPROBS, SamplingFields, StreamOptions
 from quern.api.shared.tools import MOST_TOOLS, ChatTool, NamedTool, tool_use
@@ -58,8 +58,8 @@ class ChatCompletionRequest(SamplingFields):
     verbosity: NoOp = None
 
     def items(self) -> tuple[Item, ...]:
-        """The messages as steps."""
-        return tuple(item for message in self.messages for item in message.items())
+        """The messages as steps. Raises InvalidRequest."""
+        return message_items(self.messages)
 
     def tool_use(self) -> ToolUse:
         """Raises InvalidRequest."""
