@@ -94,6 +94,7 @@ class Application:
             model=ModelService(engine, codec, self.turns, frozenset(settings.model.aliases)),
             generation=settings.generation,
             max_request_bytes=settings.server.max_request_bytes,
+            unknown_fields=settings.server.unknown_fields,
         )
         self.asgi = _build_asgi(services, settings)
 

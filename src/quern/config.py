@@ -79,6 +79,13 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class UnknownFields(StrEnum):
+    """What becomes of a request's fields that are not known."""
+
+    ACCEPT = "accept"
+    REFUSE = "refuse"
+
+
 class ServerSettings(_Frozen):
     """The HTTP listener."""
 
@@ -92,6 +99,13 @@ class ServerSettings(_Frozen):
     )
     max_request_bytes: int = Field(
         default=8 * 2**20, ge=1024, description="Largest request body; a larger one is a 413."
+    )
+    unknown_fields: UnknownFields = Field(
+        default=UnknownFields.ACCEPT,
+        description=(
+            "Fields of a request that are not known: `accept` leaves them out and names them in `x-quern-ignored` and "
+            "in the log, `refuse` is a 400. The two plain endpoints always refuse."
+        ),
     )
 
     @property

@@ -6,19 +6,15 @@ Source of the shape: "Chat templates" and "Tool use" in the documentation of Hug
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
-from quern.errors import InvalidRequest
+from quern.prompt.call_arguments import shown_arguments
 from quern.types import Item, Message, Role, Tool, ToolCall, ToolResult
 
 
 def template_messages(items: Sequence[Item]) -> list[dict[str, Any]]:
-    """One message for each item, but an assistant's calls go with what it said before them.
-
-    Raises InvalidRequest for a call whose arguments are no JSON object.
-    """
+    """One message for each item, but an assistant's calls go with what it said before them."""
     messages: list[dict[str, Any]] = []
     names: dict[str, str] = {}
     for item in items:
@@ -45,18 +41,5 @@ def template_tool(tool: Tool) -> dict[str, Any]:
 
 
 def _template_call(call: ToolCall) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": _arguments(call)}
+    function = {"name": call.name, "arguments": shown_arguments(call.arguments)}
     return {"id": call.id, "type": "function", "function": function}
-
-
-def _arguments(call: ToolCall) -> dict[str, Any]:
-    try:
-        arguments: object = json.loads(call.arguments or "{}")
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise InvalidRequest(
-            f"The arguments of the call {call.id!r} to {call.name!r} are not a JSON object, so the model can't be "
-            f"shown that call. Send them exactly as the server gave them."
-        )
-    return cast("dict[str, Any]", arguments)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, FailFast, Field
 
 from quern.api.anthropic.tools import ClientTool
-from quern.api.shared.fields import NoOp, Strict, type_of
+from quern.api.shared.fields import NoOp, RequestObject, type_of
 
 UNREADABLE = {
     "image": "Could not process image: the model reads text only. Say in a block of text what it shows",
@@ -20,7 +20,7 @@ UNREADABLE = {
 """Where the sentences begin like this, clients leave the block out and ask again."""
 
 
-class TextBlock(Strict):
+class TextBlock(RequestObject):
     """Text."""
 
     type: Literal["text"]
@@ -29,7 +29,7 @@ class TextBlock(Strict):
     citations: NoOp = None
 
 
-class ToolUseBlock(Strict):
+class ToolUseBlock(RequestObject):
     """A call that the model made."""
 
     type: Literal["tool_use"]
@@ -41,7 +41,7 @@ class ToolUseBlock(Strict):
     toolset_name: None = None
 
 
-class ToolReferenceBlock(Strict):
+class ToolReferenceBlock(RequestObject):
     """A tool that a search found: from now on the model may call it."""
 
     type: Literal["tool_reference"]
@@ -78,7 +78,7 @@ OutputBlock = Annotated[
 ]
 
 
-class ToolResultBlock(Strict):
+class ToolResultBlock(RequestObject):
     """What a call gave back."""
 
     type: Literal["tool_result"]
@@ -97,7 +97,7 @@ class ToolResultBlock(Strict):
         return f"Error: {text}" if self.is_error else text
 
 
-class ThinkingBlock(Strict):
+class ThinkingBlock(RequestObject):
     """What another model thought. It is not shown to this one."""
 
     type: Literal["thinking"]
@@ -105,28 +105,28 @@ class ThinkingBlock(Strict):
     signature: NoOp = None
 
 
-class RedactedThinkingBlock(Strict):
+class RedactedThinkingBlock(RequestObject):
     """The same, encrypted."""
 
     type: Literal["redacted_thinking"]
     data: NoOp = None
 
 
-class NamedToolChange(Strict):
+class NamedToolChange(RequestObject):
     """A tool by its name."""
 
     type: Literal["tool_reference"]
     name: str
 
 
-class DefinedTool(Strict):
+class DefinedTool(RequestObject):
     """A tool by its definition."""
 
     type: Literal["tool_definition"]
     definition: ClientTool
 
 
-class ToolAdditionBlock(Strict):
+class ToolAdditionBlock(RequestObject):
     """From now on the model may call a tool."""
 
     type: Literal["tool_addition"]
@@ -134,7 +134,7 @@ class ToolAdditionBlock(Strict):
     cache_control: NoOp = None
 
 
-class ToolRemovalBlock(Strict):
+class ToolRemovalBlock(RequestObject):
     """From now on the model may not call a tool."""
 
     type: Literal["tool_removal"]

@@ -24,11 +24,11 @@ from quern.api.anthropic.blocks import (
     ToolUseBlock,
 )
 from quern.api.anthropic.tools import ToolFields
-from quern.api.shared.fields import NoOp, Strict
+from quern.api.shared.fields import NoOp, RequestObject
 from quern.types import Item, Message, Role, Tool, ToolCall, ToolResult
 
 
-class InputMessage(Strict):
+class InputMessage(RequestObject):
     """What somebody says. `clear_at`: how long a system message is shown."""
 
     role: Literal["user", "assistant", "system"]

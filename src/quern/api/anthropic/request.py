@@ -14,7 +14,7 @@ from pydantic import FailFast, Field
 from quern.api.anthropic.blocks import TextBlock, Texts
 from quern.api.anthropic.input_messages import InputMessage, items_of, offered_tools
 from quern.api.anthropic.tools import ClientTool, ToolChoice, use_of
-from quern.api.shared.fields import MOST_MESSAGES, MOST_STOPS, JsonSchema, NoOp, StopText, Strict
+from quern.api.shared.fields import MOST_MESSAGES, MOST_STOPS, JsonSchema, NoOp, RequestObject, StopText
 from quern.api.shared.sampling_fields import with_sampling
 from quern.api.shared.tools import MOST_TOOLS
 from quern.config import GenerationSettings
@@ -26,14 +26,14 @@ BILLING_HEADER = "x-anthropic-billing-header:"
 """Claude Code sends a header of this name as its first block of system text."""
 
 
-class JsonFormat(Strict):
+class JsonFormat(RequestObject):
     """A JSON value of a schema."""
 
     type: Literal["json_schema"]
     schema_: JsonSchema = Field(alias="schema")
 
 
-class OutputConfig(Strict):
+class OutputConfig(RequestObject):
     """What the answer is like."""
 
     format: JsonFormat | None = None
@@ -41,20 +41,20 @@ class OutputConfig(Strict):
     task_budget: NoOp = None
 
 
-class ContextEdit(Strict):
+class ContextEdit(RequestObject):
     """Something to leave out of the prompt. Of earlier thinking nothing is shown to the model anyway."""
 
     type: Literal["clear_thinking_20251015"]
     keep: NoOp = None
 
 
-class ContextManagement(Strict):
+class ContextManagement(RequestObject):
     """What to leave out of the prompt."""
 
     edits: list[ContextEdit] = Field(default_factory=list[ContextEdit])
 
 
-class CountTokensRequest(Strict):
+class CountTokensRequest(RequestObject):
     """`POST /v1/messages/count_tokens`: what makes up the prompt."""
 
     messages: Annotated[list[InputMessage], FailFast()] = Field(min_length=1, max_length=MOST_MESSAGES)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from quern.api.shared.fields import JsonSchema, NoOp, Strict, type_of
+from quern.api.shared.fields import JsonSchema, NoOp, RequestObject, type_of
 from quern.api.shared.tools import ToolName, tool_use
 from quern.turns.request import CallMode, ToolUse
 from quern.types import Tool
@@ -33,7 +33,7 @@ def _client_tool(tool: Any) -> Any:
     )
 
 
-class ToolFields(Strict):
+class ToolFields(RequestObject):
     """A tool that the client runs. `strict` counts where a call is demanded."""
 
     name: ToolName
@@ -60,7 +60,7 @@ ClientTool = Annotated[ToolFields, BeforeValidator(_client_tool)]
 MODES = {"auto": CallMode.AUTO, "any": CallMode.REQUIRED, "tool": CallMode.REQUIRED, "none": CallMode.NONE}
 
 
-class ToolChoice(Strict):
+class ToolChoice(RequestObject):
     """Whether the model calls tools; `name`: the one that it must call, with the type `tool`."""
 
     type: Literal["auto", "any", "tool", "none"]

@@ -13,7 +13,7 @@ from typing import Annotated, Any, cast
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 
 from quern.api.llamacpp.filling import Filling
-from quern.api.shared.fields import NoOp, Strict
+from quern.api.shared.fields import NoOp, RequestObject
 from quern.api.shared.sampling_fields import SamplingFields
 from quern.config import GenerationSettings
 from quern.sampling import PARAMETERS
@@ -25,7 +25,7 @@ BANNED = -100.0
 RENAMED = {"max_tokens": "n_predict", "repetition_penalty": "repeat_penalty"}
 
 
-class ExtraFile(Strict):
+class ExtraFile(RequestObject):
     """A piece of another file of the repository."""
 
     text: str

@@ -16,19 +16,19 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
-from quern.api.shared.chat_messages import ChatMessage
-from quern.api.shared.fields import MOST_MESSAGES, NoOp, Strict
+from quern.api.shared.chat_messages import ChatMessage, message_items
+from quern.api.shared.fields import MOST_MESSAGES, NoOp, RequestObject
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.services import ServicesDep
 from quern.api.shared.tools import MOST_TOOLS, ChatTool
 from quern.errors import InvalidRequest
-from quern.turns.request import ChatInput, ToolUse
+from quern.turns.request import ChatInput, ToolUse, split_prefill
 from quern.turns.tokens import TokenService
 
 router = APIRouter(route_class=JsonRoute, tags=["llama.cpp", "vLLM"])
 
 
-class Conversation(Strict):
+class Conversation(RequestObject):
     """Messages and the tools that the model is shown, ready for its answer."""
 
     messages: list[ChatMessage] | None = Field(default=None, min_length=1, max_length=MOST_MESSAGES)
@@ -41,8 +41,9 @@ class Conversation(Strict):
         """What is said. Raises InvalidRequest where nothing is."""
         if self.messages is None:
             raise InvalidRequest("The field messages is missing. Send it.", field="messages")
-        items = tuple(item for message in self.messages for item in message.items())
-        return ChatInput(items, tool_use=ToolUse(tuple(tool.function.tool() for tool in self.tools or [])))
+        items, prefill = split_prefill(message_items(self.messages))
+        tools = tuple(tool.function.tool() for tool in self.tools or [])
+        return ChatInput(items, prefill=prefill, tool_use=ToolUse(tools))
 
 
 class TokenizeRequest(Conversation):
@@ -66,7 +67,7 @@ class TokenizeRequest(Conversation):
         return service.encode_prompt(self.content or self.prompt or "").input.ids
 
 
-class DetokenizeRequest(Strict):
+class DetokenizeRequest(RequestObject):
     """Token ids."""
 
     tokens: list[int]

@@ -10,14 +10,14 @@ from typing import Annotated, Literal
 from pydantic import FailFast, Field
 
 from quern.api.openai.schemas import JsonObjectFormat, JsonSchemaFormat, TextFormat
-from quern.api.shared.chat_messages import ChatMessage
+from quern.api.shared.chat_messages import ChatMessage, message_items
 from quern.api.shared.fields import MOST_MESSAGES, NoOp
 from quern.api.shared.sampling_fields import MOST_CHOICES, MOST_TOP_LOGPROBS, SamplingFields, StreamOptions
 from quern.api.shared.tools import MOST_TOOLS, ChatTool, NamedTool, tool_use
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
 from quern.sampling import PARAMETERS
-from quern.turns.request import Caller, ChatInput, ToolUse, TurnRequest
+from quern.turns.request import Caller, ChatInput, ToolUse, TurnRequest, split_prefill
 from quern.types import Item
 
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
@@ -58,8 +58,8 @@ class ChatCompletionRequest(SamplingFields):
     verbosity: NoOp = None
 
     def items(self) -> tuple[Item, ...]:
-        """The messages as steps."""
-        return tuple(item for message in self.messages for item in message.items())
+        """The messages as steps. Raises InvalidRequest."""
+        return message_items(self.messages)
 
     def tool_use(self) -> ToolUse:
         """Raises InvalidRequest."""
@@ -87,10 +87,12 @@ class ChatCompletionRequest(SamplingFields):
 
     def turn(self, caller: Caller, conversation_id: str | None, defaults: GenerationSettings) -> TurnRequest:
         """The turn that is asked for. Raises InvalidRequest."""
+        items, prefill = split_prefill(self.items(), alone=conversation_id is not None)
         return TurnRequest(
             caller,
             input=ChatInput(
-                self.items(),
+                items,
+                prefill=prefill,
                 tool_use=self.tool_use(),
                 schema=self.response_format.schema_text() if self.response_format is not None else None,
                 schema_field="response_format",

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from quern.api.openai.item_input import InputItem
-from quern.api.shared.fields import Strict
+from quern.api.shared.fields import RequestObject
 
 MOST_NEW_ITEMS = 20
 MOST_METADATA = 16
@@ -22,20 +22,20 @@ Metadata = Annotated[
 NewItems = Annotated[list[InputItem], Field(max_length=MOST_NEW_ITEMS)]
 
 
-class NewConversation(Strict):
+class NewConversation(RequestObject):
     """`POST /v1/conversations`."""
 
     metadata: Metadata | None = None
     items: NewItems | None = None
 
 
-class ChangedConversation(Strict):
+class ChangedConversation(RequestObject):
     """`POST /v1/conversations/{conversation_id}`. The pairs replace all that were there."""
 
     metadata: Metadata | None
 
 
-class MoreItems(Strict):
+class MoreItems(RequestObject):
     """`POST /v1/conversations/{conversation_id}/items`."""
 
     items: NewItems = Field(min_length=1)

@@ -59,7 +59,9 @@ async def create_conversation(
     given = body or NewConversation()
     items = given.items or []
     referenced = await services.responses.referenced(references(items), owner)
-    return conversation_json(await services.conversations.create(owner, given.metadata or {}, steps(items, referenced)))
+    return conversation_json(
+        await services.conversations.create(owner, given.metadata or {}, steps(items, referenced, "items"))
+    )
 
 
 @router.delete("")
@@ -140,7 +142,7 @@ async def list_items(
 async def add_items(conversation_id: str, body: MoreItems, services: ServicesDep, owner: Owner) -> dict[str, Any]:
     """Put items at the end of a conversation in which nothing runs; the model sees them in the next turn."""
     referenced = await services.responses.referenced(references(body.items), owner)
-    added = await services.conversations.append(conversation_id, owner, steps(body.items, referenced))
+    added = await services.conversations.append(conversation_id, owner, steps(body.items, referenced, "items"))
     return item_list(Page(tuple(added), has_more=False))
 
 

@@ -5,14 +5,15 @@ Source: "Create a model response" in OpenAI's API reference; docs/api.md lists w
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
 from quern.api.openai.items import item_id_of
-from quern.api.shared.fields import NoOp, Strict, Text, type_of
+from quern.api.shared.chat_messages import ArgumentsText
+from quern.api.shared.content import Content, ContentField
+from quern.api.shared.fields import NoOp, RequestObject, type_of
 from quern.types import Item, Message, Role, ToolCall, ToolResult
 
 MOST_ITEMS = 10_000
@@ -22,39 +23,28 @@ NOT_READ = (
 )
 
 
-class MessageItem(Strict):
+class MessageItem(RequestObject):
     """What somebody says; `developer` is the newer name of the role `system`."""
 
     type: Literal["message"]
     role: Literal["user", "assistant", "system", "developer"]
-    content: Text
+    content: ContentField
     id: NoOp = None
     status: NoOp = None
     phase: NoOp = None
 
     def step(self) -> Item:
         """The same as a value."""
-        return Message(Role.SYSTEM if self.role == "developer" else Role(self.role), self.content)
+        return Message(Role.SYSTEM if self.role == "developer" else Role(self.role), self.content.before())
 
 
-def _an_object(arguments: str) -> str:
-    """The model was trained on arguments as an object. Raises ValueError for other text."""
-    try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise ValueError("It must be the text of a JSON object, as the server gave it")  # noqa: TRY004 (pydantic makes a sentence of a ValueError)
-    return arguments
-
-
-class CallItem(Strict):
+class CallItem(RequestObject):
     """A call that the model made."""
 
     type: Literal["function_call"]
     call_id: str
     name: str
-    arguments: Annotated[str, AfterValidator(_an_object)]
+    arguments: ArgumentsText = ""
     id: NoOp = None
     status: NoOp = None
 
@@ -63,22 +53,22 @@ class CallItem(Strict):
         return ToolCall(self.call_id, self.name, self.arguments)
 
 
-class ResultItem(Strict):
+class ResultItem(RequestObject):
     """What a call gave back."""
 
     type: Literal["function_call_output"]
     call_id: str
-    output: Text
+    output: ContentField = Content()
     id: NoOp = None
     status: NoOp = None
     name: NoOp = None
 
     def step(self) -> Item:
         """The same as a value."""
-        return ToolResult(self.call_id, self.output)
+        return ToolResult(self.call_id, self.output.before())
 
 
-class ReasoningItem(Strict):
+class ReasoningItem(RequestObject):
     """What another model thought; these models think nothing of their own, so nothing is left of it."""
 
     type: Literal["reasoning"]
@@ -89,7 +79,7 @@ class ReasoningItem(Strict):
     status: NoOp = None
 
 
-class ReferenceItem(Strict):
+class ReferenceItem(RequestObject):
     """An item that the server has."""
 
     type: Literal["item_reference"]
@@ -126,8 +116,13 @@ def references(items: Iterable[InputItem]) -> list[str]:
     return [item_id_of(item.id) for item in items if isinstance(item, ReferenceItem)]
 
 
-def steps(items: Iterable[InputItem], referenced: Mapping[str, Item]) -> tuple[Item, ...]:
-    """The items as values. `referenced`: those behind `references`, by id."""
+def steps(items: Sequence[InputItem], referenced: Mapping[str, Item], field: str = "input") -> tuple[Item, ...]:
+    """The items as values. `referenced`: those behind `references`, by id; `field`: the items'.
+
+    Raises InvalidRequest where what the user says now is no text.
+    """
+    if items and isinstance(last := items[-1], MessageItem) and last.role == "user":
+        last.content.now(f"{field}.{len(items) - 1}.content")
     values: list[Item] = []
     for item in items:
         match item:

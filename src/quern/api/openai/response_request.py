@@ -19,7 +19,7 @@ from quern.api.openai.items import turn_id_of
 from quern.api.openai.response_includes import Includes
 from quern.api.openai.response_tools import Json, ResponseTool, ToolChoice, read_tool_use
 from quern.api.openai.schemas import JsonObjectFormat, TextFormat
-from quern.api.shared.fields import NoOp, Strict
+from quern.api.shared.fields import NoOp, RequestObject
 from quern.api.shared.sampling_fields import SamplingFields
 from quern.api.shared.tools import MOST_TOOLS
 from quern.config import GenerationSettings
@@ -32,7 +32,7 @@ from quern.types import DisconnectPolicy, Item
 PLAIN_TEXT = {"format": {"type": "text"}}
 
 
-class SchemaFormat(Strict):
+class SchemaFormat(RequestObject):
     """A JSON value of a schema, as Responses asks for it. It always holds, so `strict` changes nothing."""
 
     type: Literal["json_schema"]
@@ -46,20 +46,20 @@ class SchemaFormat(Strict):
         return json.dumps(self.schema_)
 
 
-class TextSettings(Strict):
+class TextSettings(RequestObject):
     """How the answer's text is to look."""
 
     format: Annotated[TextFormat | JsonObjectFormat | SchemaFormat, Field(discriminator="type")] | None = None
     verbosity: Literal["low", "medium", "high"] | None = Field(default=None, json_schema_extra={"no_op": True})
 
 
-class NamedConversation(Strict):
+class NamedConversation(RequestObject):
     """A conversation's id."""
 
     id: str
 
 
-class ResponseStreamOptions(Strict):
+class ResponseStreamOptions(RequestObject):
     """What a stream tells besides: nothing here."""
 
     include_obfuscation: NoOp = None
@@ -86,7 +86,7 @@ def _no_logprobs(value: Any) -> Any:
     return value
 
 
-class PromptFields(Strict):
+class PromptFields(RequestObject):
     """What makes a response's prompt."""
 
     input: Annotated[list[InputItem], FailFast(), Field(max_length=MOST_ITEMS), BeforeValidator(_message)] = Field(

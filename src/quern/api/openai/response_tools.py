@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from quern.api.shared.fields import JsonSchema, Strict, type_of
+from quern.api.shared.fields import JsonSchema, RequestObject, type_of
 from quern.api.shared.tools import NO_PARAMETERS, ToolName, tool_use
 from quern.turns.request import CallMode, ToolUse
 from quern.types import Tool
@@ -41,7 +41,7 @@ def _function(value: Any) -> Any:
     return {name: member for name, member in members.items() if name != "type"}
 
 
-class FunctionTool(Strict):
+class FunctionTool(RequestObject):
     """A function. `strict` counts where a call is demanded."""
 
     name: ToolName

@@ -7,12 +7,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from quern.api.shared.fields import JsonSchema, NoOp, Strict
+from quern.api.shared.fields import JsonSchema, NoOp, RequestObject
 
 ANY_OBJECT = '{"type":"object"}'
 
 
-class TextFormat(Strict):
+class TextFormat(RequestObject):
     """Any text."""
 
     type: Literal["text"]
@@ -22,7 +22,7 @@ class TextFormat(Strict):
         return None
 
 
-class JsonObjectFormat(Strict):
+class JsonObjectFormat(RequestObject):
     """Any JSON object."""
 
     type: Literal["json_object"]
@@ -32,7 +32,7 @@ class JsonObjectFormat(Strict):
         return ANY_OBJECT
 
 
-class NamedSchema(Strict):
+class NamedSchema(RequestObject):
     """A JSON schema with a name for people. It always holds, so `strict` changes nothing."""
 
     name: str | None = None
@@ -41,7 +41,7 @@ class NamedSchema(Strict):
     strict: NoOp = None
 
 
-class JsonSchemaFormat(Strict):
+class JsonSchemaFormat(RequestObject):
     """A JSON value of a schema, as Chat Completions asks for it."""
 
     type: Literal["json_schema"]

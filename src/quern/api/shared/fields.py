@@ -1,11 +1,28 @@
-"""What the fields of every dialect's requests have in common."""
+"""What the fields of every dialect's requests have in common.
+
+Agents send a field more every week, so what a request has beside the fields that are read is left out and named, in the
+header `x-quern-ignored` and in the log; null and an empty list are as good as nothing where a field may be left out.
+With `server.unknown_fields = "refuse"` the first unknown field is refused by its name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, cast
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Annotated, Any, Self, cast, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    model_validator,
+)
+
+from quern.api.shared.content import Content
 
 MOST_STOPS = 16
 MOST_STOP_CHARACTERS = 256
@@ -13,14 +30,93 @@ MOST_MESSAGES = 10_000
 MOST_SCHEMA_LEVELS = 100
 
 
-class Strict(BaseModel):
-    """An object of a request: unknown members are refused by name."""
+class RequestObject(BaseModel):
+    """An object of a request. Members that it has no field for are left out, and named by `ignored_fields`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    _unknown: tuple[str, ...] = PrivateAttr(default=())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(value, dict):
+            return handler(value)
+        members = cast("dict[str, Any]", value)
+        known, optional = _names(cls)
+        made = handler({name: it for name, it in members.items() if not (name in optional and it in (None, []))})
+        made._unknown = tuple(name for name, it in members.items() if name not in known and it is not None)  # noqa: SLF001 (its own)
+        return made
+
+    def ignored(self) -> Sequence[str]:
+        """The names of the members that were left out."""
+        return self._unknown
+
+
+class LeftOut(RequestObject):
+    """Something that vendors' own servers do and this one can't, like a search in the web: left out, and named."""
+
+    type: str = ""
+
+
+def ignored_fields(value: Any, path: str = "") -> Iterator[str]:
+    """The paths of what was left out of a request, as `tools.0.extra`; a whole object with its type, as
+    `tools.0 (web_search)`.
+    """
+    if isinstance(value, LeftOut):
+        yield f"{path} ({value.type})" if value.type else path
+        return
+    beginning = f"{path}." if path else ""
+    if isinstance(value, RequestObject):
+        for name in value.ignored():
+            yield beginning + name
+        for attribute, name in _nested(type(value)):
+            yield from ignored_fields(getattr(value, attribute), beginning + name)
+    elif isinstance(value, list | tuple):
+        for index, one in enumerate(cast("Sequence[Any]", value)):
+            yield from ignored_fields(one, f"{beginning}{index}")
+    elif isinstance(value, Content):
+        for name in value.unknown:
+            yield beginning + name
+
+
+@cache
+def _names(model: type[BaseModel]) -> tuple[frozenset[str], frozenset[str]]:
+    """The names of all members, and of those that may be left out."""
+    names = {field.alias or attribute: field for attribute, field in model.model_fields.items()}
+    return frozenset(names), frozenset(name for name, field in names.items() if not field.is_required())
+
+
+@cache
+def _nested(model: type[BaseModel]) -> tuple[tuple[str, str], ...]:
+    """Attributes, with the members' names, in which there are objects that may have unknown members."""
+    return tuple(
+        (attribute, field.alias or attribute)
+        for attribute, field in model.model_fields.items()
+        if _holds_objects(field.annotation)
+    )
+
+
+def _holds_objects(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, RequestObject | Content):
+        return True
+    return any(_holds_objects(argument) for argument in get_args(annotation))
 
 
 NoOp = Annotated[Any, Field(json_schema_extra={"no_op": True})]
 """A field that these APIs know and that changes nothing here; docs/api.md lists them."""
+
+
+def refused(sentence: str) -> Any:
+    """The type of a field that these APIs know and that can't be served: what it asks for would change the answer.
+
+    `sentence`: what to do instead.
+    """
+
+    def refuse(_value: Any) -> Any:
+        raise ValueError(sentence)
+
+    return Annotated[None, BeforeValidator(refuse), Field(json_schema_extra={"refused": True})]
 
 
 StopText = Annotated[str, Field(min_length=1, max_length=MOST_STOP_CHARACTERS)]
@@ -49,43 +145,3 @@ def type_of(value: Any) -> str | None:
     """The member `type` of a JSON object; None where there is no such text."""
     kind = cast("dict[str, Any]", value).get("type") if isinstance(value, dict) else None
     return kind if isinstance(kind, str) else None
-
-
-def text_of(content: Any) -> str:
-    """The text of a message's content: a string, or parts of text, each on lines of its own. Raises ValueError."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        msg = "It must be a string or a list of parts"
-        raise ValueError(msg)  # noqa: TRY004 (pydantic makes a sentence of a ValueError)
-    return "\n".join(_part_text(part) for part in cast("list[Any]", content))
-
-
-TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
-PART_MEMBERS = frozenset(
-    {"type", "text", "annotations", "cache_control", "citations", "logprobs", "prompt_cache_breakpoint"}
-)
-
-
-def _part_text(part: Any) -> str:
-    members: Mapping[str, Any] = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
-    kind, text = members.get("type"), members.get("text")
-    if kind == "refusal":
-        return str(members.get("refusal", ""))
-    if kind not in TEXT_PARTS:
-        msg = f"A part of the type {kind!r} can't be used, since the model reads text only. Send parts of text"
-        raise ValueError(msg)
-    unknown = sorted(members.keys() - PART_MEMBERS)
-    if unknown:
-        msg = f"A part of text has no member {unknown[0]!r}. Leave it out"
-        raise ValueError(msg)
-    if not isinstance(text, str):
-        msg = "A part of text has its text as a string in the member 'text'"
-        raise ValueError(msg)  # noqa: TRY004 (as above)
-    return text
-
-
-Text = Annotated[str, BeforeValidator(text_of)]
-"""A content: a string or parts of text in, the text out."""

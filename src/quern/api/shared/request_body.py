@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -18,7 +19,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from quern.api.shared.errors import ErrorKind, Failure, StyleOf
+from quern.api.shared.errors import ErrorKind, Failure, StyleOf, validation_error
+from quern.api.shared.fields import ignored_fields
+from quern.api.shared.services import services_of
+from quern.config import UnknownFields
 
 HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 TOO_DEEP = "The request body has too many levels inside of each other. Make it flatter."
@@ -69,16 +73,42 @@ class BodyLimit:
 
 
 class JsonRoute(APIRoute):
-    """A route whose JSON bodies hold whole characters only."""
+    """A route whose JSON bodies hold whole characters only, and where what a body has in vain is named or refused."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        self.dependant.call = _ignoring(endpoint)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's own handler, for such requests."""
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
+            _request.set(request)
             return await handler(_JsonRequest(request.scope, request.receive))
 
         return handle
+
+
+_request: ContextVar[Request] = ContextVar("request")
+
+
+def _ignoring(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """The endpoint after a look at its body: what is ignored in it is noted with the request, or refused.
+
+    Raises RequestValidationError.
+    """
+
+    async def checked(**values: Any) -> Any:
+        ignored = [field for value in values.values() for field in ignored_fields(value)]
+        if ignored:
+            request = _request.get()
+            if services_of(request).unknown_fields is UnknownFields.REFUSE:
+                raise validation_error(("body", *ignored[0].split(".")), "extra_forbidden", "", None)
+            request.state.ignored_fields = ignored
+        return await endpoint(**values)
+
+    return checked
 
 
 class _JsonRequest(Request):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Sequence
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,6 +18,11 @@ from quern.api.shared.errors import CLIENT_CLOSED_REQUEST, unexpected_failure
 log = structlog.get_logger(__name__)
 
 REQUEST_ID_HEADER = "x-request-id"
+IGNORED_HEADER = "x-quern-ignored"
+MOST_IGNORED = 20
+LONGEST_FIELD = 80
+NOT_IN_HEADERS = re.compile(r"[^ -+\--~]")
+"""A comma stands between two names."""
 WELL_FORMED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
 
@@ -45,6 +51,8 @@ class RequestLog:
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID_HEADER] = request_id
                 headers.update(style.response_headers(request_id))
+                if ignored := ignored_header(scope["state"].get("ignored_fields", ())):
+                    headers[IGNORED_HEADER] = ignored
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -59,4 +67,14 @@ class RequestLog:
             finally:
                 level = log.debug if scope["path"] in self._dialects.quiet_paths else log.info
                 milliseconds = round((time.monotonic() - started) * 1000)
-                level("request", method=scope["method"], path=scope["path"], status=status, ms=milliseconds)
+                ignored = scope["state"].get("ignored_fields")
+                more = {"ignored": ignored_header(ignored)} if ignored else {}
+                level("request", method=scope["method"], path=scope["path"], status=status, ms=milliseconds, **more)
+
+
+def ignored_header(fields: Sequence[str]) -> str:
+    """The names of what was ignored in a request, as a header holds them; empty where nothing was."""
+    names = [NOT_IN_HEADERS.sub("?", field)[:LONGEST_FIELD] for field in fields[:MOST_IGNORED]]
+    if len(fields) > MOST_IGNORED:
+        names.append(f"and {len(fields) - MOST_IGNORED} more")
+    return ", ".join(names)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, create_model, field_validator
 
-from quern.api.shared.fields import MOST_STOPS, NoOp, StopText, Strict
+from quern.api.shared.fields import MOST_STOPS, NoOp, RequestObject, StopText
 from quern.config import GenerationSettings
 from quern.sampling import PARAMETERS, Limits, SamplingParams
 
@@ -52,7 +52,7 @@ SHARED = tuple(name for name in PARAMETERS if name not in NAMED_BY_DIALECT)
 
 class SamplingFields(
     with_sampling(
-        Strict, SHARED, top_k=Limits(ge=-1, description="Sample from the k likeliest tokens; 0 and -1 are off.")
+        RequestObject, SHARED, top_k=Limits(ge=-1, description="Sample from the k likeliest tokens; 0 and -1 are off.")
     )
 ):
     """How tokens are drawn. Unset ones take the server's defaults."""
@@ -69,7 +69,7 @@ class SamplingFields(
         return defaults.sampling(**self.model_dump(include={*SHARED}), max_tokens=max_tokens, logprobs=logprobs)
 
 
-class StreamOptions(Strict):
+class StreamOptions(RequestObject):
     """What a stream tells besides."""
 
     include_usage: bool = Field(default=False, description="A last chunk with the usage.")

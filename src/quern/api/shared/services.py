@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from quern.config import GenerationSettings
+from quern.config import GenerationSettings, UnknownFields
 from quern.turns.conversations import ConversationService
 from quern.turns.responses import ResponseService
 from quern.turns.served_model import ModelService
@@ -26,6 +26,7 @@ class Services:
     model: ModelService
     generation: GenerationSettings
     max_request_bytes: int
+    unknown_fields: UnknownFields
 
 
 def services_of(request: Request) -> Services:

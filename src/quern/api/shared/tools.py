@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from quern.api.shared.fields import JsonSchema, Strict
+from quern.api.shared.fields import JsonSchema, RequestObject
 from quern.errors import InvalidRequest
 from quern.turns.request import CallMode, ToolUse
 from quern.types import Tool
@@ -18,7 +18,7 @@ NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,128}$")]
 
 
-class Function(Strict):
+class Function(RequestObject):
     """A function, as Chat Completions describes it. `strict` counts where a call is demanded."""
 
     name: ToolName
@@ -31,20 +31,20 @@ class Function(Strict):
         return Tool(self.name, self.description or "", self.parameters or NO_PARAMETERS, strict=bool(self.strict))
 
 
-class ChatTool(Strict):
+class ChatTool(RequestObject):
     """A tool of Chat Completions."""
 
     type: Literal["function"]
     function: Function
 
 
-class NamedFunction(Strict):
+class NamedFunction(RequestObject):
     """A function's name."""
 
     name: str
 
 
-class NamedTool(Strict):
+class NamedTool(RequestObject):
     """The tool that must be called, as Chat Completions names it."""
 
     type: Literal["function"]
