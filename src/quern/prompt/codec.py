@@ -29,16 +29,23 @@ class TextCodec:
     """A model's tokenizer with its chat template: messages to ids, ids to text. Safe to use from several threads.
 
     `facts` are the model's, read from its files. `gaps` fills in the middle. `tool_format`: how the model writes calls;
-    None where its template knows no tools. `close` frees a child process; it also ends by itself.
+    None where its template knows no tools; `template_text`: the template itself. `close` frees a child process; it also
+    ends by itself.
     """
 
     def __init__(
-        self, facts: ModelFacts, tokenizer: Tokenizer, template: ChatTemplate, tool_format: ToolFormat | None
+        self,
+        facts: ModelFacts,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        tool_format: ToolFormat | None,
+        template_text: str = "",
     ) -> None:
         self.facts = facts
         self.tokenizer = tokenizer
         self.gaps = GapEncoder(tokenizer)
         self.tool_format = tool_format
+        self.template_text = template_text
         self._template = template
         self._chat = ChatEncoder(tokenizer, template)
 
@@ -54,7 +61,7 @@ class TextCodec:
         try:
             variables = _template_variables(model.vocabulary)
             template = IsolatedTemplate(model.chat_template, variables, tokenizer.special.ids)
-            codec = cls(model.facts, tokenizer, template, tool_format(model.chat_template))
+            codec = cls(model.facts, tokenizer, template, tool_format(model.chat_template), model.chat_template)
             codec._chat.try_out()
         except (InvalidRequest, ModelError) as error:
             raise ModelLoadError(f"The model {model_path} can't be served: {error}") from error
@@ -78,7 +85,7 @@ class TextCodec:
         )
         tokenizer = Tokenizer(vocabulary)
         template = InProcessTemplate(CHATML, _template_variables(vocabulary), tokenizer.special.ids)
-        return cls(facts, tokenizer, template, tool_format(CHATML))
+        return cls(facts, tokenizer, template, tool_format(CHATML), CHATML)
 
     @property
     def vocabulary_size(self) -> int:

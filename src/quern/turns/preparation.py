@@ -43,7 +43,12 @@ def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenI
         if not given.ids:
             raise InvalidRequest("The prompt is empty. Send some text to continue.", field="prompt")
         check_ids(given.ids, codec.vocabulary_size, "prompt")
-        return Prepared(given.ids, stop_token_ids=given.stop_token_ids)
+        return Prepared(
+            given.ids,
+            grammars=(JsonGrammar(given.schema),) if given.schema is not None else (),
+            grammar_field=given.schema_field,
+            stop_token_ids=given.stop_token_ids,
+        )
     before = [Message(Role.SYSTEM, given.instructions)] if given.instructions is not None else []
     items = [*before, *history, *given.items]
     tools = offered_tools(given.tool_use)

@@ -134,7 +134,11 @@ class TurnService:
 
     def running_turns(self, owner: str) -> list[Turn]:
         """The owner's active turns of conversations."""
-        return [turn for turn in self._active.values() if turn.owner == owner and turn.conversation_id is not None]
+        return [turn for turn in self.turns_of(owner) if turn.conversation_id is not None]
+
+    def turns_of(self, owner: str) -> list[Turn]:
+        """All of the owner's active turns."""
+        return [turn for turn in self._active.values() if turn.owner == owner]
 
     async def cancel(self, turn: Turn, reason: str) -> None:
         """End a turn as cancelled and wait until that is stored."""
