@@ -42,6 +42,10 @@ async def official(quern: Quern) -> AsyncGenerator[Any]:
         await client.close()
 
 
+def listed(value: Any) -> list[Any]:
+    return value or []
+
+
 async def collected(stream: Any) -> list[Any]:
     return [piece async for piece in await stream]
 
@@ -87,8 +91,8 @@ async def test_the_official_client_calls_tools_whole_and_streamed_and_sends_the_
         back: list[Any] = [*USER, whole.message, {"role": "tool", "tool_name": "weather", "content": "12"}]
         last = await client.chat(model, back, tools=[WEATHER])
         prompt = prompt_text(engine.requests[-1])
-    calls = [call for piece in streamed for call in piece.message.tool_calls or []]
-    for call in (whole.message.tool_calls[0], calls[0]):
+    calls: list[Any] = [call for piece in streamed for call in listed(piece.message.tool_calls)]
+    for call in [whole.message.tool_calls[0], *calls]:
         assert (call.function.name, call.function.arguments) == ("weather", {"city": "Paris"})
     assert whole.done_reason == "stop"
     assert last.message.content == "12 degrees"
@@ -128,7 +132,8 @@ async def test_probabilities_are_told(start: Start) -> None:
     assert whole.logprobs is not None
     assert [token.token for token in whole.logprobs] == ["a", "b"]
     assert len(whole.logprobs[0].top_logprobs or []) == 2
-    assert [token.token for piece in pieces for token in piece.logprobs or []] == ["a", "b"]
+    told: list[Any] = [token for piece in pieces for token in listed(piece.logprobs)]
+    assert [token.token for token in told] == ["a", "b"]
 
 
 async def test_the_official_client_lists_and_shows_the_model(start: Start) -> None:
