@@ -109,6 +109,11 @@ async def test_a_prompt_is_a_text_or_ids_or_both(quern: Quern, prompt: Any, ids:
     assert isinstance(response.json(), dict)
 
 
+async def test_the_prompt_is_told_with_the_names_of_its_special_tokens(quern: Quern) -> None:
+    body = (await complete(quern, prompt=[IM_START, "user\n甲", 98])).json()
+    assert body["prompt"] == "<|im_start|>user\n甲b"
+
+
 @pytest.mark.parametrize(
     ("prompt", "all_ids"),
     [

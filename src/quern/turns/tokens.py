@@ -64,11 +64,10 @@ class TokenService:
         """
         if len(parts) == 1 and isinstance(parts[0], str):
             return self.encode_prompt(parts[0])
-        check_ids([part for part in parts if isinstance(part, int)], self._codec.vocabulary_size, "prompt")
-        tokenizer = self._codec.tokenizer
-        pieces = [tuple(tokenizer.encode(part)) if isinstance(part, str) else (part,) for part in parts]
+        encode = self._codec.tokenizer.encode
+        pieces = [encode(part) if isinstance(part, str) else (part,) for part in parts]
         ids = tuple(token for piece in pieces for token in piece)
-        return EncodedPrompt(tokenizer.decode(ids), TokenInput(ids))
+        return EncodedPrompt(self.decode(ids, "prompt"), TokenInput(ids))
 
     def encode_gap(
         self, prefix: str, suffix: str, *, begun: str = "", files: Sequence[tuple[str, str]] = ()
