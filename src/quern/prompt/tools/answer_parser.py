@@ -83,7 +83,6 @@ class CallFinder:
     def begin(self, name: str, slips: int) -> ParameterTypes:
         """See CallSink."""
         self._repairs += slips + self._around.enter()
-        self._source.recorded()
         self._space.clear()
         self._after_call = self._at_line_start = True
         self._events.append(CallStarted(self._calls, self._call_id(self._calls), name))
@@ -102,7 +101,7 @@ class CallFinder:
 
     def end(self, *, whole: bool) -> None:
         """See CallSink."""
-        self._events.append(CallEnded(self._calls, whole))
+        self._events.append(CallEnded(self._calls, whole, None if whole else self._source.recorded()))
         self._calls += 1
 
     def _advance(self) -> list[AnswerEvent]:
