@@ -69,8 +69,9 @@ def rebuilt(value: Any, change: Callable[[Schema], Schema]) -> Any:
 class SchemaWalk(Generic[Value]):
     """Finds something out about schemas within `root`, of which some refer to others; in bounded work.
 
-    `find` is given a schema without `$ref`, and asks the walk about the schemas in it. What is found out about a
-    reference is remembered. The answer is `unknown` for a circle, and for all that lies beyond the bounds.
+    `find` is given a schema without `$ref` (one that has neighbours has become a part of its `allOf`), and asks the
+    walk about the schemas in it. What is found out about a reference is remembered. The answer is `unknown` for a
+    circle, and for all that lies beyond the bounds.
     """
 
     def __init__(self, root: Any, find: Callable[[Schema], Value], unknown: Value) -> None:
@@ -89,7 +90,9 @@ class SchemaWalk(Generic[Value]):
         try:
             schema = mapping(schema)
             reference = schema.get("$ref")
-            return self._referred(reference) if isinstance(reference, str) else self._find(schema)
+            if not isinstance(reference, str):
+                return self._find(schema)
+            return self._referred(reference) if len(schema) == 1 else self._find(_with_reference_apart(schema))
         finally:
             self._depth -= 1
 
@@ -110,6 +113,12 @@ def steps(reference: str) -> tuple[str, ...] | None:
     if not (reference == "#" or reference.startswith("#/")):
         return None
     return tuple(step.replace("~1", "/").replace("~0", "~") for step in unquote(reference).split("/")[1:])
+
+
+def _with_reference_apart(schema: Schema) -> Schema:
+    """The same schema, in which what is referred to is one of several that a value has to be of."""
+    others = {keyword: value for keyword, value in schema.items() if keyword != "$ref"}
+    return {**others, "allOf": [*sequence(schema.get("allOf")), {"$ref": schema["$ref"]}]}
 
 
 def _below(place: str, step: object) -> str:

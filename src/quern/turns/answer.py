@@ -82,8 +82,8 @@ class Answer:
 
 
 class OneText:
-    """The texts of an answer as one text, while it is told; joined, the pieces are `Answer.text` of the same events, but
-    for a call that was cut off: whoever reads along was told that as a call.
+    """The texts of an answer as one text, while it is told; joined, the pieces are `Answer.text` of the same events,
+    but for a call that was cut off: whoever reads along was told that as a call.
     """
 
     def __init__(self) -> None:
