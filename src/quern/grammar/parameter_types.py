@@ -126,7 +126,7 @@ def accepts(types: Types, kind_of_value: str) -> bool:
 def _declared(schema: Mapping[str, Any]) -> Types:
     declared = schema.get("type")
     if isinstance(declared, str):
-        return frozenset({declared})
+        return frozenset({declared.lower()}) - {"any"}  # Vertex AI writes them in capitals
     if names := [name for name in sequence(declared) if isinstance(name, str)]:
         return frozenset(names)
     if "const" in schema:

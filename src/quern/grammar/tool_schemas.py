@@ -6,16 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quern.grammar.object_shapes import object_shapes
-from quern.grammar.schema_walk import DEFINITIONS, Schema, mapping, rebuilt, sequence, steps
+from quern.grammar.schema_walk import ANNOTATIONS, DEFINITIONS, Schema, mapping, rebuilt, sequence, steps
 
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 OTHER_MEMBERS = frozenset({"$ref", "allOf", "anyOf", "oneOf", "patternProperties"})
 """Keywords by which an object may have members that its `properties` don't name."""
 
-ANNOTATIONS = frozenset({
-    "$comment", "default", "deprecated", "description", "example", "examples", "readOnly", "title", "writeOnly",
-})  # fmt: skip
-"""Keywords that demand nothing; they would only make a grammar's text long."""
 OF_A_WHOLE_SCHEMA = frozenset({"$id", "$schema", *DEFINITIONS})
 COMBINED = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
 """Keywords by which other schemas say which members an object has."""
@@ -55,7 +51,8 @@ class EmbeddedSchema:
         """A schema within that of the arguments, with references that still hold."""
         return rebuilt(schema, self._moved)
 
-    def _moved(self, schema: Schema) -> Schema:
+    def _moved(self, schema: Schema, _place: str) -> Schema:
+        # Annotations would only make a grammar's text long.
         kept = {
             keyword: value
             for keyword, value in schema.items()
