@@ -1,4 +1,4 @@
-"""Prose before and after calls in one answer: one text with a paragraph break, or parts without one, in every dialect."""
+"""Prose before and after calls in one answer: one text with a paragraph break, or parts without one."""
 
 from __future__ import annotations
 
