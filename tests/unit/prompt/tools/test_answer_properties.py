@@ -22,7 +22,9 @@ PARTS = (
     '{"name": "get_weather", "arguments": {', '{"name": "write_file", "arguments": {"content": "', "{{", "}}",
     "<function=get_weather>", "<function=fly>", "</function>", "<parameter=city>", "<parameter=days>",
     "<parameter=mode>", "<parameter=options>", "</parameter>", "<parameter=", "</para", "<tool_",
-    "\\ud83d", "\\ude00", "\\\\ud83d",
+    "\\ud83d", "\\ude00", "\\\\ud83d", '"function": {', '{"tool_calls": [', '[{', '}, {', '"input"', '"type"', "\r\n",
+    "</city>", "</parameter/>", "<parameter=\"city\">", "<function='fly'>", "<parameter=content>\n", "\n</parameter>\n",
+    "\n</parameter>\n</function>\n</tool_call>", "</parameter=city>", '<parameter name="path">',
 )  # fmt: skip
 BEGINNINGS = (
     "",
@@ -32,6 +34,9 @@ BEGINNINGS = (
     '<tool_call>{"name": "write_file", "arguments": {"lines": "[\\"\\ud83d',
     "<tool_call>\n<function=write_file>\n<parameter=",
     "<function=get_weather>\n<parameter=city>\n",
+    '<tool_call>[{"name": "write_file", "path": "a", ',
+    '<tool_call>{"name": "write_file", "arguments": {"path": "a"}, ',
+    "<tool_call>\n<function=write_file>\n<parameter=path>\na.py\n</parameter>\n<parameter=content>\n",
 )
 GARBAGE = st.builds("{}{}".format, st.sampled_from(BEGINNINGS), st.lists(st.sampled_from(PARTS)).map("".join))
 TEXTS = st.text("ab中😀<{}[]\"'\\\n\t\x00\u2028:, ")
