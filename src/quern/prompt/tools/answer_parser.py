@@ -17,8 +17,8 @@ from quern.prompt.tools.json_calls import JsonCall
 from quern.prompt.tools.protocols import LONGEST_NAME, AnswerParser, NotACallError, merged
 from quern.prompt.tools.source import Source, Steps
 from quern.prompt.tools.surroundings import FENCE, INVENTED_TAGS, LIST, LIST_ENDS, LISTED, Surroundings
-from quern.prompt.tools.xml_calls import FUNCTION, XmlCall
-from quern.prompt.tools.xml_values import CALL
+from quern.prompt.tools.xml_calls import XmlCall
+from quern.prompt.tools.xml_values import CALL, CALL_END, FUNCTION, FUNCTION_END, FUNCTION_NAMED, PARAMETER_END
 from quern.types import Tool
 
 PROSE = re.compile(r"[^\s<{`]+")
@@ -163,8 +163,9 @@ class CallFinder:
         marker = yield from self._source.marker(markers)
         if marker not in markers:
             raise NotACallError
-        if marker == FUNCTION:
-            yield from XmlCall(self._source, self, slips=int(self._bare_json)).read()
+        if marker in {FUNCTION, FUNCTION_NAMED}:
+            slips = int(self._bare_json) + (marker == FUNCTION_NAMED)
+            yield from XmlCall(self._source, self, slips=slips).read()
             return False
         if marker.startswith("</"):
             self._repairs += self._around.close(marker.replace("</", "<"))
@@ -186,10 +187,15 @@ class CallFinder:
         if self._at_line_start or around.opening:
             markers += INVENTED_TAGS
         if around.in_call_tag or (self._at_line_start and not self._bare_json):
-            markers.append(FUNCTION)
-        if self._after_call and not around.opening:
-            markers += [tag.replace("<", "</") for tag in (CALL, *INVENTED_TAGS) if tag == CALL or around.closes(tag)]
-        return markers
+            markers += [FUNCTION, FUNCTION_NAMED]
+        if around.opening:
+            return markers
+        if self._after_call:
+            markers += [tag.replace("<", "</") for tag in INVENTED_TAGS if around.closes(tag)]
+        if self._after_call or (self._calls and self._at_line_start):
+            # What is left of a call's tags is no prose.
+            markers += [CALL_END] if self._bare_json else [CALL_END, FUNCTION_END, PARAMETER_END]
+        return list(dict.fromkeys(markers))
 
     def _list_begins(self) -> Steps[bool]:
         """Read the beginning of a list of calls, if one is next and not a call; of an array, or a message with one."""
