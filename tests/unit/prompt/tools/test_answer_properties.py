@@ -96,6 +96,36 @@ def test_an_end_of_a_parameter_within_a_value_is_a_part_of_it(value: str) -> Non
     assert parsed.repairs == 0
 
 
+TAGS = (
+    "<tool_call>\n", "\n</tool_call>", "<function=write_file>\n", "<function=fly>\n", "\n</function>\n", "</function>",
+    "<parameter=path>\n", "<parameter=content>\n", "<parameter=lines>\n", "<parameter=fake>\n", "\n</parameter>\n",
+    "</parameter>", "</content>", "</parameter/>", "\r\n", "\n", "<", "</para",
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(TAGS) | st.just("WORD")), st.booleans())
+def test_no_word_of_an_answer_in_xml_is_lost(parts: list[str], opened: bool) -> None:
+    answer = "".join(f"w{index}." if part == "WORD" else part for index, part in enumerate(parts))
+    parsed = parse(answer, ToolFormat.XML, opened=opened)
+    kept = parsed.text + "".join(arguments for _, arguments in parsed.calls)
+    assert all(f"w{index}." in kept for index, part in enumerate(parts) if part == "WORD")
+
+
+OF_NO_OTHER_ARGUMENT = [tag for tag in (*TAGS, "text ") if tag not in {"<parameter=path>\n", "<parameter=lines>\n"}]
+
+
+@given(st.lists(st.sampled_from(OF_NO_OTHER_ARGUMENT), max_size=12).map("".join))
+def test_whatever_stands_in_a_text_it_arrives_or_its_call_is_not_whole(value: str) -> None:
+    call = f"<function=write_file>\n<parameter=content>\n{value}\n</parameter>\n</function>"
+    events, repairs = events_of([f"<tool_call>\n{call}\n</tool_call>"], ToolFormat.XML)
+    fragments = [event.fragment for event in events if isinstance(event, ArgumentsDelta) and event.index == 0]
+    whole = [event.whole for event in events if isinstance(event, CallEnded)]
+    if whole == [True] and repairs == 0:
+        assert json.loads("".join(fragments))["content"] == value
+    if all(whole):
+        assert not any("</parameter>" in event.text for event in events if isinstance(event, TextDelta))
+
+
 def refuse(constant: str) -> NoReturn:
     raise AssertionError(f"{constant} is no JSON")
 
