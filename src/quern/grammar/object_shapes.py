@@ -108,5 +108,5 @@ def _one(keyword: str, schemas: list[Any]) -> Any:
 
 
 def _complete(shape: ObjectShape) -> ObjectShape:
-    missing = {name: {} for name in shape.required if name not in shape.properties}
+    missing: dict[str, Any] = {name: {} for name in shape.required if name not in shape.properties}
     return ObjectShape({**shape.properties, **missing}, shape.required, shape.open) if missing else shape

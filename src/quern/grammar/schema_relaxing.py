@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from quern.grammar.schema_walk import ANNOTATIONS, Schema, at, mapping, rebuilt, sequence
 
@@ -207,7 +207,7 @@ def _wider(bound: float, sign: int) -> float | None:
     return bound
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

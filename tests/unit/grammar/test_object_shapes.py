@@ -117,7 +117,9 @@ def test_of_alternatives_an_argument_has_the_types_of_all() -> None:
 
 
 def test_too_many_alternatives_are_one_with_the_members_of_all() -> None:
-    many = [{"properties": {"all": {}, f"p{n}": {}}, "required": ["all", f"p{n}"]} for n in range(MOST_ALTERNATIVES)]
+    many: list[Schema] = [
+        {"properties": {"all": {}, f"p{n}": {}}, "required": ["all", f"p{n}"]} for n in range(MOST_ALTERNATIVES)
+    ]
     assert len(object_shapes({"anyOf": many})) == MOST_ALTERNATIVES
     (shape,) = object_shapes({"anyOf": many, "oneOf": many})
     assert (shape.required, len(shape.properties)) == (("all",), MOST_ALTERNATIVES + 1)
@@ -153,9 +155,19 @@ def test_a_schema_that_says_nothing_names_no_argument(schema: Schema) -> None:
 
 
 def test_who_welcomes_others_may_have_any() -> None:
-    for more in ({"additionalProperties": True}, {"additionalProperties": {}}, {"patternProperties": {"^x": {}}}):
+    welcoming: list[Schema] = [
+        {"additionalProperties": True},
+        {"additionalProperties": {}},
+        {"patternProperties": {"^x": {}}},
+    ]
+    for more in welcoming:
         assert ParameterTypes({**PATH, **more}).may_have("x")
-    for more in ({"additionalProperties": False}, {"patternProperties": {}}, {"unevaluatedProperties": False}):
+    others: list[Schema] = [
+        {"additionalProperties": False},
+        {"patternProperties": {}},
+        {"unevaluatedProperties": False},
+    ]
+    for more in others:
         assert not ParameterTypes({**PATH, **more}).may_have("x")
 
 
@@ -165,7 +177,7 @@ def test_an_argument_that_nothing_satisfies_is_none() -> None:
 
 def test_schemas_that_stand_for_many_more_are_walked_in_bounded_work() -> None:
     wide = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 30} for n in range(30)}
-    members = {f"p{n}": {} for n in range(2000)}
+    members: Schema = {f"p{n}": {} for n in range(2000)}
     schema: Schema = {"$ref": "#/$defs/d0", "$defs": {**wide, "d30": {"properties": members}}}
     assert len(one_shape(object_shapes(schema)).properties) in {0, 2000}
     one_shape(object_shapes({"anyOf": [{"anyOf": [{"properties": members}] * 9}] * MOST_NODES}))

@@ -130,7 +130,8 @@ def test_any_bound_can_be_kept_to_and_rules_out_nothing_that_it_allows(bound: fl
     keyword, inside = ("maximum", -7) if upper else ("minimum", 7)
     schema: Schema = {"type": "integer" if whole else "number", keyword: bound}
     widened = relaxed(schema).schema
-    if jsonschema.Draft202012Validator(schema).is_valid(inside):
+    validator: Any = jsonschema.Draft202012Validator(schema)
+    if validator.is_valid(inside):
         assert accepts(widened, inside)
     assert (keyword not in widened) or (widened[keyword] >= bound if upper else widened[keyword] <= bound)
 
@@ -142,9 +143,7 @@ def test_a_format_of_a_number_is_no_part_that_is_ignored(kind: str) -> None:
     assert accepts(found.schema, 3)
 
 
-@pytest.mark.parametrize(
-    ("schema", "allowed", "forbidden"),
-    [
+IN_ANOTHER_WAY: list[tuple[Schema, list[Any], list[Any]]] = [
         ({"type": "object", "propertyNames": {"enum": ["a", "b"]}, "additionalProperties": {"type": "integer"}},
          [{}, {"a": 1}, {"a": 1, "b": 2}], [{"c": 1}, {"a": "x"}]),
         ({"propertyNames": {"$ref": "#/$defs/k"}, "$defs": {"k": {"enum": ["a"], "title": "K", "type": "string"}}},
@@ -165,8 +164,10 @@ def test_a_format_of_a_number_is_no_part_that_is_ignored(kind: str) -> None:
         ({"properties": {"format": {"type": "null"}, "default": {"type": "null"}, "$schema": {"type": "null"}}},
          [{"format": None, "$schema": None}], [{"format": 1}, {"default": 1}, {"$schema": 1}]),
         ({"enum": [{"format": "color", "required": None}]}, [{"format": "color", "required": None}], [{}]),
-    ],
-)  # fmt: skip
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "allowed", "forbidden"), IN_ANOTHER_WAY)
 def test_what_can_be_said_in_another_way_still_holds(schema: Schema, allowed: list[Any], forbidden: list[Any]) -> None:
     found = relaxed(schema)
     assert found.ignored == ()
@@ -180,22 +181,22 @@ def test_a_circle_may_have_annotations_beside_its_reference() -> None:
     assert accepts(relaxed({"$ref": "#/$defs/n", "$defs": {"n": node}}).schema, {"next": {"next": {}}})
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {"uniqueItems": True},
-        {"not": {"type": "null"}},
-        {"propertyNames": {"maxLength": 3}},
-        {"propertyNames": {"enum": ["a"]}, "properties": {"b": {}}},
-        {"if": {"type": "null"}, "then": {"const": 1}},
-        {"contains": {"const": 1}},
-        {"allOf": [{"properties": {"a": {}}}], "unevaluatedProperties": False},
-        {"type": "integer", "minimum": 5, "maximum": 3},
-        {"dependentRequired": {"a": ["b"]}},
-        {"type": "strin"},
-        {"required": "a"},
-    ],
-)
+ASKS_SOMETHING: list[Schema] = [
+    {"uniqueItems": True},
+    {"not": {"type": "null"}},
+    {"propertyNames": {"maxLength": 3}},
+    {"propertyNames": {"enum": ["a"]}, "properties": {"b": {}}},
+    {"if": {"type": "null"}, "then": {"const": 1}},
+    {"contains": {"const": 1}},
+    {"allOf": [{"properties": {"a": {}}}], "unevaluatedProperties": False},
+    {"type": "integer", "minimum": 5, "maximum": 3},
+    {"dependentRequired": {"a": ["b"]}},
+    {"type": "strin"},
+    {"required": "a"},
+]
+
+
+@pytest.mark.parametrize("schema", ASKS_SOMETHING)
 def test_what_asks_something_else_is_still_refused(schema: Schema) -> None:
     found = relaxed(schema)
     assert found.ignored == ()

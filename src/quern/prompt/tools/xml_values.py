@@ -36,7 +36,7 @@ PLAIN = re.compile(r"[^\r\n<]+")
 AHEAD = re.compile(r"[^>=]+|[>=]")
 TAIL = re.compile(r"</parameter>\s*(?:</function>|</tool_call>|<parameter=)")
 TAIL_OR_END = re.compile(rf"{TAIL.pattern}|</parameter>\s*\Z")
-NEXT_CALL = re.compile(r"<tool_call>|<function=")
+NEXT_CALL = re.compile(r"<tool_call>\s*\{|<function=")
 MOST_AHEAD = 2000
 """Characters that are looked at behind a call's end, to see whether it was one."""
 
@@ -213,11 +213,23 @@ class XmlValue:
             text += space + CALL_END
             space = yield from self._source.space()
             following = yield from self._source.marker((CALL,))
-        if following != CALL and (following == CALL_END or (yield from self._source.peek())):
+        if following == CALL:
+            over = yield from self._call_follows()
+        else:
+            over = following != CALL_END and not (yield from self._source.peek())
+        if not over:
             return self._more(text, space, following)
         self._sink.mend()
         self._source.unread((CALL_END if text != line_break + end else "") + (CALL if following == CALL else ""))
         return end
+
+    def _call_follows(self) -> Steps[bool]:
+        """Whether after `<tool_call>` a call follows; not just a mention of the tag."""
+        read = yield from self._source.space()
+        seen = yield from self._source.marker((FUNCTION, FUNCTION_NAMED, "{"))
+        over = seen in {FUNCTION, FUNCTION_NAMED, "{"} or not (yield from self._source.peek())
+        self._source.unread(read + seen)
+        return over
 
     def _more(self, text: str, space: str, following: str) -> None:
         """It was not the end; but the end may begin within what was read to find that out."""
