@@ -96,6 +96,8 @@ class TurnService:
             with self._places.place(request.priority, active, limit):
                 prepared = await asyncio.to_thread(prepare, self._codec, history, request.input)
                 grammar = await self._grammars.choose(prepared.grammars, prepared.grammar_field, prepared.demanded)
+                if prepared.ignored:
+                    log.info("schema_parts_ignored", parts=prepared.ignored)
                 turn = self._turn(request, prepared, grammar)
                 await self._store_queued(turn, request)
                 return self._launch(turn)
