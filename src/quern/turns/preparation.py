@@ -8,6 +8,7 @@ from functools import partial
 
 from quern.errors import InvalidRequest
 from quern.grammar.kinds import Grammar, JsonGrammar
+from quern.grammar.languages import language_grammar
 from quern.grammar.tool_calls import OPENING, calls_or_json, demanded_call
 from quern.prompt.codec import TextCodec
 from quern.prompt.tools.answer_parser import answer_parser
@@ -43,13 +44,13 @@ def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenI
         if not given.ids:
             raise InvalidRequest("The prompt is empty. Send some text to continue.", field="prompt")
         check_ids(given.ids, codec.vocabulary_size, "prompt")
-        return Prepared(given.ids, stop_token_ids=given.stop_token_ids)
+        grammars = _grammars(given)
+        return Prepared(given.ids, grammars, given.schema_field, stop_token_ids=given.stop_token_ids)
     before = [Message(Role.SYSTEM, given.instructions)] if given.instructions is not None else []
     items = [*before, *history, *given.items]
     tools = offered_tools(given.tool_use)
     if not tools:
-        grammars = (JsonGrammar(given.schema),) if given.schema is not None else ()
-        return Prepared(codec.encode_chat(items), grammars=grammars, grammar_field=given.schema_field)
+        return Prepared(codec.encode_chat(items), _grammars(given), given.schema_field)
     return _with_tools(codec, items, given, tools)
 
 
@@ -81,6 +82,13 @@ def check_ids(ids: Collection[int], vocabulary_size: int, field: str) -> None:
         )
 
 
+def _grammars(given: ChatInput | TokenInput) -> tuple[Grammar, ...]:
+    """What an answer without calls is kept to. Raises InvalidRequest."""
+    if given.schema is not None:
+        return (JsonGrammar(given.schema),)
+    return (language_grammar(given.language, given.schema_field),) if given.language is not None else ()
+
+
 def _with_tools(codec: TextCodec, items: Sequence[Item], given: ChatInput, tools: tuple[Tool, ...]) -> Prepared:
     use = given.tool_use
     if codec.tool_format is None:
@@ -90,11 +98,12 @@ def _with_tools(codec: TextCodec, items: Sequence[Item], given: ChatInput, tools
             field="tools",
         )
     demanded = callable_tools(use) if use.mode is CallMode.REQUIRED else ()
-    grammars: tuple[Grammar, ...] = ()
     if demanded:
         grammars = demanded_call(codec.tool_format, demanded)
     elif given.schema is not None:
         grammars = (calls_or_json(given.schema),)
+    else:
+        grammars = _grammars(given)
     return Prepared(
         ids=codec.encode_chat(items, tools, OPENING if demanded else ""),
         grammars=grammars,

@@ -8,7 +8,7 @@ from enum import StrEnum
 from quern.engine.base import Priority
 from quern.records import NewResponse
 from quern.sampling import SamplingParams
-from quern.types import DisconnectPolicy, Item, Tool
+from quern.types import DisconnectPolicy, Item, Language, Tool
 
 
 class CallMode(StrEnum):
@@ -35,24 +35,31 @@ class ToolUse:
 class ChatInput:
     """Something is said, and answered. `instructions` stand before everything else and are not remembered.
 
-    `schema`: the JSON schema (as text) that the answer keeps to, where it calls no tool. `items_field`, `schema_field`:
-    the fields of the request that have the items and the schema.
+    `schema`: the JSON schema (as text) that the answer keeps to, where it calls no tool; `language`: what it is a text
+    of instead, and then it calls none unless that is demanded. `items_field`, `schema_field`: the fields of the request
+    that have the items, and the schema or the language.
     """
 
     items: tuple[Item, ...]
     instructions: str | None = None
     tool_use: ToolUse = ToolUse()
     schema: str | None = None
+    language: Language | None = None
     schema_field: str | None = None
     items_field: str = "prompt"
 
 
 @dataclass(frozen=True, slots=True)
 class TokenInput:
-    """Token ids are continued. `stop_token_ids`: where that ends, besides the end of a turn."""
+    """Token ids are continued. `stop_token_ids`: where that ends, besides the end of a turn. `schema`, `language`,
+    `schema_field`: as in `ChatInput`.
+    """
 
     ids: tuple[int, ...]
     stop_token_ids: frozenset[int] = frozenset()
+    schema: str | None = None
+    language: Language | None = None
+    schema_field: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from quern.api.shared.chat_messages import ChatMessage, message_items
 from quern.api.shared.fields import MOST_MESSAGES, NoOp, RequestObject
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.services import ServicesDep
-from quern.api.shared.tools import MOST_TOOLS, ChatTool
+from quern.api.shared.tools import MOST_TOOLS, OfferedTool, functions_of
 from quern.errors import InvalidRequest
 from quern.turns.request import ChatInput, ToolUse
 from quern.turns.tokens import TokenService
@@ -32,7 +32,7 @@ class Conversation(RequestObject):
     """Messages and the tools that the model is shown, ready for its answer."""
 
     messages: list[ChatMessage] | None = Field(default=None, min_length=1, max_length=MOST_MESSAGES)
-    tools: list[ChatTool] | None = Field(default=None, max_length=MOST_TOOLS)
+    tools: list[OfferedTool] | None = Field(default=None, max_length=MOST_TOOLS)
     add_generation_prompt: Literal[True] | None = None
     continue_final_message: Literal[False] | None = None
     model: str | None = None
@@ -41,9 +41,7 @@ class Conversation(RequestObject):
         """What is said. Raises InvalidRequest where nothing is."""
         if self.messages is None:
             raise InvalidRequest("The field messages is missing. Send it.", field="messages")
-        return ChatInput(
-            message_items(self.messages), tool_use=ToolUse(tuple(tool.function.tool() for tool in self.tools or []))
-        )
+        return ChatInput(message_items(self.messages), tool_use=ToolUse(tuple(functions_of(self.tools))))
 
 
 class TokenizeRequest(Conversation):
