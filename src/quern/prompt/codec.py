@@ -95,13 +95,15 @@ class TextCodec:
         """An answer is over where the model generates one of these."""
         return self.tokenizer.end_of_turn_ids
 
-    def encode_chat(self, items: Sequence[Item], tools: Sequence[Tool] = (), opening: str = "") -> tuple[int, ...]:
-        """Ids of a conversation, ready for the assistant's next message, which begins with `opening`.
+    def encode_chat(
+        self, items: Sequence[Item], tools: Sequence[Tool] = (), opening: str = "", *, prefill: str = ""
+    ) -> tuple[int, ...]:
+        """Ids of a conversation, ready for the assistant's next message, which begins with `prefill` and `opening`.
 
         Takes milliseconds, a long history some hundreds, so call it in a thread. Raises InvalidRequest where the
         template refuses the conversation, ModelError where the template fails.
         """
-        return self._chat.encode(items, tools, opening)
+        return self._chat.encode(items, tools, opening, prefill=prefill)
 
     def render_chat(self, items: Sequence[Item], tools: Sequence[Tool] = ()) -> str:
         """The same as text, for people. Raises the same."""

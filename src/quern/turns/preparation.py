@@ -50,7 +50,8 @@ def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenI
     items = [*before, *history, *given.items]
     tools = offered_tools(given.tool_use)
     if not tools:
-        return Prepared(codec.encode_chat(items), _grammars(given), given.schema_field)
+        ids = codec.encode_chat(items, prefill=given.prefill)
+        return Prepared(ids, _grammars(given), given.schema_field)
     return _with_tools(codec, items, given, tools)
 
 
@@ -105,7 +106,7 @@ def _with_tools(codec: TextCodec, items: Sequence[Item], given: ChatInput, tools
     else:
         grammars = _grammars(given)
     return Prepared(
-        ids=codec.encode_chat(items, tools, OPENING if demanded else ""),
+        ids=codec.encode_chat(items, tools, OPENING if demanded else "", prefill=given.prefill),
         grammars=grammars,
         grammar_field="tools" if demanded else given.schema_field,
         demanded=demanded,

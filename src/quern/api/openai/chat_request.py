@@ -13,20 +13,17 @@ from pydantic import BeforeValidator, FailFast, Field
 
 from quern.api.openai.extensions import ExtendedFields
 from quern.api.openai.schemas import ResponseFormat
-from quern.api.shared.chat_messages import ChatMessage, message_items
+from quern.api.shared.chat_messages import AssistantMessage, ChatMessage, message_items
 from quern.api.shared.fields import MOST_MESSAGES, NoOp, RequestObject, refused
 from quern.api.shared.sampling_fields import MOST_CHOICES, MOST_TOP_LOGPROBS, MostTokens, StreamOptions
 from quern.api.shared.tools import MOST_TOOLS, Function, OfferedTool, ToolChoice, chosen_tools, functions_of, tool_use
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
 from quern.sampling import PARAMETERS
-from quern.turns.request import Caller, ChatInput, ToolUse, TurnRequest
+from quern.turns.request import Caller, ChatInput, ToolUse, TurnRequest, split_prefill
 from quern.types import Item
 
 TEXT_ONLY = 'The model writes text only. Leave it out, or send ["text"]'
-
-
-Audio = refused("The model writes text only. Leave it out")
 
 
 class NamedFunctionCall(RequestObject):
@@ -61,8 +58,12 @@ class ChatCompletionRequest(ExtendedFields):
     parallel_tool_calls: bool | None = None
     functions: list[Function] | None = Field(default=None, max_length=MOST_TOOLS)
     function_call: Literal["auto", "none"] | NamedFunctionCall | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = Field(
+        default=None, description="False: an answer begins anew though the last message is the assistant's."
+    )
     modalities: Annotated[list[Literal["text"]] | None, BeforeValidator(_text_only)] = None
-    audio: Audio = None
+    audio: refused(TEXT_ONLY) = None  # pyright: ignore[reportInvalidTypeForm]
     metadata: NoOp = None
     prediction: NoOp = None
     prompt_cache_key: NoOp = None
@@ -80,9 +81,17 @@ class ChatCompletionRequest(ExtendedFields):
         return bool(self.functions) and not self.tools
 
     def ignored(self) -> Sequence[str]:
-        """See `RequestObject.ignored`. Where there are tools, functions are no more than an older copy of them."""
-        older = [name for name in ("functions", "function_call") if self.tools and getattr(self, name)]
-        return [*super().ignored(), *older]
+        """See `RequestObject.ignored`. Where there are tools, functions are no more than an older copy of them. Answers
+        are an assistant's: what has nobody begun, an assistant begins.
+        """
+        begun = isinstance(self.messages[-1], AssistantMessage)
+        vain = {
+            "functions": bool(self.tools and self.functions),
+            "function_call": bool(self.function_call) and not self.legacy,
+            "add_generation_prompt": self.add_generation_prompt is False and not begun,
+            "continue_final_message": self.continue_final_message is True and not begun,
+        }
+        return [*super().ignored(), *(name for name, is_vain in vain.items() if is_vain)]
 
     def items(self) -> tuple[Item, ...]:
         """The messages as steps. Raises InvalidRequest."""
@@ -115,10 +124,14 @@ class ChatCompletionRequest(ExtendedFields):
     def turn(self, caller: Caller, conversation_id: str | None, defaults: GenerationSettings) -> TurnRequest:
         """The turn that is asked for. Raises InvalidRequest."""
         wanted = self.answer_format(self.response_format)
+        items, prefill = self.items(), ""
+        if self.continue_final_message is not False:
+            items, prefill = split_prefill(items, alone=conversation_id is not None)
         return TurnRequest(
             caller,
             input=ChatInput(
-                self.items(),
+                items,
+                prefill=prefill,
                 tool_use=self.tool_use(),
                 schema=wanted.schema,
                 language=wanted.language,

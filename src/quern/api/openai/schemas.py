@@ -18,6 +18,7 @@ from quern.errors import InvalidRequest
 from quern.types import Language, Syntax
 
 MOST_CHOICES_OF_TEXT = 1000
+NO_TAGS = "Structural tags are not served. Send json, regex, choice or grammar"
 ANY_OBJECT = '{"type":"object"}'
 
 
@@ -99,9 +100,6 @@ SchemaOrText = Annotated[JsonSchema, BeforeValidator(_schema_text, json_schema_i
 Choices = Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES_OF_TEXT)]
 
 
-StructuralTag = refused("Structural tags are not served. Send json, regex, choice or grammar")
-
-
 class StructuredOutputs(RequestObject):
     """One of vLLM's kinds of formats."""
 
@@ -110,7 +108,7 @@ class StructuredOutputs(RequestObject):
     choice: Choices | None = None
     grammar: str | None = None
     json_object: bool | None = None
-    structural_tag: StructuralTag = None
+    structural_tag: refused(NO_TAGS) = None  # pyright: ignore[reportInvalidTypeForm]
     disable_additional_properties: NoOp = None
     disable_any_whitespace: NoOp = None
     disable_fallback: NoOp = None

@@ -50,14 +50,17 @@ def _as_text(value: Any) -> Any:
 
 
 SaidText = Annotated[str, BeforeValidator(_as_text, json_schema_input_type=Any)]
-"""A text of what was said before, as a call's arguments (JSON as a rule) or its id; another value is shown as JSON."""
+"""A text of what was said before, as a call's id; another value is shown as JSON."""
+
+ArgumentsText = Annotated[SaidText, Field(description="JSON as a rule, and cut where the answer was.")]
+"""The arguments of a call that was made before."""
 
 
 class CalledFunction(RequestObject):
     """What was called, with its arguments as JSON text."""
 
     name: SaidText = ""
-    arguments: SaidText = ""
+    arguments: ArgumentsText = ""
 
 
 class CalledCustomTool(RequestObject):
