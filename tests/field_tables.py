@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 API_PAGE = Path(__file__).parents[1] / "docs" / "api.md"
-STATUSES = ("supported", "no-op", "refused")
+STATUSES = ("supported", "no-op", "left out", "refused")
 
 
 def field_table(request: str) -> dict[str, str]:
@@ -18,7 +17,7 @@ def field_table(request: str) -> dict[str, str]:
     _, found, section = page.partition(f"### Fields of `{request}`\n")
     assert found, f"docs/api.md has no section 'Fields of `{request}`'"
     table = section.partition("\n#")[0]
-    rows = re.findall(r"^\| `([\w.]+)` \| ([\w-]+) \|", table, re.MULTILINE)
+    rows = re.findall(r"^\| `([\w.]+)` \| ([\w -]+) \|", table, re.MULTILINE)
     assert rows, f"the table of {request} is empty"
     fields = dict(rows)
     assert len(fields) == len(rows), f"a field stands twice in the table of {request}"
@@ -31,15 +30,13 @@ def status(model: type[BaseModel], name: str) -> str:
     by_alias = {field.alias or attribute: field for attribute, field in model.model_fields.items()}
     field = by_alias.get(name)
     if field is None:
-        return "refused"
-    return "no-op" if _is_no_op(field) else "supported"
+        return "left out"
+    marks = field.json_schema_extra
+    if marks is None or callable(marks):
+        return "supported"
+    return "no-op" if marks.get("no_op") else "refused" if marks.get("refused") else "supported"
 
 
 def known_fields(model: type[BaseModel]) -> set[str]:
     """The fields that a request model has."""
     return {field.alias or attribute for attribute, field in model.model_fields.items()}
-
-
-def _is_no_op(field: FieldInfo) -> bool:
-    extra = field.json_schema_extra
-    return extra is not None and not callable(extra) and extra.get("no_op") is True

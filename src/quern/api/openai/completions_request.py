@@ -22,6 +22,7 @@ from quern.turns.request import Caller, TurnRequest
 from quern.turns.tokens import EncodedPrompt, TextOrIds, TokenService
 
 MOST_LEGACY_LOGPROBS = 5
+PROMPT_KINDS = "a string, a list of strings, a list of token ids, or a list of such lists"
 
 
 def _prompts(value: Any) -> tuple[TextOrIds, ...]:
@@ -36,7 +37,7 @@ def _prompts(value: Any) -> tuple[TextOrIds, ...]:
             return (tuple(items),)
         if all(isinstance(item, list) and _are_ids(cast("list[Any]", item)) for item in items):
             return tuple(tuple(item) for item in items)
-    msg = "It must be a string, a list of strings, a list of token ids, or a list of such lists"
+    msg = f"It must be {PROMPT_KINDS}"
     raise ValueError(msg)
 
 
@@ -124,7 +125,7 @@ class CompletionRequest(ExtendedFields):
                 field="logprobs",
             )
         if self.prompt is None and self.segments is None:
-            raise InvalidRequest("The field prompt is missing. Send it.", field="prompt")
+            raise InvalidRequest(f"The field prompt is missing. Send {PROMPT_KINDS}.", field="prompt")
         prompts = self.prompt or ("",)
         if self.suffix is not None and any(not isinstance(prompt, str) for prompt in prompts):
             raise InvalidRequest(
