@@ -102,7 +102,7 @@ async def test_arguments_of_any_kind_are_shown_as_well_as_can_be(quern: Quern, a
         (history({"role": "tool", "tool_call_id": 5, "content": 4.5}), "4.5"),
         (history({"role": "tool", "tool_call_id": "c1", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}),
          "[an image was here]"),
-        (history({"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "x"}], "more": True}), "x"),
+        (history({"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "x"}], "m": 1}), "x"),
         (history({"role": "user", "content": [{"type": "text", "text": "see"}, {"type": "image_url"}]}),
          "see\n[an image was here]"),
         (history({"role": "user", "content": [{"type": "file", "file": {"file_id": "x"}}]}), "[a file was here]"),

@@ -37,6 +37,8 @@ NESTED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [TOOL, {"type": "code_interpreter", "container": {}}, {"type": "mcp"}]},
      "tools.1 (code_interpreter), tools.2 (mcp)"),
     ({"tool_choice": {**TOOL, "function": {"name": "f", "x": 1}}, "tools": [TOOL]}, "tool_choice.function.x"),
+    ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": [TOOL, {"type": "mcp"}]}}},
+     "tool_choice.allowed_tools.tools.1 (mcp)"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}, "x": 1}}},
      "response_format.json_schema.x"),
     ({"chat_template_kwargs": {"enable_thinking": False, "custom": 1}}, "chat_template_kwargs.custom"),
@@ -125,9 +127,9 @@ async def test_a_stream_and_a_refused_request_have_the_header_too(quern: Quern) 
 async def test_the_log_line_names_what_was_ignored(quern: Quern, caplog: pytest.LogCaptureFixture) -> None:
     await post(quern, CHAT, {"messages": USER, "colour": 1, "mood": 2})
     await post(quern, CHAT, {"messages": USER})
-    lines = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
-    told = [line for line in lines if line["event"] == "request"]
-    assert [line.get("ignored") for line in told] == ["colour, mood", None]
+    lines: list[Any] = [record.msg for record in caplog.records]
+    told = [line.get("ignored") for line in lines if isinstance(line, dict) and line["event"] == "request"]
+    assert told == ["colour, mood", None]
 
 
 async def test_the_plain_endpoints_refuse_unknown_fields_all_the_same(quern: Quern) -> None:

@@ -78,10 +78,17 @@ class NamedTool(RequestObject):
 
 
 class AllowedNames(RequestObject):
-    """The tools that may be called, and whether one must be."""
+    """The tools that may be called, and whether one must be. Those that are no functions are left out."""
 
     mode: Literal["auto", "required"] = "auto"
     tools: list[Any] = Field(min_length=1, max_length=MOST_TOOLS)
+
+    def ignored(self) -> Sequence[str]:
+        """See `RequestObject.ignored`."""
+        others = [
+            f"tools.{index} ({type_of(tool)})" for index, tool in enumerate(self.tools) if _function_name(tool) is None
+        ]
+        return [*super().ignored(), *others]
 
 
 class AllowedTools(RequestObject):
@@ -91,17 +98,16 @@ class AllowedTools(RequestObject):
     allowed_tools: AllowedNames
 
     def names(self) -> list[str]:
-        """The functions' names. Raises InvalidRequest for another tool."""
-        return [_allowed_name(tool, index) for index, tool in enumerate(self.allowed_tools.tools)]
+        """The functions' names."""
+        return [name for tool in self.allowed_tools.tools if (name := _function_name(tool)) is not None]
 
 
-def _allowed_name(tool: Any, index: int) -> str:
+def _function_name(tool: Any) -> str | None:
     match _nested(tool):
         case {"function": {"name": str(name)}}:
             return name
         case _:
-            field = f"tool_choice.allowed_tools.tools.{index}"
-            raise InvalidRequest(f"The field {field} must name a function. Send its name, or leave it out.", field)
+            return None
 
 
 class OtherTool(RequestObject):
