@@ -130,7 +130,7 @@ async def test_a_functions_result_is_the_result_of_its_call(quern: Quern) -> Non
 
 @pytest.mark.parametrize("part", ["image_url", "input_audio", "file", "video_url", "strange"])
 async def test_what_the_user_says_now_is_refused_where_it_is_no_text(quern: Quern, part: str) -> None:
-    said = [{"type": "text", "text": "see"}, {"type": part, part: {}}]
+    said: list[Any] = [{"type": "text", "text": "see"}, {"type": part, part: {}}]
     for more in ([], [{"role": "assistant", "content": "It is"}]):
         body = {"messages": [USER, {"role": "user", "content": said}, *more]}
         response = await quern.client.post("/v1/chat/completions", json=body)
