@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
+from pydantic.fields import FieldInfo
+
+from quern.api.shared.fields import Refusal
 
 API_PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 STATUSES = ("supported", "no-op", "left out", "refused")
@@ -31,12 +34,16 @@ def status(model: type[BaseModel], name: str) -> str:
     field = by_alias.get(name)
     if field is None:
         return "left out"
-    marks = field.json_schema_extra
-    if marks is None or callable(marks):
-        return "supported"
-    return "no-op" if marks.get("no_op") else "refused" if marks.get("refused") else "supported"
+    if any(isinstance(one, BeforeValidator) and isinstance(one.func, Refusal) for one in field.metadata):
+        return "refused"
+    return "no-op" if _is_no_op(field) else "supported"
 
 
 def known_fields(model: type[BaseModel]) -> set[str]:
     """The fields that a request model has."""
     return {field.alias or attribute for attribute, field in model.model_fields.items()}
+
+
+def _is_no_op(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return extra is not None and not callable(extra) and extra.get("no_op") is True

@@ -63,7 +63,7 @@ class ChatCompletionRequest(ExtendedFields):
         default=None, description="False: an answer begins anew though the last message is the assistant's."
     )
     modalities: Annotated[list[Literal["text"]] | None, BeforeValidator(_text_only)] = None
-    audio: refused(TEXT_ONLY) = None  # pyright: ignore[reportInvalidTypeForm]
+    audio: Annotated[None, refused(TEXT_ONLY)] = None
     metadata: NoOp = None
     prediction: NoOp = None
     prompt_cache_key: NoOp = None

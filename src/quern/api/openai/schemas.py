@@ -108,7 +108,7 @@ class StructuredOutputs(RequestObject):
     choice: Choices | None = None
     grammar: str | None = None
     json_object: bool | None = None
-    structural_tag: refused(NO_TAGS) = None  # pyright: ignore[reportInvalidTypeForm]
+    structural_tag: Annotated[None, refused(NO_TAGS)] = None
     disable_additional_properties: NoOp = None
     disable_any_whitespace: NoOp = None
     disable_fallback: NoOp = None
