@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from quern.api.shared.fields import Refusal
 
 API_PAGE = Path(__file__).parents[1] / "docs" / "api.md"
-STATUSES = ("supported", "no-op", "refused")
+STATUSES = ("supported", "no-op", "left out", "refused")
 
 
 def field_table(request: str) -> dict[str, str]:
@@ -20,7 +20,7 @@ def field_table(request: str) -> dict[str, str]:
     _, found, section = page.partition(f"### Fields of `{request}`\n")
     assert found, f"docs/api.md has no section 'Fields of `{request}`'"
     table = section.partition("\n#")[0]
-    rows = re.findall(r"^\| `([\w.]+)` \| ([\w-]+) \|", table, re.MULTILINE)
+    rows = re.findall(r"^\| `([\w.]+)` \| ([\w -]+) \|", table, re.MULTILINE)
     assert rows, f"the table of {request} is empty"
     fields = dict(rows)
     assert len(fields) == len(rows), f"a field stands twice in the table of {request}"
@@ -33,7 +33,7 @@ def status(model: type[BaseModel], name: str) -> str:
     by_alias = {field.alias or attribute: field for attribute, field in model.model_fields.items()}
     field = by_alias.get(name)
     if field is None:
-        return "refused"
+        return "left out"
     if any(isinstance(one, BeforeValidator) and isinstance(one.func, Refusal) for one in field.metadata):
         return "refused"
     return "no-op" if _is_no_op(field) else "supported"

@@ -43,7 +43,9 @@ class SamplingParams:
     temperature: float = field(
         default=0.7, metadata=Limits(description="Sampling temperature; 0 is greedy.", ge=0, le=2, allow_inf_nan=False)
     )
-    top_p: float = field(default=0.8, metadata=Limits(description="Nucleus sampling; 1 is off.", gt=0, le=1))
+    top_p: float = field(
+        default=0.8, metadata=Limits(description="Nucleus sampling; 1 is off, 0 is greedy.", ge=0, le=1)
+    )
     top_k: int = field(
         default=20, metadata=Limits(description="Sample from the k likeliest tokens; 0 is off.", ge=0, le=2**31 - 1)
     )
@@ -73,6 +75,11 @@ class SamplingParams:
         default=None,
         metadata=Limits(description="Tell each token's probability, and those of so many of the likeliest.", ge=0),
     )
+
+    @property
+    def greedy(self) -> bool:
+        """Whether only the likeliest token can be drawn: a nucleus of nothing is that one."""
+        return self.temperature <= 0 or self.top_p <= 0
 
 
 SETTINGS = ("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty")

@@ -59,6 +59,23 @@ class Tool:
     strict: bool = False
 
 
+class Syntax(StrEnum):
+    """How a language is written down."""
+
+    LARK = "lark"
+    REGEX = "regex"
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """Which texts an answer may be: those of a Lark grammar with llguidance's extensions, whose first rule is `start`,
+    or those that a regular expression matches as a whole.
+    """
+
+    syntax: Syntax
+    definition: str
+
+
 class FinishReason(StrEnum):
     """Why a completed turn ended."""
 

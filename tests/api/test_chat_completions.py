@@ -25,6 +25,18 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
+
+
+def named(name: str) -> dict[str, Any]:
+    """A choice of a tool."""
+    return {"type": "function", "function": {"name": name}}
+
+
+def allowed(*names: str, mode: str = "auto") -> dict[str, Any]:
+    """A choice among tools."""
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [named(name) for name in names]}}
+
+
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "北京"}}\n</tool_call>'
 
 
@@ -298,23 +310,36 @@ async def test_a_conversation_of_the_original_endpoints_goes_on_here_and_back(qu
         ({"messages": []}, "messages", "at least 1 item"),
         ({"messages": [{"role": "user"}]}, "messages.0.content", "missing"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0", "robot"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content", "image_url"),
-        ({"messages": [{"role": "user", "content": "x", "colour": 1}]}, "messages.0.colour", "no field"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0", "image_url"),
+        ({"messages": [*USER, {"role": "user", "content": None}]}, "messages.1.content", "missing"),
         ({"temperature": 2.5}, "temperature", "less than or equal to 2"),
-        ({"top_p": 0}, "top_p", "greater than 0"),
+        ({"top_p": -0.1}, "top_p", "greater than or equal to 0"),
         ({"n": 0}, "n", "greater than or equal to 1"),
         ({"n": 17}, "n", "less than or equal to 16"),
-        ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens", "the two differ"),
+        ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+        ({"max_completion_tokens": -2}, "max_completion_tokens", "greater than or equal to 1"),
         ({"top_logprobs": 2}, "top_logprobs", "needs logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "20"),
-        ({"stop": [""]}, "stop.0", "at least 1 character"),
+        ({"stop": [1]}, "stop.0", "valid string"),
         ({"stop": ["x"] * 17}, "stop", "at most 16"),
-        ({"functions": []}, "functions", "no field functions"),
-        ({"audio": {}}, "audio", "no field audio"),
-        ({"modalities": ["audio"]}, "modalities.0", "text"),
+        ({"functions": [{}]}, "functions.0.name", "missing"),
+        ({"functions": [WEATHER["function"]], "function_call": {"name": "f"}}, "function_call", "not among the tools"),
+        ({"audio": {"voice": "x", "format": "wav"}}, "audio", "text only"),
+        ({"modalities": ["text", "audio"]}, "modalities", "text only"),
         ({"tool_choice": "required"}, "tool_choice", "no tools"),
-        ({"tools": [WEATHER, WEATHER]}, "tools", "Two tools"),
-        ({"tools": [{"type": "web_search"}]}, "tools.0.type", "function"),
+        ({"tools": [WEATHER, {"function": {"name": "weather"}}]}, "tools", "Two tools"),
+        ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "tool_choice", "no tools"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "web_search"}}, "tool_choice", "'web_search'"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice", "'custom'"),
+        ({"tools": [WEATHER], "tool_choice": named("other")}, "tool_choice", "'other'"),
+        ({"tools": [WEATHER], "tool_choice": allowed("other")}, "tool_choice", "'other'"),
+        ({"tools": [WEATHER], "tool_choice": allowed()}, "tool_choice.allowed_tools.tools", "at least 1"),
+        ({"guided_json": "{"}, "guided_json", "the text of one"),
+        ({"guided_regex": "a", "guided_grammar": "b"}, "guided_regex", "ask for two"),
+        ({"guided_json": {}, "response_format": {"type": "json_object"}}, "guided_json", "response_format"),
+        ({"guided_grammar": "%llguidance {}\nstart: /a/"}, "guided_grammar", "%llguidance"),
+        ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag", "not served"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing"),
         ({"response_format": {"type": "xml"}}, "response_format", "xml"),
         ({"logit_bias": {"a": 1}}, "logit_bias.a.[key]", "integer"),
     ],

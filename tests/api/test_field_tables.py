@@ -1,4 +1,4 @@
-"""docs/api.md says of every request field whether it is supported, a no-op, or refused: the server does just that."""
+"""docs/api.md says of every request field what becomes of it: the server does just that."""
 
 from __future__ import annotations
 
@@ -105,11 +105,25 @@ async def test_a_refused_field_is_a_400_that_names_it(quern: Quern, request_: st
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
+async def test_what_is_left_out_is_named_and_changes_nothing(quern: Quern, request_: str) -> None:
+    path = request_.removeprefix("POST ")
+    names = [name for name, told in field_table(request_).items() if told == "left out"] + ["in_no_table"]
+    plain = await quern.client.post(path, json=REQUESTS[request_].body)
+    response = await quern.client.post(path, json={**REQUESTS[request_].body, **dict.fromkeys(names, "x")})
+    assert (plain.status_code, response.status_code) == (200, 200), response.text
+    assert response.headers["x-quern-ignored"].split(", ") == names
+    assert "x-quern-ignored" not in plain.headers
+    first, *others = quern.engine.requests or [None]
+    assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
 async def test_no_ops_of_any_type_change_nothing(quern: Quern, request_: str) -> None:
     path = request_.removeprefix("POST ")
     names = [name for name, told in field_table(request_).items() if told == "no-op"]
     for value in NO_OP_VALUES:
         response = await quern.client.post(path, json={**REQUESTS[request_].body, **dict.fromkeys(names, value)})
         assert response.status_code == 200, response.text
+        assert "x-quern-ignored" not in response.headers
     first, *others = quern.engine.requests or [None]
     assert all(other == first for other in others)

@@ -53,7 +53,7 @@ async def test_half_a_character_in_what_is_shown_again_breaks_nothing(start: Sta
 
 
 @pytest.mark.parametrize("path", DIALECTS)
-async def test_half_a_character_in_a_fields_name_is_ignored_like_any_unknown_field(quern: Quern, path: str) -> None:
+async def test_half_a_character_in_a_fields_name_is_like_any_unknown_fields(quern: Quern, path: str) -> None:
     body = json.dumps({**DIALECTS[path], "x\ud83d": 1})
     response = await quern.client.post(path, content=body, headers={"content-type": "application/json"})
     assert response.status_code == 200, response.text
@@ -114,7 +114,7 @@ async def test_messages_have_a_largest_number(quern: Quern, path: str) -> None:
 
 
 async def test_a_call_whose_arguments_are_no_object_is_kept_as_it_was_and_can_be_continued(quern: Quern) -> None:
-    for arguments in ("oops", "[1]", '{"x": "ab', "", "null", "[" * 100_000):
+    for arguments in ("oops", "[1]", '{"x": "ab', "", "null", "[" * 10_000):
         item = {"type": "function_call", "call_id": "c", "name": "f", "arguments": arguments}
         response = await quern.client.post("/v1/conversations", json={"items": [item]})
         assert response.status_code == 200, response.text

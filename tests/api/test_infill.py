@@ -266,7 +266,7 @@ async def test_fields_that_are_off_or_change_nothing_may_be_sent(quern: Quern) -
         ({"n_predict": -3}, "n_predict", "greater than or equal to -2"),
         ({"logit_bias": [[65]]}, "logit_bias", "pairs of a token id and a bias"),
         ({"logit_bias": [["word", 1]]}, "logit_bias.[key]", "integer"),
-        ({"seed": "x"}, "seed", "integer"),
+        ({"seed": [1]}, "seed", "integer"),
     ],
 )
 async def test_what_cannot_be_used_is_refused_by_name(

@@ -37,7 +37,7 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": None}, "max_tokens"),
     ({"temperature": 1.1}, "temperature"),
-    ({"top_p": 0}, "top_p"),
+    ({"top_p": -0.1}, "top_p"),
     ({"top_k": -1}, "top_k"),
     ({"stop_sequences": [""]}, "stop_sequences.0"),
     ({"stop_sequences": ["x"] * 17}, "stop_sequences"),

@@ -263,7 +263,7 @@ async def test_one_shot_requests_do_not_know_conversation_ids(quern: Quern) -> N
         ("max_tokens", "many"),
         ("temperature", "-0.1"),
         ("temperature", "nan"),
-        ("top_p", "0"),
+        ("top_p", "-0.1"),
         ("top_p", "1.1"),
         ("top_k", "-1"),
         ("top_k", "1.5"),

@@ -42,7 +42,7 @@ def test_these_dialects_have_every_parameter_but_those_they_name_themselves(requ
     [
         ("max_tokens", 0),
         ("temperature", 2.1),
-        ("top_p", 0),
+        ("top_p", -0.1),
         ("top_k", -1),
         ("top_k", 2**31),
         ("repetition_penalty", 11),

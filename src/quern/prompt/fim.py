@@ -7,9 +7,10 @@ README. One file: `<|fim_prefix|>P<|fim_suffix|>S<|fim_middle|>`. Before that, w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, TypedDict
 
 from quern.errors import InvalidRequest
 from quern.prompt.tokenizer import Tokenizer
@@ -18,6 +19,10 @@ PREFIX, SUFFIX, MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
 REPO_NAME, FILE_SEPARATOR = "<|repo_name|>", "<|file_sep|>"
 ENDS = (PREFIX, SUFFIX, "<|fim_pad|>", REPO_NAME, FILE_SEPARATOR)
 """What a model writes where the gap is filled and it goes on with something else."""
+
+ORDERS = ((PREFIX, SUFFIX), (SUFFIX, PREFIX))
+"""Those in which clients write a gap. Models were trained on the first one, and are shown that."""
+LINE_WITH_GAP = re.compile(rf"\n(?={re.escape(PREFIX)}|{re.escape(SUFFIX)})")
 
 UNNAMED_REPOSITORY = "repository"
 UNNAMED_FILE = "file"
@@ -34,44 +39,43 @@ class RepositoryFile:
 @dataclass(frozen=True, slots=True)
 class Gap:
     """What to fill in. `begun`: how the filling begins. `files`: context from the same repository, at most useful first
-    to last; `path` is that of the file with the gap.
+    to last. `repository`, `path`: the repository's name, and the path of the file with the gap, where they are to be
+    shown.
     """
 
     prefix: str
     suffix: str
     begun: str = ""
     files: Sequence[RepositoryFile] = ()
-    repository: str = UNNAMED_REPOSITORY
-    path: str = UNNAMED_FILE
+    repository: str | None = None
+    path: str | None = None
 
     @classmethod
     def parse(cls, prompt: str) -> Self | None:
         """A whole frame that a client wrote out by itself, as many editor plug-ins do; None for any other text.
 
-        The frame's own tokens are then tokens; everything between them stays text.
+        The frame's own tokens are then tokens; everything between them stays text. Prefix and suffix may have changed
+        places; blanks before the frame are left out.
         """
-        if prompt.startswith(REPO_NAME):
-            return cls._parse_repository(prompt)
-        if not prompt.startswith(PREFIX):
-            return None
-        prefix, suffix_mark, rest = prompt.removeprefix(PREFIX).partition(SUFFIX)
-        suffix, middle_mark, begun = rest.rpartition(MIDDLE)
-        return cls(prefix, suffix, begun) if suffix_mark and middle_mark else None
+        frame = prompt.lstrip()
+        if not frame.startswith((REPO_NAME, FILE_SEPARATOR)):
+            return cls._parse_gap(frame)
+        for start in _gap_starts(frame):
+            gap = cls._parse_gap(frame[start:])
+            if gap is not None:
+                return replace(gap, **_header(frame[:start]))
+        return None
 
     @classmethod
-    def _parse_repository(cls, prompt: str) -> Self | None:
-        start, end = _path_before_gap(prompt)
-        gap = cls.parse(prompt[end + 1 :]) if end >= 0 else None
-        if gap is None:
+    def _parse_gap(cls, text: str) -> Self | None:
+        order = next((order for order in ORDERS if text.startswith(order[0])), None)
+        if order is None:
             return None
-        repository, *files = prompt[len(REPO_NAME) : start - len(FILE_SEPARATOR)].split(FILE_SEPARATOR)
-        pieces = [file.partition("\n") for file in files]
-        return replace(
-            gap,
-            files=[RepositoryFile(path, text) for path, _, text in pieces],
-            repository=repository.removesuffix("\n"),
-            path=prompt[start:end],
-        )
+        first, second_mark, rest = text.removeprefix(order[0]).partition(order[1])
+        second, middle_mark, begun = rest.rpartition(MIDDLE)
+        if not (second_mark and middle_mark):
+            return None
+        return cls(first, second, begun) if order[0] == PREFIX else cls(second, first, begun)
 
 
 class GapEncoder:
@@ -106,25 +110,48 @@ class GapEncoder:
         return tuple(ids)
 
     def _repository(self, gap: Gap) -> list[tuple[str, str]]:
-        if not gap.files:
+        if not gap.files and gap.repository is None and gap.path is None:
             return []
         if not {REPO_NAME, FILE_SEPARATOR} <= self._ids.keys():
             raise InvalidRequest(
                 "This model has no tokens for several files of a repository. Leave the other files (input_extra) out."
             )
         files = [(FILE_SEPARATOR, f"{file.path}\n{file.text.rstrip()}\n") for file in gap.files]
-        return [(REPO_NAME, f"{gap.repository}\n"), *files, (FILE_SEPARATOR, f"{gap.path}\n")]
+        return [
+            *([(REPO_NAME, f"{gap.repository}\n")] if gap.repository is not None else []),
+            *files,
+            *([(FILE_SEPARATOR, f"{gap.path}\n")] if gap.path is not None else []),
+        ]
 
 
-def _path_before_gap(prompt: str) -> tuple[int, int]:
-    """Where the path of the file with the gap begins and ends; -1 and -1 where there is none.
+def _gap_starts(frame: str) -> Iterator[int]:
+    """Where the gap of a frame with a repository may begin, likeliest first.
 
-    A path is the rest of a line after a separator; the gap follows on the next line.
+    That is the first line after one with a path, which is the rest of a line after a separator; else the first of the
+    marks. Whatever fails there fails at all later ones too.
     """
-    end = prompt.find(f"\n{PREFIX}")
-    while end >= 0:
-        separator = prompt.rfind(FILE_SEPARATOR, prompt.rfind("\n", 0, end) + 1, end)
-        if separator >= 0:
-            return separator + len(FILE_SEPARATOR), end
-        end = prompt.find(f"\n{PREFIX}", end + 1)
-    return -1, -1
+    for found in LINE_WITH_GAP.finditer(frame):
+        line = frame.rfind("\n", 0, found.start()) + 1
+        if frame.find(FILE_SEPARATOR, line, found.start()) >= 0:
+            yield found.end()
+            break
+    yield from sorted(start for mark, _ in ORDERS if (start := frame.find(mark)) >= 0)
+
+
+class _Header(TypedDict):
+    files: Sequence[RepositoryFile]
+    repository: str | None
+    path: str | None
+
+
+def _header(text: str) -> _Header:
+    """What stands before the gap: names and files of a repository."""
+    before, *files = text.split(FILE_SEPARATOR)
+    named = bool(files) and "\n" not in files[-1].removesuffix("\n")
+    path = files.pop().removesuffix("\n") if named else None
+    pieces = [file.partition("\n") for file in files]
+    return {
+        "files": [RepositoryFile(name, content) for name, _, content in pieces],
+        "repository": before.removeprefix(REPO_NAME).removesuffix("\n") if before else None,
+        "path": path,
+    }

@@ -8,6 +8,7 @@ from functools import partial
 
 from quern.errors import InvalidRequest
 from quern.grammar.kinds import Grammar, JsonGrammar
+from quern.grammar.languages import language_grammar
 from quern.grammar.schema_relaxing import relaxed, relaxed_text
 from quern.grammar.tool_calls import OPENING, calls_or_json, demanded_call
 from quern.prompt.codec import TextCodec
@@ -45,23 +46,15 @@ def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenI
         if not given.ids:
             raise InvalidRequest("The prompt is empty. Send some text to continue.", field="prompt")
         check_ids(given.ids, codec.vocabulary_size, "prompt")
-        return Prepared(
-            given.ids,
-            grammars=(JsonGrammar(given.schema),) if given.schema is not None else (),
-            grammar_field=given.schema_field,
-            stop_token_ids=given.stop_token_ids,
-        )
+        grammars, ignored = _grammars(given)
+        return Prepared(given.ids, grammars, given.schema_field, stop_token_ids=given.stop_token_ids, ignored=ignored)
     before = [Message(Role.SYSTEM, given.instructions)] if given.instructions is not None else []
     items = [*before, *history, *given.items]
     tools = offered_tools(given.tool_use)
     if not tools:
-        schema, ignored = relaxed_text(given.schema) if given.schema is not None else (None, ())
-        return Prepared(
-            codec.encode_chat(items, prefill=given.prefill),
-            grammars=(JsonGrammar(schema),) if schema is not None else (),
-            grammar_field=given.schema_field,
-            ignored=ignored,
-        )
+        ids = codec.encode_chat(items, prefill=given.prefill)
+        grammars, ignored = _grammars(given)
+        return Prepared(ids, grammars, given.schema_field, ignored=ignored)
     return _with_tools(codec, items, given, tools)
 
 
@@ -93,6 +86,14 @@ def check_ids(ids: Collection[int], vocabulary_size: int, field: str) -> None:
         )
 
 
+def _grammars(given: ChatInput | TokenInput) -> tuple[tuple[Grammar, ...], tuple[str, ...]]:
+    """What an answer without calls is kept to, and what the schema asks and isn't kept to. Raises InvalidRequest."""
+    if given.schema is not None:
+        schema, ignored = relaxed_text(given.schema)
+        return (JsonGrammar(schema),), ignored
+    return ((language_grammar(given.language, given.schema_field),) if given.language is not None else ()), ()
+
+
 def _with_tools(codec: TextCodec, items: Sequence[Item], given: ChatInput, tools: tuple[Tool, ...]) -> Prepared:
     use = given.tool_use
     if codec.tool_format is None:
@@ -102,14 +103,14 @@ def _with_tools(codec: TextCodec, items: Sequence[Item], given: ChatInput, tools
             field="tools",
         )
     demanded = callable_tools(use) if use.mode is CallMode.REQUIRED else ()
-    grammars: tuple[Grammar, ...] = ()
-    ignored: tuple[str, ...] = ()
     if demanded:
         demanded, ignored = _relaxed_tools(demanded)
-        grammars = demanded_call(codec.tool_format, demanded)
+        grammars: tuple[Grammar, ...] = demanded_call(codec.tool_format, demanded)
     elif given.schema is not None:
         schema, ignored = relaxed_text(given.schema)
         grammars = (calls_or_json(schema),)
+    else:
+        grammars, ignored = _grammars(given)
     return Prepared(
         ids=codec.encode_chat(items, tools, OPENING if demanded else "", prefill=given.prefill),
         grammars=grammars,

@@ -8,7 +8,7 @@ from enum import StrEnum
 from quern.engine.base import Priority
 from quern.records import NewResponse
 from quern.sampling import SamplingParams
-from quern.types import DisconnectPolicy, Item, Message, Role, Tool
+from quern.types import DisconnectPolicy, Item, Language, Message, Role, Tool
 
 
 class CallMode(StrEnum):
@@ -36,14 +36,16 @@ class ChatInput:
     """Something is said, and answered. `instructions` stand before everything else and are not remembered.
 
     `prefill`: the answer goes on after it, as the assistant has said it already; in what is remembered it is a part of
-    the answer. `schema`: the JSON schema (as text) that the answer keeps to, where it calls no tool. `items_field`,
-    `schema_field`: the fields of the request that have the items and the schema.
+    the answer. `schema`: the JSON schema (as text) that the answer keeps to, where it calls no tool; `language`: what
+    it is a text of instead, and then it calls none unless that is demanded. `items_field`, `schema_field`: the fields
+    of the request that have the items, and the schema or the language.
     """
 
     items: tuple[Item, ...]
     instructions: str | None = None
     tool_use: ToolUse = ToolUse()
     schema: str | None = None
+    language: Language | None = None
     schema_field: str | None = None
     items_field: str = "prompt"
     prefill: str = ""
@@ -62,13 +64,14 @@ def split_prefill(items: tuple[Item, ...], *, alone: bool = False) -> tuple[tupl
 
 @dataclass(frozen=True, slots=True)
 class TokenInput:
-    """Token ids are continued. `stop_token_ids`: where that ends, besides the end of a turn. `schema`, `schema_field`:
-    as those of `ChatInput`.
+    """Token ids are continued. `stop_token_ids`: where that ends, besides the end of a turn. `schema`, `language`,
+    `schema_field`: as in `ChatInput`.
     """
 
     ids: tuple[int, ...]
     stop_token_ids: frozenset[int] = frozenset()
     schema: str | None = None
+    language: Language | None = None
     schema_field: str | None = None
 
 

@@ -13,7 +13,7 @@ from typing import Self
 
 from quern.engine.base import Priority
 from quern.prompt.codec import TextCodec
-from quern.prompt.fim import Gap, RepositoryFile
+from quern.prompt.fim import UNNAMED_FILE, UNNAMED_REPOSITORY, Gap, RepositoryFile
 from quern.turns.preparation import check_ids, prepare
 from quern.turns.request import ChatInput, TokenInput
 
@@ -78,7 +78,8 @@ class TokenService:
         Raises InvalidRequest where the model can't fill gaps.
         """
         context = tuple(RepositoryFile(path, text) for path, text in files)
-        return self._encode_gap(Gap(prefix, suffix, begun, context), prefix)
+        names = (UNNAMED_REPOSITORY, UNNAMED_FILE) if context else (None, None)
+        return self._encode_gap(Gap(prefix, suffix, begun, context, *names), prefix)
 
     def encode_chat(self, chat: ChatInput) -> tuple[int, ...]:
         """Ids of a conversation, ready for its answer. Raises InvalidRequest, ModelError where the template fails."""

@@ -59,8 +59,11 @@ def test_a_repository_stands_before_the_file_with_the_gap() -> None:
     )
 
 
-def test_without_other_files_the_repository_is_not_mentioned() -> None:
-    assert ENCODER.encode(Gap("p", "s", repository="team/project", path="c.py")) == ENCODER.encode(Gap("p", "s"))
+def test_what_is_named_is_shown_without_other_files_too() -> None:
+    bare = written(ENCODER.encode(Gap("p", "s")))
+    named = Gap("p", "s", repository="team/project", path="c.py")
+    assert written(ENCODER.encode(named)) == "[<|repo_name|>]team/project\n[<|file_sep|>]c.py\n" + bare
+    assert written(ENCODER.encode(Gap("p", "s", path="c.py"))) == "[<|file_sep|>]c.py\n" + bare
 
 
 @given(TRICKY, TRICKY, TRICKY, st.lists(st.tuples(TRICKY, TRICKY), max_size=3), TRICKY)
@@ -70,7 +73,7 @@ def test_special_tokens_in_any_part_are_mere_text(
     repository = [RepositoryFile(path, text) for path, text in files]
     gap = Gap(prefix, suffix, begun, repository, repository=name, path=name)
     ids = ENCODER.encode(gap)
-    plain = Gap("x", "x", "x", [RepositoryFile("x", "x")] * len(files))
+    plain = Gap("x", "x", "x", [RepositoryFile("x", "x")] * len(files), repository="x", path="x")
     assert [i for i in ids if i > 255] == [i for i in ENCODER.encode(plain) if i > 255]
     text = bytes(i for i in ids if i < 256).decode()
     assert text.endswith(prefix + suffix + begun)
@@ -114,13 +117,55 @@ def test_the_gap_is_in_the_first_file_that_begins_with_one() -> None:
     assert gap == Gap("{}", "{}", "{}", files=files, repository="r", path="c.py")
 
 
+FILE = RepositoryFile("a.py", "A = 1\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "gap"),
+    [
+        ("\n\n" + FRAMED.format("p", "s", ""), Gap("p", "s")),
+        (" \t\r\n" + FRAMED.format("p", "s", "b"), Gap("p", "s", "b")),
+        (FRAMED.format(" p\n", "\n", "") + "\n", Gap(" p\n", "\n", "\n")),
+        ("<|fim_suffix|>s<|fim_prefix|>p<|fim_middle|>b", Gap("p", "s", "b")),
+        ("<|fim_suffix|><|fim_prefix|><|fim_middle|>", Gap("", "")),
+        ("<|fim_prefix|><|fim_suffix|>s<|fim_middle|>p", Gap("", "s", "p")),
+        ("<|repo_name|>r\n" + FRAMED.format("p", "s", ""), Gap("p", "s", repository="r")),
+        ("<|repo_name|>r" + FRAMED.format("p", "s", ""), Gap("p", "s", repository="r")),
+        ("<|repo_name|>" + FRAMED.format("p", "s", ""), Gap("p", "s", repository="")),
+        ("<|file_sep|>c.py\n" + FRAMED.format("p", "s", ""), Gap("p", "s", path="c.py")),
+        ("<|file_sep|>c.py" + FRAMED.format("p", "s", ""), Gap("p", "s", path="c.py")),
+        ("<|file_sep|>a.py\nA = 1\n" + FRAMED.format("p", "s", ""), Gap("p", "s", files=[FILE])),
+        (
+            "\n<|file_sep|>a.py\nA = 1\n<|file_sep|>c.py\n" + FRAMED.format("p", "s", ""),
+            Gap("p", "s", files=[FILE], path="c.py"),
+        ),
+        (
+            "<|repo_name|>r\n<|file_sep|>a.py\nA = 1\n" + FRAMED.format("p", "s", ""),
+            Gap("p", "s", files=[FILE], repository="r"),
+        ),
+        (
+            "<|repo_name|>r\n<|file_sep|>a.py\nA = 1\n<|file_sep|>c.py\n<|fim_suffix|>s<|fim_prefix|>p<|fim_middle|>",
+            Gap("p", "s", files=[FILE], repository="r", path="c.py"),
+        ),
+    ],
+)
+def test_a_frame_is_a_frame_in_every_order_that_editors_send(text: str, gap: Gap) -> None:
+    found = Gap.parse(text)
+    assert found is not None
+    assert replace(found, files=list(found.files)) == replace(gap, files=list(gap.files))
+
+
 @pytest.mark.parametrize(
     ("part", "is_frame"),
     [
         ("<|file_sep|>", True),
         ("<|repo_name|><|file_sep|>x", True),
-        ("<|file_sep|>\n", False),
-        ("\n<|fim_prefix|>", False),
+        ("<|file_sep|>\n", True),
+        ("\n<|fim_prefix|>", True),
+        ("\n<|fim_suffix|>", True),
+        ("<|fim_suffix|><|fim_prefix|>", True),
+        ("<|fim_middle|>", True),
+        (" \n", True),
     ],
 )
 def test_megabytes_of_separators_are_read_like_any_other_text(part: str, is_frame: bool) -> None:
@@ -145,15 +190,16 @@ def test_whatever_starts_as_a_repository_is_encoded_or_stays_text(
         "",
         REPOSITORY.format("r", "no gap"),
         REPOSITORY.format("r", "<|fim_prefix|>a<|fim_suffix|>b"),
-        "<|repo_name|>r\n" + FRAMED.format("a", "b", ""),
         "def f():",
-        " " + FRAMED.format("a", "b", ""),
+        "# a.py\n" + FRAMED.format("a", "b", ""),
+        "<|fim_suffix|>b<|fim_middle|>a<|fim_prefix|>",
+        "<|fim_suffix|>b<|fim_prefix|>a",
+        "<|file_sep|>a.py\nA = 1\n",
         "x" + FRAMED.format("a", "b", ""),
         "<|fim_prefix|>a",
         "<|fim_prefix|>a<|fim_suffix|>b",
         "<|fim_prefix|>a<|fim_middle|>b",
         "<|fim_prefix|>a<|fim_middle|>b<|fim_suffix|>c",
-        "<|fim_suffix|>b<|fim_prefix|>a<|fim_middle|>",
         "<fim_prefix>a<fim_suffix>b<fim_middle>",
     ],
 )

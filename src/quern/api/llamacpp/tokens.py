@@ -10,17 +10,18 @@ Sources of the shapes: llama.cpp's tools/server/README.md; "Tokenizer API" in vL
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
-from quern.api.shared.chat_messages import ChatMessage, message_items
+from quern.api.shared.chat_messages import AssistantMessage, ChatMessage, message_items
 from quern.api.shared.fields import MOST_MESSAGES, NoOp, RequestObject
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.services import ServicesDep
-from quern.api.shared.tools import MOST_TOOLS, ChatTool
+from quern.api.shared.tools import MOST_TOOLS, OfferedTool, functions_of
 from quern.errors import InvalidRequest
 from quern.turns.request import ChatInput, ToolUse, split_prefill
 from quern.turns.tokens import TokenService
@@ -32,18 +33,30 @@ class Conversation(RequestObject):
     """Messages and the tools that the model is shown, ready for its answer."""
 
     messages: list[ChatMessage] | None = Field(default=None, min_length=1, max_length=MOST_MESSAGES)
-    tools: list[ChatTool] | None = Field(default=None, max_length=MOST_TOOLS)
-    add_generation_prompt: Literal[True] | None = None
-    continue_final_message: Literal[False] | None = None
+    tools: list[OfferedTool] | None = Field(default=None, max_length=MOST_TOOLS)
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     model: str | None = None
+
+    def ignored(self) -> Sequence[str]:
+        """See `RequestObject.ignored`. What is counted and shown is always ready for an answer."""
+        begun = self.messages is not None and isinstance(self.messages[-1], AssistantMessage)
+        vain = {
+            "add_generation_prompt": self.add_generation_prompt is False and not begun,
+            "continue_final_message": self.continue_final_message is True and not begun,
+        }
+        return [*super().ignored(), *(name for name, is_vain in vain.items() if is_vain)]
 
     def chat(self) -> ChatInput:
         """What is said. Raises InvalidRequest where nothing is."""
         if self.messages is None:
             raise InvalidRequest("The field messages is missing. Send it.", field="messages")
-        items, prefill = split_prefill(message_items(self.messages))
-        tools = tuple(tool.function.tool() for tool in self.tools or [])
-        return ChatInput(items, prefill=prefill, tool_use=ToolUse(tools))
+        items = message_items(self.messages)
+        if self.continue_final_message is not False:
+            items, prefill = split_prefill(items)
+        else:
+            prefill = ""
+        return ChatInput(items, prefill=prefill, tool_use=ToolUse(tuple(functions_of(self.tools))))
 
 
 class TokenizeRequest(Conversation):

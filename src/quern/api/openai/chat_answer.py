@@ -10,14 +10,15 @@ from typing import Any
 
 from quern.events import ArgumentsDelta, CallStarted, TextDelta, TextLogprobs, TokenLogprob, TurnEnded, TurnEvent
 from quern.turns.answer import Answer, OneText
-from quern.types import ToolCall, Usage
+from quern.types import FinishReason, ToolCall, Usage
 
 
 class ChoiceChunks:
-    """The chunks of one choice, each a member of a chunk's `choices`."""
+    """The chunks of one choice, each a member of a chunk's `choices`. `legacy`: it calls a function, not tools."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, *, legacy: bool = False) -> None:
         self._index = index
+        self._legacy = legacy
         self._logprobs: list[dict[str, Any]] = []
         self._content = OneText()
 
@@ -39,17 +40,18 @@ class ChoiceChunks:
                 return [self._chunk({"content": self._content.take(event)})]
             case CallStarted(index, call_id, name):
                 self._content.take(event)
-                function = {"name": name, "arguments": ""}
-                return [self._call({"index": index, "id": call_id, "type": "function", "function": function})]
+                return self._call(index, {"name": name, "arguments": ""}, {"id": call_id, "type": "function"})
             case ArgumentsDelta(index, fragment):
-                return [self._call({"index": index, "function": {"arguments": fragment}})]
+                return self._call(index, {"arguments": fragment}, {})
             case TurnEnded(finish_reason=reason) if reason is not None:
-                return [self._chunk({}, reason)]
+                return [self._chunk({}, _finish_reason(reason, legacy=self._legacy))]
             case _:
                 return []
 
-    def _call(self, call: dict[str, Any]) -> dict[str, Any]:
-        return self._chunk({"tool_calls": [call]})
+    def _call(self, index: int, function: dict[str, str], heading: dict[str, str]) -> list[dict[str, Any]]:
+        if not self._legacy:
+            return [self._chunk({"tool_calls": [{"index": index, **heading, "function": function}]})]
+        return [self._chunk({"function_call": function})] if index == 0 else []
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         tokens, self._logprobs = self._logprobs, []
@@ -57,17 +59,24 @@ class ChoiceChunks:
         return {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def whole_choice(index: int, events: Sequence[TurnEvent], end: TurnEnded, *, with_logprobs: bool) -> dict[str, Any]:
-    """One choice of an answer in one piece; `with_logprobs`: with its tokens' probabilities."""
+def whole_choice(
+    index: int, events: Sequence[TurnEvent], end: TurnEnded, *, with_logprobs: bool, legacy: bool = False
+) -> dict[str, Any]:
+    """One choice of an answer in one piece; `with_logprobs`: with its tokens' probabilities; `legacy`: it calls a
+    function, not tools.
+    """
     answer = Answer(events)
     calls = answer.calls
     message: dict[str, Any] = {"role": "assistant", "content": answer.text if answer.text or not calls else None}
     message["refusal"] = None
-    if calls:
+    if calls and legacy:
+        message["function_call"] = {"name": calls[0].name, "arguments": calls[0].arguments}
+    elif calls:
         message["tool_calls"] = [_call_json(call) for call in calls]
     tokens = [token for event in events if isinstance(event, TextLogprobs) for token in event.tokens]
     logprobs = {"content": [token_json(token) for token in tokens], "refusal": None} if with_logprobs else None
-    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": end.finish_reason}
+    reason = _finish_reason(end.finish_reason, legacy=legacy)
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
 
 def token_json(token: TokenLogprob) -> dict[str, Any]:
@@ -78,6 +87,10 @@ def token_json(token: TokenLogprob) -> dict[str, Any]:
 def _token(token: TokenLogprob) -> dict[str, Any]:
     text = token.token.decode(errors="replace")
     return {"token": text, "logprob": token.logprob, "bytes": list(token.token)}
+
+
+def _finish_reason(reason: FinishReason | None, *, legacy: bool) -> str | None:
+    return "function_call" if legacy and reason is FinishReason.TOOL_CALLS else reason
 
 
 def _call_json(call: ToolCall) -> dict[str, Any]:

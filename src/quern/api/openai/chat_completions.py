@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from quern.api.openai.chat_answer import ChoiceChunks, completion_usage, whole_choice
 from quern.api.openai.chat_request import ChatCompletionRequest
-from quern.api.openai.chunk_stream import chunk_stream
+from quern.api.openai.chunk_stream import chunk_stream, usage_in_stream
 from quern.api.shared.headers import CallerDep, ConversationHeader
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.request_turns import start_choices, wait_until_ended
@@ -36,19 +36,18 @@ async def create_chat_completion(
     turns = await start_choices(services.turns, body.turn(caller, conversation, services.generation), body.n or 1)
     heading = {"id": f"chatcmpl-{turns[0].id}", "created": int(time.time()), "model": model}
     if body.stream:
-        include_usage = body.stream_options is not None and body.stream_options.include_usage
-        chunks = [ChoiceChunks(index) for index in range(len(turns))]
+        chunks = [ChoiceChunks(index, legacy=body.legacy) for index in range(len(turns))]
         shared = {**heading, "object": "chat.completion.chunk"}
-        return chunk_stream(turns, chunks, shared, completion_usage if include_usage else None)
+        return chunk_stream(turns, chunks, shared, usage_in_stream(body.stream_options, completion_usage))
     ends = await wait_until_ended(turns, request)
-    return await asyncio.to_thread(_whole, turns, ends, heading, with_logprobs=body.logprobs is True)
+    return await asyncio.to_thread(_whole, turns, ends, heading, body)
 
 
 def _whole(
-    turns: Sequence[Turn], ends: Sequence[TurnEnded], heading: dict[str, Any], *, with_logprobs: bool
+    turns: Sequence[Turn], ends: Sequence[TurnEnded], heading: dict[str, Any], body: ChatCompletionRequest
 ) -> Response:
     choices = [
-        whole_choice(index, turn.log.events, end, with_logprobs=with_logprobs)
+        whole_choice(index, turn.log.events, end, with_logprobs=body.logprobs is True, legacy=body.legacy)
         for index, (turn, end) in enumerate(zip(turns, ends, strict=True))
     ]
     usage = completion_usage(end.usage for end in ends)

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from quern.api.shared.error_styles import OPENAI_ERRORS
+from quern.api.shared.sampling_fields import StreamOptions
 from quern.api.shared.sse import DONE, EventStreamResponse, StreamEncoder, frame, to_json
-from quern.events import TurnEnded, TurnEvent
+from quern.events import Prefill, TurnEnded, TurnEvent
 from quern.turns.turn import Turn
 from quern.types import TurnState, Usage
 
 TAIL = b"]}\n\n"
 
 CountUsage = Callable[[list[Usage]], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedUsage:
+    """That a stream tells its usage, counted by `count`: in a chunk at its end, and with `in_every_chunk` what it is so
+    far (vLLM's `continuous_usage_stats`).
+    """
+
+    count: CountUsage
+    in_every_chunk: bool
+
+
+def usage_in_stream(options: StreamOptions | None, count: CountUsage) -> StreamedUsage | None:
+    """What a request's options say of the usage; None for nothing."""
+    if options is None or not options.include_usage:
+        return None
+    return StreamedUsage(count, options.continuous_usage_stats)
 
 
 class Chunks(Protocol):
@@ -33,17 +52,22 @@ class Chunks(Protocol):
 
 
 class ChunkEncoder(StreamEncoder):
-    """Chunks as they come, one with the usage where `count` counts it, and the end.
+    """The turns' chunks as they come, one with the usage where that is wanted, and the end.
 
     An error is the last frame, without the end.
     """
 
-    def __init__(self, choices: Sequence[Chunks], heading: Mapping[str, Any], count: CountUsage | None) -> None:
+    def __init__(
+        self, turns: Sequence[Turn], choices: Sequence[Chunks], heading: Mapping[str, Any], usage: StreamedUsage | None
+    ) -> None:
+        self._turns = turns
         self._choices = choices
-        self._shared = {**heading, **({"usage": None} if count is not None else {})}
+        self._usage = usage
+        self._count_so_far = usage.count if usage is not None and usage.in_every_chunk else None
+        self._shared = {**heading, **({"usage": None} if usage is not None and not usage.in_every_chunk else {})}
         # Thousands of chunks a second differ in one member: the rest is written once.
         self._head = frame(self._shared).removesuffix(b"}\n\n") + b',"choices":['
-        self._count = count
+        self._cached = [0] * len(turns)
         self._ends: dict[int, TurnEnded] = {}
 
     def begin(self) -> bytes:
@@ -54,7 +78,9 @@ class ChunkEncoder(StreamEncoder):
         """The chunks of an event; after a turn that did not complete, the error."""
         if self.broken_off:
             return b""
-        frames = [self._head + to_json(chunk).encode() + TAIL for chunk in self._choices[index].take(event)]
+        if isinstance(event, Prefill):
+            self._cached[index] = event.cached
+        frames = [self._frame(chunk) for chunk in self._choices[index].take(event)]
         if isinstance(event, TurnEnded):
             self._ends[index] = event
             if event.state is not TurnState.COMPLETED:
@@ -68,17 +94,25 @@ class ChunkEncoder(StreamEncoder):
 
     def end(self) -> bytes:
         """The usage, where it was asked for, and the end."""
-        if self._count is None:
+        if self._usage is None:
             return DONE
-        usage = self._count([self._ends[index].usage for index in sorted(self._ends)])
+        usage = self._usage.count([self._ends[index].usage for index in sorted(self._ends)])
         return frame({**self._shared, "choices": [], "usage": usage}) + DONE
 
     def _frame(self, chunk: dict[str, Any]) -> bytes:
-        return self._head + to_json(chunk).encode() + TAIL
+        tail = TAIL if self._count_so_far is None else self._tail_with_usage(self._count_so_far)
+        return self._head + to_json(chunk).encode() + tail
+
+    def _tail_with_usage(self, count: CountUsage) -> bytes:
+        so_far = [
+            Usage(len(turn.request.prompt), cached, turn.generated_tokens)
+            for turn, cached in zip(self._turns, self._cached, strict=True)
+        ]
+        return b'],"usage":' + to_json(count(so_far)).encode() + b"}\n\n"
 
 
 def chunk_stream(
-    turns: Sequence[Turn], choices: Sequence[Chunks], heading: Mapping[str, Any], count: CountUsage | None
+    turns: Sequence[Turn], choices: Sequence[Chunks], heading: Mapping[str, Any], usage: StreamedUsage | None
 ) -> EventStreamResponse:
     """The turns as a stream of chunks."""
-    return EventStreamResponse(ChunkEncoder(choices, heading, count), [turn.log for turn in turns], turns)
+    return EventStreamResponse(ChunkEncoder(turns, choices, heading, usage), [turn.log for turn in turns], turns)

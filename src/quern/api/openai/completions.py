@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from quern.api.openai.chunk_stream import chunk_stream
+from quern.api.openai.chunk_stream import chunk_stream, usage_in_stream
 from quern.api.openai.completions_answer import Heading, TextChunks, completions_usage, whole_choice
 from quern.api.openai.completions_request import CompletionRequest
 from quern.api.shared.headers import CallerDep, no_conversation_header
@@ -41,9 +41,8 @@ async def create_completion(
     shared = {"id": f"cmpl-{turns[0].id}", "object": "text_completion", "created": int(time.time()), "model": model}
     count = partial(completions_usage, choices=body.choices)
     if body.stream:
-        include_usage = body.stream_options is not None and body.stream_options.include_usage
         chunks = [TextChunks(heading) for heading in headings]
-        return chunk_stream(turns, chunks, shared, count if include_usage else None)
+        return chunk_stream(turns, chunks, shared, usage_in_stream(body.stream_options, count))
     ends = await wait_until_ended(turns, request)
     usage = count([end.usage for end in ends])
     return await asyncio.to_thread(_whole, headings, turns, ends, {**shared, "usage": usage})

@@ -6,12 +6,15 @@ Source: "Create completion" in OpenAI's API reference (legacy); docs/api.md has 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, cast
 
-from pydantic import Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator
 
-from quern.api.shared.fields import NoOp
-from quern.api.shared.sampling_fields import MOST_CHOICES, SamplingFields, StreamOptions
+from quern.api.openai.extensions import ExtendedFields
+from quern.api.openai.schemas import ResponseFormat
+from quern.api.shared.fields import NoOp, RequestObject
+from quern.api.shared.sampling_fields import MOST_CHOICES, MostTokens, StreamOptions
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
 from quern.sampling import PARAMETERS
@@ -19,6 +22,7 @@ from quern.turns.request import Caller, TurnRequest
 from quern.turns.tokens import EncodedPrompt, TextOrIds, TokenService
 
 MOST_LEGACY_LOGPROBS = 5
+PROMPT_KINDS = "a string, a list of strings, a list of token ids, or a list of such lists"
 
 
 def _prompts(value: Any) -> tuple[TextOrIds, ...]:
@@ -33,7 +37,7 @@ def _prompts(value: Any) -> tuple[TextOrIds, ...]:
             return (tuple(items),)
         if all(isinstance(item, list) and _are_ids(cast("list[Any]", item)) for item in items):
             return tuple(tuple(item) for item in items)
-    msg = "It must be a string, a list of strings, a list of token ids, or a list of such lists"
+    msg = f"It must be {PROMPT_KINDS}"
     raise ValueError(msg)
 
 
@@ -48,20 +52,58 @@ Prompts = Annotated[
 """One prompt or several: texts, or token ids."""
 
 
-class CompletionRequest(SamplingFields):
+def _without_false(value: Any) -> Any:
+    return None if value is False else value
+
+
+class Snippet(RequestObject):
+    """A piece of another file of the repository."""
+
+    filepath: str = "file"
+    body: str = ""
+
+
+class Segments(RequestObject):
+    """What stands around a gap, as Tabby's plug-ins send it to Tabby's own server."""
+
+    prefix: str
+    suffix: str | None = None
+    clipboard: NoOp = None
+    declarations: list[Snippet] = Field(default_factory=list[Snippet])
+    edit_history: NoOp = None
+    filepath: NoOp = None
+    git_url: NoOp = None
+    relevant_snippets_from_changed_files: list[Snippet] = Field(default_factory=list[Snippet])
+    relevant_snippets_from_recently_opened_files: list[Snippet] = Field(default_factory=list[Snippet])
+
+    def files(self) -> list[tuple[str, str]]:
+        """Paths and texts of the snippets, the most useful last."""
+        snippets = (
+            *self.relevant_snippets_from_recently_opened_files,
+            *self.relevant_snippets_from_changed_files,
+            *self.declarations,
+        )
+        return [(snippet.filepath, snippet.body) for snippet in snippets]
+
+
+class CompletionRequest(ExtendedFields):
     """`POST /v1/completions`. `max_tokens` is the server's default where it is not set, not 16 as at OpenAI."""
 
-    prompt: Prompts
+    prompt: Prompts | None = None
+    segments: Segments | None = Field(default=None, description="Tabby's: the gap, where there is no prompt.")
     model: str | None = None
     suffix: str | None = Field(default=None, description="What comes after the answer: the gap before it is filled.")
-    max_tokens: int | None = PARAMETERS["max_tokens"].field(default=None)
+    max_tokens: MostTokens = PARAMETERS["max_tokens"].field(default=None)
     n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
     best_of: int | None = Field(default=None, ge=1)
     echo: bool | None = None
-    logprobs: int | None = PARAMETERS["logprobs"].field(le=MOST_LEGACY_LOGPROBS)
+    logprobs: Annotated[int | None, BeforeValidator(_without_false)] = PARAMETERS["logprobs"].field(
+        le=MOST_LEGACY_LOGPROBS
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: NoOp = None
+    response_format: ResponseFormat | None = None
+    language: NoOp = None
 
     @property
     def choices(self) -> int:
@@ -82,28 +124,35 @@ class CompletionRequest(SamplingFields):
                 "computed. Send echo or logprobs, not both.",
                 field="logprobs",
             )
-        if self.suffix is not None and any(not isinstance(prompt, str) for prompt in self.prompt):
+        if self.prompt is None and self.segments is None:
+            raise InvalidRequest(f"The field prompt is missing. Send {PROMPT_KINDS}.", field="prompt")
+        prompts = self.prompt or ("",)
+        if self.suffix is not None and any(not isinstance(prompt, str) for prompt in prompts):
             raise InvalidRequest(
                 "A suffix needs a prompt that is text: the gap between the two is filled. Send the prompt as a string.",
                 field="suffix",
             )
-        answers = len(self.prompt) * self.choices
+        answers = len(prompts) * self.choices
         if answers > MOST_CHOICES:
             raise InvalidRequest(
-                f"{len(self.prompt)} prompts with {self.choices} answers each make {answers} answers, and one request "
+                f"{len(prompts)} prompts with {self.choices} answers each make {answers} answers, and one request "
                 f"gets {MOST_CHOICES} at most. Send fewer prompts, or a smaller n.",
                 field="prompt" if self.choices == 1 else "n",
             )
 
     def encode(self, tokens: TokenService) -> list[EncodedPrompt]:
         """The prompts' ids; call it in a thread. Raises InvalidRequest."""
-        return [self._encode(tokens, given) for given in self.prompt]
+        if self.prompt is None and self.segments is not None:
+            segments = self.segments
+            return [tokens.encode_gap(segments.prefix, segments.suffix or "", files=segments.files())]
+        return [self._encode(tokens, given) for given in self.prompt or ()]
 
     def turn(self, caller: Caller, encoded: EncodedPrompt, defaults: GenerationSettings) -> TurnRequest:
-        """The turn that continues one of the prompts."""
+        """The turn that continues one of the prompts. Raises InvalidRequest."""
+        wanted = self.answer_format(self.response_format)
         return TurnRequest(
             caller,
-            input=encoded.input,
+            input=replace(encoded.input, schema=wanted.schema, language=wanted.language, schema_field=wanted.field),
             sampling=self.sampling(defaults, max_tokens=self.max_tokens, logprobs=self.logprobs),
             stops=tuple(self.stop),
             priority=encoded.priority,

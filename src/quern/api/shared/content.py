@@ -7,8 +7,9 @@ every request, and would be refused for ever.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator
@@ -19,6 +20,8 @@ TEXT_PARTS = frozenset({"text", "input_text", "output_text", "summary_text", "re
 KNOWN_MEMBERS = frozenset(
     {"type", "text", "annotations", "cache_control", "citations", "logprobs", "prompt_cache_breakpoint"}
 )
+THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
+"""Parts of an answer that no model is shown again."""
 KINDS = ("image", "audio", "video", "file", "document")
 
 
@@ -102,8 +105,24 @@ def _part(part: Any, place: str) -> str | UnreadablePart:
     return UnreadablePart(place, kind)
 
 
+def said_before(value: Any) -> Any:
+    """The same of what was said before, whatever it is: no text, it is shown as JSON."""
+    try:
+        content = content_of(value)
+    except ValueError:
+        return Content((json.dumps(value, ensure_ascii=False),))
+    return replace(content, parts=tuple(part for part in content.parts if not _is_thought(part)))
+
+
+def _is_thought(part: str | UnreadablePart) -> bool:
+    return isinstance(part, UnreadablePart) and part.type in THOUGHTS
+
+
 ContentField = Annotated[
     Content,
     BeforeValidator(content_of, json_schema_input_type=str | list[str | dict[str, Any]] | dict[str, Any] | None),
 ]
 """A string or parts in, a `Content` out."""
+
+SaidBefore = Annotated[Content, BeforeValidator(said_before, json_schema_input_type=Any)]
+"""Anything in, a `Content` out."""

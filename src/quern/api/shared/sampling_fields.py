@@ -6,7 +6,7 @@ Source of names, ranges and meanings: OpenAI's API reference; of `top_k`, `min_p
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, Field, create_model, field_validator
 
@@ -19,8 +19,17 @@ MOST_TOP_LOGPROBS = 20
 
 
 def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else [] if value is None else value
+    if isinstance(value, str):
+        value = [value]
+    return [text for text in cast("list[Any]", value) if text != ""] if isinstance(value, list) else value
 
+
+def _no_limit(value: Any) -> Any:
+    return None if value == -1 else value
+
+
+MostTokens = Annotated[int | None, BeforeValidator(_no_limit)]
+"""How long an answer may be; -1, as in llama.cpp, is as good as nothing."""
 
 Stops = Annotated[
     list[StopText],
@@ -73,4 +82,5 @@ class StreamOptions(RequestObject):
     """What a stream tells besides."""
 
     include_usage: bool = Field(default=False, description="A last chunk with the usage.")
+    continuous_usage_stats: bool = Field(default=False, description="vLLM's: every chunk with the usage so far.")
     include_obfuscation: NoOp = None

@@ -116,9 +116,9 @@ class NativeModel:
         seed = sampling.seed if sampling.seed is not None else secrets.randbits(SEED_BITS)
         sampler = _native.Sampler(
             vocabulary_size=self._spec.vocabulary_size,
-            temperature=sampling.temperature,
+            temperature=0.0 if sampling.greedy else sampling.temperature,
             top_k=min(sampling.top_k, self._spec.vocabulary_size),
-            top_p=sampling.top_p,
+            top_p=1.0 if sampling.greedy else sampling.top_p,
             min_p=sampling.min_p,
             repetition_penalty=sampling.repetition_penalty,
             presence_penalty=sampling.presence_penalty,

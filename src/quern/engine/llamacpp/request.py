@@ -25,6 +25,8 @@ of llama.cpp's tokenizer, which takes the name of a control token in it for the 
 RANDOM_SEED = 0xFFFF_FFFF
 SAMPLERS = ("penalties", "temperature", "top_k", "top_p", "min_p")
 RECENT_TOKENS = 64
+LEAST_TEMPERATURE = 1e-4
+"""A lower one draws the likeliest all the same; llama.cpp divides by it, and far lower ones overflow."""
 FINAL_FIELDS = ("content", "tokens", "stop", "stop_type", "tokens_predicted", "timings")
 
 
@@ -86,7 +88,7 @@ def _biases(sampling: SamplingParams) -> list[tuple[int, float | bool]]:
 
 
 def _filters(sampling: SamplingParams) -> Json:
-    if sampling.temperature <= 0:
+    if sampling.greedy or sampling.temperature < LEAST_TEMPERATURE:
         return {"temperature": 0.0, "top_k": 1, "top_p": 1.0, "min_p": 0.0}
     return {
         "temperature": sampling.temperature,

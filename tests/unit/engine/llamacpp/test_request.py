@@ -59,8 +59,9 @@ def test_penalties_that_count_see_only_recent_tokens(penalty: dict[str, float]) 
     assert sampling_fields(SamplingParams(**penalty), 10_000)["repeat_last_n"] == 64  # pyright: ignore[reportArgumentType]
 
 
-def test_temperature_zero_is_greedy_whatever_the_other_filters_say() -> None:
-    fields = sampling_fields(SamplingParams(temperature=0, top_k=0, top_p=0.5, min_p=0.3), 10)
+@pytest.mark.parametrize("greedy", [{"temperature": 0, "top_p": 0.5}, {"temperature": 1e-9}, {"top_p": 0}])
+def test_a_greedy_answer_is_greedy_whatever_the_other_filters_say(greedy: dict[str, float]) -> None:
+    fields = sampling_fields(SamplingParams(**greedy, top_k=0, min_p=0.3), 10)  # pyright: ignore[reportArgumentType]
     assert (fields["temperature"], fields["top_k"], fields["top_p"], fields["min_p"]) == (0.0, 1, 1.0, 0.0)
 
 

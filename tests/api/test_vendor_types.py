@@ -1,0 +1,91 @@
+"""What OpenAI's own library may send is served, or refused for a reason that docs/api.md tells."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from openai.types import completion_create_params
+from openai.types.chat import completion_create_params as chat_params
+from tests.vendor_types import Walk
+
+from .conftest import Quern, Start
+
+FUNCTION = {"name": "x", "parameters": {"type": "object"}}
+
+
+@dataclass(frozen=True)
+class Vendor:
+    """A vendor's request: its path and its type. `given`: see `Walk`. `beside`: what a member of the body needs besides
+    it. `refused`: patterns of places, with words of the refusal.
+    """
+
+    path: str
+    params: Any
+    given: Mapping[str, Any]
+    beside: Mapping[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    refused: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+VENDORS = [
+    Vendor(
+        "/v1/chat/completions",
+        chat_params.CompletionCreateParamsNonStreaming,
+        given={
+            "model": "fake",
+            "tool_choice.allowed_tools.tools": [{"type": "function", "function": {"name": "x"}}],
+        },
+        beside={
+            "tool_choice": {"tools": [{"type": "function", "function": FUNCTION}]},
+            "function_call": {"functions": [FUNCTION]},
+            "top_logprobs": {"logprobs": True},
+        },
+        refused={
+            r"messages=\[\]": "at least 1",
+            r"messages\.0\[user\]\.content\[Iterable\]=\[\]": "missing",
+            r"messages\.0\[user\]\.content\[Iterable\]\.0\[(image_url|input_audio|file)\].*": "no text",
+            r"audio(?!=null).*": "text only",
+            r"modalities\[List\]\.0=audio": "text only",
+            r"tool_choice\[custom\].*": "'custom'",
+        },
+    ),
+    Vendor(
+        "/v1/completions",
+        completion_create_params.CompletionCreateParamsNonStreaming,
+        given={"model": "fake"},
+        refused={r"prompt=null": "missing", r"prompt\[.*\](\.0)?=\[\]": "prompt"},
+    ),
+]
+"""Chat Completions' content of an answer or a result is not refused whatever it is, so only the user's stands there."""
+
+
+@pytest.mark.parametrize("vendor", VENDORS, ids=lambda vendor: vendor.path)
+async def test_what_the_vendors_types_allow_is_served_or_refused_for_a_documented_reason(
+    start: Start, vendor: Vendor
+) -> None:
+    wrong: list[str] = []
+    met: set[str] = set()
+    cases = list(Walk(vendor.given).cases(vendor.params))
+    async with start() as quern:
+        for case in cases:
+            member = re.split(r"[.=\[]", case.place)[0]
+            response = await _post(quern, vendor.path, {**case.value, **vendor.beside.get(member, {})})
+            pattern = next((one for one in vendor.refused if re.fullmatch(one, case.place)), None)
+            if pattern is not None and response.status_code == 400:
+                met.add(pattern)
+                if vendor.refused[pattern] in response.json()["error"]["message"]:
+                    continue
+            if pattern is not None or response.status_code != 200:
+                wrong.append(f"{case.place}: {response.status_code} {response.text[:200]}")
+    assert not wrong, "\n".join(wrong)
+    assert met == vendor.refused.keys()
+    assert len(cases) > 50
+
+
+async def _post(quern: Quern, path: str, body: dict[str, Any]) -> Any:
+    content = json.dumps({**body, "max_tokens": 1})
+    return await quern.client.post(path, content=content, headers={"content-type": "application/json"})

@@ -1,0 +1,144 @@
+"""Requests made of a vendor's own types: each member left out by null, each list empty, each value of a choice, each
+arm of a union, at every depth.
+
+Works for any `TypedDict` of any library. A case differs from the smallest request in one place.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,
+    Required,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+LISTS = (list, collections.abc.Iterable, collections.abc.Sequence)
+MAPPINGS = (dict, collections.abc.Mapping)
+PLAIN: dict[Any, Any] = {str: "x", int: 1, float: 1.0, bool: True}
+DEEPEST = 12
+
+
+@dataclass(frozen=True)
+class Case:
+    """A value, and what is special in it: `tools.0[function].function.strict=null`. An arm of a union stands in
+    brackets, by its type, its role or its name.
+    """
+
+    place: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Over a type. `given`: values that stand in for whatever the vendor's type has, by a member's path (without
+    indices and arms) or its name.
+    """
+
+    given: Mapping[str, Any]
+
+    def cases(self, annotation: Any, path: str = "") -> Iterator[Case]:
+        """The values of a type, each with one place that is not as small as can be."""
+        if path.count(".") > DEEPEST:
+            return
+        kind, origin = bare(annotation), get_origin(bare(annotation))
+        if self._known(path) is not None:
+            return
+        if origin in {Union, types.UnionType}:
+            yield from self._arms(get_args(kind), path)
+        elif origin is Literal:
+            yield from (Case(f"{path}={value}", value) for value in get_args(kind))
+        elif origin in LISTS:
+            yield Case(f"{path}=[]", [])
+            yield from (replace(one, value=[one.value]) for one in self.cases(get_args(kind)[0], f"{path}.0"))
+        elif is_typed_dict(kind):
+            yield from self._members(kind, path)
+
+    def smallest(self, annotation: Any, path: str = "", depth: int = 0) -> Any:
+        """A value with nothing in it that may be left out."""
+        known = self._known(path)
+        if known is not None or depth > DEEPEST:
+            return known
+        kind, origin = bare(annotation), get_origin(bare(annotation))
+        if origin in {Union, types.UnionType}:
+            return self.smallest(get_args(kind)[0], path, depth + 1)
+        if origin is Literal:
+            return get_args(kind)[0]
+        if origin in LISTS:
+            return [self.smallest(get_args(kind)[0], f"{path}.0", depth + 1)]
+        if is_typed_dict(kind):
+            members = hints(kind).items()
+            return {
+                name: self.smallest(hint, f"{path}.{name}".lstrip("."), depth + 1)
+                for name, (hint, required) in members
+                if required
+            }
+        return {} if origin in MAPPINGS or kind in MAPPINGS or kind is object else PLAIN.get(kind, "x")
+
+    def _members(self, kind: Any, path: str) -> Iterator[Case]:
+        base = self.smallest(kind, path)
+        for name, (hint, required) in hints(kind).items():
+            inner = f"{path}.{name}".lstrip(".")
+            if not required:
+                yield Case(f"{inner}=null", {**base, name: None})
+                yield Case(inner, {**base, name: self.smallest(hint, inner)})
+            yield from (replace(one, value={**base, name: one.value}) for one in self.cases(hint, inner))
+
+    def _arms(self, arms: tuple[Any, ...], path: str) -> Iterator[Case]:
+        for arm in arms:
+            if arm is type(None):
+                yield Case(f"{path}=null", None)
+                continue
+            there = f"{path}[{arm_name(arm)}]"
+            yield Case(there, self.smallest(arm, there))
+            yield from self.cases(arm, there)
+
+    def _known(self, path: str) -> Any:
+        names = "".join(piece.partition("]")[2] if "]" in piece else piece for piece in path.split("["))
+        names = ".".join(name for name in names.split(".") if not name.isdigit())
+        return self.given.get(names, self.given.get(names.rpartition(".")[2]))
+
+
+def is_typed_dict(kind: Any) -> bool:
+    """Whether it is a `TypedDict`, of `typing` or of `typing_extensions`."""
+    return isinstance(kind, type) and hasattr(kind, "__required_keys__")
+
+
+def bare(annotation: Any) -> Any:
+    """The type without what is said of it."""
+    while get_origin(annotation) in {Annotated, Required, NotRequired}:
+        annotation = get_args(annotation)[0]
+    return annotation
+
+
+def hints(kind: Any) -> dict[str, tuple[Any, bool]]:
+    """A `TypedDict`'s members with their types, and whether they are required."""
+    told = get_type_hints(kind, include_extras=True)
+    return {
+        name: (
+            hint,
+            get_origin(hint) is Required or (name in kind.__required_keys__ and get_origin(hint) is not NotRequired),
+        )
+        for name, hint in told.items()
+    }
+
+
+def arm_name(arm: Any) -> str:
+    """What tells an arm of a union from the others."""
+    kind = bare(arm)
+    if is_typed_dict(kind):
+        members = hints(kind)
+        for name in ("role", "type"):
+            told = get_args(bare(members[name][0])) if name in members else ()
+            if told:
+                return str(told[0])
+    return getattr(kind, "__name__", str(kind))
