@@ -207,7 +207,8 @@ async def test_the_length_has_two_names_and_below_zero_is_the_servers_default(
 
 @pytest.mark.parametrize("name", ["n_predict", "max_tokens"])
 async def test_with_no_tokens_wanted_the_prompt_is_only_read(quern: Quern, name: str) -> None:
-    body = (await complete(quern, **{name: 0})).json()
+    nothing: dict[str, Any] = {name: 0}
+    body = (await complete(quern, **nothing)).json()
     assert (body["content"], body["tokens_predicted"]) == ("", 0)
     assert quern.engine.requests[-1].priority is Priority.BACKGROUND
 
