@@ -36,7 +36,7 @@ PLAIN = re.compile(r"[^\r\n<]+")
 AHEAD = re.compile(r"[^>=]+|[>=]")
 TAIL = re.compile(r"</parameter>\s*(?:</function>|</tool_call>|<parameter=)")
 TAIL_OR_END = re.compile(rf"{TAIL.pattern}|</parameter>\s*\Z")
-NEXT_CALL = re.compile(r"<tool_call>\s*\{|<function=")
+NEXT_CALL = re.compile(r"<tool_call>\s*\{|<function(?:| name)=[^<>\n]+>\s*(?:<parameter[= ]|</function>)")
 MOST_AHEAD = 2000
 """Characters that are looked at behind a call's end, to see whether it was one."""
 
@@ -227,7 +227,10 @@ class XmlValue:
         """Whether after `<tool_call>` a call follows; not just a mention of the tag."""
         read = yield from self._source.space()
         seen = yield from self._source.marker((FUNCTION, FUNCTION_NAMED, "{"))
-        over = seen in {FUNCTION, FUNCTION_NAMED, "{"} or not (yield from self._source.peek())
+        if seen in {FUNCTION, FUNCTION_NAMED}:
+            over = yield from self._function_follows()
+        else:
+            over = seen == "{" or not (yield from self._source.peek())
         self._source.unread(read + seen)
         return over
 

@@ -122,7 +122,7 @@ def test_whatever_stands_in_a_text_it_arrives_or_its_call_is_not_whole(value: st
     whole = [event.whole for event in events if isinstance(event, CallEnded)]
     if whole == [True] and repairs == 0:
         assert json.loads("".join(fragments))["content"] == value
-    if all(whole):
+    if all(whole) and "<function=" not in value:  # else another call may begin in it
         assert not any("</parameter>" in event.text for event in events if isinstance(event, TextDelta))
 
 
