@@ -15,13 +15,13 @@ from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from quern import app as wiring
 from quern.app import Application
-from quern.config import LogSettings, Settings
+from quern.config import LogSettings, ServerSettings, Settings
 from quern.engine.fake import FakeEngine
+from quern.http_server.server import HttpServer
 from quern.obs.logging import configure_logging
 from quern.prompt.codec import TextCodec
 from quern.types import Item, Message, Role
@@ -114,32 +114,32 @@ def start(tmp_path: Path, empty_database: Path) -> Start:
         async with application.running() as loading:
             if wait_until_loaded:
                 await loading
-            async with _client(application, live=live) as client:
+            async with _client(application, settings.server, live=live) as client:
                 yield Quern(application, engine, client, settings)
 
     return starting
 
 
 @asynccontextmanager
-async def _client(application: Application, *, live: bool) -> AsyncGenerator[httpx2.AsyncClient]:
+async def _client(
+    application: Application, settings: ServerSettings, *, live: bool
+) -> AsyncGenerator[httpx2.AsyncClient]:
     if not live:
         transport = httpx2.ASGITransport(app=application.asgi, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, base_url="http://quern.test") as client:
             yield client
         return
-    async with listening(application) as url, httpx2.AsyncClient(base_url=url, timeout=20) as client:
+    async with listening(application, settings) as url, httpx2.AsyncClient(base_url=url, timeout=20) as client:
         yield client
 
 
 @asynccontextmanager
-async def listening(application: Application) -> AsyncGenerator[str]:
-    """Serve the application on a real loopback socket."""
+async def listening(application: Application, settings: ServerSettings) -> AsyncGenerator[str]:
+    """Serve the application on a real loopback socket, as `quern serve` does."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    config = uvicorn.Config(application.asgi, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    server.capture_signals = _no_signals  # pyright: ignore[reportAttributeAccessIssue]
+    listener.listen(1000)
+    server = HttpServer(application.asgi, settings, seconds_to_end=1)
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(server.serve(sockets=[listener]))
         try:
@@ -147,16 +147,6 @@ async def listening(application: Application) -> AsyncGenerator[str]:
         finally:
             server.should_exit = True
             await asyncio.wait([serving])
-
-
-class _NoSignals:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *exception: object) -> None: ...
-
-
-def _no_signals() -> _NoSignals:
-    return _NoSignals()
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-import uvicorn
 import uvloop
 from rich.console import Console
 
@@ -21,6 +20,7 @@ from quern.cli.progress import progress_display
 from quern.config import EngineName, LogFormat, Settings, load_settings
 from quern.engine.base import EngineState
 from quern.errors import ConfigError
+from quern.http_server.server import HttpServer
 from quern.modelfiles.sizes import size_on_disk
 from quern.models.locate import model_id
 from quern.models.pull import ensure
@@ -28,6 +28,8 @@ from quern.obs.logging import configure_logging
 
 PROGRESS_POLL_SECONDS = 0.1
 CONNECTIONS_END_SECONDS = 5
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that let running turns finish. SIGHUP: the terminal was closed."""
 
 
 def serve(
@@ -115,14 +117,6 @@ def _model(settings: Settings, console: Console) -> ServedModel | None:
     return ServedModel(path, model_id(settings.model.name))
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: ours let running turns finish first."""
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
-
-
 class _Process:
     """The serving process: the HTTP server, the loading model, the signals."""
 
@@ -133,21 +127,12 @@ class _Process:
         self._console = console
         self._signal: signal.Signals | None = None
         self._stop = asyncio.Event()
-        self._server = _Server(
-            uvicorn.Config(
-                application.asgi,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                server_header=False,
-                timeout_graceful_shutdown=CONNECTIONS_END_SECONDS,
-            )
-        )
+        self._server = HttpServer(application.asgi, settings.server, seconds_to_end=CONNECTIONS_END_SECONDS)
 
     async def run(self) -> signal.Signals | None:
         """Serve until a signal and return it. Raises ModelLoadError where the model can't be loaded."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             loop.add_signal_handler(number, self._on_signal, number)
         async with self._application.running() as loading, asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(self._server.serve(sockets=[self._listener]))
