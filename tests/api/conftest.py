@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import socket
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ from quern.http_server.server import HttpServer
 from quern.obs.logging import configure_logging
 from quern.prompt.codec import TextCodec
 from quern.types import Item, Message, Role
+
+from .raw_sockets import RawClient
 
 
 def _sources() -> ModuleType:
@@ -147,6 +149,23 @@ async def listening(application: Application, settings: ServerSettings) -> Async
         finally:
             server.should_exit = True
             await asyncio.wait([serving])
+
+
+Connect = Callable[[Quern], Awaitable[RawClient]]
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Open raw connections to a live application; they are closed after the test."""
+    clients: list[RawClient] = []
+
+    async def opened(quern: Quern) -> RawClient:
+        clients.append(await RawClient.connect(str(quern.client.base_url)))
+        return clients[-1]
+
+    yield opened
+    for client in clients:
+        await client.close()
 
 
 @pytest.fixture

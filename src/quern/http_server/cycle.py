@@ -27,7 +27,7 @@ class RequestCycle(RequestResponseCycle):
         super().__init__(**uvicorns)
         self._on_close = on_close
         self._old = self.scope["http_version"] == "1.0"
-        self._until_close = False
+        self._until_close = self._says_close = False
         if self._old:
             self.waiting_for_100_continue = False  # nothing that HTTP/1.0 knows
 
@@ -54,9 +54,9 @@ class RequestCycle(RequestResponseCycle):
         content = [STATUS_LINE[status], *self._headers([*self.default_headers, *message.get("headers", [])])]
         if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in {204, 304}:
             content.append(self._without_length())
-        if not self.keep_alive:
+        if not self.keep_alive and not self._says_close:
             content.append(b"connection: close\r\n")
-        elif self._old:
+        elif self.keep_alive and self._old:
             content.append(b"connection: keep-alive\r\n")
         content.append(b"\r\n")
         self.transport.write(b"".join(content))
@@ -73,7 +73,7 @@ class RequestCycle(RequestResponseCycle):
                 self.expected_content_length = int(value)
             elif lower == b"connection" and b"close" in value.lower():
                 self.keep_alive = False
-                continue
+                self._says_close = True
             yield b"%b: %b\r\n" % (lower, value)
 
     def _without_length(self) -> bytes:
