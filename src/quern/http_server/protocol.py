@@ -228,15 +228,15 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self.headers += self._upgrade
         self._upgrade = []
-        self._in_head, self._in_body = False, True
-        self._began = self._heard = self.loop.time()
-        self._received = 0
         raw_path, query = self._target()
         path = raw_path.decode("ascii")
         self.scope["path"] = self.root_path + (urllib.parse.unquote(path) if "%" in path else path)
         self.scope["raw_path"] = self.root_path.encode("ascii") + raw_path
         self.scope["query_string"] = query
         self._begin_cycle(keep_alive=self.parser.should_keep_alive())
+        self._in_head, self._in_body = False, True
+        self._began = self._heard = self.loop.time()
+        self._received = 0
 
     def _target(self) -> tuple[bytes, bytes]:
         parsed = httptools.parse_url(self.url)  # what it raises is the parser's error
@@ -363,6 +363,13 @@ class HttpProtocol(HttpToolsProtocol):
             self._wait_for_request()
             if self._quiet:
                 self._stay_idle()
+
+    def shutdown(self) -> None:
+        """The server is to exit: close now, or after the last answer."""
+        if self._closing or self._active is None or self._active.response_complete:
+            self.transport.close()
+        else:
+            self.cycle.keep_alive = False
 
     def _answer_refusal(self, refusal: Refusal) -> None:
         if not self.transport.is_closing():
