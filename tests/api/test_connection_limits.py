@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -236,14 +237,15 @@ async def _busy(quern: Quern, connect: Connect, count: int) -> list[RawClient]:
     return clients
 
 
-SLOW = {"reply": lambda _: b"x" * 5, "token_delay": 0.3, "parallel": 8}
+def _slow() -> FakeEngine:
+    return FakeEngine(reply=lambda _: b"x" * 5, token_delay=0.3, parallel=8)
 
 
 @pytest.mark.parametrize("setting", ["max_connections", "max_connections_per_address"])
 async def test_one_connection_too_many_is_a_503_with_the_setting_and_frees_nobodys_place(
     start: Start, connect: Connect, setting: str
 ) -> None:
-    async with start(FakeEngine(**SLOW), live=True, server={setting: 3}) as quern:
+    async with start(_slow(), live=True, server={setting: 3}) as quern:
         clients = await _busy(quern, connect, 3)
         for _ in range(5):
             refused = await connect(quern)
@@ -327,7 +329,7 @@ async def test_a_refused_client_that_goes_on_sending_reads_why(start: Start, con
         assert (await client.answer()).status == 431
 
 
-def _codes(logs: Sequence[dict[str, object]]) -> list[object]:
+def _codes(logs: Sequence[MutableMapping[str, Any]]) -> list[str]:
     return [entry["code"] for entry in logs if entry["event"] == "connection_refused"]
 
 

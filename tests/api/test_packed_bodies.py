@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ def zstd_stream(body: bytes) -> bytes:
     return packer.compress(body) + packer.flush()
 
 
-PACKED = {
+PACKED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "gzip": ("gzip", gzip.compress),
     "gzip in members": ("gzip", lambda body: gzip.compress(body[:9]) + gzip.compress(b"") + gzip.compress(body[9:])),
     "x-gzip": ("X-Gzip", gzip.compress),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Generator
@@ -26,10 +27,11 @@ from quern.models.locate import model_id
 from quern.models.pull import ensure
 from quern.obs.logging import configure_logging
 
+STDOUT, STDERR = 1, 2
 PROGRESS_POLL_SECONDS = 0.1
 CONNECTIONS_END_SECONDS = 5
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that let running turns finish. SIGHUP: the terminal was closed."""
+"""Signals that let running turns finish. SIGHUP: the terminal was closed; `nohup` has it ignored, and so do we then."""
 
 
 def serve(
@@ -127,13 +129,15 @@ class _Process:
         self._console = console
         self._signal: signal.Signals | None = None
         self._stop = asyncio.Event()
+        self._terminals = [output for output in (STDOUT, STDERR) if os.isatty(output)]
         self._server = HttpServer(application.asgi, settings.server, seconds_to_end=CONNECTIONS_END_SECONDS)
 
     async def run(self) -> signal.Signals | None:
         """Serve until a signal and return it. Raises ModelLoadError where the model can't be loaded."""
         loop = asyncio.get_running_loop()
         for number in STOPPING:
-            loop.add_signal_handler(number, self._on_signal, number)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self._on_signal, number)
         async with self._application.running() as loading, asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(self._server.serve(sockets=[self._listener]))
             tasks.create_task(self._announce(loading))
@@ -145,11 +149,19 @@ class _Process:
         return self._signal
 
     def _on_signal(self, number: signal.Signals) -> None:
+        if number is signal.SIGHUP:
+            self._leave_terminal()
         if self._signal is not None:
             self._application.turns.interrupt()
             return
         self._signal = number
         self._stop.set()
+
+    def _leave_terminal(self) -> None:
+        """Write to nowhere instead: a write to a terminal that is gone is an error."""
+        with Path(os.devnull).open("wb") as nowhere:
+            for output in self._terminals:
+                os.dup2(nowhere.fileno(), output)
 
     async def _drain_on_signal(self) -> None:
         await self._stop.wait()
