@@ -18,6 +18,7 @@ CHAT = "/v1/chat/completions"
 CHAT_BODY = b'{"messages": [{"role": "user", "content": "hi"}]}'
 STREAM_BODY = b'{"messages": [{"role": "user", "content": "hi"}], "stream": true}'
 HEALTH = request("GET", "/health")
+CHUNKED = request("POST", CHAT, "Transfer-Encoding: chunked", length=-1)
 LONG_HEADER = b"GET /health HTTP/1.1\r\nHost: a\r\nX-Long: "
 
 
@@ -71,8 +72,11 @@ async def test_headers_just_under_the_limit_are_served(start: Start, connect: Co
         (LONG_HEADER, b"x" * 65536),
         (b"GET /health HTTP/1.1\r\nHost: a\r\n", b"y" * 65536),
         (b"GET /health HTTP/1.1\r\nHost: a\r\n", b"X-Header: value\r\n" * 4000),
+        (CHUNKED + b"1;", b"x" * 65536),
+        (CHUNKED + b"1\r\na\r\n0\r\nX: ", b"x" * 65536),
+        (CHUNKED + b"1\r\na\r\n0\r\n", b"X: y\r\n" * 10_000),
     ],
-    ids=["a value", "a name", "headers"],
+    ids=["a value", "a name", "headers", "a chunk's extension", "a trailer's value", "trailers"],
 )
 async def test_endless_headers_are_refused_after_little_more_than_the_limit(
     start: Start, connect: Connect, before: bytes, piece: bytes

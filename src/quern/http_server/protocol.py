@@ -13,6 +13,7 @@ llhttp (httptools' parser) refuses what is no HTTP; what it leaves open is decid
 from __future__ import annotations
 
 import asyncio
+import time
 import urllib.parse
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,8 +36,8 @@ AHEAD_AT_MOST = 64
 """Requests that may be sent ahead of the answer to the one before them."""
 HALF_CLOSED_SECONDS = 0.25
 """Who closes the sending half has so long to be answered. A client that has gone looks the same."""
-LINGER_SECONDS, LINGER_SILENCE_SECONDS = 30.0, 2.0
-"""How long what a refused client still sends is dropped: in all, and without a byte. nginx has 30 and 5."""
+LINGER_SECONDS, LINGER_SILENCE_SECONDS, LINGER_BYTES = 30.0, 2.0, 64 * 2**20
+"""How long what a refused client still sends is dropped: in all, and without a byte (nginx has 30 and 5), and how much."""
 SPOKEN_VERSIONS = frozenset({"1.0", "1.1"})
 LOOKED_AT = frozenset({b"expect", b"host", b"transfer-encoding"})
 
@@ -103,7 +104,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _wait_for_request(self) -> None:
         if self._place is not None:
-            self._place.waiting[self] = self.loop.time()
+            self._place.waiting[self] = time.monotonic()
 
     def _stay_idle(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
@@ -131,7 +132,7 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse, count, and look at the clock."""
         if self._closing or self._refusal is not None:
-            self._heard = self.loop.time()
+            self._drop(data)
             return
         self._unset_keepalive_if_required()
         if self._quiet:
@@ -160,9 +161,9 @@ class HttpProtocol(HttpToolsProtocol):
             return
 
     def _check_unfinished(self, size: int) -> None:
-        """The parser keeps what it has of a header to itself until the next one begins."""
+        """What brings neither a whole header nor a part of a body: the parser may keep it, or read it for ever."""
         self._unfinished += size
-        if self._in_head and self._unfinished > self._settings.max_header_bytes:
+        if not self._quiet and self._unfinished > self._settings.max_header_bytes:
             self._stop(refusals.headers_too_large(self._settings.max_header_bytes))
 
     def _head_without_upgrade(self) -> bytes:
@@ -277,6 +278,7 @@ class HttpProtocol(HttpToolsProtocol):
         """A part of the body."""
         self._heard = self.loop.time()
         self._received += len(body)
+        self._unfinished = -self._piece
         if self.cycle.response_complete:
             return
         self.cycle.body += body
@@ -395,7 +397,14 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.write_eof()
         self.flow.resume_reading()
         self._began = self._heard = self.loop.time()
+        self._received = 0
         self._timer = self.loop.call_later(LINGER_SILENCE_SECONDS, self._end_lingering)
+
+    def _drop(self, data: bytes) -> None:
+        self._heard = self.loop.time()
+        self._received += len(data)
+        if self._lingering and self._received > LINGER_BYTES:
+            self.transport.abort()
 
     def _end_lingering(self) -> None:
         now = self.loop.time()
