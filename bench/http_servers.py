@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import importlib.util
 import statistics
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import socket
@@ -79,21 +80,19 @@ async def _httptools(application: Application, _settings: Settings, listener: so
 
 
 async def _granian(application: Application, settings: Settings, listener: socket) -> None:
-    from granian.constants import Interfaces  # type: ignore[import-not-found] # noqa: PLC0415
-    from granian.http import HTTP1Settings  # type: ignore[import-not-found] # noqa: PLC0415
-    from granian.server.embed import Server  # type: ignore[import-not-found] # noqa: PLC0415
-
+    server_of, http_of = importlib.import_module("granian.server.embed"), importlib.import_module("granian.http")
+    interfaces = importlib.import_module("granian.constants").Interfaces
     port = listener.getsockname()[1]
     listener.close()
     most = settings.server.max_connections
-    server: Any = Server(
+    server = server_of.Server(
         _Bench(application),
         port=port,
-        interface=Interfaces.ASGINL,
+        interface=interfaces.ASGINL,
         backlog=most,
         backpressure=most,
         log_enabled=False,
-        http1_settings=HTTP1Settings(header_read_timeout=1000, max_buffer_size=65536),
+        http1_settings=http_of.HTTP1Settings(header_read_timeout=1000, max_buffer_size=65536),
     )
     await server.serve()
 
@@ -148,9 +147,9 @@ async def _small_requests(port: int, path: str) -> int:
     return sum(await asyncio.gather(*(one() for _ in range(CONNECTIONS))))
 
 
-def _per_second(process: psutil.Process, work: Callable[[], Awaitable[int]]) -> float:
+def _per_second(process: psutil.Process, work: Callable[[], Coroutine[Any, Any, int]]) -> float:
     before = process.cpu_times()
-    count = uvloop.run(work())  # type: ignore[arg-type]
+    count = uvloop.run(work())
     after = process.cpu_times()
     return count / (after.user + after.system - before.user - before.system)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import uvloop
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from quern import app as wiring
@@ -36,6 +37,12 @@ def _sources() -> ModuleType:
     sources = ModuleType("sources")
     sources.__path__ = [str(Path(wiring.__file__).parent)]
     return sources
+
+
+@pytest.fixture(scope="session")
+def event_loop_policy() -> uvloop.EventLoopPolicy:
+    """The event loop that `quern serve` runs on."""
+    return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture(autouse=True)
