@@ -117,19 +117,18 @@ def _served(name: str, streams: int) -> Generator[tuple[int, psutil.Process]]:
                 msg = "the server has no pipes"
                 raise RuntimeError(msg)
             port = int(process.stdout.readline())
-            asyncio.run(_until_listening(port))
+            asyncio.run(_until_ready(port))
             yield port, psutil.Process(process.pid)
         finally:
             process.kill()
 
 
-async def _until_listening(port: int) -> None:
+async def _until_ready(port: int) -> None:
     async with asyncio.timeout(20):
         while True:
             with suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.close()
-                return
+                if await _answer(port, b"GET /bare HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"):
+                    return
             await asyncio.sleep(0.05)
 
 
