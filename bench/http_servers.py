@@ -127,7 +127,8 @@ async def _until_ready(port: int) -> None:
     async with asyncio.timeout(20):
         while True:
             with suppress(OSError):
-                if await _answer(port, b"GET /bare HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"):
+                answer = await _answer(port, b"GET /bare HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+                if answer and answer.endswith(b"ok"):
                     return
             await asyncio.sleep(0.05)
 
