@@ -15,7 +15,7 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from quern.http_server import refusals
-from quern.http_server.connections import LINGERING_AT_MOST, Place
+from quern.http_server.connections import Place
 from quern.http_server.cycle import RequestCycle
 from quern.http_server.refusals import Refusal
 
@@ -75,8 +75,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._leave()
         self._stop_clock()
         self._unset_keepalive_if_required()
-        if self._lingering:
-            self._all.lingering -= 1
+        self._all.closed(self)
         if self._active is not None and not self._active.response_complete:
             self._active.disconnected = True
             self._active.message_event.set()
@@ -107,6 +106,11 @@ class BoundedConnection(HttpToolsProtocol):
             self.transport.close()
         else:
             self._stop(refusals.gave_way())
+
+    def cut_off(self) -> None:
+        """Close at once."""
+        self._all.closed(self)
+        self.transport.abort()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """The client has gone, or it has said all that it wants to say: only an answer tells which."""
@@ -208,10 +212,10 @@ class BoundedConnection(HttpToolsProtocol):
         self._closing = True
         self._stop_clock()
         self._unset_keepalive_if_required()
-        if self._half_closed or self.transport.is_closing() or self._all.lingering >= LINGERING_AT_MOST:
+        if self._half_closed or self.transport.is_closing():
             self.transport.close()
             return
-        self._all.lingering += 1
+        self._all.linger(self)
         self._lingering = True
         self.transport.write_eof()
         self.flow.resume_reading()

@@ -22,16 +22,20 @@ log = structlog.get_logger(__name__)
 GIVES_WAY_AFTER_SECONDS = 1.0
 """A connection that has just been opened has its request on the way; until then it keeps its place."""
 LINGERING_AT_MOST = 256
-"""Connections that have been refused and wait for their client to read why. Others are closed at once."""
+"""Connections that have been refused and wait for their client to read why; for one more the eldest is cut off."""
 IPV6_NETWORK_BITS = 64
 """One customer has a whole network of IPv6 addresses, at least so large."""
 
 
-class Evictable(Protocol):
-    """A connection that can be told to give way."""
+class Member(Protocol):
+    """A connection, as far as others have a say in its end."""
 
     def give_way(self) -> None:
         """Close: nothing is lost but an incomplete request."""
+        ...
+
+    def cut_off(self) -> None:
+        """Close at once: the client had its time to read why it was refused."""
         ...
 
 
@@ -41,7 +45,7 @@ class Place:
 
     address: str
     count: int = 0
-    waiting: dict[Evictable, float] = field(default_factory=dict[Evictable, float])
+    waiting: dict[Member, float] = field(default_factory=dict[Member, float])
 
 
 class Connections:
@@ -49,7 +53,7 @@ class Connections:
 
     def __init__(self, limit: int, limit_per_address: int) -> None:
         self.total = 0
-        self.lingering = 0
+        self._lingering: dict[Member, None] = {}
         self._limit = limit
         self._limit_per_address = limit_per_address
         self._places: dict[str, Place] = {}
@@ -73,7 +77,17 @@ class Connections:
         self.total += 1
         return place
 
-    def leave(self, place: Place, connection: Evictable) -> None:
+    def linger(self, connection: Member) -> None:
+        """The connection has been refused and stays open until its client has read so."""
+        if len(self._lingering) >= LINGERING_AT_MOST:
+            next(iter(self._lingering)).cut_off()
+        self._lingering[connection] = None
+
+    def closed(self, connection: Member) -> None:
+        """It lingers no longer."""
+        self._lingering.pop(connection, None)
+
+    def leave(self, place: Place, connection: Member) -> None:
         """The connection counts no longer."""
         place.waiting.pop(connection, None)
         place.count -= 1

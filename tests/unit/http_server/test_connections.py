@@ -17,11 +17,16 @@ class Held:
         assert isinstance(place, Place), place
         self._all = everything
         self.place: Place | None = place
+        self.was_cut_off = False
         if waiting_since is not None:
             place.waiting[self] = waiting_since
 
     def give_way(self) -> None:
         self.leave()
+
+    def cut_off(self) -> None:
+        self.was_cut_off = True
+        self._all.closed(self)
 
     def leave(self) -> None:
         assert self.place is not None
@@ -92,6 +97,16 @@ def test_a_connection_that_was_just_opened_gives_way_to_nobody() -> None:
     fresh = Held(everything, waiting_since=99.9)
     assert refused(everything, "192.0.2.1") == "too_many_connections_of_address"
     assert fresh.place is not None
+
+
+def test_of_too_many_refused_connections_the_eldest_is_cut_off() -> None:
+    everything = Connections(1000, 1000)
+    held = [Held(everything) for _ in range(connections.LINGERING_AT_MOST + 3)]
+    everything.linger(held[0])
+    everything.closed(held[0])
+    for connection in held[1:]:
+        everything.linger(connection)
+    assert [connection.was_cut_off for connection in held[:5]] == [False, True, True, False, False]
 
 
 def test_addresses_that_one_customer_has_count_as_one() -> None:
