@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from uvicorn._types import ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseStartEvent
@@ -51,7 +51,8 @@ class RequestCycle(RequestResponseCycle):
         if self.more_body:
             self.keep_alive = False
         status = message["status"]
-        content = [STATUS_LINE[status], *self._headers([*self.default_headers, *message.get("headers", [])])]
+        content = self._headers([*self.default_headers, *message.get("headers", [])])
+        content.insert(0, STATUS_LINE[status])
         if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in {204, 304}:
             content.append(self._without_length())
         if not self.keep_alive and not self._says_close:
@@ -61,8 +62,9 @@ class RequestCycle(RequestResponseCycle):
         content.append(b"\r\n")
         self.transport.write(b"".join(content))
 
-    def _headers(self, headers: Iterable[tuple[bytes, bytes]]) -> Generator[bytes]:
+    def _headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
         """The application's headers as lines; what they say about length and connection is taken to heart."""
+        lines: list[bytes] = []
         for name, value in headers:
             if HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
                 msg = "The application sent a header that HTTP can't carry."
@@ -74,7 +76,8 @@ class RequestCycle(RequestResponseCycle):
             elif lower == b"connection" and b"close" in value.lower():
                 self.keep_alive = False
                 self._says_close = True
-            yield b"%b: %b\r\n" % (lower, value)
+            lines.append(b"%b: %b\r\n" % (lower, value))
+        return lines
 
     def _without_length(self) -> bytes:
         """How a body ends whose length isn't known; returns the header for it."""

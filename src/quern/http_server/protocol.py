@@ -37,6 +37,7 @@ class HttpProtocol(BoundedConnection):
 
     def __init__(self, *uvicorns: Any, **more: Any) -> None:
         super().__init__(*uvicorns, **more)
+        self._most = self._settings.max_header_bytes
         self.url: bytes = b""
         self._size = self._unfinished = self._piece = 0
         self._upgrade: list[tuple[bytes, bytes]] = []
@@ -75,8 +76,8 @@ class HttpProtocol(BoundedConnection):
     def _check_unfinished(self, size: int) -> None:
         """What brings neither a whole header nor a part of a body: the parser may keep it, or read it for ever."""
         self._unfinished += size
-        if not self._quiet and self._unfinished > self._settings.max_header_bytes:
-            self._stop(refusals.headers_too_large(self._settings.max_header_bytes))
+        if not self._quiet and self._unfinished > self._most:
+            self._stop(refusals.headers_too_large(self._most))
 
     def _head_without_upgrade(self) -> bytes:
         self._upgrade = [header for header in self.headers if header[0] == b"upgrade"]
@@ -101,22 +102,20 @@ class HttpProtocol(BoundedConnection):
     def on_url(self, url: bytes) -> None:
         """A part of the request's target."""
         self.url += url
-        if len(self.url) > self._settings.max_header_bytes:
-            self._halt(refusals.url_too_long(self._settings.max_header_bytes))
+        if len(self.url) > self._most:
+            self._halt(refusals.url_too_long(self._most))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; what follows a body in chunks is counted and dropped."""
         self._size += len(name) + len(value) + 4
-        if self._size > self._settings.max_header_bytes:
-            self._halt(refusals.headers_too_large(self._settings.max_header_bytes))
+        if self._size > self._most:
+            self._halt(refusals.headers_too_large(self._most))
         if not self._in_head:
             return
         name = name.lower()
         if name in LOOKED_AT:
             self._look_at(name, value)
         self.headers.append((name, value))
-        if len(self.headers) > self._settings.max_headers:
-            self._halt(refusals.too_many_headers(self._settings.max_headers))
 
     def _look_at(self, name: bytes, value: bytes) -> None:
         if name == b"expect":
@@ -131,6 +130,8 @@ class HttpProtocol(BoundedConnection):
         version, method = self.parser.get_http_version(), self.parser.get_method()
         self.scope["method"] = method.decode("ascii")
         self.scope["http_version"] = version
+        if len(self.headers) > self._settings.max_headers:
+            self._halt(refusals.too_many_headers(self._settings.max_headers))
         if version not in SPOKEN_VERSIONS:
             self._halt(refusals.wrong_version(version))
         if method == b"CONNECT":
