@@ -20,15 +20,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import uvicorn
 import uvloop
 
-from quern.app import build_app
+from quern.app import Application, build_app
 from quern.config import LogSettings, Settings
+from quern.http_server.server import HttpServer
 from quern.obs.logging import configure_logging
 
 TEXT = "a stream "
@@ -44,25 +45,37 @@ class Round:
     processor_seconds: float
 
 
-async def serve(streams: int) -> None:
-    """Be the server: print the port, then serve until standard input ends."""
+Serve = Callable[[Application, Settings, socket.socket], Awaitable[None]]
+
+
+async def serve(streams: int, listen: Serve) -> None:
+    """Be the server: print the port, then serve until standard input ends. `listen`: the HTTP server, until it ends."""
     configure_logging(LogSettings.model_validate({"level": "error"}))
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings.model_validate(
-            {"data_dir": folder, "engine": {"name": "fake"}, "turns": {"max_queued": streams}}
+            {
+                "data_dir": folder,
+                "engine": {"name": "fake"},
+                "turns": {"max_queued": streams},
+                "server": {"max_connections": 2 * streams, "max_connections_per_address": 2 * streams},
+            }
         )
         # More sequences at once than the setting allows: all streams write at the same time.
         engine = settings.engine.model_copy(update={"parallel": streams})
         application = build_app(settings.model_copy(update={"engine": engine}), None)
         listener = socket.create_server(("127.0.0.1", 0), backlog=streams)
-        server = uvicorn.Server(uvicorn.Config(application.asgi, log_config=None, lifespan="off", backlog=streams))
         async with application.running() as loading:
             await loading
             print(listener.getsockname()[1], flush=True)
-            serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
+            serving = asyncio.ensure_future(listen(application, settings, listener))
             await asyncio.to_thread(sys.stdin.read)
-            server.should_exit = True
-            await serving
+            serving.cancel()
+            await asyncio.wait([serving])
+
+
+async def quern_serve(application: Application, settings: Settings, listener: socket.socket) -> None:
+    """Quern's own HTTP server."""
+    await HttpServer(application.asgi, settings.server, seconds_to_end=1).serve(sockets=[listener])
 
 
 def _request(tokens: int) -> bytes:
@@ -89,7 +102,8 @@ async def _read_stream(port: int, request: bytes, connecting: asyncio.Semaphore)
     return events
 
 
-async def _read_all(port: int, streams: int, tokens: int) -> int:
+async def read_all(port: int, streams: int, tokens: int) -> int:
+    """So many streams at once, read to their ends; returns how many events they had."""
     connecting = asyncio.Semaphore(CONNECT_AT_ONCE)
     request = _request(tokens)
     return sum(await asyncio.gather(*(_read_stream(port, request, connecting) for _ in range(streams))))
@@ -104,10 +118,10 @@ def measure(python: str, streams: int, tokens: int) -> Round:
                 msg = "the server has no pipes"
                 raise RuntimeError(msg)
             port = int(server.stdout.readline())
-            asyncio.run(_read_all(port, 8, 8))
+            asyncio.run(read_all(port, 8, 8))
             process = psutil.Process(server.pid)
             before, began = process.cpu_times(), time.monotonic()
-            events = asyncio.run(_read_all(port, streams, tokens))
+            events = asyncio.run(read_all(port, streams, tokens))
             after, ended = process.cpu_times(), time.monotonic()
         finally:
             server.kill()
@@ -125,7 +139,7 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        uvloop.run(serve(options.streams))
+        uvloop.run(serve(options.streams, quern_serve))
         return
     sides = {"peer": options.peer, "this": sys.executable} if options.peer else {"this": sys.executable}
     speeds: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}

@@ -27,6 +27,7 @@ from quern.api.shared.errors import install_error_handlers
 from quern.api.shared.request_body import BodyLimit
 from quern.api.shared.request_log import RequestLog
 from quern.api.shared.services import Services
+from quern.api.shared.websockets import NoWebSockets
 from quern.config import EngineName, Settings
 from quern.engine.base import Engine
 from quern.engine.engine_choice import ModelKind, choose, native_facts
@@ -188,5 +189,6 @@ def _build_asgi(services: Services, settings: Settings) -> FastAPI:
     app.state.services = services
     install_error_handlers(app, dialects.style_of)
     app.add_middleware(BodyLimit, limit=settings.server.max_request_bytes, style_of=dialects.style_of)
+    app.add_middleware(NoWebSockets, style_of=dialects.style_of)
     app.add_middleware(RequestLog, dialects=dialects)
     return app

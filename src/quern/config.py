@@ -98,7 +98,38 @@ class ServerSettings(_Frozen):
         default=30.0, ge=0, description="How long running turns may go on after SIGTERM before they end as interrupted."
     )
     max_request_bytes: int = Field(
-        default=8 * 2**20, ge=1024, description="Largest request body; a larger one is a 413."
+        default=8 * 2**20,
+        ge=1024,
+        description="Largest request body, packed (`Content-Encoding`) and unpacked; a larger one is a 413.",
+    )
+    max_header_bytes: int = Field(
+        default=65536, ge=1024, description="Largest headers of a request, and longest URL; more is a 431, or a 414."
+    )
+    max_headers: int = Field(default=200, ge=8, description="Most headers of a request; one more is a 431.")
+    header_seconds: float = Field(
+        default=20.0, gt=0, description="How long a request's headers may take from their first byte; then it is a 408."
+    )
+    body_seconds: float = Field(
+        default=30.0, gt=0, description="How long a request's body may pause; then it is a 408."
+    )
+    min_body_rate: int = Field(
+        default=1024,
+        ge=1,
+        description="Bytes per second that a request's body has to bring on the whole, from `body_seconds` on.",
+    )
+    idle_seconds: float = Field(
+        default=75.0, gt=0, description="How long a connection is kept open between two requests, or before the first."
+    )
+    max_connections: int = Field(
+        default=2048,
+        ge=1,
+        description=(
+            "Most connections at once. For one more, the one that has longest been without a request is closed; where "
+            "all have one under way, it is a 503."
+        ),
+    )
+    max_connections_per_address: int = Field(
+        default=512, ge=1, description="The same for each address; a proxy in front of the server is one."
     )
     unknown_fields: UnknownFields = Field(
         default=UnknownFields.ACCEPT,

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import socket
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +15,19 @@ from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
+import uvloop
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from quern import app as wiring
 from quern.app import Application
-from quern.config import LogSettings, Settings
+from quern.config import LogSettings, ServerSettings, Settings
 from quern.engine.fake import FakeEngine
+from quern.http_server.server import HttpServer
 from quern.obs.logging import configure_logging
 from quern.prompt.codec import TextCodec
 from quern.types import Item, Message, Role
+
+from .raw_sockets import RawClient
 
 
 def _sources() -> ModuleType:
@@ -34,6 +37,11 @@ def _sources() -> ModuleType:
     sources = ModuleType("sources")
     sources.__path__ = [str(Path(wiring.__file__).parent)]
     return sources
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run on the event loop that `quern serve` runs on."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(autouse=True)
@@ -114,32 +122,32 @@ def start(tmp_path: Path, empty_database: Path) -> Start:
         async with application.running() as loading:
             if wait_until_loaded:
                 await loading
-            async with _client(application, live=live) as client:
+            async with _client(application, settings.server, live=live) as client:
                 yield Quern(application, engine, client, settings)
 
     return starting
 
 
 @asynccontextmanager
-async def _client(application: Application, *, live: bool) -> AsyncGenerator[httpx2.AsyncClient]:
+async def _client(
+    application: Application, settings: ServerSettings, *, live: bool
+) -> AsyncGenerator[httpx2.AsyncClient]:
     if not live:
         transport = httpx2.ASGITransport(app=application.asgi, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, base_url="http://quern.test") as client:
             yield client
         return
-    async with listening(application) as url, httpx2.AsyncClient(base_url=url, timeout=20) as client:
+    async with listening(application, settings) as url, httpx2.AsyncClient(base_url=url, timeout=20) as client:
         yield client
 
 
 @asynccontextmanager
-async def listening(application: Application) -> AsyncGenerator[str]:
-    """Serve the application on a real loopback socket."""
+async def listening(application: Application, settings: ServerSettings) -> AsyncGenerator[str]:
+    """Serve the application on a real loopback socket, as `quern serve` does."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    config = uvicorn.Config(application.asgi, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    server.capture_signals = _no_signals  # pyright: ignore[reportAttributeAccessIssue]
+    listener.listen(1000)
+    server = HttpServer(application.asgi, settings, seconds_to_end=1)
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(server.serve(sockets=[listener]))
         try:
@@ -149,14 +157,21 @@ async def listening(application: Application) -> AsyncGenerator[str]:
             await asyncio.wait([serving])
 
 
-class _NoSignals:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *exception: object) -> None: ...
+Connect = Callable[[Quern], Awaitable[RawClient]]
 
 
-def _no_signals() -> _NoSignals:
-    return _NoSignals()
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Open raw connections to a live application; they are closed after the test."""
+    clients: list[RawClient] = []
+
+    async def opened(quern: Quern) -> RawClient:
+        clients.append(await RawClient.connect(str(quern.client.base_url)))
+        return clients[-1]
+
+    yield opened
+    for client in clients:
+        await client.close()
 
 
 @pytest.fixture

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
 import shlex
+import signal
 import subprocess
+import termios
 from pathlib import Path
 
 import pytest
@@ -69,3 +74,37 @@ def test_generate_on_the_command_line_streams_plain_text(server: ServerProcess) 
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
     assert "\x1b" not in result.stdout
+
+
+def _serve_in_terminal(data_dir: Path, *before: str) -> tuple[subprocess.Popen[bytes], int]:
+    """A server whose controlling terminal is ours: closing the returned descriptor closes the terminal."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*before, QUERN, "serve", "--engine", "fake", "--port", "0", "--data-dir", str(data_dir)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 (the child makes it its terminal)
+    )
+    os.close(theirs)
+    seen = b""
+    while b"Try it:" not in seen:
+        seen += os.read(ours, 65536)
+    return process, ours
+
+
+def test_a_closed_terminal_is_a_clean_end(tmp_path: Path) -> None:
+    process, terminal = _serve_in_terminal(tmp_path)
+    os.close(terminal)
+    assert process.wait(20) == 0
+
+
+def test_under_nohup_a_hangup_changes_nothing(tmp_path: Path) -> None:
+    process, terminal = _serve_in_terminal(tmp_path, "sh", "-c", 'trap "" HUP; exec "$@"', "sh")
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    os.close(terminal)

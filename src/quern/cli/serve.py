@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Generator
@@ -12,7 +13,6 @@ from typing import Annotated, Any, cast
 
 import filelock
 import typer
-import uvicorn
 import uvloop
 from rich.console import Console
 
@@ -23,14 +23,18 @@ from quern.cli.running_server import claimed, find, url_of
 from quern.config import EngineName, LogFormat, Settings, load_settings
 from quern.engine.base import EngineState
 from quern.errors import ConfigError, StoreError
+from quern.http_server.server import HttpServer
 from quern.modelfiles.sizes import size_on_disk
 from quern.models.locate import model_id
 from quern.models.pull import ensure
 from quern.obs.logging import configure_logging
 from quern.store.database import Database
 
+STDOUT, STDERR = 1, 2
 PROGRESS_POLL_SECONDS = 0.1
 CONNECTIONS_END_SECONDS = 5
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that let running turns finish. SIGHUP: the terminal was closed; `nohup` has it ignored, and so do we then."""
 
 
 def serve(
@@ -134,14 +138,6 @@ def _model(settings: Settings, console: Console) -> ServedModel | None:
     return ServedModel(path, model_id(settings.model.name))
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: ours let running turns finish first."""
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
-
-
 class _Process:
     """The serving process: the HTTP server, the loading model, the signals."""
 
@@ -152,22 +148,15 @@ class _Process:
         self._console = console
         self._signal: signal.Signals | None = None
         self._stop = asyncio.Event()
-        self._server = _Server(
-            uvicorn.Config(
-                application.asgi,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                server_header=False,
-                timeout_graceful_shutdown=CONNECTIONS_END_SECONDS,
-            )
-        )
+        self._terminals = [output for output in (STDOUT, STDERR) if os.isatty(output)]
+        self._server = HttpServer(application.asgi, settings.server, seconds_to_end=CONNECTIONS_END_SECONDS)
 
     async def run(self) -> signal.Signals | None:
         """Serve until a signal and return it. Raises ModelLoadError where the model can't be loaded."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._on_signal, number)
+        for number in STOPPING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self._on_signal, number)
         async with self._application.running() as loading, asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(self._server.serve(sockets=[self._listener]))
             tasks.create_task(self._announce(loading))
@@ -179,11 +168,19 @@ class _Process:
         return self._signal
 
     def _on_signal(self, number: signal.Signals) -> None:
+        if number is signal.SIGHUP:
+            self._leave_terminal()
         if self._signal is not None:
             self._application.turns.interrupt()
             return
         self._signal = number
         self._stop.set()
+
+    def _leave_terminal(self) -> None:
+        """Write to nowhere instead: a write to a terminal that is gone is an error."""
+        with Path(os.devnull).open("wb") as nowhere:
+            for output in self._terminals:
+                os.dup2(nowhere.fileno(), output)
 
     async def _drain_on_signal(self) -> None:
         await self._stop.wait()

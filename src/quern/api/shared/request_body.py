@@ -1,4 +1,4 @@
-"""Bodies of requests: how large they may be, and how JSON is read.
+"""Bodies of requests: how large they may be, how they are packed, and how JSON is read.
 
 Python reads half of a surrogate pair (`\\ud83d`: JavaScript cuts characters so) as a character that nothing can be
 encoded with; here it becomes U+FFFD at the door, as it would in the prompt.
@@ -6,19 +6,21 @@ encoded with; here it becomes U+FFFD at the door, as it would in the prompt.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from typing import Any
 
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from quern.api.shared.content_coding import CODINGS, Corrupt, UnknownCoding, UnpackedTooLarge, codings, unpack
 from quern.api.shared.errors import ErrorKind, Failure, StyleOf, validation_error
 from quern.api.shared.fields import ignored_fields
 from quern.api.shared.services import services_of
@@ -28,12 +30,22 @@ HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 TOO_DEEP = "The request body has too many levels inside of each other. Make it flatter."
 
 
-class RequestTooLarge(Exception):
-    """A body went past the limit while it was read."""
+class _Refused(Exception):
+    """A body that isn't taken, as `failure` says, with `status` where that isn't the failure's own."""
+
+    def __init__(self, failure: Failure, status: int | None = None, headers: dict[str, str] | None = None) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.status = status
+        self.headers = headers
 
 
 class BodyLimit:
-    """Answers 413 to a body larger than `limit` bytes, announced or not. Pure ASGI, so that streams pass untouched."""
+    """Reads a body before the application runs: at most `limit` bytes, unpacked where it came packed.
+
+    A larger one is a 413, announced (then nothing of it is read) or not, before or after it was unpacked. Pure ASGI, so
+    that streams pass untouched.
+    """
 
     def __init__(self, app: ASGIApp, limit: int, style_of: StyleOf) -> None:
         self._app = app
@@ -41,35 +53,84 @@ class BodyLimit:
         self._style_of = style_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
+        if "content-length" not in headers and "transfer-encoding" not in headers:
             await self._app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdigit() and int(announced) > self._limit:
-            await self._refuse(scope, receive, send)
-            return
-        received = 0
-
-        async def receive_within_limit() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._limit:
-                raise RequestTooLarge
-            return message
-
         try:
-            await self._app(scope, receive_within_limit, send)
-        except RequestTooLarge:
-            await self._refuse(scope, receive, send)
+            names = _codings(headers)
+            body = await self._read(headers, receive)
+            if names:
+                body = await asyncio.to_thread(self._unpack, body, names)
+                scope["headers"] = _unpacked_headers(scope["headers"], len(body))
+        except _Refused as refused:
+            style = self._style_of(scope["path"])
+            response = style.response(refused.failure, status=refused.status, headers=refused.headers)
+            await response(scope, receive, send)
+            return
+        await self._app(scope, _replayed(body, receive), send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        announced = headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > self._limit:
+            raise self._too_large()
+        pieces: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+            if size > self._limit:
+                raise self._too_large()
+            more = message.get("more_body", False)
+        return b"".join(pieces)
+
+    def _unpack(self, body: bytes, names: Sequence[str]) -> bytes:
+        for name in reversed(names):
+            try:
+                body = unpack(body, name, self._limit)
+            except UnpackedTooLarge:
+                raise self._too_large(" once it is unpacked") from None
+            except Corrupt as error:
+                message = f"The request body is not valid {name}, which Content-Encoding says it is: {error}."
+                raise _Refused(Failure(ErrorKind.INVALID, message), 400) from error
+        return body
+
+    def _too_large(self, when: str = "") -> _Refused:
         message = (
-            f"The request body is larger than {self._limit} bytes, the limit set by server.max_request_bytes. "
+            f"The request body is larger than {self._limit} bytes{when}, the limit set by server.max_request_bytes. "
             f"Send a shorter prompt."
         )
-        style = self._style_of(scope["path"])
-        await style.response(Failure(ErrorKind.TOO_LARGE, message))(scope, receive, send)
+        return _Refused(Failure(ErrorKind.TOO_LARGE, message))
+
+
+def _codings(headers: Headers) -> list[str]:
+    try:
+        return codings(",".join(headers.getlist("content-encoding")))
+    except UnknownCoding as error:
+        known = ", ".join(CODINGS)
+        message = f"Content-Encoding {error} is not known here. Send the body as it is, or packed with one of {known}."
+        raise _Refused(Failure(ErrorKind.INVALID, message), 415, {"accept-encoding": known}) from error
+
+
+def _unpacked_headers(headers: Sequence[tuple[bytes, bytes]], size: int) -> list[tuple[bytes, bytes]]:
+    """The headers that an unpacked body would have come with."""
+    of_the_packed = {b"content-encoding", b"content-length", b"transfer-encoding"}
+    return [header for header in headers if header[0] not in of_the_packed] + [(b"content-length", b"%d" % size)]
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body at once, and then what is still to come: the client's going."""
+    left = [body]
+
+    async def replay() -> Message:
+        if left:
+            return {"type": "http.request", "body": left.pop(), "more_body": False}
+        return await receive()
+
+    return replay
 
 
 class JsonRoute(APIRoute):
