@@ -263,7 +263,7 @@ async def test_fields_that_are_off_or_change_nothing_may_be_sent(quern: Quern) -
         ({"input_prefix": 1}, "input_prefix", "valid string"),
         ({"input_extra": [{"filename": "x"}]}, "input_extra.0.text", "missing"),
         ({"input_extra": "x"}, "input_extra", "valid list"),
-        ({"n_predict": -2}, "n_predict", "greater than or equal to -1"),
+        ({"n_predict": -3}, "n_predict", "greater than or equal to -2"),
         ({"logit_bias": [[65]]}, "logit_bias", "pairs of a token id and a bias"),
         ({"logit_bias": [["word", 1]]}, "logit_bias.[key]", "integer"),
         ({"seed": [1]}, "seed", "integer"),

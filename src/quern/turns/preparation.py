@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from quern.errors import InvalidRequest
 from quern.grammar.kinds import Grammar, JsonGrammar
 from quern.grammar.languages import language_grammar
+from quern.grammar.schema_relaxing import relaxed, relaxed_text
 from quern.grammar.tool_calls import OPENING, calls_or_json, demanded_call
 from quern.prompt.codec import TextCodec
 from quern.prompt.tools.answer_parser import answer_parser
@@ -24,7 +25,7 @@ class Prepared:
 
     `grammars`: the answer is kept to the first of these that the engine can keep to, if there are any; `grammar_field`
     of the request asks for that, and where it demands a call, it is one of the tools `demanded`. `single_call`: the
-    answer ends after its first call.
+    answer ends after its first call. `ignored`: what the schemas ask and the grammars don't keep to, as sentences.
     """
 
     ids: tuple[int, ...]
@@ -33,6 +34,7 @@ class Prepared:
     demanded: tuple[Tool, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     single_call: bool = False
+    ignored: tuple[str, ...] = ()
 
 
 def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenInput) -> Prepared:
@@ -44,14 +46,15 @@ def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenI
         if not given.ids:
             raise InvalidRequest("The prompt is empty. Send some text to continue.", field="prompt")
         check_ids(given.ids, codec.vocabulary_size, "prompt")
-        grammars = _grammars(given)
-        return Prepared(given.ids, grammars, given.schema_field, stop_token_ids=given.stop_token_ids)
+        grammars, ignored = _grammars(given)
+        return Prepared(given.ids, grammars, given.schema_field, stop_token_ids=given.stop_token_ids, ignored=ignored)
     before = [Message(Role.SYSTEM, given.instructions)] if given.instructions is not None else []
     items = [*before, *history, *given.items]
     tools = offered_tools(given.tool_use)
     if not tools:
         ids = codec.encode_chat(items, prefill=given.prefill)
-        return Prepared(ids, _grammars(given), given.schema_field)
+        grammars, ignored = _grammars(given)
+        return Prepared(ids, grammars, given.schema_field, ignored=ignored)
     return _with_tools(codec, items, given, tools)
 
 
@@ -83,11 +86,12 @@ def check_ids(ids: Collection[int], vocabulary_size: int, field: str) -> None:
         )
 
 
-def _grammars(given: ChatInput | TokenInput) -> tuple[Grammar, ...]:
-    """What an answer without calls is kept to. Raises InvalidRequest."""
+def _grammars(given: ChatInput | TokenInput) -> tuple[tuple[Grammar, ...], tuple[str, ...]]:
+    """What an answer without calls is kept to, and what the schema asks and isn't kept to. Raises InvalidRequest."""
     if given.schema is not None:
-        return (JsonGrammar(given.schema),)
-    return (language_grammar(given.language, given.schema_field),) if given.language is not None else ()
+        schema, ignored = relaxed_text(given.schema)
+        return (JsonGrammar(schema),), ignored
+    return ((language_grammar(given.language, given.schema_field),) if given.language is not None else ()), ()
 
 
 def _with_tools(codec: TextCodec, items: Sequence[Item], given: ChatInput, tools: tuple[Tool, ...]) -> Prepared:
@@ -100,15 +104,25 @@ def _with_tools(codec: TextCodec, items: Sequence[Item], given: ChatInput, tools
         )
     demanded = callable_tools(use) if use.mode is CallMode.REQUIRED else ()
     if demanded:
-        grammars = demanded_call(codec.tool_format, demanded)
+        demanded, ignored = _relaxed_tools(demanded)
+        grammars: tuple[Grammar, ...] = demanded_call(codec.tool_format, demanded)
     elif given.schema is not None:
-        grammars = (calls_or_json(given.schema),)
+        schema, ignored = relaxed_text(given.schema)
+        grammars = (calls_or_json(schema),)
     else:
-        grammars = _grammars(given)
+        grammars, ignored = _grammars(given)
     return Prepared(
         ids=codec.encode_chat(items, tools, OPENING if demanded else "", prefill=given.prefill),
         grammars=grammars,
         grammar_field="tools" if demanded else given.schema_field,
         demanded=demanded,
         single_call=not use.parallel,
+        ignored=ignored,
     )
+
+
+def _relaxed_tools(tools: Sequence[Tool]) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+    """The tools with parameters that can rather be kept to, and what of them won't be."""
+    found = [(tool, relaxed(tool.parameters)) for tool in tools]
+    ignored = tuple(f"Tool {tool.name!r}: {sentence}" for tool, parameters in found for sentence in parameters.ignored)
+    return tuple(replace(tool, parameters=parameters.schema) for tool, parameters in found), ignored
