@@ -106,7 +106,8 @@ async def test_where_only_the_likeliest_token_can_be_drawn_the_answer_is_the_gre
     subject: Subject, values: dict[str, Any]
 ) -> None:
     drawn: dict[str, Any] = {"max_tokens": 16, "temperature": 1.0, "top_p": 0.9, "top_k": 0, "repetition_penalty": 1.0}
-    asked = [SamplingParams(**{**drawn, "temperature": 0.0}), SamplingParams(**{**drawn, **values})]
+    changes: list[dict[str, Any]] = [{"temperature": 0.0}, values]
+    asked = [SamplingParams(**(drawn | change)) for change in changes]
     request = subject.request("Write a haiku.")
     greedy, other = [(await subject.run(replace(request, sampling=sampling))).ids for sampling in asked]
     assert other == greedy
