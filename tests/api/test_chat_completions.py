@@ -322,7 +322,7 @@ async def test_a_conversation_of_the_original_endpoints_goes_on_here_and_back(qu
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "20"),
         ({"stop": [1]}, "stop.0", "valid string"),
         ({"stop": ["x"] * 17}, "stop", "at most 16"),
-        ({"functions": [{}]}, "functions.0.name", "missing"),
+        ({"functions": [{"description": "x"}]}, "functions.0.name", "missing"),
         ({"functions": [WEATHER["function"]], "function_call": {"name": "f"}}, "function_call", "not among the tools"),
         ({"audio": {"voice": "x", "format": "wav"}}, "audio", "text only"),
         ({"modalities": ["text", "audio"]}, "modalities", "text only"),

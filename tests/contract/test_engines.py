@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -98,6 +99,18 @@ async def test_a_stop_id_ends_the_generation_and_is_not_shown(subject: Subject) 
 async def test_greedy_decoding_is_deterministic(subject: Subject) -> None:
     first, second = [(await subject.run(subject.request("Write a haiku.", max_tokens=16))).ids for _ in range(2)]
     assert first == second
+
+
+@pytest.mark.parametrize("values", [{"top_p": 0.0}, {"temperature": 1e-30}, {"top_k": 1}])
+async def test_where_only_the_likeliest_token_can_be_drawn_the_answer_is_the_greedy_one(
+    subject: Subject, values: dict[str, Any]
+) -> None:
+    drawn: dict[str, Any] = {"max_tokens": 16, "temperature": 1.0, "top_p": 0.9, "top_k": 0, "repetition_penalty": 1.0}
+    changes: list[dict[str, Any]] = [{"temperature": 0.0}, values]
+    asked = [SamplingParams(**(drawn | change)) for change in changes]
+    request = subject.request("Write a haiku.")
+    greedy, other = [(await subject.run(replace(request, sampling=sampling))).ids for sampling in asked]
+    assert other == greedy
 
 
 async def test_the_same_seed_draws_the_same_tokens(subject: Subject) -> None:
