@@ -138,9 +138,7 @@ class ToolUseBlock(RequestObject):
 
     def arguments(self) -> str:
         """Its input as text: JSON, as far as it is any."""
-        if self.input is None or isinstance(self.input, str):
-            return self.input or ""
-        return json.dumps(self.input, ensure_ascii=False)
+        return _as_text(self.input)
 
 
 class ToolReferenceBlock(RequestObject):
@@ -157,22 +155,23 @@ class ToolReferenceBlock(RequestObject):
 
 def blocks_of(content: Any) -> Any:
     """A string is short for one block of text, and so is one in a list; null is nothing."""
-    if content is None:
-        return []
-    listed = content if isinstance(content, list) else [content]
-    blocks = [{"type": "text", "text": one} if isinstance(one, str) else one for one in cast("list[Any]", listed)]
-    return content if any(not isinstance(one, dict) for one in blocks) else blocks
+    return [{"type": "text", "text": one} if isinstance(one, str) else one for one in _listed(content)]
 
 
 def _outputs_of(content: Any) -> Any:
     """The same of what a tool gave back; what is no block is shown as JSON."""
-    listed = content if isinstance(content, list) else [] if content is None else [content]
-    return blocks_of(
-        [
-            one if isinstance(one, str) or type_of(one) is not None else json.dumps(one, ensure_ascii=False)
-            for one in cast("list[Any]", listed)
-        ]
-    )
+    return blocks_of([one if type_of(one) is not None else _as_text(one) for one in _listed(content)])
+
+
+def _listed(content: Any) -> list[Any]:
+    if content is None:
+        return []
+    return cast("list[Any]", content) if isinstance(content, list) else [content]
+
+
+def _as_text(value: Any) -> str:
+    """A text as it is, and anything else as JSON; null is nothing."""
+    return value or "" if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _tagged(known: Collection[str], aliases: Callable[[str], str] = str) -> Discriminator:

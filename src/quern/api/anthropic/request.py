@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, FailFast, Field, Tag
+from pydantic import Discriminator, FailFast, Field, Tag, create_model
 
 from quern.api.anthropic.blocks import TextBlock, Texts
 from quern.api.anthropic.input_messages import (
@@ -36,9 +36,6 @@ from quern.api.shared.tools import MOST_TOOLS
 from quern.config import GenerationSettings
 from quern.sampling import PARAMETERS, Limits, SamplingParams
 from quern.turns.request import Caller, ChatInput, TurnRequest, split_prefill
-
-NO_THREADS = "Nothing is kept of earlier messages. Leave it out, and send the whole conversation"
-NO_COMPACTION = "This server makes no summaries. Leave it out, and ask for one in a message"
 
 
 class JsonFormat(RequestObject):
@@ -83,7 +80,16 @@ class ContextManagement(RequestObject):
     edits: list[ContextEdit] = Field(default_factory=list[ContextEdit])
 
 
-class CountTokensRequest(RequestObject):
+Refused = create_model(
+    "Refused",
+    __base__=RequestObject,
+    compaction=(refused("This server makes no summaries by itself. Leave it out, and ask for one in a message"), None),
+    thread=(refused("Nothing is kept of earlier messages. Leave it out, and send the whole conversation"), None),
+)
+"""What changes the answer's meaning and can't be served."""
+
+
+class CountTokensRequest(Refused):
     """`POST /v1/messages/count_tokens`: what makes up the prompt."""
 
     messages: Annotated[list[InputMessage], FailFast()] = Field(min_length=1, max_length=MOST_MESSAGES)
@@ -94,7 +100,6 @@ class CountTokensRequest(RequestObject):
     output_config: OutputConfig | None = None
     output_format: JsonFormat | None = None
     context_management: ContextManagement | None = None
-    thread: refused(NO_THREADS) = None
     betas: NoOp = None
     cache_control: NoOp = None
     speed: NoOp = None
@@ -127,7 +132,6 @@ class MessagesRequest(with_sampling(CountTokensRequest, SAMPLING, temperature=Li
     max_tokens: int = PARAMETERS["max_tokens"].field(default=...)
     stop_sequences: list[StopText] | None = Field(default=None, max_length=MOST_STOPS)
     stream: bool | None = None
-    compaction: refused(NO_COMPACTION) = None
     billing_policy: NoOp = None
     diagnostics: NoOp = None
     fallback_credit_token: NoOp = None

@@ -25,7 +25,6 @@ class OfferedTool(RequestObject):
     """A tool that the client runs. `strict` counts where a call is demanded."""
 
     name: ToolName
-    type: str | None = None
     defer_loading: bool | None = Field(
         default=None, description="Not shown to the model before a tool_reference or a tool_addition names it."
     )
