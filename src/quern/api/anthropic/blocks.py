@@ -160,7 +160,15 @@ def blocks_of(content: Any) -> Any:
 
 def _outputs_of(content: Any) -> Any:
     """The same of what a tool gave back; what is no block is shown as JSON."""
-    return blocks_of([one if type_of(one) is not None else _as_text(one) for one in _listed(content)])
+    return blocks_of([one if _is_block(one) else _as_text(one) for one in _listed(content)])
+
+
+def _is_block(value: Any) -> bool:
+    match value:
+        case {"type": str()} | {"text": str()}:
+            return True
+        case _:
+            return False
 
 
 def _listed(content: Any) -> list[Any]:

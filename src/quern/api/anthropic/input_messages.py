@@ -48,6 +48,11 @@ class InputMessage(RequestObject):
     clear_at: Literal["next_user_message", "never"] | None = None
     output_config: NoOp = None
 
+    def ignored(self) -> Sequence[str]:
+        """What was left out, and `clear_at` where it has no meaning."""
+        misplaced = self.clear_at is not None and self.role != "system"
+        return [*super().ignored(), *(["clear_at"] if misplaced else [])]
+
     def items(self) -> list[Item]:
         """The steps that it stands for. Texts that follow each other are one message."""
         role = Role(self.role)

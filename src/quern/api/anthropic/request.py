@@ -34,6 +34,7 @@ from quern.api.shared.fields import (
 from quern.api.shared.sampling_fields import with_sampling
 from quern.api.shared.tools import MOST_TOOLS
 from quern.config import GenerationSettings
+from quern.errors import InvalidRequest
 from quern.sampling import PARAMETERS, Limits, SamplingParams
 from quern.turns.request import Caller, ChatInput, TurnRequest, split_prefill
 
@@ -129,7 +130,9 @@ SAMPLING = ("temperature", "top_p", "top_k")
 class MessagesRequest(with_sampling(CountTokensRequest, SAMPLING, temperature=Limits(le=1))):
     """`POST /v1/messages`."""
 
-    max_tokens: int = PARAMETERS["max_tokens"].field(default=...)
+    max_tokens: int = PARAMETERS["max_tokens"].field(
+        default=..., ge=0, description="Most tokens of the answer; with 0 the prompt is read into the cache, no more."
+    )
     stop_sequences: list[StopText] | None = Field(default=None, max_length=MOST_STOPS)
     stream: bool | None = None
     billing_policy: NoOp = None
@@ -141,11 +144,17 @@ class MessagesRequest(with_sampling(CountTokensRequest, SAMPLING, temperature=Li
     service_tier: NoOp = None
 
     def sampling(self, defaults: GenerationSettings) -> SamplingParams:
-        """These values over the defaults."""
-        return defaults.sampling(**self.model_dump(include={"max_tokens", *SAMPLING}))
+        """These values over the defaults. A prompt that is only read has an answer of one token, which nobody sees."""
+        return defaults.sampling(**self.model_dump(include={*SAMPLING}), max_tokens=max(1, self.max_tokens))
 
     def turn(self, caller: Caller, conversation_id: str | None, defaults: GenerationSettings) -> TurnRequest:
         """The turn that is asked for. Raises InvalidRequest."""
+        if self.max_tokens == 0 and conversation_id is not None:
+            raise InvalidRequest(
+                "With the field max_tokens at 0 a prompt is only read, but a conversation goes on with an answer. Send "
+                "at least 1, or leave the header X-Quern-Conversation out.",
+                field="max_tokens",
+            )
         return TurnRequest(
             caller,
             input=self.chat_input(continuing=conversation_id is not None),
