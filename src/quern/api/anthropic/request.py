@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, FailFast, Field, Tag, create_model
+from pydantic import Discriminator, FailFast, Field, Tag
 
 from quern.api.anthropic.blocks import TextBlock, Texts
 from quern.api.anthropic.input_messages import (
@@ -81,16 +81,7 @@ class ContextManagement(RequestObject):
     edits: list[ContextEdit] = Field(default_factory=list[ContextEdit])
 
 
-Refused = create_model(
-    "Refused",
-    __base__=RequestObject,
-    compaction=(refused("This server makes no summaries by itself. Leave it out, and ask for one in a message"), None),
-    thread=(refused("Nothing is kept of earlier messages. Leave it out, and send the whole conversation"), None),
-)
-"""What changes the answer's meaning and can't be served."""
-
-
-class CountTokensRequest(Refused):
+class CountTokensRequest(RequestObject):
     """`POST /v1/messages/count_tokens`: what makes up the prompt."""
 
     messages: Annotated[list[InputMessage], FailFast()] = Field(min_length=1, max_length=MOST_MESSAGES)
@@ -101,6 +92,12 @@ class CountTokensRequest(Refused):
     output_config: OutputConfig | None = None
     output_format: JsonFormat | None = None
     context_management: ContextManagement | None = None
+    compaction: Annotated[
+        None, refused("This server makes no summaries by itself. Leave it out, and ask for one in a message")
+    ] = None
+    thread: Annotated[
+        None, refused("Nothing is kept of earlier messages. Leave it out, and send the whole conversation")
+    ] = None
     betas: NoOp = None
     cache_control: NoOp = None
     speed: NoOp = None
@@ -127,7 +124,14 @@ class CountTokensRequest(Refused):
 SAMPLING = ("temperature", "top_p", "top_k")
 
 
-class MessagesRequest(with_sampling(CountTokensRequest, SAMPLING, temperature=Limits(le=1))):
+class MessagesRequest(
+    with_sampling(
+        CountTokensRequest,
+        SAMPLING,
+        temperature=Limits(le=1),
+        top_k=Limits(ge=-1, description="Sample from the k likeliest tokens; 0 and -1 are off."),
+    )
+):
     """`POST /v1/messages`."""
 
     max_tokens: int = PARAMETERS["max_tokens"].field(
@@ -145,7 +149,10 @@ class MessagesRequest(with_sampling(CountTokensRequest, SAMPLING, temperature=Li
 
     def sampling(self, defaults: GenerationSettings) -> SamplingParams:
         """These values over the defaults. A prompt that is only read has an answer of one token, which nobody sees."""
-        return defaults.sampling(**self.model_dump(include={*SAMPLING}), max_tokens=max(1, self.max_tokens))
+        values = self.model_dump(include={*SAMPLING})
+        if values["top_k"] == -1:
+            values["top_k"] = 0
+        return defaults.sampling(**values, max_tokens=max(1, self.max_tokens))
 
     def turn(self, caller: Caller, conversation_id: str | None, defaults: GenerationSettings) -> TurnRequest:
         """The turn that is asked for. Raises InvalidRequest."""
