@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from quern.api.shared.fields import Refusal
 
 API_PAGE = Path(__file__).parents[1] / "docs" / "api.md"
-STATUSES = ("supported", "no-op", "refused")
+STATUSES = ("supported", "no-op", "left-out", "refused")
 
 
 def field_table(request: str) -> dict[str, str]:
@@ -33,7 +33,7 @@ def status(model: type[BaseModel], name: str) -> str:
     by_alias = {field.alias or attribute: field for attribute, field in model.model_fields.items()}
     field = by_alias.get(name)
     if field is None:
-        return "refused"
+        return "left-out"
     if any(isinstance(one, BeforeValidator) and isinstance(one.func, Refusal) for one in field.metadata):
         return "refused"
     return "no-op" if _is_no_op(field) else "supported"

@@ -100,6 +100,14 @@ async def test_a_refused_field_is_a_400_that_names_it(quern: Quern, request_: st
     assert quern.engine.requests == []
 
 
+@pytest.mark.parametrize(("request_", "name", "told"), [row for row in ROWS if row[2] == "left-out"])
+async def test_a_field_that_is_left_out_is_named(quern: Quern, request_: str, name: str, told: str) -> None:
+    path = request_.removeprefix("POST ")
+    response = await quern.client.post(path, json={**REQUESTS[request_].body, name: {"x": 1}})
+    assert response.status_code == 200, response.text
+    assert response.headers["x-quern-ignored"] == name
+
+
 @pytest.mark.parametrize("request_", REQUESTS)
 async def test_no_ops_of_any_type_change_nothing(quern: Quern, request_: str) -> None:
     path = request_.removeprefix("POST ")
