@@ -30,7 +30,13 @@ async def library(quern: Quern) -> AsyncGenerator[anthropic.AsyncAnthropic]:
         yield client
 
 
-def sent_back(final: anthropic.types.Message) -> list[Any]:
+async def create(client: anthropic.AsyncAnthropic, **asked: Any) -> Any:
+    """A message in one piece."""
+    create: Any = client.messages.create
+    return await create(**asked)
+
+
+def sent_back(final: Any) -> list[Any]:
     """The answer as history, and results of its calls, if it was cut or not."""
     results: list[Any] = [
         {"type": "tool_result", "tool_use_id": block.id, "content": "sunny"}
@@ -48,18 +54,19 @@ async def test_an_answer_that_is_cut_anywhere_can_be_sent_back(
     answer = ANSWERS[format_]
     asked: dict[str, Any] = {"model": "fake", "tools": [WEATHER]}
     history: list[Any] = [*USER]
+    final: Any = None
     async with start(saying(answer), live=True) as quern, library(quern) as client:
         quern.application.codec.tool_format = format_
         for length in range(1, len(answer.encode()) + 2):
             if streamed:
-                async with client.messages.stream(**asked, messages=USER, max_tokens=length) as stream:
+                async with client.messages.stream(**asked, messages=history[:1], max_tokens=length) as stream:
                     final = await stream.get_final_message()
             else:
-                final = await client.messages.create(**asked, messages=USER, max_tokens=length)
+                final = await create(client, **asked, messages=USER, max_tokens=length)
             history += sent_back(final)
         whole = [block for block in final.content if block.type == "tool_use"]
         assert [block.input for block in whole] == [{"city": "北"}]
-        all_of_it = await client.messages.create(**asked, messages=history, max_tokens=1)
+        all_of_it = await create(client, **asked, messages=history, max_tokens=1)
         assert "sunny" in prompt_text(quern)
     assert all_of_it.stop_reason in ("max_tokens", "end_turn")
 
@@ -67,9 +74,10 @@ async def test_an_answer_that_is_cut_anywhere_can_be_sent_back(
 @pytest.mark.parametrize("stop", ["arg", "city", "tool_call", "}"])
 async def test_an_answer_that_a_stop_sequence_cuts_can_be_sent_back(start: Start, stop: str) -> None:
     asked: dict[str, Any] = {"model": "fake", "tools": [WEATHER], "max_tokens": 500}
+    messages: list[Any] = [*USER]
     async with start(saying(ANSWERS[ToolFormat.JSON]), live=True) as quern, library(quern) as client:
-        async with client.messages.stream(**asked, messages=USER, stop_sequences=[stop]) as stream:
+        async with client.messages.stream(**asked, messages=messages, stop_sequences=[stop]) as stream:
             final = await stream.get_final_message()
         assert final.stop_sequence == stop
-        await client.messages.create(**asked, messages=[*USER, *sent_back(final)])
-        await client.messages.create(**asked, messages=[*USER, {"role": "assistant", "content": final.content}])
+        await create(client, **asked, messages=[*USER, *sent_back(final)])
+        await create(client, **asked, messages=[*USER, {"role": "assistant", "content": final.content}])

@@ -14,9 +14,6 @@ from pydantic import Field
 from quern.api.anthropic.blocks import (
     Block,
     Content,
-    DocumentBlock,
-    OtherBlock,
-    Said,
     ServerResultBlock,
     ToolByDefinition,
     ToolChangeBlock,
@@ -24,6 +21,7 @@ from quern.api.anthropic.blocks import (
     ToolResultBlock,
     ToolUseBlock,
 )
+from quern.api.anthropic.said import DocumentBlock, OtherBlock, Said
 from quern.api.anthropic.tools import TOOL_SEARCH, ClientTool, HostedTool, OfferedTool
 from quern.api.shared.fields import NoOp, RequestObject
 from quern.errors import InvalidRequest

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, FailFast, Field, Tag
 
-from quern.api.anthropic.blocks import TextBlock, Texts
 from quern.api.anthropic.input_messages import (
     InputMessage,
     check_said_now,
@@ -19,6 +18,7 @@ from quern.api.anthropic.input_messages import (
     offered_tools,
     without_billing,
 )
+from quern.api.anthropic.said import TextBlock, Texts
 from quern.api.anthropic.tools import ClientTool, ToolChoice, use_of
 from quern.api.shared.fields import (
     MOST_MESSAGES,
