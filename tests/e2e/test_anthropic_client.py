@@ -117,7 +117,7 @@ def test_a_prompt_that_was_read_into_the_cache_is_not_read_again(client: anthrop
     }
     warmed = create(client, **asked, max_tokens=0)
     assert (warmed.content, warmed.stop_reason, warmed.usage.output_tokens) == ([], "max_tokens", 0)
-    assert create(client, **asked, max_tokens=5).usage.cache_read_input_tokens >= 64
+    assert (create(client, **asked, max_tokens=5).usage.cache_read_input_tokens or 0) >= 64
 
 
 def test_errors_are_the_librarys_own(client: anthropic.Anthropic) -> None:
