@@ -156,7 +156,7 @@ async def test_silence_is_filled_with_pings(start: Start, monkeypatch: pytest.Mo
 
 
 async def test_a_refused_stream_is_a_plain_error(quern: Quern) -> None:
-    response = await quern.client.post("/v1/messages", json={**ASKED, "stream": True, "max_tokens": 0})
+    response = await quern.client.post("/v1/messages", json={**ASKED, "stream": True, "max_tokens": -1})
     assert response.status_code == 400
     assert response.json()["type"] == "error"
 

@@ -127,6 +127,89 @@ async def test_fields_that_change_nothing_here_are_accepted(quern: Quern) -> Non
     assert response.status_code == 200, response.text
 
 
+SERVED: list[dict[str, Any]] = [
+    {"system": None},
+    {"system": ""},
+    {"system": []},
+    {"system": [{"type": "text", "text": ""}]},
+    {"tools": None},
+    {"tools": []},
+    {"tool_choice": None},
+    {"tool_choice": {"type": "none"}},
+    {"tool_choice": {"type": "auto"}},
+    {"tools": [], "tool_choice": {"type": "none"}},
+    {"stop_sequences": None},
+    {"stop_sequences": []},
+    {"stream": None},
+    {"metadata": None},
+    {"metadata": {"user_id": None}},
+    {"temperature": None, "top_p": None, "top_k": None},
+    {"top_k": 0},
+    {"top_k": -1},
+    {"max_tokens": 2**70},
+    {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+    {"thinking": {"type": "disabled"}},
+    {"thinking": None},
+    {"output_config": None},
+    {"output_config": {}},
+    {"output_config": {"format": None, "effort": None}},
+    {"output_format": None},
+    {"context_management": {}},
+    {"context_management": {"edits": []}},
+    {"context_management": {"edits": None}},
+    {"container": None, "mcp_servers": None, "thread": None, "compaction": None, "seed": None},
+    {"service_tier": "standard_only", "inference_geo": None, "speed": None, "betas": None},
+]
+
+
+@pytest.mark.parametrize("body", SERVED, ids=str)
+async def test_what_says_nothing_is_as_good_as_left_out(quern: Quern, body: dict[str, Any]) -> None:
+    response = await message(quern, **body)
+    assert response.status_code == 200, response.text
+    assert "x-quern-ignored" not in response.headers
+    assert prompt_text(quern) == "user\nhi\nassistant\n"
+
+
+async def test_top_k_of_minus_one_is_off(quern: Quern) -> None:
+    await message(quern, top_k=-1)
+    assert quern.engine.requests[0].sampling.top_k == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_with_no_tokens_a_prompt_is_read_into_the_cache_and_nothing_is_said(start: Start, stream: bool) -> None:
+    asked: dict[str, Any] = {"system": "Be brief. " * 20, "tools": [WEATHER]}
+    async with start(saying(CALL)) as quern:
+        warmed = await message(quern, **asked, max_tokens=0, stream=stream)
+        usage = (await message(quern, **asked)).json()["usage"]
+    assert warmed.status_code == 200, warmed.text
+    assert usage["cache_read_input_tokens"] > 0
+    if stream:
+        assert "content_block" not in warmed.text
+        assert '"stop_reason":"max_tokens"' in warmed.text
+    else:
+        body = warmed.json()
+        assert (body["content"], body["stop_reason"], body["usage"]["output_tokens"]) == ([], "max_tokens", 0)
+
+
+async def test_with_no_tokens_no_conversation_goes_on(quern: Quern) -> None:
+    headers = {"X-Quern-Conversation": await quern.begin()}
+    response = await quern.client.post("/v1/messages", json={"messages": USER, "max_tokens": 0}, headers=headers)
+    assert response.status_code == 400
+    assert "max_tokens" in response.json()["error"]["message"]
+
+
+async def test_a_conversation_goes_on_after_an_answers_beginning(start: Start) -> None:
+    async with start(saying("fine")) as quern:
+        headers = {"X-Quern-Conversation": await quern.begin("first prompt")}
+        messages = [*USER, {"role": "assistant", "content": [{"type": "text", "text": "All is "}]}]
+        asked = {"max_tokens": 100, "messages": messages}
+        body = (await quern.client.post("/v1/messages", json=asked, headers=headers)).json()
+        assert prompt_text(quern).endswith("user\nhi\nassistant\nAll is ")
+        stored = (await quern.client.get(f"/v1/conversations/{headers['X-Quern-Conversation']}")).json()
+    assert body["content"] == [{"type": "text", "text": "fine"}], "the beginning is not told again"
+    assert [said["content"] for said in stored["messages"]] == ["first prompt", "fine", "hi", "All is fine"]
+
+
 async def test_an_empty_answer_has_no_blocks(start: Start) -> None:
     async with start(saying("")) as quern:
         body = (await message(quern)).json()
@@ -213,10 +296,12 @@ async def test_system_messages_add_tools_and_take_them_away(quern: Quern) -> Non
 
 async def test_a_format_is_a_grammar(quern: Quern) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
-    await message(quern, output_config={"format": {"type": "json_schema", "schema": schema}})
-    grammar = quern.engine.requests[0].grammar
-    assert isinstance(grammar, JsonGrammar)
-    assert '"integer"' in grammar.schema
+    form = {"type": "json_schema", "schema": schema}
+    for asked in ({"output_config": {"format": form}}, {"output_format": form}):
+        await message(quern, **asked)
+        grammar = quern.engine.requests[-1].grammar
+        assert isinstance(grammar, JsonGrammar)
+        assert '"integer"' in grammar.schema
 
 
 async def test_count_tokens_is_what_the_message_will_use(quern: Quern) -> None:

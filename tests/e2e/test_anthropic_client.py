@@ -95,6 +95,31 @@ def test_a_stop_sequence_is_named(client: anthropic.Anthropic) -> None:
     assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "5")
 
 
+def test_an_answer_goes_on_after_the_assistants_last_message(client: anthropic.Anthropic) -> None:
+    begun = "The numbers are: 1, 2, 3,"
+    message = create(
+        client,
+        model=MODEL,
+        messages=[{"role": "user", "content": "Count from 1 to 6."}, {"role": "assistant", "content": begun}],
+        max_tokens=12,
+        extra_body=GREEDY,
+    )
+    assert message.content[0].type == "text"
+    assert message.content[0].text.lstrip().startswith("4")
+
+
+def test_a_prompt_that_was_read_into_the_cache_is_not_read_again(client: anthropic.Anthropic) -> None:
+    asked: dict[str, Any] = {
+        "model": MODEL,
+        "system": "You answer in one word, and never in more than one. " * 8,
+        "messages": [{"role": "user", "content": "Which language has list comprehensions?"}],
+        "extra_body": GREEDY,
+    }
+    warmed = create(client, **asked, max_tokens=0)
+    assert (warmed.content, warmed.stop_reason, warmed.usage.output_tokens) == ([], "max_tokens", 0)
+    assert (create(client, **asked, max_tokens=5).usage.cache_read_input_tokens or 0) >= 64
+
+
 def test_errors_are_the_librarys_own(client: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError, match="is not served here"):
         client.messages.create(model="claude-nobody", messages=[{"role": "user", "content": "x"}], max_tokens=5)

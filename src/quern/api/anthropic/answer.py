@@ -6,7 +6,8 @@ Source of the shapes: "Create a Message" and "Streaming Messages" in Anthropic's
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from quern.events import ArgumentsDelta, CallEnded, CallStarted, Prefill, TextDelta, TurnEnded, TurnEvent
@@ -85,15 +86,26 @@ class MessageEvents:
         ]
 
 
+def unanswered(event: TurnEvent) -> TurnEvent | None:
+    """What is told of an event where a prompt is only read: nothing of what the model said."""
+    match event:
+        case TurnEnded(state=TurnState.COMPLETED):
+            usage = replace(event.usage, completion_tokens=0)
+            return replace(event, finish_reason=FinishReason.LENGTH, usage=usage, stop=None)
+        case Prefill() | TurnEnded():
+            return event
+        case _:
+            return None
+
+
 def message_heading(turn_id: str, model: str) -> dict[str, Any]:
     """The members that name a message."""
     return {"id": f"msg_{turn_id.replace('-', '')}", "type": "message", "role": "assistant", "model": model}
 
 
-def whole_message(
-    heading: dict[str, Any], events: Iterable[TurnEvent], end: TurnEnded, *, fitted: bool
-) -> dict[str, Any]:
-    """A message in one piece."""
+def whole_message(heading: dict[str, Any], events: Sequence[TurnEvent], *, fitted: bool) -> dict[str, Any]:
+    """A message in one piece, from the events of a turn that completed."""
+    end = next(event for event in events if isinstance(event, TurnEnded))
     content = [block for item in Answer(events).items() for block in _blocks(item)]
     return {**heading, "content": content, **stop_members(end, fitted=fitted), "usage": message_usage(end.usage)}
 

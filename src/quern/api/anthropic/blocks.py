@@ -1,44 +1,49 @@
 """Content blocks, which messages consist of.
 
+A client sends all that was said with every request, so no block of any type makes a history useless: what the model
+can't be shown is a sentence in its place.
+
 Source: "Create a Message" in Anthropic's API reference; of blocks that change the tools: its page on tool search.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, FailFast, Field
+from pydantic import BeforeValidator, FailFast, Field, Tag
 
-from quern.api.anthropic.tools import ClientTool
-from quern.api.shared.fields import NoOp, RequestObject, type_of
-
-UNREADABLE = {
-    "image": "Could not process image: the model reads text only. Say in a block of text what it shows",
-    "document": "Could not process PDF: the model reads text only. Send the document's text in a block of text",
-}
-"""Where the sentences begin like this, clients leave the block out and ask again."""
-
-
-class TextBlock(RequestObject):
-    """Text."""
-
-    type: Literal["text"]
-    text: str
-    cache_control: NoOp = None
-    citations: NoOp = None
+from quern.api.anthropic.documents import readable
+from quern.api.anthropic.said import (
+    CompactionBlock,
+    DocumentBlock,
+    OtherBlock,
+    SearchResultBlock,
+    SilentBlock,
+    TextBlock,
+    blocks_of,
+    listed,
+    tagged,
+)
+from quern.api.anthropic.tools import ClientTool, OfferedTool
+from quern.api.shared.fields import LeftOut, NoOp, RequestObject
 
 
 class ToolUseBlock(RequestObject):
-    """A call that the model made."""
+    """A call that the model made, or one that a vendor's server made for it. Its input may have been cut off."""
 
-    type: Literal["tool_use"]
-    id: str
-    name: str
-    input: dict[str, Any]
+    type: Literal["tool_use", "server_tool_use", "mcp_tool_use"]
+    id: str = ""
+    name: str = ""
+    input: Any = None
     cache_control: NoOp = None
     caller: NoOp = None
-    toolset_name: None = None
+    server_name: NoOp = None
+    toolset_name: NoOp = None
+
+    def arguments(self) -> str:
+        """Its input as text: JSON, as far as it is any."""
+        return _as_text(self.input)
 
 
 class ToolReferenceBlock(RequestObject):
@@ -48,117 +53,153 @@ class ToolReferenceBlock(RequestObject):
     tool_name: str
     cache_control: NoOp = None
 
-
-def blocks_of(content: Any) -> Any:
-    """A string is short for one block of text."""
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    return [] if content is None else content
+    def said(self) -> str:
+        """What the model is told of it."""
+        return f"The tool {self.tool_name} can be called now."
 
 
-def _readable(types: Collection[str]) -> BeforeValidator:
-    def check(block: Any) -> Any:
-        kind = type_of(block)
-        if kind is None or kind in types:
-            return block
-        raise ValueError(
-            UNREADABLE.get(kind)
-            or f"The model reads text only, and this server runs no tools, so blocks of the type {kind!r} have no "
-            f"meaning here. Leave them out"
-        )
-
-    return BeforeValidator(check)
+def _outputs_of(content: Any) -> Any:
+    """The same of what a tool gave back; what is no block is shown as JSON."""
+    return blocks_of([one if _is_block(one) else _as_text(one) for one in listed(content)])
 
 
-Texts = Annotated[list[TextBlock], BeforeValidator(blocks_of)]
-"""A string or blocks of text."""
+def _is_block(value: Any) -> bool:
+    match value:
+        case {"type": str()} | {"text": str()}:
+            return True
+        case _:
+            return False
+
+
+def _as_text(value: Any) -> str:
+    """A text as it is, and anything else as JSON; null is nothing."""
+    return value or "" if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
 
 OutputBlock = Annotated[
-    TextBlock | ToolReferenceBlock, Field(discriminator="type"), _readable(("text", "tool_reference"))
+    Annotated[TextBlock, Tag("text")]
+    | Annotated[DocumentBlock, Tag("document")]
+    | Annotated[SearchResultBlock, Tag("search_result")]
+    | Annotated[ToolReferenceBlock, Tag("tool_reference")]
+    | Annotated[OtherBlock, Tag("other")],
+    tagged(("text", "document", "search_result", "tool_reference")),
 ]
 
 
 class ToolResultBlock(RequestObject):
-    """What a call gave back."""
+    """What a call gave back. No image in it is refused: the client can't take it back."""
 
-    type: Literal["tool_result"]
-    tool_use_id: str
-    content: Annotated[list[OutputBlock], BeforeValidator(blocks_of)] = Field(default_factory=list[OutputBlock])
+    type: Literal["tool_result", "mcp_tool_result"]
+    tool_use_id: str = ""
+    content: Annotated[list[OutputBlock], BeforeValidator(_outputs_of)] = Field(default_factory=list[OutputBlock])
     is_error: bool | None = None
     cache_control: NoOp = None
-    toolset_name: None = None
+    toolset_name: NoOp = None
 
     def output(self) -> str:
         """The same as text."""
-        text = "\n".join(
-            block.text if isinstance(block, TextBlock) else f"The tool {block.tool_name} can be called now."
-            for block in self.content
-        )
+        text = "\n".join(block.said() for block in self.content)
         return f"Error: {text}" if self.is_error else text
 
 
-class ThinkingBlock(RequestObject):
-    """What another model thought. It is not shown to this one."""
+class ServerResultBlock(RequestObject):
+    """What a call gave back that a vendor's server made, as `web_search_tool_result`."""
 
-    type: Literal["thinking"]
-    thinking: NoOp = None
-    signature: NoOp = None
+    type: str
+    tool_use_id: str = ""
+    content: Any = None
+    cache_control: NoOp = None
+    caller: NoOp = None
+
+    def output(self) -> str:
+        """What of it can be read, as JSON."""
+        return readable(self.content)
 
 
-class RedactedThinkingBlock(RequestObject):
-    """The same, encrypted."""
-
-    type: Literal["redacted_thinking"]
-    data: NoOp = None
-
-
-class NamedToolChange(RequestObject):
+class ToolByName(RequestObject):
     """A tool by its name."""
 
     type: Literal["tool_reference"]
     name: str
 
 
-class DefinedTool(RequestObject):
+class ToolByDefinition(RequestObject):
     """A tool by its definition."""
 
     type: Literal["tool_definition"]
     definition: ClientTool
 
 
-class ToolAdditionBlock(RequestObject):
-    """From now on the model may call a tool."""
+class ForeignTool(LeftOut):
+    """A tool of an MCP server."""
 
-    type: Literal["tool_addition"]
-    tool: Annotated[NamedToolChange | DefinedTool, Field(discriminator="type")]
+
+ChangedTool = Annotated[
+    Annotated[ToolByName, Tag("tool_reference")]
+    | Annotated[ToolByDefinition, Tag("tool_definition")]
+    | Annotated[ForeignTool, Tag("other")],
+    tagged(("tool_reference", "tool_definition")),
+]
+
+
+class ToolChangeBlock(RequestObject):
+    """From now on the model may call a tool, or may not."""
+
+    type: Literal["tool_addition", "tool_removal"]
+    tool: ChangedTool
     cache_control: NoOp = None
 
+    def name(self) -> str | None:
+        """The tool's name; None for one that can't be called anyway."""
+        match self.tool:
+            case ToolByName(name=name):
+                return name
+            case ToolByDefinition(definition=OfferedTool() as definition):
+                return definition.name
+            case _:
+                return None
 
-class ToolRemovalBlock(RequestObject):
-    """From now on the model may not call a tool."""
 
-    type: Literal["tool_removal"]
-    tool: NamedToolChange
-    cache_control: NoOp = None
-
-
-BLOCKS_OF_ROLE = {
-    "user": ("text", "tool_result"),
-    "assistant": ("text", "tool_use", "thinking", "redacted_thinking"),
-    "system": ("text", "tool_addition", "tool_removal"),
+SILENT = frozenset({"thinking", "redacted_thinking", "fallback", "mcp_tool_listing"})
+ALIASES = {
+    **dict.fromkeys(SILENT, "silent"),
+    **dict.fromkeys(("server_tool_use", "mcp_tool_use"), "tool_use"),
+    "mcp_tool_result": "tool_result",
+    "tool_removal": "tool_addition",
 }
-"""Which blocks the messages of a role have."""
+
+
+def _alias(kind: str) -> str:
+    if kind not in ALIASES and kind != "tool_result" and kind.endswith("_tool_result"):
+        return "server_result"
+    return ALIASES.get(kind, kind)
+
 
 Block = Annotated[
-    TextBlock
-    | ToolUseBlock
-    | ToolResultBlock
-    | ThinkingBlock
-    | RedactedThinkingBlock
-    | ToolAdditionBlock
-    | ToolRemovalBlock,
-    Field(discriminator="type"),
-    _readable({kind for kinds in BLOCKS_OF_ROLE.values() for kind in kinds}),
+    Annotated[TextBlock, Tag("text")]
+    | Annotated[DocumentBlock, Tag("document")]
+    | Annotated[SearchResultBlock, Tag("search_result")]
+    | Annotated[CompactionBlock, Tag("compaction")]
+    | Annotated[SilentBlock, Tag("silent")]
+    | Annotated[ToolUseBlock, Tag("tool_use")]
+    | Annotated[ToolResultBlock, Tag("tool_result")]
+    | Annotated[ServerResultBlock, Tag("server_result")]
+    | Annotated[ToolChangeBlock, Tag("tool_addition")]
+    | Annotated[OtherBlock, Tag("other")],
+    tagged(
+        (
+            "text",
+            "document",
+            "search_result",
+            "compaction",
+            "silent",
+            "tool_use",
+            "tool_result",
+            "server_result",
+            "tool_addition",
+        ),
+        _alias,
+    ),
 ]
 Content = Annotated[list[Block], FailFast(), BeforeValidator(blocks_of)]
 """A string or blocks."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from quern.api.anthropic.answer import PING, MessageEvents, message_heading, whole_message
+from quern.api.anthropic.answer import PING, MessageEvents, message_heading, unanswered, whole_message
 from quern.api.anthropic.errors import ANTHROPIC_ERRORS
 from quern.api.anthropic.request import CountTokensRequest, MessagesRequest
 from quern.api.shared.headers import CallerDep, ConversationHeader
@@ -30,10 +31,12 @@ async def create_message(
     model = services.model.check_name(body.model)
     turn = await services.turns.start(body.turn(caller, conversation, services.generation))
     heading = message_heading(turn.id, model)
+    told = unanswered if body.max_tokens == 0 else _all
     if body.stream:
-        return EventStreamResponse(MessageEncoder(turn, heading), [turn.log], [turn])
-    ends = await wait_until_ended([turn], request)
-    return JSONResponse(whole_message(heading, turn.log.events, ends[0], fitted=turn.fitted))
+        return EventStreamResponse(MessageEncoder(turn, heading, told), [turn.log], [turn])
+    await wait_until_ended([turn], request)
+    events = [it for event in turn.log.events if (it := told(event)) is not None]
+    return JSONResponse(whole_message(heading, events, fitted=turn.fitted))
 
 
 @router.post("/count_tokens")
@@ -44,14 +47,18 @@ async def count_tokens(body: CountTokensRequest, services: ServicesDep) -> dict[
 
 
 class MessageEncoder(StreamEncoder):
-    """A turn as a stream of a message's events, and an error after a turn that did not complete."""
+    """A turn as a stream of a message's events, and an error after a turn that did not complete. `told`: what is told
+    of an event of the turn.
+    """
 
-    def __init__(self, turn: Turn, heading: dict[str, Any]) -> None:
+    def __init__(self, turn: Turn, heading: dict[str, Any], told: Callable[[TurnEvent], TurnEvent | None]) -> None:
+        self._told = told
         self._events = MessageEvents(heading, len(turn.request.prompt), fitted=turn.fitted)
 
     def encode(self, index: int, event: TurnEvent) -> bytes:  # noqa: ARG002 (there is one turn)
         """The message's events that an event of the turn adds."""
-        frames = [_frame(data) for data in self._events.take(event)]
+        told = self._told(event)
+        frames = [_frame(data) for data in self._events.take(told)] if told is not None else []
         if isinstance(event, TurnEnded) and event.state is not TurnState.COMPLETED:
             frames.append(_frame(ANTHROPIC_ERRORS.stream_error(event.error or event.state)))
         return b"".join(frames)
@@ -59,6 +66,10 @@ class MessageEncoder(StreamEncoder):
     def keep_alive(self) -> bytes:
         """An event that adds nothing."""
         return _frame(PING)
+
+
+def _all(event: TurnEvent) -> TurnEvent:
+    return event
 
 
 def _frame(data: dict[str, Any]) -> bytes:

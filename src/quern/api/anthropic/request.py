@@ -7,23 +7,36 @@ every field.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import FailFast, Field
+from pydantic import Discriminator, FailFast, Field, Tag
 
-from quern.api.anthropic.blocks import TextBlock, Texts
-from quern.api.anthropic.input_messages import InputMessage, items_of, offered_tools
+from quern.api.anthropic.input_messages import (
+    InputMessage,
+    check_said_now,
+    items_of,
+    offered_tools,
+    without_billing,
+)
+from quern.api.anthropic.said import TextBlock, Texts
 from quern.api.anthropic.tools import ClientTool, ToolChoice, use_of
-from quern.api.shared.fields import MOST_MESSAGES, MOST_STOPS, JsonSchema, NoOp, RequestObject, StopText
+from quern.api.shared.fields import (
+    MOST_MESSAGES,
+    MOST_STOPS,
+    JsonSchema,
+    LeftOut,
+    NoOp,
+    RequestObject,
+    StopText,
+    refused,
+    type_of,
+)
 from quern.api.shared.sampling_fields import with_sampling
 from quern.api.shared.tools import MOST_TOOLS
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
 from quern.sampling import PARAMETERS, Limits, SamplingParams
-from quern.turns.request import Caller, ChatInput, TurnRequest
-
-BILLING_HEADER = "x-anthropic-billing-header:"
-"""Claude Code sends a header of this name as its first block of system text."""
+from quern.turns.request import Caller, ChatInput, TurnRequest, split_prefill
 
 
 class JsonFormat(RequestObject):
@@ -41,11 +54,25 @@ class OutputConfig(RequestObject):
     task_budget: NoOp = None
 
 
-class ContextEdit(RequestObject):
-    """Something to leave out of the prompt. Of earlier thinking nothing is shown to the model anyway."""
+class ThinkingEdit(RequestObject):
+    """Leave out earlier thinking. Nothing of it is shown to the model anyway."""
 
     type: Literal["clear_thinking_20251015"]
     keep: NoOp = None
+
+
+class OtherEdit(LeftOut):
+    """Something else to leave out of the prompt, or to sum up, once that is long."""
+
+
+def _edit(edit: Any) -> str:
+    kind = type_of(edit) or getattr(edit, "type", None)
+    return "thinking" if kind == "clear_thinking_20251015" else "other"
+
+
+ContextEdit = Annotated[
+    Annotated[ThinkingEdit, Tag("thinking")] | Annotated[OtherEdit, Tag("other")], Discriminator(_edit)
+]
 
 
 class ContextManagement(RequestObject):
@@ -63,22 +90,33 @@ class CountTokensRequest(RequestObject):
     tools: list[ClientTool] | None = Field(default=None, max_length=MOST_TOOLS)
     tool_choice: ToolChoice | None = None
     output_config: OutputConfig | None = None
+    output_format: JsonFormat | None = None
     context_management: ContextManagement | None = None
+    compaction: Annotated[
+        None, refused("This server makes no summaries by itself. Leave it out, and ask for one in a message")
+    ] = None
+    thread: Annotated[
+        None, refused("Nothing is kept of earlier messages. Leave it out, and send the whole conversation")
+    ] = None
     betas: NoOp = None
     cache_control: NoOp = None
     speed: NoOp = None
     thinking: NoOp = None
 
-    def chat_input(self) -> ChatInput:
-        """What is said to the model. Raises InvalidRequest."""
-        system = "\n".join(block.text for block in self.system if not block.text.startswith(BILLING_HEADER))
-        wanted = self.output_config.format if self.output_config is not None else None
+    def chat_input(self, *, continuing: bool = False) -> ChatInput:
+        """What is said to the model; `continuing`: there is more before it. Raises InvalidRequest."""
+        check_said_now(self.messages)
+        system = "\n".join(text for block in self.system if (text := without_billing(block.text)))
+        wanted = (self.output_config and self.output_config.format) or self.output_format
+        tools = self.tools or []
+        items, prefill = split_prefill(items_of(self.messages), alone=continuing)
         return ChatInput(
-            items_of(self.messages),
+            items,
+            prefill=prefill,
             instructions=system or None,
-            tool_use=use_of(offered_tools(self.tools or [], self.messages), self.tool_choice),
+            tool_use=use_of(offered_tools(tools, self.messages), self.tool_choice, tools),
             schema=json.dumps(wanted.schema_) if wanted is not None else None,
-            schema_field="output_config.format",
+            schema_field="output_format" if wanted is self.output_format else "output_config.format",
             items_field="messages",
         )
 
@@ -86,32 +124,47 @@ class CountTokensRequest(RequestObject):
 SAMPLING = ("temperature", "top_p", "top_k")
 
 
-class MessagesRequest(with_sampling(CountTokensRequest, SAMPLING, temperature=Limits(le=1))):
+class MessagesRequest(
+    with_sampling(
+        CountTokensRequest,
+        SAMPLING,
+        temperature=Limits(le=1),
+        top_k=Limits(ge=-1, description="Sample from the k likeliest tokens; 0 and -1 are off."),
+    )
+):
     """`POST /v1/messages`."""
 
-    max_tokens: int = PARAMETERS["max_tokens"].field(default=...)
+    max_tokens: int = PARAMETERS["max_tokens"].field(
+        default=..., ge=0, description="Most tokens of the answer; with 0 the prompt is read into the cache, no more."
+    )
     stop_sequences: list[StopText] | None = Field(default=None, max_length=MOST_STOPS)
     stream: bool | None = None
+    billing_policy: NoOp = None
     diagnostics: NoOp = None
+    fallback_credit_token: NoOp = None
+    fallbacks: NoOp = None
     inference_geo: NoOp = None
     metadata: NoOp = None
     service_tier: NoOp = None
 
     def sampling(self, defaults: GenerationSettings) -> SamplingParams:
-        """These values over the defaults."""
-        return defaults.sampling(**self.model_dump(include={"max_tokens", *SAMPLING}))
+        """These values over the defaults. A prompt that is only read has an answer of one token, which nobody sees."""
+        values = self.model_dump(include={*SAMPLING})
+        if values["top_k"] == -1:
+            values["top_k"] = 0
+        return defaults.sampling(**values, max_tokens=max(1, self.max_tokens))
 
     def turn(self, caller: Caller, conversation_id: str | None, defaults: GenerationSettings) -> TurnRequest:
         """The turn that is asked for. Raises InvalidRequest."""
-        if self.messages[-1].role == "assistant":
+        if self.max_tokens == 0 and conversation_id is not None:
             raise InvalidRequest(
-                "The last message is the assistant's, but answers always begin anew here (no prefill). End the "
-                "messages with a user message.",
-                field="messages",
+                "With the field max_tokens at 0 a prompt is only read, but a conversation goes on with an answer. Send "
+                "at least 1, or leave the header X-Quern-Conversation out.",
+                field="max_tokens",
             )
         return TurnRequest(
             caller,
-            input=self.chat_input(),
+            input=self.chat_input(continuing=conversation_id is not None),
             sampling=self.sampling(defaults),
             remember=conversation_id is not None,
             conversation_id=conversation_id,
