@@ -98,7 +98,8 @@ def write_safetensors(
 ) -> Reference:
     """Write `config.json` and the weights, all of `dtype`, to `folder`, which must exist.
 
-    `without_head`: as Qwen3-Embedding is published, with no output matrix and with names that lack "model.". Returns the reference with the weights that the files' bytes mean.
+    `without_head`: as Qwen3-Embedding is published, with no output matrix and with names that lack "model.". Returns
+    the reference with the weights that the files' bytes mean.
     """
     stored: dict[str, Array] = {}
     tensors: dict[str, Bytes] = {}
