@@ -169,6 +169,7 @@ class FragileModel:
         self._model = model
         self.spec = model.spec
         self.sampler = model.sampler
+        self.embedding = model.embedding
         self.failing = False
 
     def forward(self, parts: Sequence[Part]) -> Sequence[Drawn]:

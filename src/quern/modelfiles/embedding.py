@@ -20,7 +20,6 @@ POOLINGS = ("none", "mean", "cls", "last", "rank")
 """`{arch}.pooling_type` of a GGUF file: llama.cpp's `llama_pooling_type`."""
 
 LAST = "last"
-LAST_STATE = frozenset({"lasttoken"})
 MODULES = "modules.json"
 USUAL_POOLING = "1_Pooling"
 MODULES_KNOWN = frozenset({"Transformer", "Pooling", "Normalize"})
@@ -71,7 +70,7 @@ def folder_embeds(folder: Path, config: ConfigFile) -> bool:
     if not file.is_file():
         return bool(config.architectures) and all(name.endswith("Model") for name in config.architectures)
     modes = read_file(file, PoolingFile).modes
-    if modes != LAST_STATE:
+    if modes != {"lasttoken"}:
         raise _unknown(folder, f"of the pooling {', '.join(sorted(modes)) or 'none'!r}")
     return True
 
