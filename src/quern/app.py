@@ -162,6 +162,7 @@ def _llamacpp(settings: Settings, model: ServedModel, codec: TextCodec) -> Engin
         quantisation=codec.quantisation,
         vocabulary=codec.tokenizer,
         settings=settings.engine,
+        embeds=codec.facts.embeds,
     )
 
 
