@@ -37,6 +37,7 @@ from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
 from quern.store.turns import TurnStore
 from quern.turns.conversations import ConversationService
+from quern.turns.embeddings import EmbeddingService
 from quern.turns.history import HistoryLoader
 from quern.turns.responses import ResponseService
 from quern.turns.served_model import ModelService
@@ -81,6 +82,7 @@ class Application:
             conversations=ConversationService(conversation_store, history, turn_store, self.turns),
             responses=ResponseService(codec, response_store, history, self.turns),
             tokens=TokenService(codec),
+            embeddings=EmbeddingService(engine, codec, self.turns, settings.turns),
             model=ModelService(engine, codec, self.turns, frozenset(settings.model.aliases)),
             generation=settings.generation,
             max_request_bytes=settings.server.max_request_bytes,

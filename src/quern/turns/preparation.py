@@ -39,6 +39,7 @@ def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenI
 
     Raises InvalidRequest for what the model can't be asked, ModelError where its template fails.
     """
+    check_writes(codec)
     if isinstance(given, TokenInput):
         if not given.ids:
             raise InvalidRequest("The prompt is empty. Send some text to continue.", field="prompt")
@@ -51,6 +52,16 @@ def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenI
         grammars = (JsonGrammar(given.schema),) if given.schema is not None else ()
         return Prepared(codec.encode_chat(items), grammars=grammars, grammar_field=given.schema_field)
     return _with_tools(codec, items, given, tools)
+
+
+def check_writes(codec: TextCodec) -> None:
+    """Raises InvalidRequest where the model makes embeddings and writes no text."""
+    if codec.facts.embeds:
+        raise InvalidRequest(
+            f"The served model {codec.facts.name!r} makes embeddings and writes no text: ask it at /v1/embeddings. For "
+            f"answers serve a model that writes, as `quern serve --model qwen2.5-coder-1.5b` does.",
+            field="model",
+        )
 
 
 def offered_tools(use: ToolUse) -> tuple[Tool, ...]:

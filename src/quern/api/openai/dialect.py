@@ -1,8 +1,8 @@
-"""OpenAI's dialects: Chat Completions, Completions, Responses, Conversations."""
+"""OpenAI's dialects: Chat Completions, Completions, Responses, Conversations, Embeddings."""
 
 from __future__ import annotations
 
-from quern.api.openai import chat_completions, completions, conversations, responses
+from quern.api.openai import chat_completions, completions, conversations, embeddings, responses
 from quern.api.shared.dialect import Dialect
 from quern.api.shared.error_styles import OPENAI_ERRORS
 
@@ -13,7 +13,8 @@ OPENAI = Dialect(
         responses.router,
         conversations.router,
         conversations.items_router,
+        embeddings.router,
     ),
     errors=OPENAI_ERRORS,
-    prefixes=("/v1/chat", "/v1/completions", "/v1/responses", "/v1/conversations"),
+    prefixes=("/v1/chat", "/v1/completions", "/v1/responses", "/v1/conversations", "/v1/embeddings"),
 )
