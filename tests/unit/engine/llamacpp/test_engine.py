@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import struct
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,9 +17,9 @@ import pytest
 from tests.unit.engine.cpu.scripted import ScriptedVocabulary
 
 from quern.config import EngineSettings
-from quern.engine.base import EngineEvent, Finished, GenerateRequest, Tokens
+from quern.engine.base import EmbedRequest, EngineEvent, Finished, GenerateRequest, Tokens
 from quern.engine.llamacpp.engine import LlamaCppEngine
-from quern.errors import EngineFailed, EngineUnavailable, InvalidRequest
+from quern.errors import EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.grammar.kinds import JsonGrammar, LarkGrammar
 from quern.sampling import SamplingParams
 
@@ -29,12 +31,14 @@ Body = dict[str, Any]
 
 class FakeLlamaServer:
     """Answers as llama-server does. `probed`: its answer to a request that it makes a grammar for; `says`: the text,
-    byte by byte a token, that it streams for every other one. `bodies`: what it was asked to complete.
+    byte by byte a token, that it streams for every other one; `embedding`: its answer to one for an embedding.
+    `bodies`: what it was asked to complete or embed.
     """
 
-    def __init__(self, probed: Callable[[Body], Body], says: str = "[1]") -> None:
+    def __init__(self, probed: Callable[[Body], Body], says: str = "[1]", embedding: Body | None = None) -> None:
         self.probed = probed
         self.says = says
+        self.embedding = embedding or {}
         self.bodies: list[Body] = []
 
     async def respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -49,7 +53,10 @@ class FakeLlamaServer:
         if path == "/completion":
             self.bodies.append(body)
             return json.dumps(self.probed(body)).encode() if "json_schema" in body else self._stream()
+        if path == "/v1/embeddings":
+            self.bodies.append(body)
         answers: dict[str, Any] = {
+            "/v1/embeddings": self.embedding,
             "/v1/models": {"data": [{"meta": {"n_vocab": 257}}]},
             "/props": {"default_generation_settings": {"n_ctx": 1000}, "total_slots": 1},
             "/slots": [],
@@ -75,11 +82,13 @@ def obeys(body: Body) -> Body:
 
 
 @asynccontextmanager
-async def engine_of(server: FakeLlamaServer) -> AsyncGenerator[LlamaCppEngine]:
+async def engine_of(server: FakeLlamaServer, *, embeds: bool = False) -> AsyncGenerator[LlamaCppEngine]:
     async with await asyncio.start_server(server.respond, "127.0.0.1", 0) as listening:
         url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         settings = EngineSettings.model_validate({"url": url, "parallel": 1})
-        engine = LlamaCppEngine(Path(), model_id="m", quantisation="q", settings=settings, vocabulary=VOCABULARY)
+        engine = LlamaCppEngine(
+            Path(), model_id="m", quantisation="q", settings=settings, vocabulary=VOCABULARY, embeds=embeds
+        )
         await engine.start()
         try:
             yield engine
@@ -149,3 +158,32 @@ async def test_an_answer_that_leaves_its_grammar_fails_instead_of_going_on(says:
         with pytest.raises(EngineFailed, match="did not keep this answer to its grammar"):
             await run(engine, replace(ANSWER, grammar=LarkGrammar('start: "[1]"')))
         assert isinstance((await run(engine, ANSWER))[-1], Finished)
+
+
+def packed(*numbers: float) -> Body:
+    return {"data": [{"embedding": base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()}]}
+
+
+async def test_a_server_that_embeds_is_asked_with_the_ids_and_never_for_text() -> None:
+    server = FakeLlamaServer(obeys, embedding=packed(0.6, -0.8))
+    async with engine_of(server, embeds=True) as engine:
+        vector = await engine.embed(EmbedRequest((5, 6, 256)))
+    assert vector.tolist() == pytest.approx([0.6, -0.8])
+    assert server.bodies[-1] == {"input": [5, 6, 256], "encoding_format": "base64"}
+    assert not [body for body in server.bodies if "prompt" in body]
+
+
+NO_EMBEDDINGS: dict[str, Body] = {
+    "it was not started for them": {"error": {"code": 501, "message": "This server does not support embeddings."}},
+    "it gives one for every token": {"data": [{"embedding": [[0.1, 0.2], [0.3, 0.4]]}]},
+    "it gives something else": {"data": [{"embedding": "###"}]},
+    "it gives half a number": {"data": [{"embedding": "AAA="}]},
+    "it gives none": {"data": []},
+}
+
+
+@pytest.mark.parametrize("why", NO_EMBEDDINGS)
+async def test_a_server_that_makes_no_embeddings_is_refused_with_what_to_start_it_with(why: str) -> None:
+    with pytest.raises(ModelLoadError, match=r"--embeddings --pooling last"):
+        async with engine_of(FakeLlamaServer(obeys, embedding=NO_EMBEDDINGS[why]), embeds=True):
+            pass
