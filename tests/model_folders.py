@@ -15,7 +15,7 @@ import tokenizers
 from gguf import GGMLQuantizationType, GGUFWriter, PoolingType
 from tests.native.random_models import SMALL, write_gguf, write_safetensors
 from tests.native.reference import Config, Reference
-from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
 from quern.modelfiles.description import ModelDescription
@@ -45,11 +45,16 @@ def write_embedding_folder(folder: Path, gguf: Path) -> Reference:
     model = read_gguf(gguf)
     reference = write_safetensors(folder, _tiny_embedding(model), dtype="BF16", without_head=True)
     write_text_files(folder, model)
-    end = {"SpecialToken": {"id": END_OF_TEXT, "type_id": 0}}
-    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    single = [{"Sequence": {"id": "A", "type_id": 0}}, end]
-    tokenizer["post_processor"] = {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}}
-    write_json(folder / "tokenizer.json", tokenizer)
+    tokenizer = hugging_face_tokenizer(model.vocabulary)
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
+            processors.TemplateProcessing(
+                single=f"$A {END_OF_TEXT}", special_tokens=[(END_OF_TEXT, model.vocabulary.tokens.index(END_OF_TEXT))]
+            ),
+        ]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
         {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},

@@ -88,9 +88,15 @@ async def test_what_is_no_input_is_refused_by_its_name(embedding: Quern, given: 
     assert (response.status_code, response.json()["error"]["param"]) == (400, "input")
 
 
-@pytest.mark.parametrize(
-    ("given", "field"), [([[]], "input"), ([[1], []], "input.1"), ([-1], "input"), ([[5], [10**6]], "input.1")]
-)
+REFUSED_IDS: list[tuple[Any, str]] = [
+    ([[]], "input"),
+    ([[1], []], "input.1"),
+    ([-1], "input"),
+    ([[5], [10**6]], "input.1"),
+]
+
+
+@pytest.mark.parametrize(("given", "field"), REFUSED_IDS)
 async def test_ids_that_can_not_be_embedded_are_refused_by_their_place(
     embedding: Quern, given: Any, field: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -66,16 +67,22 @@ def test_a_folder_as_it_is_published_is_served(start_server: StartServer, vocabu
 
 
 @RUNS_CPU
-def test_a_server_that_is_stopped_in_the_middle_ends_and_says_why(
-    start_server: StartServer, vocabulary: Path, tmp_path: Path
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_request_that_runs_when_the_server_stops_is_told_to_come_back(
+    signals: int, start_server: StartServer, vocabulary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """After the grace, or at once with a second signal."""
     write_embedding_file(tmp_path / "tiny-embedding.gguf", vocabulary)
+    monkeypatch.setenv("QUERN_SERVER__SHUTDOWN_GRACE_SECONDS", "60" if signals == 2 else "0.5")
     server = start_server(model=str(tmp_path / "tiny-embedding.gguf"))
     with ThreadPoolExecutor() as pool:
-        body = {"input": ["word " * 700] * 1500}
+        body = {"input": [f"{number} " + "word " * 700 for number in range(1500)]}
         running = pool.submit(requests.post, f"{server.url}/v1/embeddings", json=body, timeout=60)
         server.wait_for(lambda stats: stats["running"] > 0)
-        server.process.send_signal(signal.SIGTERM)
+        for _ in range(signals):
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        response = running.result()
         assert server.process.wait(30) == 0
-        with pytest.raises(requests.ConnectionError):
-            running.result().raise_for_status()
+    assert response.status_code == 503
+    assert "Send it again" in response.json()["error"]["message"]

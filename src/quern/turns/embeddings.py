@@ -6,24 +6,24 @@ import asyncio
 import math
 import time
 from array import array
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quern.config import TurnSettings
 from quern.engine.base import EmbedRequest, Engine, Priority, Vector
-from quern.errors import InputTooLong, InvalidRequest, QueueFull
+from quern.errors import EngineUnavailable, InputTooLong, InvalidRequest, QueueFull
 from quern.prompt.codec import TextCodec
 from quern.turns.preparation import check_ids
 from quern.turns.queue_limit import LONGEST_RETRY_AFTER, UNMEASURED_RETRY_AFTER
 from quern.turns.request import Caller
-from quern.turns.service import TurnService
+from quern.turns.service import LOADING_RETRY_AFTER, TurnService
 from quern.turns.tokens import TextOrIds
 
 MOST_INPUTS = 2048
 """Of one request, as at OpenAI."""
 
 WEIGHT = 0.2
+SERVER_STOPS = "The server stopped before everything was embedded, so nothing is. Send it again once it is back."
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,8 @@ class EmbeddingService:
         self._codec = codec
         self._turns = turns
         self._settings = settings
-        self._active = 0
+        self._running: set[asyncio.Task[Embeddings]] = set()
+        self._interrupted = False
         self._typical_seconds: float | None = None
 
     async def embed(
@@ -60,10 +61,36 @@ class EmbeddingService:
         """
         self._turns.check_serving()
         self._check(inputs, dimensions, field)
-        with self._place():
-            prompts = await asyncio.to_thread(self._encode, inputs, field)
-            priority = Priority.NORMAL if len(prompts) == 1 else Priority.BACKGROUND
-            vectors = await self._embed_all([EmbedRequest(ids, priority, caller.owner) for ids in prompts])
+        self._check_places()
+        began = time.monotonic()
+        work = asyncio.get_running_loop().create_task(self._embed(inputs, caller.owner, dimensions, field))
+        self._running.add(work)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if self._interrupted:
+                raise EngineUnavailable(SERVER_STOPS, LOADING_RETRY_AFTER) from None
+            raise
+        finally:
+            self._running.discard(work)
+            self._measure(time.monotonic() - began)
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Let running requests finish for `grace_seconds`, then end the rest. New ones are refused as turns are."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=grace_seconds)
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """End every running request with EngineUnavailable, at once."""
+        self._interrupted = True
+        for work in self._running:
+            work.cancel()
+
+    async def _embed(self, inputs: Sequence[TextOrIds], owner: str, dimensions: int | None, field: str) -> Embeddings:
+        prompts = await asyncio.to_thread(self._encode, inputs, field)
+        priority = Priority.NORMAL if len(prompts) == 1 else Priority.BACKGROUND
+        vectors = await self._embed_all([EmbedRequest(ids, priority, owner) for ids in prompts])
         if dimensions is not None:
             vectors = await asyncio.to_thread(shortened, vectors, dimensions)
         return Embeddings(tuple(vectors), sum(map(len, prompts)))
@@ -122,29 +149,24 @@ class EmbeddingService:
             await asyncio.gather(*workers, return_exceptions=True)
         return [vectors[index] for index in range(len(requests))]
 
-    @contextmanager
-    def _place(self) -> Generator[None]:
-        """Hold one of the places for requests. Raises QueueFull."""
+    def _check_places(self) -> None:
+        """Raises QueueFull where all are taken."""
         limit = self._engine.info.parallel + self._settings.max_queued
-        if self._active >= limit:
+        if len(self._running) >= limit:
             seconds = self._retry_after()
             msg = f"All {limit} places for requests of embeddings are taken. Try again in {seconds} s."
             raise QueueFull(msg, seconds)
-        self._active += 1
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self._active -= 1
-            took = time.monotonic() - began
-            before = took if self._typical_seconds is None else self._typical_seconds
-            self._typical_seconds = WEIGHT * took + (1 - WEIGHT) * before
+
+    def _measure(self, seconds: float) -> None:
+        """A request took so long."""
+        before = seconds if self._typical_seconds is None else self._typical_seconds
+        self._typical_seconds = WEIGHT * seconds + (1 - WEIGHT) * before
 
     def _retry_after(self) -> int:
         """Seconds until a place is likely to be free: the places become free one after the other."""
         if self._typical_seconds is None:
             return UNMEASURED_RETRY_AFTER
-        return max(1, min(LONGEST_RETRY_AFTER, math.ceil(self._typical_seconds / max(1, self._active))))
+        return max(1, min(LONGEST_RETRY_AFTER, math.ceil(self._typical_seconds / max(1, len(self._running)))))
 
 
 def shortened(vectors: Sequence[Vector], dimensions: int) -> list[Vector]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import gguf
 import pytest
-from tests.model_folders import write_json, write_text_files
+import tokenizers
+from tests.model_folders import write_embedding_folder, write_json, write_text_files
 from tests.unit.modelfiles.gguf_files import ENDOFTEXT, IM_END, write_gguf
 
 from quern.errors import ModelCorrupt, ModelLoadError
@@ -228,3 +229,14 @@ def test_a_tokenizer_that_puts_more_around_a_text_is_refused(post_processor: dic
     change(folder / "tokenizer.json", post_processor=post_processor)
     with pytest.raises(ModelLoadError, match=r"around a text"):
         read_model(folder)
+
+
+@pytest.mark.parametrize("text", ["", "hello", "def f():\n    return 1\n", "  é🦀\r\n\r\n x"])
+def test_a_folders_texts_have_the_ids_that_hugging_faces_tokenizer_gives_them(text: str, tmp_path: Path) -> None:
+    folder = tmp_path / "Small"
+    folder.mkdir()
+    write_embedding_folder(folder, write_gguf(tmp_path / "tiny.gguf"))
+    codec = TextCodec.load(folder)
+    theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert list(codec.encode_whole(text)) == theirs.encode(text).ids
+    assert theirs.encode(text).ids[-1] == ENDOFTEXT
