@@ -118,11 +118,16 @@ class LlamaServer:
         return sum(bool(entry["is_processing"]) for entry in slots)
 
     async def embed(self, ids: Sequence[int]) -> Vector:
-        """The embedding of a sequence, its length 1, as a server gives it that was started for embeddings."""
+        """The embedding of a sequence, its length 1, as a server gives it that was started for embeddings.
+
+        llama-server is silent until it is computed, minutes for a long text on a slow machine. Who notices that the
+        server is lost closes this client, which ends the wait.
+        """
         self._check_open()
+        patient = httpx2.Timeout(None, connect=CONNECT_SECONDS)
         body = {"input": list(ids), "encoding_format": "base64"}
         try:
-            response = await self._http.post("/v1/embeddings", json=body)
+            response = await self._http.post("/v1/embeddings", json=body, timeout=patient)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise ConnectionError(str(error)) from error
         except httpx2.HTTPError as error:

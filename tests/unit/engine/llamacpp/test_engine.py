@@ -18,6 +18,7 @@ from tests.unit.engine.cpu.scripted import ScriptedVocabulary
 
 from quern.config import EngineSettings
 from quern.engine.base import EmbedRequest, EngineEvent, Finished, GenerateRequest, Tokens
+from quern.engine.llamacpp import client
 from quern.engine.llamacpp.engine import LlamaCppEngine
 from quern.errors import EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.grammar.kinds import JsonGrammar, LarkGrammar
@@ -31,7 +32,8 @@ Body = dict[str, Any]
 
 class FakeLlamaServer:
     """Answers as llama-server does. `probed`: its answer to a request that it makes a grammar for; `says`: the text,
-    byte by byte a token, that it streams for every other one; `embedding`: its answer to one for an embedding.
+    byte by byte a token, that it streams for every other one; `embedding`: its answer to one for an embedding, after
+    `embedding_seconds`.
     `bodies`: what it was asked to complete or embed.
     """
 
@@ -39,12 +41,15 @@ class FakeLlamaServer:
         self.probed = probed
         self.says = says
         self.embedding = embedding or {}
+        self.embedding_seconds = 0.0
         self.bodies: list[Body] = []
 
     async def respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         length = next((int(line.split(":")[1]) for line in head.splitlines() if "content-length" in line), 0)
         body: Body = json.loads(await reader.readexactly(length)) if length else {}
+        if "/v1/embeddings" in head:
+            await asyncio.sleep(self.embedding_seconds)
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + self._answer(head.split()[1], body))
         await writer.drain()
         writer.close()
@@ -187,3 +192,23 @@ async def test_a_server_that_makes_no_embeddings_is_refused_with_what_to_start_i
     with pytest.raises(ModelLoadError, match=r"--embeddings --pooling last"):
         async with engine_of(FakeLlamaServer(obeys, embedding=NO_EMBEDDINGS[why]), embeds=True):
             pass
+
+
+async def test_an_embedding_may_take_longer_than_an_answer_may_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "SILENCE_SECONDS", 0.2)
+    server = FakeLlamaServer(obeys, embedding=packed(1.0))
+    async with engine_of(server, embeds=True) as engine:
+        server.embedding_seconds = 1.0
+        assert (await engine.embed(EmbedRequest((5,)))).tolist() == [1.0]
+
+
+async def test_closing_ends_an_embedding_that_never_comes() -> None:
+    server = FakeLlamaServer(obeys, embedding=packed(1.0))
+    async with engine_of(server, embeds=True) as engine:
+        server.embedding_seconds = 60.0
+        waiting = asyncio.ensure_future(engine.embed(EmbedRequest((5,))))
+        while engine.stats().running == 0:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+    with pytest.raises((EngineFailed, EngineUnavailable)):
+        await asyncio.wait_for(waiting, 10)
