@@ -66,14 +66,15 @@ class EmbeddingService:
         work = asyncio.get_running_loop().create_task(self._embed(inputs, caller.owner, dimensions, field))
         self._running.add(work)
         try:
-            return await work
+            embeddings = await work
         except asyncio.CancelledError:
             if self._interrupted:
                 raise EngineUnavailable(SERVER_STOPS, LOADING_RETRY_AFTER) from None
             raise
         finally:
             self._running.discard(work)
-            self._measure(time.monotonic() - began)
+        self._measure(time.monotonic() - began)
+        return embeddings
 
     async def drain(self, grace_seconds: float) -> None:
         """Let running requests finish for `grace_seconds`, then end the rest. New ones are refused as turns are."""
