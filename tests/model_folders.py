@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from gguf import GGMLQuantizationType, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter, PoolingType
 from tests.native.random_models import SMALL, write_gguf, write_safetensors
-from tests.native.reference import Config
-from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
+from tests.native.reference import Config, Reference
+from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
 from quern.modelfiles.description import ModelDescription
 from quern.modelfiles.gguf import read_gguf
 from quern.modelfiles.vocabulary import TokenType, Vocabulary
+
+END_OF_TEXT = "<|endoftext|>"
 
 # As it stands in the tokenizer.json of every Qwen2.5 and Qwen3 model.
 QWEN2_PATTERN = (
@@ -36,17 +38,54 @@ def write_model_folder(folder: Path, gguf: Path) -> Path:
     return folder
 
 
+def write_embedding_folder(folder: Path, gguf: Path) -> Reference:
+    """A small model for embeddings with the vocabulary of `gguf`, as Qwen3-Embedding is published: without a head, and
+    with the files of Sentence Transformers.
+    """
+    model = read_gguf(gguf)
+    reference = write_safetensors(folder, _tiny_embedding(model), dtype="BF16", without_head=True)
+    write_text_files(folder, model)
+    tokenizer = hugging_face_tokenizer(model.vocabulary)
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
+            processors.TemplateProcessing(
+                single=f"$A {END_OF_TEXT}", special_tokens=[(END_OF_TEXT, model.vocabulary.tokens.index(END_OF_TEXT))]
+            ),
+        ]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    (folder / "1_Pooling").mkdir()
+    write_json(folder / "1_Pooling" / "config.json", {"pooling_mode_lasttoken": True})
+    return reference
+
+
+def write_embedding_file(path: Path, gguf: Path, kind: GGMLQuantizationType = GGMLQuantizationType.Q8_0) -> Reference:
+    """Such a model as a GGUF file, as convert_hf_to_gguf.py of llama.cpp writes it."""
+    model = read_gguf(gguf)
+
+    def add_vocabulary(writer: GGUFWriter, _: int) -> None:
+        _add_tokens(writer, model.vocabulary)
+        writer.add_eos_token_id(model.vocabulary.tokens.index(END_OF_TEXT))
+        writer.add_add_eos_token(True)
+        writer.add_pooling_type(PoolingType.LAST)
+
+    return write_gguf(path, _tiny_embedding(model), types=[kind], tied=True, add_vocabulary=add_vocabulary)
+
+
 def write_model_file(path: Path, gguf: Path) -> Path:
-    """The same as a GGUF file."""
+    """The tiny network with random weights as a GGUF file."""
     model = read_gguf(gguf)
 
     def add_vocabulary(writer: GGUFWriter, _: int) -> None:
         vocabulary = model.vocabulary
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(vocabulary.pretokenizer)
-        writer.add_token_list(list(vocabulary.tokens))
-        writer.add_token_types(list(vocabulary.types))
-        writer.add_token_merges([" ".join(pair) for pair in vocabulary.merges])
+        _add_tokens(writer, vocabulary)
         writer.add_eos_token_id(vocabulary.eos_id or 0)
         writer.add_pad_token_id(vocabulary.padding_id or 0)
         writer.add_add_bos_token(False)
@@ -54,6 +93,18 @@ def write_model_file(path: Path, gguf: Path) -> Path:
 
     write_gguf(path, _tiny(model), types=[GGMLQuantizationType.F16], tied=True, add_vocabulary=add_vocabulary)
     return path
+
+
+def _add_tokens(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(vocabulary.pretokenizer)
+    writer.add_token_list(list(vocabulary.tokens))
+    writer.add_token_types(list(vocabulary.types))
+    writer.add_token_merges([" ".join(pair) for pair in vocabulary.merges])
+
+
+def _tiny_embedding(model: ModelDescription) -> Config:
+    return replace(SMALL, architecture="qwen3", vocabulary=model.facts.vocabulary_size)
 
 
 def _tiny(model: ModelDescription) -> Config:

@@ -41,7 +41,8 @@ void construct(Model* place, const std::string& path, size_t threads, size_t kv_
     new (place) Model(path, options, report);
 }
 
-// Items are copied while the GIL is held; their samplers stay owned by Python, whose caller holds the items meanwhile.
+// Items are copied while the GIL is held; their samplers and embeddings stay owned by Python, whose caller holds the
+// items meanwhile.
 std::vector<std::vector<Sampled>> forward(Model& model, std::vector<Item> items) {
     const nb::gil_scoped_release released;
     return model.forward(std::move(items));
@@ -79,22 +80,28 @@ void bind_model(nb::module_& m) {
         return kernels ? nb::object(nb::str(kernels->name.data(), kernels->name.size())) : nb::none();
     });
 
+    nb::class_<Embedding>(m, "Embedding").def(nb::init<>()).def_prop_ro("values", [](const Embedding& embedding) {
+        return nb::bytes(embedding.values.data(), embedding.values.size() * sizeof(float));
+    });
+
     nb::class_<Item>(m, "Item")
         .def(
             "__init__",
             [](Item* place, std::vector<int32_t> tokens, int64_t position, std::vector<int32_t> blocks,
-               Sampler* sampler, size_t samples) {
+               Sampler* sampler, size_t samples, Embedding* embedding) {
                 if (position < 0) throw std::invalid_argument("An item's position is 0 or more.");
                 new (place) Item{std::move(tokens), static_cast<size_t>(position), std::move(blocks), sampler,
-                                 samples};
+                                 samples, embedding};
             },
-            "tokens"_a, "position"_a, "blocks"_a, "sampler"_a = nb::none(), "samples"_a = 1, nb::keep_alive<1, 5>());
+            "tokens"_a, "position"_a, "blocks"_a, "sampler"_a = nb::none(), "samples"_a = 1,
+            "embedding"_a = nb::none(), nb::keep_alive<1, 5>(), nb::keep_alive<1, 7>());
 
     nb::class_<Model>(m, "Model")
         .def("__init__", &construct, "path"_a, nb::kw_only(), "threads"_a, "kv_tokens"_a, "kv_type"_a = "bf16",
              "quantise"_a = "q8", "isa"_a = "", "progress"_a = nb::none())
         .def_prop_ro("architecture", [](const Model& model) { return model.config().architecture; })
         .def_prop_ro("context_length", [](const Model& model) { return model.config().context_length; })
+        .def_prop_ro("embedding_length", [](const Model& model) { return model.config().hidden; })
         .def_prop_ro("vocabulary_size", [](const Model& model) { return model.config().vocabulary; })
         .def_prop_ro("kv_blocks", [](const Model& model) { return model.cache().blocks(); })
         .def_prop_ro("kv_bytes_per_token", [](const Model& model) { return model.cache().bytes_per_token(); })

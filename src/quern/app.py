@@ -40,6 +40,7 @@ from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
 from quern.store.turns import TurnStore
 from quern.turns.conversations import ConversationService
+from quern.turns.embeddings import EmbeddingService
 from quern.turns.history import HistoryLoader
 from quern.turns.responses import ResponseService
 from quern.turns.served_model import ModelService
@@ -88,11 +89,13 @@ class Application:
             turns=turn_store,
             settings=settings.turns,
         )
+        self.embeddings = EmbeddingService(engine, codec, self.turns, settings.turns)
         services = Services(
             turns=self.turns,
             conversations=ConversationService(conversation_store, history, turn_store, self.turns),
             responses=ResponseService(codec, response_store, history, self.turns),
             tokens=TokenService(codec),
+            embeddings=self.embeddings,
             model=ModelService(engine, codec, self.turns, frozenset(settings.model.aliases)),
             generation=settings.generation,
             max_request_bytes=settings.server.max_request_bytes,
@@ -115,11 +118,20 @@ class Application:
                 finally:
                     loading.cancel()
                     await asyncio.wait([loading])
-                    await self.turns.drain(0)
+                    await self.drain(0)
                     await self.engine.close()
         finally:
             await self.database.close()
             await asyncio.to_thread(self.codec.close)
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Refuse what is new, let what runs finish for `grace_seconds`, then end the rest."""
+        await asyncio.gather(self.turns.drain(grace_seconds), self.embeddings.drain(grace_seconds))
+
+    def interrupt(self) -> None:
+        """End everything that runs, at once."""
+        self.turns.interrupt()
+        self.embeddings.interrupt()
 
 
 def build_app(settings: Settings, model: ServedModel | None, database: Database | None = None) -> Application:
@@ -176,6 +188,7 @@ def _llamacpp(settings: Settings, model: ServedModel, codec: TextCodec) -> Engin
         quantisation=codec.quantisation,
         vocabulary=codec.tokenizer,
         settings=settings.engine,
+        embeds=codec.facts.embeds,
     )
 
 

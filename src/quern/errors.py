@@ -18,6 +18,7 @@
     │   ├── ItemNotFound
     │   ├── ModelNotServed
     │   ├── ContextExceeded
+    │   │   └── InputTooLong        an input that is embedded
     │   └── QueueFull               try again in `retry_after` seconds
     ├── TurnNotCompleted            an admitted turn ended as failed, cancelled or interrupted
     ├── StoreError                  the database can't be used
@@ -124,6 +125,19 @@ class ContextExceeded(TurnRefused):
         self.prompt_tokens = prompt_tokens
         self.answer_tokens = answer_tokens
         self.context_length = context_length
+
+
+class InputTooLong(ContextExceeded):
+    """An input to be embedded has more tokens than the model reads; `field` names it."""
+
+    def __init__(self, field: str, tokens: int, context_length: int) -> None:
+        super().__init__(tokens, 0, context_length)
+        self.field = field
+        message = (
+            f"The input {field} has {tokens} tokens, and {context_length} is the most that is read of one "
+            f"(engine.context_length). Nothing was truncated and nothing embedded: split it and send the parts."
+        )
+        self.args = (message,)
 
 
 class QueueFull(TurnRefused):

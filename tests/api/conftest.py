@@ -108,15 +108,22 @@ Start = Callable[..., AbstractAsyncContextManager[Quern]]
 
 @pytest.fixture
 def start(tmp_path: Path, empty_database: Path) -> Start:
-    """Start applications with settings and fake engines of the test's choice, on one data directory."""
+    """Start applications with settings and fake engines of the test's choice, on one data directory. With an
+    `embedding_length`, which must be the engine's, the model is one for embeddings.
+    """
     shutil.copy(empty_database, tmp_path)
 
     @asynccontextmanager
     async def starting(
-        engine: FakeEngine | None = None, *, wait_until_loaded: bool = True, live: bool = False, **overrides: object
+        engine: FakeEngine | None = None,
+        *,
+        wait_until_loaded: bool = True,
+        live: bool = False,
+        embedding_length: int = 0,
+        **overrides: object,
     ) -> AsyncGenerator[Quern]:
         settings = Settings.model_validate({"data_dir": tmp_path, **overrides})
-        codec = TextCodec.builtin()
+        codec = TextCodec.builtin(embedding_length=embedding_length)
         engine = engine or FakeEngine(vocabulary_size=codec.vocabulary_size)
         application = Application(settings, engine, codec)
         async with application.running() as loading:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from anthropic.types import message_count_tokens_params, message_create_params
 from ollama import _types as ollama_types
-from openai.types import completion_create_params
+from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.responses import response_create_params
 from pydantic import BaseModel
@@ -20,21 +20,26 @@ from quern.api.llamacpp.infill_request import InfillRequest
 from quern.api.ollama.requests import ChatRequest, GenerateRequest
 from quern.api.openai.chat_request import ChatCompletionRequest
 from quern.api.openai.completions_request import CompletionRequest
+from quern.api.openai.embeddings import EmbeddingRequest
 from quern.api.openai.fim_completions import FimRequest
 from quern.api.openai.response_request import ResponseRequest
 
-from .conftest import Quern
+from .conftest import Quern, Start
 
 MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request with a table: its smallest body, the model that reads it, what the vendor's reference has."""
+    """A request with a table: its smallest body, the model that reads it, what the vendor's reference has.
+
+    `embedding_length`: it is for a model with vectors of so many numbers.
+    """
 
     body: dict[str, Any]
     model: type[BaseModel]
     reference: frozenset[str] = frozenset()
+    embedding_length: int = 0
 
 
 def _fields(params: type[Any]) -> frozenset[str]:
@@ -56,6 +61,9 @@ REQUESTS = {
     ),
     "POST /v1/completions": Request(
         {"prompt": "hi"}, CompletionRequest, _fields(completion_create_params.CompletionCreateParamsStreaming)
+    ),
+    "POST /v1/embeddings": Request(
+        {"input": "hi"}, EmbeddingRequest, _fields(embedding_create_params.EmbeddingCreateParams), embedding_length=64
     ),
     "POST /v1/responses": Request(
         {"input": "hi"}, ResponseRequest, _fields(response_create_params.ResponseCreateParamsStreaming)
@@ -105,25 +113,27 @@ async def test_a_refused_field_is_a_400_that_names_it(quern: Quern, request_: st
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
-async def test_what_is_left_out_is_named_and_changes_nothing(quern: Quern, request_: str) -> None:
+async def test_what_is_left_out_is_named_and_changes_nothing(start: Start, request_: str) -> None:
     path = request_.removeprefix("POST ")
     names = [name for name, told in field_table(request_).items() if told == "left out"] + ["in_no_table"]
-    plain = await quern.client.post(path, json=REQUESTS[request_].body)
-    response = await quern.client.post(path, json={**REQUESTS[request_].body, **dict.fromkeys(names, "x")})
+    async with start(embedding_length=REQUESTS[request_].embedding_length) as quern:
+        plain = await quern.client.post(path, json=REQUESTS[request_].body)
+        response = await quern.client.post(path, json={**REQUESTS[request_].body, **dict.fromkeys(names, "x")})
     assert (plain.status_code, response.status_code) == (200, 200), response.text
     assert response.headers["x-quern-ignored"].split(", ") == names
     assert "x-quern-ignored" not in plain.headers
-    first, *others = quern.engine.requests or [None]
+    first, *others = [*quern.engine.requests, *quern.engine.embedded] or [None]
     assert all(other == first for other in others)
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
-async def test_no_ops_of_any_type_change_nothing(quern: Quern, request_: str) -> None:
+async def test_no_ops_of_any_type_change_nothing(start: Start, request_: str) -> None:
     path = request_.removeprefix("POST ")
     names = [name for name, told in field_table(request_).items() if told == "no-op"]
-    for value in NO_OP_VALUES:
-        response = await quern.client.post(path, json={**REQUESTS[request_].body, **dict.fromkeys(names, value)})
-        assert response.status_code == 200, response.text
-        assert "x-quern-ignored" not in response.headers
-    first, *others = quern.engine.requests or [None]
+    async with start(embedding_length=REQUESTS[request_].embedding_length) as quern:
+        for value in NO_OP_VALUES:
+            response = await quern.client.post(path, json={**REQUESTS[request_].body, **dict.fromkeys(names, value)})
+            assert response.status_code == 200, response.text
+            assert "x-quern-ignored" not in response.headers
+    first, *others = [*quern.engine.requests, *quern.engine.embedded] or [None]
     assert all(other == first for other in others)

@@ -30,6 +30,7 @@ async def test_an_entry_has_the_members_that_several_servers_clients_read(quern:
         "max_input_tokens": length,
         "max_tokens": 32768,
         "vocabulary_size": quern.engine.info.vocabulary_size,
+        "embedding_length": None,
         "quantisation": "no weights",
         "engine": "fake",
         "device": "no device",

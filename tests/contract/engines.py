@@ -145,7 +145,7 @@ async def exhaust(events: AsyncIterator[EngineEvent]) -> None:
         assert not isinstance(event, Finished)
 
 
-def fake_subject() -> Subject:
+def fake_subject(codec: TextCodec) -> Subject:
     engine = FakeEngine(
         parallel=PARALLEL,
         context_length=CONTEXT_LENGTH,
@@ -154,12 +154,13 @@ def fake_subject() -> Subject:
         prefill_delay=0.005,
         prefill_chunk=32,
         load_delay=0.3,
+        embedding_length=codec.facts.embedding_length,
     )
 
     async def crash() -> None:
         engine.crash()
 
-    return Subject(engine, TextCodec.builtin(), crash)
+    return Subject(engine, codec, crash)
 
 
 class FragileModel:
@@ -169,6 +170,7 @@ class FragileModel:
         self._model = model
         self.spec = model.spec
         self.sampler = model.sampler
+        self.embedding = model.embedding
         self.failing = False
 
     def forward(self, parts: Sequence[Part]) -> Sequence[Drawn]:
@@ -210,6 +212,7 @@ def llamacpp_subject(model: Path, codec: TextCodec, settings: EngineSettings = S
         quantisation="Q4_K_M",
         settings=settings,
         vocabulary=codec.tokenizer,
+        embeds=codec.facts.embeds,
     )
 
     async def crash() -> None:
@@ -220,10 +223,12 @@ def llamacpp_subject(model: Path, codec: TextCodec, settings: EngineSettings = S
     return Subject(engine, codec, crash)
 
 
-def make_subject(name: str, model: Path, settings: EngineSettings = SETTINGS) -> Subject:
-    """The engine of this name, not yet started."""
+def make_subject(
+    name: str, model: Path, settings: EngineSettings = SETTINGS, *, fake: TextCodec | None = None
+) -> Subject:
+    """The engine of this name, not yet started. `fake`: the codec of the fake one, that of bytes if it is not given."""
     if name == "fake":
-        return fake_subject()
+        return fake_subject(fake or TextCodec.builtin())
     make = cpu_subject if name == "cpu" else llamacpp_subject
     return make(model, TextCodec.load(model), settings)
 

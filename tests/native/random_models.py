@@ -87,20 +87,31 @@ def write_gguf(
 
 
 def write_safetensors(
-    folder: Path, config: Config, *, dtype: FloatType = "BF16", shards: int = 1, tied: bool = False, seed: int = 0
+    folder: Path,
+    config: Config,
+    *,
+    dtype: FloatType = "BF16",
+    shards: int = 1,
+    tied: bool = False,
+    without_head: bool = False,
+    seed: int = 0,
 ) -> Reference:
     """Write `config.json` and the weights, all of `dtype`, to `folder`, which must exist.
 
-    Returns the reference with the weights that the files' bytes mean.
+    `without_head`: as Qwen3-Embedding is published, with no output matrix and with names that lack "model.". Returns
+    the reference with the weights that the files' bytes mean.
     """
     stored: dict[str, Array] = {}
     tensors: dict[str, Bytes] = {}
     shapes: dict[str, list[int]] = {}
     for name, weights in random_weights(config, np.random.default_rng(seed), tied=tied).items():
+        if without_head and name == "output.weight":
+            continue
         data = quantize(weights, Q[dtype])
         stored[name] = dequantize(data, Q[dtype]).reshape(weights.shape)
         for theirs, index in _hugging_face_names(name, config.experts):
             part = data if index is None else data[index]
+            theirs = theirs.removeprefix("model.") if without_head else theirs  # noqa: PLW2901
             tensors[theirs] = np.ascontiguousarray(part).view(np.uint8)
             shapes[theirs] = list(weights.shape if index is None else weights.shape[1:])
     (folder / "config.json").write_text(json.dumps(hugging_face_config(config, dtype=dtype, tied=tied), indent=2))

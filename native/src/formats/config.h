@@ -34,7 +34,7 @@ struct ModelConfig {
     float norm_epsilon = 0;
     float rope_base = 0;
     bool normalize_expert_weights = false;
-    bool tied_embeddings = false;  // the output matrix is token_embd.weight; there is no output.weight
+    bool tied_embeddings = false;  // no output.weight: token_embd.weight is the output matrix, or none is needed
     std::optional<Yarn> yarn;
 
     bool has_experts() const { return architecture == "qwen3moe"; }

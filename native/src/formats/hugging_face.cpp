@@ -69,6 +69,10 @@ std::set<std::string> weight_files(const fs::path& folder) {
     throw damaged(folder.string(), "it has neither model.safetensors nor model.safetensors.index.json");
 }
 
+// The embedding's name where a network was saved without the head that would draw from it (transformers' Qwen3Model),
+// as models for embeddings are. Whatever their config.json says, there is no output matrix then.
+constexpr std::string_view name_without_head = "embed_tokens.weight";
+
 // Buffers that old checkpoints carry, and an output matrix that tied embeddings replace.
 bool is_superfluous(const TensorInfo& tensor, const ModelConfig& config) {
     return tensor.name.ends_with(".rotary_emb.inv_freq") ||
@@ -82,15 +86,18 @@ ModelFile open_hugging_face(const fs::path& folder) {
     ModelConfig config = hugging_face_config(read_json(config_path, longest_config), config_path.string());
     std::vector<InputFile> files;
     TensorMap tensors;
+    bool without_head = false;
     for (const auto& name : weight_files(folder)) {
         const InputFile& file = files.emplace_back(folder / name);
         std::vector<TensorInfo> found = read_safetensors(file, files.size() - 1);
         std::erase_if(found, [&](const TensorInfo& tensor) { return is_superfluous(tensor, config); });
         for (auto& tensor : found) {
+            without_head |= tensor.name == name_without_head;
             tensor.name = gguf_name(tensor.name);
         }
         add_tensors(file.path(), std::move(found), tensors);
     }
+    config.tied_embeddings |= without_head && !tensors.contains("output.weight");
     return {folder.string(), std::move(config), std::move(files), std::move(tensors)};
 }
 

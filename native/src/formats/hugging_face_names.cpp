@@ -11,8 +11,8 @@ namespace {
 using Name = std::pair<std::string_view, std::string_view>;
 
 constexpr std::array<Name, 3> outside_layers{{
-    {"model.embed_tokens.weight", "token_embd.weight"},
-    {"model.norm.weight", "output_norm.weight"},
+    {"embed_tokens.weight", "token_embd.weight"},
+    {"norm.weight", "output_norm.weight"},
     {"lm_head.weight", "output.weight"},
 }};
 
@@ -76,12 +76,16 @@ std::optional<std::string> name_inside_layer(std::string_view name) {
 }  // namespace
 
 std::string gguf_name(std::string_view hugging_face_name) {
-    if (const auto layer = split(hugging_face_name, "model.layers.")) {
-        if (const auto name = name_inside_layer(layer->rest)) {
-            return "blk." + layer->number + "." + *name;
+    std::string_view name = hugging_face_name;
+    if (name.starts_with("model.")) {
+        name.remove_prefix(6);
+    }
+    if (const auto layer = split(name, "layers.")) {
+        if (const auto inside = name_inside_layer(layer->rest)) {
+            return "blk." + layer->number + "." + *inside;
         }
     }
-    return look_up(outside_layers, hugging_face_name).value_or(std::string(hugging_face_name));
+    return look_up(outside_layers, name).value_or(std::string(hugging_face_name));
 }
 
 }  // namespace quern

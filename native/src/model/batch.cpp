@@ -49,13 +49,16 @@ void check(const Item& item, size_t index, const ModelConfig& config, size_t blo
 Batch::Batch(std::vector<Item> all, const ModelConfig& config, size_t blocks, bool all_give_logits)
     : items(std::move(all)) {
     if (items.empty()) throw std::invalid_argument("A batch has at least one item.");
-    std::set<const Sampler*> samplers;
+    std::set<const void*> ends;
     for (size_t i = 0; i < items.size(); ++i) {
         const Item& item = items[i];
         check(item, i, config, blocks);
-        // Items draw at the same time.
-        if (item.sampler && !samplers.insert(item.sampler).second) refuse(i, "has the sampler of another item.");
+        if (item.sampler && item.embedding) refuse(i, "has a sampler and an embedding; its end is one of the two.");
+        // Items reach their ends at the same time.
+        if (item.sampler && !ends.insert(item.sampler).second) refuse(i, "has the sampler of another item.");
+        if (item.embedding && !ends.insert(item.embedding).second) refuse(i, "has the embedding of another item.");
         for (size_t t = 0; t < item.tokens.size(); ++t) rows.push_back({item.tokens[t], item.position + t, i});
+        last_rows.push_back(rows.size() - 1);
         logit_starts.push_back(logit_rows.size());
         if (item.sampler || all_give_logits) {
             for (size_t row = rows.size() - item.samples; row < rows.size(); ++row) logit_rows.push_back(row);

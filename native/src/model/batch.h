@@ -10,13 +10,21 @@
 
 namespace quern {
 
-// One sequence's part of a step. Its tokens stand at `position` and after; `blocks` holds them and all before.
+// What becomes of a sequence that is embedded: its last token's hidden state after the output norm, divided by its
+// length. Empty until that is computed, and where it has no length that is a number.
+struct Embedding {
+    std::vector<float> values;  // [hidden]
+};
+
+// One sequence's part of a step. Its tokens stand at `position` and after; `blocks` holds them and all before. Where it
+// has a sampler that draws at its end, where it has an embedding that is filled; it never has both.
 struct Item {
     std::vector<int32_t> tokens;
     size_t position = 0;
     std::vector<int32_t> blocks;
     Sampler* sampler = nullptr;
     size_t samples = 1;  // of the last tokens; counts only with a sampler or where logits are asked for
+    Embedding* embedding = nullptr;
 };
 
 // One row of the batch.
@@ -38,6 +46,7 @@ struct Batch {
     std::vector<Row> rows;             // all items' tokens, one after the other
     std::vector<size_t> logit_rows;    // rows whose logits are wanted, in order
     std::vector<size_t> logit_starts;  // per item, its first index in logit_rows; and one more at the end
+    std::vector<size_t> last_rows;     // per item, the row of its last token
 
     // Throws std::invalid_argument with a sentence for ids, positions, blocks or samples out of range.
     Batch(std::vector<Item> items, const ModelConfig& config, size_t blocks, bool all_give_logits);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace quern {
 
@@ -17,6 +18,7 @@ const float* Forward::run(const Batch& batch) {
         attention(weights_.layers[i], i, batch);
         feed_forward(weights_.layers[i], batch);
     }
+    pool(batch);
     return head(batch);
 }
 
@@ -134,6 +136,24 @@ void Forward::feed_forward(const LayerWeights& layer, const Batch& batch) {
         compute_.kernels.quantise({gated, rows, config_.ffn}, granularity, tile, tiles);
     });
     multiply_all(compute_, quantised_.view(), {{ffn.down.view(), {hidden_.data(), hidden, Epilogue::add}}});
+}
+
+// In float32 throughout: nothing is multiplied by these rows, so they need not be quantised.
+void Forward::pool(const Batch& batch) {
+    const size_t hidden = config_.hidden;
+    compute_.pool.run(batch.items.size(), [&](size_t i) {
+        if (!batch.items[i].embedding) return;
+        const float* row = hidden_.data() + batch.last_rows[i] * hidden;
+        std::vector<float> values(row, row + hidden);
+        compute_.kernels.normalise_heads(values.data(), 1, hidden, weights_.output_norm.data(), config_.norm_epsilon);
+        const float length = std::sqrt(compute_.kernels.dot(values.data(), values.data(), hidden));
+        if (std::isfinite(length) && length > 0) {
+            for (float& value : values) value /= length;
+        } else {
+            values.clear();
+        }
+        batch.items[i].embedding->values = std::move(values);
+    });
 }
 
 const float* Forward::head(const Batch& batch) {

@@ -16,8 +16,8 @@ class Forward {
 public:
     Forward(const ModelConfig& config, const ModelWeights& weights, KvCache& cache, const Compute& compute);
 
-    // Computes the batch, stores its keys and values, and returns logits[batch.logit_rows.size()][vocabulary], valid
-    // until the next call.
+    // Computes the batch, stores its keys and values, fills the embeddings of its items, and returns
+    // logits[batch.logit_rows.size()][vocabulary], valid until the next call.
     const float* run(const Batch& batch);
 
 private:
@@ -26,6 +26,7 @@ private:
     void prepare_queries_and_cache(const LayerWeights& layer, size_t index, const Batch& batch);
     void attend(size_t index, const Batch& batch);
     void feed_forward(const LayerWeights& layer, const Batch& batch);
+    void pool(const Batch& batch);
     const float* head(const Batch& batch);
 
     const ModelConfig& config_;

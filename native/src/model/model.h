@@ -26,8 +26,8 @@ public:
     const Kernels& kernels() const { return kernels_; }
     size_t weight_bytes() const { return weights_.bytes(); }
 
-    // One token list per item, see Item; empty where its logits allow no draw. Throws std::invalid_argument before
-    // anything is computed.
+    // One token list per item, see Item; empty where its logits allow no draw, and where it has no sampler. Throws
+    // std::invalid_argument before anything is computed.
     std::vector<std::vector<Sampled>> forward(std::vector<Item> items);
 
     // logits[sum of the items' samples][vocabulary], valid until the next call.

@@ -73,6 +73,7 @@ def _model(model: ModelService, name: str) -> dict[str, Any]:
         "max_input_tokens": info.context_length,
         "max_tokens": info.context_length,
         "vocabulary_size": info.vocabulary_size,
+        "embedding_length": model.embedding_length,
         "quantisation": info.quantisation,
         "engine": info.engine,
         "device": info.device,
@@ -82,10 +83,12 @@ def _model(model: ModelService, name: str) -> dict[str, Any]:
 
 
 def _capabilities(model: ModelService) -> dict[str, Any]:
+    writes = model.embedding_length is None
     return {
-        "completion_chat": True,
+        "completion_chat": writes,
         "completion_fim": model.fills_gaps,
         "function_calling": model.calls_tools,
         "vision": False,
-        **{name: {"supported": name in SUPPORTED} for name in ANTHROPIC_CAPABILITIES},
+        "embeddings": not writes,
+        **{name: {"supported": name in SUPPORTED and writes} for name in ANTHROPIC_CAPABILITIES},
     }

@@ -171,7 +171,7 @@ class _Process:
         if number is signal.SIGHUP:
             self._leave_terminal()
         if self._signal is not None:
-            self._application.turns.interrupt()
+            self._application.interrupt()
             return
         self._signal = number
         self._stop.set()
@@ -187,7 +187,7 @@ class _Process:
         grace = self._settings.server.shutdown_grace_seconds
         if self._application.turns.active:
             self._console.print(f"Stopping: running turns have {grace:g} s to finish. Signal again to stop at once.")
-        await self._application.turns.drain(grace)
+        await self._application.drain(grace)
         self._server.should_exit = True
 
     async def _announce(self, loading: asyncio.Task[None]) -> None:

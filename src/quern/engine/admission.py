@@ -100,7 +100,8 @@ def _order(place: Place) -> tuple[Priority, int]:
 class Gate:
     """Lets requests through as `Admission` decides.
 
-    A request loops over `position` and, while that stays the same, awaits `change`; it ends with `leave`, always.
+    A request loops over `position` and, while that stays the same, awaits `change`; or it awaits its `turn`, where
+    nobody is told of positions. It ends with `leave`, always.
     """
 
     def __init__(self, parallel: int, kv_tokens: int) -> None:
@@ -140,6 +141,11 @@ class Gate:
     async def change(self) -> None:
         """Sleep until something about the line has changed."""
         await self._changed.wait()
+
+    async def turn(self, place: Place) -> None:
+        """Sleep until the request may run. Raises what `refuse_waiting` was given."""
+        while self.position(place):
+            await self.change()
 
     def pause(self) -> None:
         """Let nobody in until `resume`."""

@@ -1,14 +1,15 @@
-"""The engine's door: token ids in, token ids out.
+"""The engine's door: token ids in, token ids out; or a vector, where the model makes embeddings.
 
 Text, JSON, chat templates, tools and stop strings never pass it, so every engine can be swapped under every dialect.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from quern.events import Prefill, Queued
 from quern.grammar.kinds import Grammar
@@ -39,6 +40,21 @@ class GenerateRequest:
     priority: Priority = Priority.NORMAL
     cache_salt: str = ""
     grammar: Grammar | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """One sequence to embed. `prompt`: token ids, at least one, with the end of a text that the model was trained with.
+    `cache_salt`: as in `GenerateRequest`.
+    """
+
+    prompt: tuple[int, ...]
+    priority: Priority = Priority.NORMAL
+    cache_salt: str = ""
+
+
+Vector: TypeAlias = "array[float]"
+"""An embedding: float32 (the type code `f`), its length 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +157,15 @@ class Engine(Protocol):
         Yields `Queued` while no sequence is free, `Prefill`, `Tokens`, then exactly one `Finished`. Raises
         EngineUnavailable where nothing runs yet and EngineFailed where the generation is lost. Closing the generator
         cancels: the sequence is free again within one engine step.
+        """
+        ...
+
+    async def embed(self, request: EmbedRequest) -> Vector:
+        """The embedding of one sequence; only for models that make them.
+
+        Requests wait and run among all others. Cancelling frees the sequence within one engine step. Raises
+        EngineUnavailable where nothing runs yet, EngineFailed where the vector is lost, and ContextExceeded where the
+        sequence could never fit.
         """
         ...
 

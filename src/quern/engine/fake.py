@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import json
 import math
+import struct
+from array import array
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
 from quern.engine.admission import Gate
 from quern.engine.base import (
+    EmbedRequest,
     EngineEvent,
     EngineInfo,
     EngineState,
@@ -20,6 +24,7 @@ from quern.engine.base import (
     GenerateRequest,
     Logprob,
     Tokens,
+    Vector,
 )
 from quern.engine.slots import SlotTable
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
@@ -49,6 +54,9 @@ class FakeEngine:
     checked; none changes an answer, but a JSON schema must be an object and have the keyword `refused_keyword` nowhere.
     With `ignore_eos` the reply is repeated up to `max_tokens`. Sampling values change nothing, so equal requests have
     equal answers. The likeliest tokens are always the drawn one and those with the next ids.
+
+    Embeddings have `embedding_length` numbers and point anywhere, for the same ids the same way; `embedded` holds every
+    request for one that got a sequence. They take the prefill's time and fail where `fail_after` is 0.
     """
 
     def __init__(
@@ -66,6 +74,7 @@ class FakeEngine:
         load_error: str | None = None,
         fail_after: int | None = None,
         refused_keyword: str | None = None,
+        embedding_length: int = 64,
         model_id: str = "fake",
     ) -> None:
         self.reply = reply
@@ -75,6 +84,8 @@ class FakeEngine:
         self.refused_keyword = refused_keyword
         self.requests: list[GenerateRequest] = []
         self.grammars: list[Grammar] = []
+        self.embedded: list[EmbedRequest] = []
+        self._embedding_length = embedding_length
         self._prefill_chunk = prefill_chunk
         self._load_delay = load_delay
         self._load_error = load_error
@@ -163,6 +174,26 @@ class FakeEngine:
         finally:
             self._gate.leave(place)
 
+    async def embed(self, request: EmbedRequest) -> Vector:
+        """The embedding of one sequence; see `Engine.embed`."""
+        if not self._ready:
+            raise self._unavailable()
+        if len(request.prompt) > self._info.context_length:
+            raise ContextExceeded(len(request.prompt), 0, self._info.context_length)
+        place = self._gate.arrive(len(request.prompt), request.priority)
+        try:
+            await self._gate.turn(place)
+            if not self._ready:
+                raise self._unavailable()
+            self.embedded.append(request)
+            life = self._life
+            for _ in range(0, len(request.prompt), self._prefill_chunk):
+                await self._sleep(self.prefill_delay, life)
+            self._fail_after([])
+            return _direction(request.prompt, self._embedding_length)
+        finally:
+            self._gate.leave(place)
+
     @property
     def _ready(self) -> bool:
         return self._state is EngineState.READY
@@ -237,6 +268,14 @@ class FakeEngine:
         if self.fail_after is not None and len(shown) >= self.fail_after:
             msg = f"The fake engine failed after {len(shown)} tokens, as it was told to."
             raise EngineFailed(msg)
+
+
+def _direction(ids: Sequence[int], length: int) -> Vector:
+    """Numbers that look random and follow from `ids` alone; their squares add up to 1."""
+    digest = hashlib.shake_256(array("q", ids).tobytes()).digest(2 * length)
+    numbers = [number + 0.5 for number in struct.unpack(f"<{length}h", digest)]
+    norm = math.hypot(*numbers)
+    return array("f", [number / norm for number in numbers])
 
 
 def _check_schema(text: str, refused_keyword: str | None) -> None:

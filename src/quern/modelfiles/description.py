@@ -21,7 +21,10 @@ class KvShape:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """A model in numbers. `context_length` is in tokens; `kv_heads` has one entry for each transformer block."""
+    """A model in numbers. `context_length` is in tokens; `kv_heads` has one entry for each transformer block.
+
+    `embedding_length`: the numbers in a vector of a model that makes embeddings; 0 for one that writes text.
+    """
 
     architecture: str
     name: str
@@ -32,6 +35,12 @@ class ModelFacts:
     kv_heads: tuple[int, ...]
     key_length: int
     value_length: int
+    embedding_length: int = 0
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it makes embeddings, and writes no text."""
+        return self.embedding_length > 0
 
     @property
     def kv_shape(self) -> KvShape:
@@ -41,7 +50,9 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """Everything that a model's files say of it, but for the weights."""
+    """Everything that a model's files say of it, but for the weights. A model that makes embeddings may have no chat
+    template.
+    """
 
     facts: ModelFacts
     vocabulary: Vocabulary

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from quern.errors import ModelCorrupt, ModelLoadError, ModelNotFound
 from quern.modelfiles.description import ModelDescription, ModelFacts
+from quern.modelfiles.embedding import folder_embeds, folder_ending
 from quern.modelfiles.file_types import DTYPES
 from quern.modelfiles.folder_json import (
     AddedToken,
@@ -43,14 +44,23 @@ def read_folder(folder: Path) -> ModelDescription:
     """
     config = read_file(folder / CONFIG, ConfigFile)
     tokenizer_config = read_if_there(folder / "tokenizer_config.json", TokenizerConfigFile)
+    embeds = folder_embeds(folder, config)
     vocabulary = _vocabulary(
         folder,
         config,
         read_file(folder / "tokenizer.json", TokenizerFile),
         tokenizer_config,
         read_if_there(folder / "generation_config.json", GenerationConfigFile),
+        embeds=embeds,
     )
-    return ModelDescription(_facts(folder, config), vocabulary, _chat_template(folder, tokenizer_config))
+    template = _chat_template(folder, tokenizer_config)
+    if not template and not embeds:
+        raise ModelLoadError(
+            f"The model folder {folder} has no chat template, neither in tokenizer_config.json nor in "
+            f"chat_template.jinja, so Quern can't tell it a conversation: it is probably a base model. Use the "
+            f"model's instruct version."
+        )
+    return ModelDescription(_facts(folder, config, embeds=embeds), vocabulary, template)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -74,8 +84,8 @@ def check_folder(folder: Path) -> None:
     raise ModelNotFound(f"{folder} is a directory without a model in Hugging Face's layout. Give the path of {hint}.")
 
 
-def _facts(folder: Path, config: ConfigFile) -> ModelFacts:
-    architecture = ARCHITECTURES.get(config.model_type, config.model_type)
+def _facts(folder: Path, config: ConfigFile, *, embeds: bool) -> ModelFacts:
+    architecture = _architecture(config)
     heads = config.num_attention_heads
     head_length = config.head_dim or (QWEN3_HEAD_LENGTH if architecture == "qwen3" else config.hidden_size // heads)
     floats = config.dtype or config.torch_dtype or "float32"
@@ -91,7 +101,12 @@ def _facts(folder: Path, config: ConfigFile) -> ModelFacts:
         kv_heads=(config.num_key_value_heads or heads,) * config.num_hidden_layers,
         key_length=head_length,
         value_length=head_length,
+        embedding_length=config.hidden_size if embeds else 0,
     )
+
+
+def _architecture(config: ConfigFile) -> str:
+    return ARCHITECTURES.get(config.model_type, config.model_type)
 
 
 def _vocabulary(
@@ -100,6 +115,8 @@ def _vocabulary(
     tokenizer: TokenizerFile,
     tokenizer_config: TokenizerConfigFile,
     generation: GenerationConfigFile,
+    *,
+    embeds: bool,
 ) -> Vocabulary:
     model = tokenizer.model
     if model.type != "BPE" or model.ignore_merges or model.continuing_subword_prefix or model.end_of_word_suffix:
@@ -117,6 +134,7 @@ def _vocabulary(
             f"vocabulary of {config.vocab_size} (vocab_size). Fetch the whole folder again."
         )
     tokens, types = _tokens(config.vocab_size, tokenizer)
+    ending = folder_ending(folder, _architecture(config), tokenizer.post_processor) if embeds else None
     return Vocabulary(
         tokens=tokens,
         types=types,
@@ -126,6 +144,7 @@ def _vocabulary(
         eos_id=ids.get(_text(tokenizer_config.eos_token)),
         padding_id=ids.get(_text(tokenizer_config.pad_token)),
         end_ids=end_ids,
+        ending_id=None if ending is None else ids.get(ending),
     )
 
 
@@ -165,7 +184,7 @@ def _text(token: str | AddedToken | None) -> str:
 
 
 def _chat_template(folder: Path, config: TokenizerConfigFile) -> str:
-    """A file of its own goes first, as in Transformers."""
+    """A file of its own goes first, as in Transformers. Empty where there is none."""
     file = folder / "chat_template.jinja"
     data = read_bytes(file)
     if data is not None:
@@ -176,10 +195,4 @@ def _chat_template(folder: Path, config: TokenizerConfigFile) -> str:
     template = config.chat_template
     if isinstance(template, list):
         template = next((named.template for named in template if named.name == "default"), None)
-    if not template:
-        raise ModelLoadError(
-            f"The model folder {folder} has no chat template, neither in tokenizer_config.json nor in "
-            f"chat_template.jinja, so Quern can't tell it a conversation: it is probably a base model. Use the "
-            f"model's instruct version."
-        )
-    return template
+    return template or ""

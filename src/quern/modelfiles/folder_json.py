@@ -1,7 +1,8 @@
 """The JSON files of a model's folder: their shapes, as far as they matter here, and reading them.
 
 Formats: `PretrainedConfig`, `GenerationConfig` and `PreTrainedTokenizerFast` of Hugging Face Transformers, and the
-serialisation of Hugging Face Tokenizers. Members that are not named here are ignored.
+serialisation of Hugging Face Tokenizers, and `modules.json` of Sentence Transformers. Members that are not named here
+are ignored.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from quern.errors import ModelCorrupt, ModelLoadError
 
@@ -30,7 +31,7 @@ class JsonFile(_Part):
     """A whole file."""
 
 
-File = TypeVar("File", bound=JsonFile)
+File = TypeVar("File", bound=BaseModel)
 
 
 class QuantisationConfig(_Part):
@@ -43,6 +44,7 @@ class ConfigFile(JsonFile):
     """`config.json`. `dtype` was called `torch_dtype` before version 5 of Transformers."""
 
     model_type: str
+    architectures: list[str] | None = None
     num_hidden_layers: Layers
     hidden_size: Count
     num_attention_heads: Count
@@ -116,12 +118,73 @@ class PreTokenizer(_Part):
     pattern: Pattern | None = None
 
 
+class SpecialPiece(_Part):
+    """A token by its text."""
+
+    id: str
+
+
+class TemplatePiece(_Part):
+    """A token that is put before or after a text, or the text."""
+
+    special: SpecialPiece | None = Field(alias="SpecialToken", default=None)
+
+
+class PostProcessor(_Part):
+    """What is put around a text, `single` of the type `TemplateProcessing`; of the type `Sequence` it is a list."""
+
+    type: str
+    single: list[TemplatePiece] = []
+    processors: list[PostProcessor] = []
+
+
 class TokenizerFile(JsonFile):
     """`tokenizer.json`."""
 
     model: Bpe
     added_tokens: list[IndexedToken] = []
     pre_tokenizer: PreTokenizer | None = None
+    post_processor: PostProcessor | None = None
+
+
+class Module(_Part):
+    """A part of what makes an embedding. `type` is a Python class's name with its module."""
+
+    type: str
+    path: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The class's name."""
+        return self.type.rpartition(".")[2]
+
+
+class ModulesFile(RootModel[list[Module]]):
+    """`modules.json`: what makes an embedding, one part after the other."""
+
+    root: list[Module] = []
+
+
+class PoolingFile(JsonFile):
+    """`1_Pooling/config.json`: which hidden states an embedding is made of. Newer files name it, older ones have a flag
+    for each way.
+    """
+
+    pooling_mode: str | None = None
+    pooling_mode_cls_token: bool = False
+    pooling_mode_mean_tokens: bool = False
+    pooling_mode_max_tokens: bool = False
+    pooling_mode_mean_sqrt_len_tokens: bool = False
+    pooling_mode_weightedmean_tokens: bool = False
+    pooling_mode_lasttoken: bool = False
+
+    @property
+    def modes(self) -> set[str]:
+        """The ways that are used, by the names of the flags."""
+        if self.pooling_mode is not None:
+            return {self.pooling_mode}
+        flags = {name.removeprefix("pooling_mode_"): value for name, value in self if name != "pooling_mode"}
+        return {name for name, value in flags.items() if value}
 
 
 def read_file(path: Path, shape: type[File]) -> File:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from quern.errors import ModelCorrupt, ModelLoadError
 from quern.modelfiles.description import ModelDescription, ModelFacts
+from quern.modelfiles.embedding import gguf_embeds, gguf_ending
 from quern.modelfiles.file_types import LLAMA_FILE_TYPES
 from quern.modelfiles.gguf_header import Metadata, read_metadata
 from quern.modelfiles.vocabulary import TokenType, Vocabulary
@@ -20,23 +21,25 @@ def read_gguf(path: Path) -> ModelDescription:
     Raises ModelNotFound, ModelCorrupt, and ModelLoadError where the model is of a kind that can't be served.
     """
     metadata = read_metadata(path)
-    vocabulary = _vocabulary(metadata)
+    embeds = gguf_embeds(metadata, metadata.text("general.architecture"))
+    vocabulary = _vocabulary(metadata, embeds=embeds)
     template = metadata.text("tokenizer.chat_template")
-    if not template:
+    if not template and not embeds:
         raise ModelLoadError(
             f"The model file {path} has no chat template, so Quern can't tell it a conversation: it is probably a base "
             f"model. Use the model's instruct version."
         )
-    return ModelDescription(_facts(metadata, len(vocabulary.tokens)), vocabulary, template)
+    return ModelDescription(_facts(metadata, len(vocabulary.tokens), embeds=embeds), vocabulary, template)
 
 
-def _facts(metadata: Metadata, vocabulary_size: int) -> ModelFacts:
+def _facts(metadata: Metadata, vocabulary_size: int, *, embeds: bool) -> ModelFacts:
     architecture = metadata.text("general.architecture")
     attention = f"{architecture}.attention"
     blocks = _required(metadata, f"{architecture}.block_count")
     heads = max(metadata.integers(f"{attention}.head_count"), default=0)
     kv_heads = metadata.integers(f"{attention}.head_count_kv") or [heads]
-    head_length = _required(metadata, f"{architecture}.embedding_length") // max(heads, 1)
+    width = _required(metadata, f"{architecture}.embedding_length")
+    head_length = width // max(heads, 1)
     return ModelFacts(
         architecture=architecture,
         name=metadata.text("general.name", metadata.path.stem),
@@ -47,10 +50,11 @@ def _facts(metadata: Metadata, vocabulary_size: int) -> ModelFacts:
         kv_heads=tuple(kv_heads * blocks if len(kv_heads) == 1 else kv_heads),
         key_length=metadata.integer(f"{attention}.key_length") or head_length,
         value_length=metadata.integer(f"{attention}.value_length") or head_length,
+        embedding_length=width if embeds else 0,
     )
 
 
-def _vocabulary(metadata: Metadata) -> Vocabulary:
+def _vocabulary(metadata: Metadata, *, embeds: bool) -> Vocabulary:
     tokens = metadata.texts("tokenizer.ggml.tokens")
     if not tokens:
         raise _incomplete(metadata, "tokenizer.ggml.tokens")
@@ -63,6 +67,8 @@ def _vocabulary(metadata: Metadata) -> Vocabulary:
     types = metadata.integers("tokenizer.ggml.token_type") or [int(TokenType.NORMAL)] * len(tokens)
     if len(types) != len(tokens):
         raise _damaged(metadata, f"it has {len(tokens)} tokens but {len(types)} token types")
+    eos_id = _token_id(metadata, "eos", len(tokens))
+    architecture = metadata.text("general.architecture")
     return Vocabulary(
         tokens=tokens,
         types=types,
@@ -72,9 +78,10 @@ def _vocabulary(metadata: Metadata) -> Vocabulary:
         ],
         pretokenizer=metadata.text("tokenizer.ggml.pre"),
         bos_id=_token_id(metadata, "bos", len(tokens)),
-        eos_id=_token_id(metadata, "eos", len(tokens)),
+        eos_id=eos_id,
         eot_id=_token_id(metadata, "eot", len(tokens)),
         padding_id=_token_id(metadata, "padding", len(tokens)),
+        ending_id=gguf_ending(metadata, architecture, tokens, eos_id) if embeds else None,
     )
 
 

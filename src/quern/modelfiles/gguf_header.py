@@ -44,6 +44,13 @@ class Metadata:
             raise self._wrong(key, "a whole number")
         return value if isinstance(value, int) else None
 
+    def boolean(self, key: str) -> bool | None:
+        """Yes or no, None where there is none."""
+        value = self._values.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise self._wrong(key, "a boolean")
+        return value
+
     def texts(self, key: str) -> list[str]:
         """A list of strings, empty where there is none."""
         value = self._values.get(key, [])

@@ -29,7 +29,8 @@ class Vocabulary:
     """`tokens[id]` is a token's text, in the byte-level alphabet where its type is NORMAL; `types[id]` is its type.
 
     `merges`: pairs of token texts, in order of rank. `pretokenizer`: a name in `pretokenizers.PATTERNS`. The ids are
-    None where the model has no such token. `end_ids`: tokens that end a turn besides.
+    None where the model has no such token. `end_ids`: tokens that end a turn besides. `ending_id`: what a model for
+    embeddings reads after every text.
     """
 
     tokens: Sequence[str]
@@ -41,6 +42,7 @@ class Vocabulary:
     eot_id: int | None = None
     padding_id: int | None = None
     end_ids: Sequence[int] = ()
+    ending_id: int | None = None
 
     def text(self, token_id: int | None) -> str:
         """A special token's text, empty for None."""

@@ -31,7 +31,10 @@ class TextCodec:
 
     `facts` are the model's, read from its files. `gaps` fills in the middle. `tool_format`: how the model writes calls;
     None where its template knows no tools; `template_text`: the template itself. `size_bytes`: what its files take on
-    the disk. `close` frees a child process; it also ends by itself.
+    the disk. `ending_id`: what follows every text that is embedded. `close` frees a child process; it also ends by
+    itself.
+
+    A model that makes embeddings is never asked to write, so its codec has no chat template of its own.
     """
 
     def __init__(
@@ -43,10 +46,12 @@ class TextCodec:
         *,
         template_text: str = "",
         size_bytes: int = 0,
+        ending_id: int | None = None,
     ) -> None:
         self.facts = facts
         self.size_bytes = size_bytes
         self.tokenizer = tokenizer
+        self._ending_id = ending_id
         self.gaps = GapEncoder(tokenizer)
         self.tool_format = tool_format
         self.template_text = template_text
@@ -62,8 +67,12 @@ class TextCodec:
         started = time.monotonic()
         model = read_model(model_path)
         tokenizer = Tokenizer(model.vocabulary)
+        variables = _template_variables(model.vocabulary)
+        if model.facts.embeds:
+            template = InProcessTemplate(CHATML, variables, tokenizer.special.ids)
+            size = size_on_disk(model_path)
+            return cls(model.facts, tokenizer, template, None, size_bytes=size, ending_id=model.vocabulary.ending_id)
         try:
-            variables = _template_variables(model.vocabulary)
             template = IsolatedTemplate(model.chat_template, variables, tokenizer.special.ids)
             codec = cls(
                 model.facts,
@@ -80,8 +89,10 @@ class TextCodec:
         return codec
 
     @classmethod
-    def builtin(cls) -> Self:
-        """Bytes as tokens and a ChatML template: for the fake engine, without a model file."""
+    def builtin(cls, *, embedding_length: int = 0) -> Self:
+        """Bytes as tokens and a ChatML template: for the fake engine, without a model file. With an `embedding_length`
+        it is a model's for embeddings.
+        """
         vocabulary = byte_vocabulary()
         facts = ModelFacts(
             architecture="bytes",
@@ -93,9 +104,12 @@ class TextCodec:
             kv_heads=(),
             key_length=0,
             value_length=0,
+            embedding_length=embedding_length,
         )
         tokenizer = Tokenizer(vocabulary)
         template = InProcessTemplate(CHATML, _template_variables(vocabulary), tokenizer.special.ids)
+        if facts.embeds:
+            return cls(facts, tokenizer, template, None, ending_id=vocabulary.padding_id)
         return cls(facts, tokenizer, template, tool_format(CHATML), template_text=CHATML)
 
     @property
@@ -127,9 +141,30 @@ class TextCodec:
         """The same as text, for people. Raises the same."""
         return self._chat.render(items, tools)
 
+    def encode_whole(self, given: str | tuple[int, ...]) -> tuple[int, ...]:
+        """Ids of a text, or ids, as a model for embeddings reads them: its end of a text follows, once.
+
+        Clients write that end themselves, by its name, where other servers don't add it. Nothing else in a text is a
+        special token.
+        """
+        if self._ending_id is None:
+            return tuple(self.tokenizer.encode(given)) if isinstance(given, str) else given
+        if isinstance(given, str):
+            ids = self.tokenizer.encode(given.removesuffix(self._ending_text))
+        elif given[-1:] == (self._ending_id,):
+            return given
+        else:
+            ids = given
+        return (*ids, self._ending_id)
+
     def incremental_text(self, stops: Sequence[str] = ()) -> IncrementalText:
         """The text of one answer, from its ids. Raises InvalidRequest for an empty stop string."""
         return IncrementalText(self.tokenizer.token_bytes, stops)
+
+    @property
+    def _ending_text(self) -> str:
+        names = (text for text, token_id in self.tokenizer.special.control.items() if token_id == self._ending_id)
+        return next(names, "")
 
     def close(self) -> None:
         """May be called twice."""

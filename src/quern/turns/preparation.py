@@ -42,6 +42,7 @@ def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenI
 
     Raises InvalidRequest for what the model can't be asked, ModelError where its template fails.
     """
+    check_writes(codec)
     if isinstance(given, TokenInput):
         if not given.ids:
             raise InvalidRequest("The prompt is empty. Send some text to continue.", field="prompt")
@@ -56,6 +57,16 @@ def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenI
         grammars, ignored = _grammars(given)
         return Prepared(ids, grammars, given.schema_field, ignored=ignored)
     return _with_tools(codec, items, given, tools)
+
+
+def check_writes(codec: TextCodec) -> None:
+    """Raises InvalidRequest where the model makes embeddings and writes no text."""
+    if codec.facts.embeds:
+        raise InvalidRequest(
+            f"The served model {codec.facts.name!r} makes embeddings and writes no text: ask it at /v1/embeddings. For "
+            f"answers serve a model that writes, as `quern serve --model qwen2.5-coder-1.5b` does.",
+            field="model",
+        )
 
 
 def offered_tools(use: ToolUse) -> tuple[Tool, ...]:

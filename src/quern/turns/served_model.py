@@ -45,9 +45,14 @@ class ModelService:
         return self._engine.info
 
     @property
+    def embedding_length(self) -> int | None:
+        """The numbers in a vector of a model that makes embeddings; None for one that writes text."""
+        return self._codec.facts.embedding_length or None
+
+    @property
     def fills_gaps(self) -> bool:
         """Whether it can fill in the middle."""
-        return self._codec.gaps.supported
+        return self._codec.gaps.supported and not self._codec.facts.embeds
 
     @property
     def chat_template(self) -> str:

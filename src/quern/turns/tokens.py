@@ -14,7 +14,7 @@ from typing import Self
 from quern.engine.base import Priority
 from quern.prompt.codec import TextCodec
 from quern.prompt.fim import UNNAMED_FILE, UNNAMED_REPOSITORY, Gap, RepositoryFile
-from quern.turns.preparation import check_ids, prepare
+from quern.turns.preparation import check_ids, check_writes, prepare
 from quern.turns.request import ChatInput, TokenInput
 
 TextOrIds = str | tuple[int, ...]
@@ -87,6 +87,7 @@ class TokenService:
 
     def render_chat(self, chat: ChatInput) -> str:
         """The same as text, for people. Raises the same."""
+        check_writes(self._codec)
         return self._codec.render_chat(chat.items, chat.tool_use.tools) + chat.prefill
 
     def pieces(self, ids: Sequence[int]) -> list[bytes]:

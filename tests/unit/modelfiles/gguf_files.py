@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gguf
@@ -31,9 +31,11 @@ def write_gguf(
     eos: int = IM_END,
     kv_heads: int | Sequence[int] = 2,
     blocks: int = 3,
+    architecture: str = "qwen2",
+    add: Callable[[gguf.GGUFWriter], None] | None = None,
 ) -> Path:
-    """A model's header without any tensor."""
-    writer = gguf.GGUFWriter(path, "qwen2")
+    """A model's header without any tensor. `add` adds what else it has."""
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("Tiny")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_K_M)
     writer.add_context_length(1024)
@@ -53,6 +55,8 @@ def write_gguf(
     writer.add_add_bos_token(False)
     if template is not None:
         writer.add_chat_template(template)
+    if add is not None:
+        add(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()

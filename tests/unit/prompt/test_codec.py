@@ -68,3 +68,28 @@ def test_a_model_whose_template_is_of_no_use_is_refused_at_load(tmp_path: Path, 
     path = write_gguf(tmp_path / "tiny.gguf", template=template)
     with pytest.raises(ModelLoadError, match=r"tiny\.gguf can't be served.*chat template"):
         TextCodec.load(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "whole"),
+    [
+        ("hello", (*b"hello", 256)),
+        ("", (256,)),
+        ("hello<|endoftext|>", (*b"hello", 256)),
+        ("<|im_end|>", (*b"<|im_end|>", 256)),
+        ((104, 105), (104, 105, 256)),
+        ((104, 256), (104, 256)),
+        ((256, 104), (256, 104, 256)),
+        ((), (256,)),
+    ],
+)
+def test_what_is_embedded_ends_once_with_the_models_end_of_a_text(
+    given: str | tuple[int, ...], whole: tuple[int, ...]
+) -> None:
+    assert TextCodec.builtin(embedding_length=8).encode_whole(given) == whole
+
+
+def test_a_model_that_knows_no_end_of_a_text_reads_what_is_given() -> None:
+    codec = TextCodec.builtin()
+    assert codec.encode_whole("hi<|endoftext|>") == tuple(b"hi<|endoftext|>")
+    assert codec.encode_whole((1, 2)) == (1, 2)

@@ -1,8 +1,10 @@
-"""OpenAI's dialects: Chat Completions, Completions, Responses, Conversations; Mistral's FIM, which answers alike."""
+"""OpenAI's dialects: Chat Completions, Completions, Responses, Conversations, Embeddings; Mistral's FIM, which answers
+alike.
+"""
 
 from __future__ import annotations
 
-from quern.api.openai import chat_completions, completions, conversations, fim_completions, responses
+from quern.api.openai import chat_completions, completions, conversations, embeddings, fim_completions, responses
 from quern.api.shared.dialect import Dialect
 from quern.api.shared.error_styles import OPENAI_ERRORS
 
@@ -14,7 +16,16 @@ OPENAI = Dialect(
         responses.router,
         conversations.router,
         conversations.items_router,
+        embeddings.router,
     ),
     errors=OPENAI_ERRORS,
-    prefixes=("/v1/chat", "/v1/completions", "/v1/engines", "/v1/fim", "/v1/responses", "/v1/conversations"),
+    prefixes=(
+        "/v1/chat",
+        "/v1/completions",
+        "/v1/engines",
+        "/v1/fim",
+        "/v1/responses",
+        "/v1/conversations",
+        "/v1/embeddings",
+    ),
 )

@@ -35,6 +35,7 @@ from quern.errors import (
     ConversationBusy,
     ConversationNotFound,
     EngineUnavailable,
+    InputTooLong,
     InvalidRequest,
     ItemNotFound,
     ModelNotServed,
@@ -174,7 +175,8 @@ def _failure(error: Exception, style: ErrorStyle, where: str) -> Failure:
             detail = {"type": "value_error", "loc": [where, field], "msg": str(error), "input": None}
             return Failure(ErrorKind.INVALID, str(error), field, [detail])
         case ContextExceeded():
-            return Failure(ErrorKind.CONTEXT_EXCEEDED, style.context_exceeded(error))
+            field = error.field if isinstance(error, InputTooLong) else None
+            return Failure(ErrorKind.CONTEXT_EXCEEDED, style.context_exceeded(error), field)
         case _:
             return Failure(KINDS.get(type(error), ErrorKind.INTERNAL), str(error))
 

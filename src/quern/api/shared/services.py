@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from quern.config import GenerationSettings, UnknownFields
 from quern.turns.conversations import ConversationService
+from quern.turns.embeddings import EmbeddingService
 from quern.turns.responses import ResponseService
 from quern.turns.served_model import ModelService
 from quern.turns.service import TurnService
@@ -23,6 +24,7 @@ class Services:
     conversations: ConversationService
     responses: ResponseService
     tokens: TokenService
+    embeddings: EmbeddingService
     model: ModelService
     generation: GenerationSettings
     max_request_bytes: int

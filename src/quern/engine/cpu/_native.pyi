@@ -66,13 +66,25 @@ class Sampler:
     def sample(self, logits: object) -> Token:
         """Draw from float32 logits, shape [vocabulary_size]. For tests; `Model.forward` does it by itself."""
 
+class Embedding:
+    """Where a sequence's vector goes, once a step has computed its end: the last token's hidden state after the output
+    norm, divided by its length.
+    """
+
+    def __init__(self) -> None: ...
+    @property
+    def values(self) -> bytes:
+        """`Model.embedding_length` float32 numbers in the machine's order; nothing before they are computed, and where
+        the hidden state has no length that is a number.
+        """
+
 class Item:
     """One sequence's part of a step.
 
     `tokens`: ids to compute, at least one; the first stands at `position`. `blocks`: the sequence's KV blocks from
     position 0 on, enough to hold all of `tokens`. With a `sampler` the last `samples` tokens give logits, sampled in
     order; sampling stops after the first token that differs from the one that follows it in `tokens`, so the last
-    `samples - 1` tokens are drafts to be verified.
+    `samples - 1` tokens are drafts to be verified. With an `embedding` instead, the last token's state is put there.
     """
 
     def __init__(
@@ -82,6 +94,7 @@ class Item:
         blocks: Sequence[int],
         sampler: Sampler | None = None,
         samples: int = 1,
+        embedding: Embedding | None = None,
     ) -> None: ...
 
 class Model:
@@ -108,6 +121,8 @@ class Model:
     def architecture(self) -> str: ...
     @property
     def context_length(self) -> int: ...
+    @property
+    def embedding_length(self) -> int: ...
     @property
     def vocabulary_size(self) -> int: ...
     @property

@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,22 @@ from pathlib import Path
 import structlog
 
 from quern.config import EngineSettings
-from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, Finished, GenerateRequest
+from quern.engine.base import (
+    EmbedRequest,
+    EngineEvent,
+    EngineInfo,
+    EngineState,
+    EngineStats,
+    Finished,
+    GenerateRequest,
+    Vector,
+)
 from quern.engine.cpu.mailboxes import Mailboxes
 from quern.engine.cpu.model import LoadModel, Model, ModelSpec
 from quern.engine.cpu.native import NativeModel, NativeOptions
-from quern.engine.cpu.worker import Reports, Worker
-from quern.errors import ContextExceeded, EngineError, EngineUnavailable, ModelLoadError
+from quern.engine.cpu.scheduler import Embedded
+from quern.engine.cpu.worker import LOST, Reports, Worker
+from quern.errors import ContextExceeded, EngineError, EngineFailed, EngineUnavailable, ModelLoadError
 from quern.grammar.checker import GrammarChecker
 from quern.grammar.compiler import CompiledGrammar, Vocabulary
 from quern.grammar.kinds import Grammar
@@ -153,10 +163,31 @@ class CpuEngine:
         if prompt_tokens + max_tokens > self.info.context_length:
             raise ContextExceeded(prompt_tokens, max_tokens, self.info.context_length)
         grammar = None if request.grammar is None else await self._compiled(request.grammar)
+        ended = with_end_ids(request, self._vocabulary.end_of_turn_ids)
+        async with aclosing(self._events(ended, grammar)) as events:
+            async for event in events:
+                if not isinstance(event, Embedded):
+                    yield event
+
+    async def embed(self, request: EmbedRequest) -> Vector:
+        """The embedding of one sequence; see `Engine.embed`."""
+        self._ready_worker()
+        if len(request.prompt) > self.info.context_length:
+            raise ContextExceeded(len(request.prompt), 0, self.info.context_length)
+        async with aclosing(self._events(request)) as events:
+            async for event in events:
+                if isinstance(event, Embedded):
+                    return event.vector
+        raise EngineFailed(LOST)
+
+    async def _events(
+        self, request: GenerateRequest | EmbedRequest, grammar: CompiledGrammar | None = None
+    ) -> AsyncGenerator[EngineEvent | Embedded]:
+        """What the worker says of a sequence, to its end. Closing it cancels. Raises what the worker ends it with."""
         worker = self._ready_worker()
         key = next(self._keys)
         mailbox = self._mailboxes.open(key)
-        worker.submit(key, with_end_ids(request, self._vocabulary.end_of_turn_ids), grammar)
+        worker.submit(key, request, grammar)
         try:
             while True:
                 await mailbox.filled.wait()
@@ -166,7 +197,7 @@ class CpuEngine:
                     if isinstance(event, EngineError):
                         raise event
                     yield event
-                    if isinstance(event, Finished):
+                    if isinstance(event, Finished | Embedded):
                         return
         finally:
             if self._mailboxes.close(key):

@@ -7,21 +7,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from quern.engine.base import EngineEvent, Finished
-from quern.engine.cpu.scheduler import Notice, Preempted, Released, Resumed
+from quern.engine.cpu.scheduler import Embedded, Notice, Preempted, Released, Resumed
 from quern.errors import EngineError, EngineFailed
 from quern.events import Queued
 
 
 @dataclass(slots=True)
 class Mailbox:
-    """One generation's events, put in by `Mailboxes` and taken out by the generation. An error is the last of them.
+    """One sequence's events, put in by `Mailboxes` and taken out by its reader. An error is the last of them.
 
     `filled` is set while there are any. `over`: the last one was put in. `running`: the sequence has KV blocks.
     """
 
     running: bool = False
     over: bool = False
-    events: list[EngineEvent | EngineError] = field(default_factory=list[EngineEvent | EngineError])
+    events: list[EngineEvent | Embedded | EngineError] = field(
+        default_factory=list[EngineEvent | Embedded | EngineError]
+    )
     filled: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -60,7 +62,7 @@ class Mailboxes:
         """Sort notices into the mailboxes; those of readers who have gone are dropped."""
         for notice in notices:
             event = notice.event
-            ended = isinstance(event, Finished | EngineError | Released)
+            ended = isinstance(event, Finished | Embedded | EngineError | Released)
             if ended:
                 self._leaving.discard(notice.key)
             mailbox = self._open.get(notice.key)

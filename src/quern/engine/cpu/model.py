@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from quern.engine.base import GenerateRequest
+from quern.engine.base import GenerateRequest, Vector
 from quern.engine.cpu.sequence import Part
 from quern.grammar.compiler import CompiledGrammar
 
@@ -37,14 +37,16 @@ class DrawnToken(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What a part drew. `complete`: its grammar allows nothing more. `failure`: why nothing could be drawn, a sentence.
+    """What came of a part. `complete`: its grammar allows nothing more. `failure`: why nothing came, a sentence.
 
-    A part that reaches its sequence's end has tokens or a failure; the others have neither.
+    A part that reaches its sequence's end has tokens, or the `vector` of a sequence that is embedded, or a failure; the
+    others have none of them.
     """
 
     tokens: Sequence[DrawnToken] = ()
     complete: bool = False
     failure: str = ""
+    vector: Vector | None = None
 
 
 class Model(Protocol):
@@ -59,8 +61,12 @@ class Model(Protocol):
         """How this request's tokens are drawn; it remembers what was. Raises ValueError where a value can't be used."""
         ...
 
+    def embedding(self) -> object:
+        """Where one sequence's embedding goes."""
+        ...
+
     def forward(self, parts: Sequence[Part]) -> Sequence[Drawn]:
-        """Compute one step: what each part drew."""
+        """Compute one step: what came of each part."""
         ...
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, cast
+from typing import Self
 
 from quern.config import KvType, Quantise
 from quern.engine.base import GenerateRequest
@@ -20,6 +21,10 @@ SEED_BITS = 64
 NOTHING_TO_DRAW = (
     "The model's numbers for this answer are no numbers any more, so no token could be drawn and the answer was lost. "
     "If it happens again, the model file is damaged: fetch it again."
+)
+NOTHING_TO_EMBED = (
+    "The model's numbers for this text are no numbers any more, so it has no embedding. The model file is probably "
+    "damaged: fetch it again."
 )
 NOTHING_ALLOWED = (
     "No token that the grammar of this answer allows could be drawn, so the answer was lost: its logit_bias or "
@@ -132,13 +137,14 @@ class NativeModel:
         nothing_drawn = NOTHING_ALLOWED if constraint is not None and sampling.logit_bias else NOTHING_TO_DRAW
         return SequenceSampler(sampler, constraint, nothing_drawn)
 
+    def embedding(self) -> _native.Embedding:
+        """Where a sequence's embedding goes."""
+        return _native.Embedding()
+
     def forward(self, parts: Sequence[Part]) -> Sequence[Drawn]:
         """Compute one step."""
-        drawn: list[Drawn] = []
-        for part, tokens in zip(parts, self._model.forward([_item(part) for part in parts]), strict=True):
-            complete, failure = _sampler(part).accept(tokens) if part.draws else (False, "")
-            drawn.append(Drawn(failure=failure) if failure else Drawn(tokens, complete))
-        return drawn
+        drawn = self._model.forward([_item(part) for part in parts])
+        return [_outcome(part, tokens) for part, tokens in zip(parts, drawn, strict=True)]
 
 
 def architectures() -> frozenset[str]:
@@ -153,13 +159,23 @@ def instruction_set() -> str | None:
 
 def _item(part: Part) -> _native.Item:
     sequence, start = part.sequence, part.sequence.computed
-    return _native.Item(
-        sequence.tokens[start : start + part.count],
-        start,
-        sequence.blocks,
-        _sampler(part).prepared() if part.draws else None,
-    )
+    tokens = sequence.tokens[start : start + part.count]
+    match sequence.end if part.reaches_end else None:
+        case SequenceSampler() as sampler:
+            return _native.Item(tokens, start, sequence.blocks, sampler.prepared())
+        case _native.Embedding() as embedding:
+            return _native.Item(tokens, start, sequence.blocks, embedding=embedding)
+        case _:
+            return _native.Item(tokens, start, sequence.blocks)
 
 
-def _sampler(part: Part) -> SequenceSampler:
-    return cast("SequenceSampler", part.sequence.sampler)
+def _outcome(part: Part, tokens: Sequence[DrawnToken]) -> Drawn:
+    match part.sequence.end if part.reaches_end else None:
+        case SequenceSampler() as sampler:
+            complete, failure = sampler.accept(tokens)
+            return Drawn(failure=failure) if failure else Drawn(tokens, complete)
+        case _native.Embedding() as embedding:
+            vector = array("f", embedding.values)
+            return Drawn(vector=vector) if vector else Drawn(failure=NOTHING_TO_EMBED)
+        case _:
+            return Drawn()

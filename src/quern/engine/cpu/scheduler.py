@@ -12,7 +12,7 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quern.engine.base import EngineEvent, GenerateRequest, Logprob, Tokens
+from quern.engine.base import EmbedRequest, EngineEvent, GenerateRequest, Logprob, Tokens, Vector
 from quern.engine.cpu.kv_blocks import BlockPool, PrefixChain
 from quern.engine.cpu.model import Drawn, DrawnToken
 from quern.engine.cpu.sequence import Part, SequenceState
@@ -38,11 +38,18 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """A sequence was embedded, which is its end."""
+
+    vector: Vector
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """News of the sequence with this key. An error is its end, as `Finished` is."""
 
     key: int
-    event: EngineEvent | Preempted | Resumed | Released | EngineError
+    event: EngineEvent | Embedded | Preempted | Resumed | Released | EngineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +85,10 @@ class Scheduler:
         """Those in line, first in line first."""
         return tuple(self._waiting)
 
-    def submit(self, key: int, request: GenerateRequest, sampler: object, now: float) -> None:
-        """Join the line. Keys grow: the greatest is the latest to arrive."""
+    def submit(self, key: int, request: GenerateRequest | EmbedRequest, end: object, now: float) -> None:
+        """Join the line. Keys grow: the greatest is the latest to arrive. `end`: as in `SequenceState`."""
         chain = PrefixChain(request.cache_salt, self._block_tokens)
-        bisect.insort(self._waiting, SequenceState(key, request, sampler, now, chain), key=_order)
+        bisect.insort(self._waiting, SequenceState(key, request, end, now, chain), key=_order)
 
     def cancel(self, key: int) -> list[Notice]:
         """Drop a sequence, wherever it is; harmless where it has ended."""
@@ -107,7 +114,7 @@ class Scheduler:
         return Step(self._parts(), notices)
 
     def apply(self, step: Step, drawn: Sequence[Drawn], now: float) -> list[Notice]:
-        """Take in what each part of a step computed and drew."""
+        """Take in what came of each part of a step."""
         notices: list[Notice] = []
         for part, result in zip(step.parts, drawn, strict=True):
             sequence = part.sequence
@@ -117,13 +124,23 @@ class Scheduler:
             if result.failure:
                 self._leave(sequence)
                 notices.append(Notice(sequence.key, EngineFailed(result.failure)))
-            for token in result.tokens:
-                sequence.first_token = now if sequence.first_token is None else sequence.first_token
-                end = sequence.append(token.id, complete=result.complete and token is result.tokens[-1])
-                if token.id not in sequence.request.stop_token_ids:
-                    notices.append(Notice(sequence.key, Tokens((token.id,), _logprobs(sequence, token))))
-                if end is not None:
-                    notices.append(self._finish(sequence, end, now))
+            elif isinstance(sequence.request, GenerateRequest):
+                notices += self._draw(sequence, sequence.request, result, now)
+            elif result.vector is not None:
+                self._leave(sequence)
+                notices.append(Notice(sequence.key, Embedded(result.vector)))
+        return notices
+
+    def _draw(self, sequence: SequenceState, request: GenerateRequest, drawn: Drawn, now: float) -> list[Notice]:
+        """Take in the tokens that were drawn for an answer."""
+        notices: list[Notice] = []
+        for token in drawn.tokens:
+            sequence.first_token = now if sequence.first_token is None else sequence.first_token
+            end = sequence.append(token.id, request, complete=drawn.complete and token is drawn.tokens[-1])
+            if token.id not in request.stop_token_ids:
+                notices.append(Notice(sequence.key, Tokens((token.id,), _logprobs(request, token))))
+            if end is not None:
+                notices.append(self._finish(sequence, end, now))
         return notices
 
     def _make_room(self) -> list[Notice]:
@@ -213,8 +230,8 @@ class Scheduler:
 
     def _parts(self) -> tuple[Part, ...]:
         taking_part = self._precedence.taking_part(self.running)
-        writing = [sequence for sequence in taking_part if sequence.pending == 1]
-        prompts = [sequence for sequence in taking_part if sequence.pending > 1]
+        writing = [sequence for sequence in taking_part if sequence.writing]
+        prompts = [sequence for sequence in taking_part if not sequence.writing]
         tokens = self._budget.tokens(writing=bool(writing))
         return (*(Part(sequence, 1) for sequence in writing), *divide(tokens, prompts))
 
@@ -250,7 +267,7 @@ def _progress(sequence: SequenceState) -> list[Notice]:
     return [Notice(sequence.key, progress)] if progress is not None else []
 
 
-def _logprobs(sequence: SequenceState, token: DrawnToken) -> tuple[Logprob, ...] | None:
-    if sequence.request.sampling.logprobs is None:
+def _logprobs(request: GenerateRequest, token: DrawnToken) -> tuple[Logprob, ...] | None:
+    if request.sampling.logprobs is None:
         return None
     return (Logprob(token.logprob, tuple(token.top)),)

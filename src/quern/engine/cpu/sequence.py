@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from quern.engine.base import Finished, GenerateRequest, Priority
+from quern.engine.base import EmbedRequest, Finished, GenerateRequest, Priority
 from quern.engine.cpu.kv_blocks import PrefixChain
 from quern.events import Prefill
 from quern.types import FinishReason, Timings, Usage
@@ -14,13 +14,14 @@ from quern.types import FinishReason, Timings, Usage
 class SequenceState:
     """`key` grows with every arrival. Times are in seconds of one monotonic clock.
 
+    `end`: the model's own: a sampler that draws when a step reaches the sequence's end, or where its embedding goes.
     `tokens`: the prompt, then what was drawn. `computed` of them have their keys and values in `blocks`, of which the
     first `published` are known to the pool. `reported`: prompt tokens that the reader knows to be done.
     """
 
     key: int
-    request: GenerateRequest
-    sampler: object
+    request: GenerateRequest | EmbedRequest
+    end: object
     arrived: float
     chain: PrefixChain
     tokens: list[int] = field(init=False)
@@ -47,6 +48,11 @@ class SequenceState:
         return len(self.tokens) - self.computed
 
     @property
+    def writing(self) -> bool:
+        """Whether it is writing its answer, one token a step."""
+        return self.pending == 1 and isinstance(self.request, GenerateRequest)
+
+    @property
     def generated(self) -> int:
         """Tokens of the answer so far."""
         return len(self.tokens) - len(self.request.prompt)
@@ -58,16 +64,16 @@ class SequenceState:
             self.admitted = now
             self.cached = cached
 
-    def append(self, token_id: int, *, complete: bool) -> FinishReason | None:
-        """A token was drawn: it becomes part of the answer, unless it only ends that. Why the answer ends with it, None
-        where it goes on. `complete`: the grammar allows nothing after it.
+    def append(self, token_id: int, request: GenerateRequest, *, complete: bool) -> FinishReason | None:
+        """A token was drawn: it becomes part of the answer to its request, unless it only ends that. Why the answer
+        ends with it, None where it goes on. `complete`: the grammar allows nothing after it.
         """
-        if token_id in self.request.stop_token_ids:
+        if token_id in request.stop_token_ids:
             return FinishReason.STOP
         self.tokens.append(token_id)
         if complete:
             return FinishReason.STOP
-        return FinishReason.LENGTH if self.generated >= self.request.sampling.max_tokens else None
+        return FinishReason.LENGTH if self.generated >= request.sampling.max_tokens else None
 
     def progress(self) -> Prefill | None:
         """How far the prompt is, where the reader doesn't know that yet.
@@ -104,6 +110,6 @@ class Part:
     count: int
 
     @property
-    def draws(self) -> bool:
-        """Whether the step reaches the sequence's end, so that a token is drawn."""
+    def reaches_end(self) -> bool:
+        """Whether the step computes the sequence's last token: the next one is drawn, or its embedding is there."""
         return self.count == self.sequence.pending

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from quern.engine.base import GenerateRequest
+from quern.engine.base import EmbedRequest, GenerateRequest
 from quern.engine.cpu.model import LoadModel, Model, ModelSpec
 from quern.engine.cpu.scheduler import Notice, Scheduler
 from quern.engine.cpu.step_budget import Budget
@@ -42,7 +42,7 @@ class Reports:
 @dataclass(frozen=True, slots=True)
 class _Submission:
     key: int
-    request: GenerateRequest
+    request: GenerateRequest | EmbedRequest
     grammar: CompiledGrammar | None
     arrived: float
 
@@ -72,8 +72,8 @@ class Worker:
         """Begin to load."""
         self._thread.start()
 
-    def submit(self, key: int, request: GenerateRequest, grammar: CompiledGrammar | None = None) -> None:
-        """Generate, under the request's grammar if it has one; keys grow."""
+    def submit(self, key: int, request: GenerateRequest | EmbedRequest, grammar: CompiledGrammar | None = None) -> None:
+        """Generate, under the request's grammar if it has one, or embed; keys grow."""
         self._inbox.put(_Submission(key, request, grammar, time.monotonic()))
 
     def cancel(self, key: int) -> None:
@@ -155,8 +155,9 @@ def _submit(model: Model, scheduler: Scheduler, submission: _Submission) -> list
     request = submission.request
     try:
         _check_prompt(request.prompt, model.spec.vocabulary_size)
-        sampler = model.sampler(request, submission.grammar)
-        scheduler.submit(submission.key, request, sampler, submission.arrived)
+        embeds = isinstance(request, EmbedRequest)
+        end = model.embedding() if embeds else model.sampler(request, submission.grammar)
+        scheduler.submit(submission.key, request, end, submission.arrived)
     except Exception as error:  # noqa: BLE001 - whatever it is, its reader must hear of it
         return [Notice(submission.key, EngineFailed(f"This request can't be computed as it is: {error}"))]
     return []

@@ -10,7 +10,7 @@ import httpx2
 import structlog
 
 from quern.engine.llamacpp.client import LlamaServer, ServerFacts
-from quern.errors import ModelLoadError
+from quern.errors import EngineFailed, ModelLoadError
 
 log = structlog.get_logger(__name__)
 
@@ -57,10 +57,12 @@ class RemoteServer:
     """A llama-server that somebody else runs at `url`; our requests use its slots 0 to `parallel` - 1.
 
     It should be started with `--cache-ram 0 --slot-prompt-similarity 0`: its own prompt cache knows nothing of salts.
+    Where the model `embeds` it has to be started with `--embeddings --pooling last` too.
     """
 
-    def __init__(self, url: str, api_key: str, parallel: int) -> None:
+    def __init__(self, url: str, api_key: str, parallel: int, *, embeds: bool = False) -> None:
         self._url = url
+        self._embeds = embeds
         self._api_key = api_key
         self._parallel = parallel
         self._server: LlamaServer | None = None
@@ -84,9 +86,7 @@ class RemoteServer:
                 msg = f"The llama-server at {self._url} is still loading its model. Start Quern once it is ready."
                 raise ModelLoadError(msg)
             facts = await self._server.facts()
-            keeps = await self._server.keeps_to_grammars()
-            if not keeps:
-                log.warning("llama_server_ignores_grammars")
+            keeps = await self._check_abilities(self._server)
             return Connected(self._server, facts, f"llama-server at {self._url}", keeps)
         except ConnectionError as error:
             msg = f"No llama-server answers at {self._url}. Start it there, or correct the setting engine.url."
@@ -100,6 +100,20 @@ class RemoteServer:
                 f"it, or correct the setting engine.url."
             )
             raise ModelLoadError(msg) from error
+
+    async def _check_abilities(self, server: LlamaServer) -> bool:
+        """Whether it keeps to grammars. Raises ModelLoadError where it has to embed and doesn't."""
+        if not self._embeds:
+            keeps = await server.keeps_to_grammars()
+            if not keeps:
+                log.warning("llama_server_ignores_grammars")
+            return keeps
+        try:
+            await server.embed((0,))
+        except EngineFailed as error:
+            msg = f"The llama-server at {self._url} makes no embeddings: start it with --embeddings --pooling last."
+            raise ModelLoadError(msg) from error
+        return False
 
     async def lost(self) -> str:
         """Probe until the server has been unreachable for a while."""

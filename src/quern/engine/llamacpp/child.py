@@ -22,7 +22,9 @@ WARNINGS = 2
 
 @dataclass(frozen=True, slots=True)
 class ChildConfig:
-    """What the process is to serve. `slot_tokens` is the most that one slot may hold of the `kv_tokens`."""
+    """What the process is to serve. `slot_tokens` is the most that one slot may hold of the `kv_tokens`. `embeds`: the
+    model makes embeddings, of the last token's hidden state.
+    """
 
     model: str
     api_key: str
@@ -31,6 +33,7 @@ class ChildConfig:
     slot_tokens: int
     threads: int
     batch_tokens: int
+    embeds: bool = False
 
 
 def main() -> None:
@@ -100,6 +103,9 @@ def _parameters(xllamacpp: Any, config: ChildConfig) -> Any:
     parameters.slot_prompt_similarity = 0.0
     parameters.cache_ram_mib = 0
     parameters.cache_idle_slots = False
+    if config.embeds:
+        parameters.embedding = True
+        parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
     return parameters
 
 

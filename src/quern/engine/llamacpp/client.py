@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import AsyncGenerator, Mapping
+import sys
+from array import array
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 
-from quern.engine.base import Logprob
+from quern.engine.base import Logprob, Vector
 from quern.engine.llamacpp.request import LLGUIDANCE
 from quern.engine.llamacpp.stream import CompletionReader, Ended, Generated, Part, Progress, explain
 from quern.errors import EngineFailed
@@ -21,6 +24,10 @@ CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 300.0
 PROBE_SECONDS = 10.0
 ODD_TEXT = "zyzzyva"
+NO_VECTOR = (
+    "The inference server answered with something else than an embedding. If it is one at engine.url, start it with "
+    "--embeddings --pooling last, or update it."
+)
 LOST = "The connection to the inference server broke while it was answering, so this answer was lost. Ask again."
 
 
@@ -102,6 +109,36 @@ class LlamaServer:
             return False
         return any(entry["id"] == slot and entry["is_processing"] for entry in slots)
 
+    async def busy_slots(self) -> int:
+        """How many slots are at work; 0 where the server doesn't tell."""
+        try:
+            slots = await self._read("/slots")
+        except httpx2.HTTPStatusError:
+            return 0
+        return sum(bool(entry["is_processing"]) for entry in slots)
+
+    async def embed(self, ids: Sequence[int]) -> Vector:
+        """The embedding of a sequence, its length 1, as a server gives it that was started for embeddings.
+
+        llama-server is silent until it is computed, minutes for a long text on a slow machine. Who notices that the
+        server is lost closes this client, which ends the wait.
+        """
+        self._check_open()
+        patient = httpx2.Timeout(None, connect=CONNECT_SECONDS)
+        body = {"input": list(ids), "encoding_format": "base64"}
+        try:
+            response = await self._http.post("/v1/embeddings", json=body, timeout=patient)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise ConnectionError(str(error)) from error
+        except httpx2.HTTPError as error:
+            raise EngineFailed(LOST) from error
+        if response.status_code != 200:
+            raise EngineFailed(_refusal(response))
+        try:
+            return _vector(response.json()["data"][0]["embedding"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise EngineFailed(NO_VECTOR) from error
+
     async def complete(self, body: Mapping[str, object]) -> AsyncGenerator[Progress | NewTokens | Ended]:
         """Generate; `body` is `completion_request`'s. No id is missing: where the stream leaves some out, the text is
         tokenised again.
@@ -155,6 +192,14 @@ class LlamaServer:
             raise PermissionError(msg)
         response.raise_for_status()
         return response.json()
+
+
+def _vector(text: str) -> Vector:
+    """From base64 of little-endian float32. Raises ValueError."""
+    vector = array("f", base64.b64decode(text, validate=True))
+    if sys.byteorder != "little":
+        vector.byteswap()
+    return vector
 
 
 def _refusal(response: httpx2.Response) -> str:

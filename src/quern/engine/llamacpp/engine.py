@@ -13,8 +13,18 @@ import structlog
 
 from quern.config import EngineSettings
 from quern.engine.admission import Gate, Place
-from quern.engine.base import EngineEvent, EngineInfo, EngineState, EngineStats, GenerateRequest
+from quern.engine.base import (
+    EmbedRequest,
+    EngineEvent,
+    EngineInfo,
+    EngineState,
+    EngineStats,
+    GenerateRequest,
+    Priority,
+    Vector,
+)
 from quern.engine.llamacpp.backend import Backend, Connected, RemoteServer
+from quern.engine.llamacpp.embedding_call import EmbeddingCall
 from quern.engine.llamacpp.process import InferenceProcess
 from quern.engine.llamacpp.slot_generation import SlotGeneration
 from quern.engine.llamacpp.supervisor import Supervisor
@@ -44,7 +54,7 @@ class LlamaCppEngine:
     """Serves one GGUF file. We own admission and slots, so that llama-server's own queue stays empty.
 
     `quantisation` and `model_id` are for people. `vocabulary`: the tokens that its prompts are made of; a server at
-    `settings.url` with more or fewer holds another model.
+    `settings.url` with more or fewer holds another model. `embeds`: the model makes embeddings, and writes no text.
     """
 
     def __init__(
@@ -55,7 +65,11 @@ class LlamaCppEngine:
         quantisation: str,
         settings: EngineSettings,
         vocabulary: Vocabulary,
+        embeds: bool = False,
     ) -> None:
+        self._embeds = embeds
+        # llama-server wants room for one token more, also where none is drawn.
+        self._kept_free = int(embeds)
         self._model_id = model_id
         self._quantisation = quantisation
         self._vocabulary = vocabulary
@@ -67,6 +81,7 @@ class LlamaCppEngine:
         self._slots = SlotTable(0)
         self._grammars: GrammarChecker | None = None
         self._releases: set[asyncio.Task[None]] = set()
+        self._embedding: set[EmbeddingCall] = set()
         self.backend = self._choose_backend(model_path)
         self._supervisor = Supervisor(
             self.backend, on_ready=self._begin, on_lost=self._pause, on_failed=self._refuse_waiting
@@ -120,7 +135,7 @@ class LlamaCppEngine:
         """
         grammar = await self._compiled(request.grammar) if request.grammar is not None else None
         arrived = time.monotonic()
-        gate, place = self._arrive(request)
+        gate, place = self._arrive(request.prompt, request.sampling.max_tokens, request.priority)
         sequence: SlotGeneration | None = None
         try:
             seen = 0
@@ -139,6 +154,21 @@ class LlamaCppEngine:
         finally:
             self._leave(gate, place, sequence)
 
+    async def embed(self, request: EmbedRequest) -> Vector:
+        """The embedding of one sequence; see `Engine.embed`."""
+        gate, place = self._arrive(request.prompt, 0, request.priority)
+        call: EmbeddingCall | None = None
+        try:
+            await gate.turn(place)
+            if self._connected is None:
+                raise self._unavailable()
+            call = EmbeddingCall(self._connected.server, self._embedding)
+            return await call.embed(request.prompt)
+        except ConnectionError as error:
+            raise self._unavailable() from error
+        finally:
+            self._leave(gate, place, call)
+
     def _load_grammars(self) -> None:
         size = self._vocabulary.vocabulary_size
         self._grammars = GrammarChecker(self._vocabulary, size, Llguidance.LLAMA_CPP)
@@ -154,14 +184,15 @@ class LlamaCppEngine:
         settings = self._settings
         if settings.url is not None:
             key = settings.api_key.get_secret_value() if settings.api_key is not None else ""
-            return RemoteServer(settings.url, key, settings.parallel)
+            return RemoteServer(settings.url, key, settings.parallel, embeds=self._embeds)
         return InferenceProcess(
             model_path,
             parallel=settings.parallel,
             kv_tokens=settings.kv_tokens,
-            sequence_tokens=self._longest,
+            sequence_tokens=self._longest + self._kept_free,
             threads=settings.threads or usable_cores(),
             batch_tokens=settings.batch_tokens or DEFAULT_BATCH_TOKENS,
+            embeds=self._embeds,
         )
 
     def _begin(self, connected: Connected) -> None:
@@ -191,7 +222,7 @@ class LlamaCppEngine:
         return EngineInfo(
             engine="llamacpp",
             model_id=self._model_id,
-            context_length=min(self._longest, facts.context_length),
+            context_length=min(self._longest, facts.context_length - self._kept_free),
             vocabulary_size=facts.vocabulary_size,
             parallel=min(self._settings.parallel, facts.slots),
             device=connected.device,
@@ -208,13 +239,12 @@ class LlamaCppEngine:
             msg = f"The inference server was lost and could not be brought back at once. {error}"
             self._gate.refuse_waiting(EngineFailed(msg))
 
-    def _arrive(self, request: GenerateRequest) -> tuple[Gate, Place]:
+    def _arrive(self, prompt: tuple[int, ...], max_tokens: int, priority: Priority) -> tuple[Gate, Place]:
         if self._connected is None or self._gate is None:
             raise self._unavailable()
-        prompt_tokens, max_tokens = len(request.prompt), request.sampling.max_tokens
-        if prompt_tokens + max_tokens > self.info.context_length:
-            raise ContextExceeded(prompt_tokens, max_tokens, self.info.context_length)
-        return self._gate, self._gate.arrive(prompt_tokens + max_tokens, request.priority)
+        if len(prompt) + max_tokens > self.info.context_length:
+            raise ContextExceeded(len(prompt), max_tokens, self.info.context_length)
+        return self._gate, self._gate.arrive(len(prompt) + max_tokens, priority)
 
     def _sequence(self, request: GenerateRequest, grammar: CompiledGrammar | None, queued_ms: float) -> SlotGeneration:
         if self._connected is None:
@@ -231,7 +261,7 @@ class LlamaCppEngine:
         }.get(self._supervisor.state, "can't be reached at the moment")
         return EngineUnavailable(f"The engine {doing}. Try again in {seconds} s.", seconds)
 
-    def _leave(self, gate: Gate, place: Place, sequence: SlotGeneration | None) -> None:
+    def _leave(self, gate: Gate, place: Place, sequence: SlotGeneration | EmbeddingCall | None) -> None:
         if sequence is None:
             gate.leave(place)
         elif sequence.over:
@@ -243,7 +273,7 @@ class LlamaCppEngine:
             release.add_done_callback(self._releases.discard)
 
     @staticmethod
-    async def _release(gate: Gate, place: Place, sequence: SlotGeneration) -> None:
+    async def _release(gate: Gate, place: Place, sequence: SlotGeneration | EmbeddingCall) -> None:
         """Free a sequence that was cut short once the server has noticed, which takes it a step or two."""
         try:
             async with asyncio.timeout(LONGEST_RELEASE_SECONDS):

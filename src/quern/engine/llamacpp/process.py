@@ -41,7 +41,15 @@ class InferenceProcess:
     """A child process that serves a model file, one at a time."""
 
     def __init__(
-        self, model: Path, *, parallel: int, kv_tokens: int, sequence_tokens: int, threads: int, batch_tokens: int
+        self,
+        model: Path,
+        *,
+        parallel: int,
+        kv_tokens: int,
+        sequence_tokens: int,
+        threads: int,
+        batch_tokens: int,
+        embeds: bool = False,
     ) -> None:
         self._model = model
         self._parallel = parallel
@@ -49,6 +57,7 @@ class InferenceProcess:
         self._sequence_tokens = sequence_tokens
         self._threads = threads
         self._batch_tokens = batch_tokens
+        self._embeds = embeds
         self._bytes = 0
         self._progress = 0.0
         self._child: asyncio.subprocess.Process | None = None
@@ -150,6 +159,7 @@ class InferenceProcess:
             slot_tokens=self._sequence_tokens,
             threads=self._threads,
             batch_tokens=self._batch_tokens,
+            embeds=self._embeds,
         )
         stdin.write(json.dumps(asdict(config)).encode() + b"\n")
         async with asyncio.TaskGroup() as group:

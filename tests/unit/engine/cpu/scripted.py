@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from quern.engine.base import GenerateRequest
+from quern.engine.base import GenerateRequest, Vector
 from quern.engine.cpu.model import Drawn, ModelSpec
 from quern.engine.cpu.sequence import Part
 from quern.grammar.compiler import CompiledGrammar
@@ -56,8 +57,16 @@ def answer(prompt: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(tokens[len(prompt) :])
 
 
+def direction(tokens: Sequence[int]) -> Vector:
+    """The only right embedding of `tokens`."""
+    return array("f", list(hashlib.blake2b(repr(list(tokens)).encode()).digest()))
+
+
+EMBEDDING = "an embedding"
+
+
 class ScriptedModel:
-    """Remembers the tokens of every block under their salt, and draws from what it reads there.
+    """Remembers the tokens of every block under their salt, and draws from what it reads there, or embeds that.
 
     A block given to two sequences, read before it was computed, or shared between salts changes the answer or fails.
     `steps` counts; `before_step` may wait or raise; `grammars` are those of the requests.
@@ -86,6 +95,9 @@ class ScriptedModel:
         self.grammars.append(grammar)
         return object()
 
+    def embedding(self) -> object:
+        return EMBEDDING
+
     def forward(self, parts: Sequence[Part]) -> list[Drawn]:
         self.threads.add(threading.current_thread().name)
         if self.before_step is not None:
@@ -93,7 +105,11 @@ class ScriptedModel:
         self.steps.append([(part.sequence.key, part.count) for part in parts])
         for part in parts:
             self._write(part)
-        return [Drawn([Token(next_token(self._read(part)))] if part.draws else []) for part in parts]
+        return [self._outcome(part) if part.reaches_end else Drawn() for part in parts]
+
+    def _outcome(self, part: Part) -> Drawn:
+        read = self._read(part)
+        return Drawn(vector=direction(read)) if part.sequence.end is EMBEDDING else Drawn([Token(next_token(read))])
 
     def _write(self, part: Part) -> None:
         sequence = part.sequence

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.unit.engine.cpu.scripted import ScriptedModel
 
-from quern.engine.base import Finished, GenerateRequest, Tokens
-from quern.engine.cpu.scheduler import Notice, Scheduler
+from quern.engine.base import EmbedRequest, Finished, GenerateRequest, Tokens, Vector
+from quern.engine.cpu.scheduler import Embedded, Notice, Scheduler
 from quern.engine.cpu.step_budget import Budget
 from quern.sampling import SamplingParams
 
@@ -31,9 +31,10 @@ class Run:
         self._keys = 0
         self._blocks = blocks
 
-    def arrive(self, request: GenerateRequest) -> int:
+    def arrive(self, request: GenerateRequest | EmbedRequest) -> int:
         self._keys += 1
-        self.scheduler.submit(self._keys, request, object(), self.clock)
+        end = self.model.embedding() if isinstance(request, EmbedRequest) else object()
+        self.scheduler.submit(self._keys, request, end, self.clock)
         return self._keys
 
     def step(self) -> dict[int, int]:
@@ -69,6 +70,10 @@ class Run:
         return tuple(
             token for notice in self.reported(key, Tokens) if isinstance(notice, Tokens) for token in notice.ids
         )
+
+    def vector(self, key: int) -> Vector:
+        (end,) = [notice for notice in self.reported(key, Embedded) if isinstance(notice, Embedded)]
+        return end.vector
 
     def finished(self, key: int) -> Finished:
         (end,) = [notice for notice in self.reported(key, Finished) if isinstance(notice, Finished)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import struct
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,9 +17,10 @@ import pytest
 from tests.unit.engine.cpu.scripted import ScriptedVocabulary
 
 from quern.config import EngineSettings
-from quern.engine.base import EngineEvent, Finished, GenerateRequest, Tokens
+from quern.engine.base import EmbedRequest, EngineEvent, Finished, GenerateRequest, Tokens
+from quern.engine.llamacpp import client
 from quern.engine.llamacpp.engine import LlamaCppEngine
-from quern.errors import EngineFailed, EngineUnavailable, InvalidRequest
+from quern.errors import EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.grammar.kinds import JsonGrammar, LarkGrammar
 from quern.sampling import SamplingParams
 
@@ -29,18 +32,24 @@ Body = dict[str, Any]
 
 class FakeLlamaServer:
     """Answers as llama-server does. `probed`: its answer to a request that it makes a grammar for; `says`: the text,
-    byte by byte a token, that it streams for every other one. `bodies`: what it was asked to complete.
+    byte by byte a token, that it streams for every other one; `embedding`: its answer to one for an embedding, after
+    `embedding_seconds`.
+    `bodies`: what it was asked to complete or embed.
     """
 
-    def __init__(self, probed: Callable[[Body], Body], says: str = "[1]") -> None:
+    def __init__(self, probed: Callable[[Body], Body], says: str = "[1]", embedding: Body | None = None) -> None:
         self.probed = probed
         self.says = says
+        self.embedding = embedding or {}
+        self.embedding_seconds = 0.0
         self.bodies: list[Body] = []
 
     async def respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         length = next((int(line.split(":")[1]) for line in head.splitlines() if "content-length" in line), 0)
         body: Body = json.loads(await reader.readexactly(length)) if length else {}
+        if "/v1/embeddings" in head:
+            await asyncio.sleep(self.embedding_seconds)
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + self._answer(head.split()[1], body))
         await writer.drain()
         writer.close()
@@ -49,7 +58,10 @@ class FakeLlamaServer:
         if path == "/completion":
             self.bodies.append(body)
             return json.dumps(self.probed(body)).encode() if "json_schema" in body else self._stream()
+        if path == "/v1/embeddings":
+            self.bodies.append(body)
         answers: dict[str, Any] = {
+            "/v1/embeddings": self.embedding,
             "/v1/models": {"data": [{"meta": {"n_vocab": 257}}]},
             "/props": {"default_generation_settings": {"n_ctx": 1000}, "total_slots": 1},
             "/slots": [],
@@ -75,11 +87,13 @@ def obeys(body: Body) -> Body:
 
 
 @asynccontextmanager
-async def engine_of(server: FakeLlamaServer) -> AsyncGenerator[LlamaCppEngine]:
+async def engine_of(server: FakeLlamaServer, *, embeds: bool = False) -> AsyncGenerator[LlamaCppEngine]:
     async with await asyncio.start_server(server.respond, "127.0.0.1", 0) as listening:
         url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         settings = EngineSettings.model_validate({"url": url, "parallel": 1})
-        engine = LlamaCppEngine(Path(), model_id="m", quantisation="q", settings=settings, vocabulary=VOCABULARY)
+        engine = LlamaCppEngine(
+            Path(), model_id="m", quantisation="q", settings=settings, vocabulary=VOCABULARY, embeds=embeds
+        )
         await engine.start()
         try:
             yield engine
@@ -149,3 +163,52 @@ async def test_an_answer_that_leaves_its_grammar_fails_instead_of_going_on(says:
         with pytest.raises(EngineFailed, match="did not keep this answer to its grammar"):
             await run(engine, replace(ANSWER, grammar=LarkGrammar('start: "[1]"')))
         assert isinstance((await run(engine, ANSWER))[-1], Finished)
+
+
+def packed(*numbers: float) -> Body:
+    return {"data": [{"embedding": base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()}]}
+
+
+async def test_a_server_that_embeds_is_asked_with_the_ids_and_never_for_text() -> None:
+    server = FakeLlamaServer(obeys, embedding=packed(0.6, -0.8))
+    async with engine_of(server, embeds=True) as engine:
+        vector = await engine.embed(EmbedRequest((5, 6, 256)))
+    assert vector.tolist() == pytest.approx([0.6, -0.8])
+    assert server.bodies[-1] == {"input": [5, 6, 256], "encoding_format": "base64"}
+    assert not [body for body in server.bodies if "prompt" in body]
+
+
+NO_EMBEDDINGS: dict[str, Body] = {
+    "it was not started for them": {"error": {"code": 501, "message": "This server does not support embeddings."}},
+    "it gives one for every token": {"data": [{"embedding": [[0.1, 0.2], [0.3, 0.4]]}]},
+    "it gives something else": {"data": [{"embedding": "###"}]},
+    "it gives half a number": {"data": [{"embedding": "AAA="}]},
+    "it gives none": {"data": []},
+}
+
+
+@pytest.mark.parametrize("why", NO_EMBEDDINGS)
+async def test_a_server_that_makes_no_embeddings_is_refused_with_what_to_start_it_with(why: str) -> None:
+    with pytest.raises(ModelLoadError, match=r"--embeddings --pooling last"):
+        async with engine_of(FakeLlamaServer(obeys, embedding=NO_EMBEDDINGS[why]), embeds=True):
+            pass
+
+
+async def test_an_embedding_may_take_longer_than_an_answer_may_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "SILENCE_SECONDS", 0.2)
+    server = FakeLlamaServer(obeys, embedding=packed(1.0))
+    async with engine_of(server, embeds=True) as engine:
+        server.embedding_seconds = 1.0
+        assert (await engine.embed(EmbedRequest((5,)))).tolist() == [1.0]
+
+
+async def test_closing_ends_an_embedding_that_never_comes() -> None:
+    server = FakeLlamaServer(obeys, embedding=packed(1.0))
+    async with engine_of(server, embeds=True) as engine:
+        server.embedding_seconds = 60.0
+        waiting = asyncio.ensure_future(engine.embed(EmbedRequest((5,))))
+        while engine.stats().running == 0:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+    with pytest.raises((EngineFailed, EngineUnavailable)):
+        await asyncio.wait_for(waiting, 10)

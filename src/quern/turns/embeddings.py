@@ -1,0 +1,180 @@
+"""Embeddings: texts in, vectors out. Nothing is remembered, and nothing outlives the request that asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from quern.config import TurnSettings
+from quern.engine.base import EmbedRequest, Engine, Priority, Vector
+from quern.errors import EngineUnavailable, InputTooLong, InvalidRequest, QueueFull
+from quern.prompt.codec import TextCodec
+from quern.turns.preparation import check_ids
+from quern.turns.queue_limit import LONGEST_RETRY_AFTER, UNMEASURED_RETRY_AFTER
+from quern.turns.request import Caller
+from quern.turns.service import LOADING_RETRY_AFTER, TurnService
+from quern.turns.tokens import TextOrIds
+
+MOST_INPUTS = 2048
+"""Of one request, as at OpenAI."""
+
+WEIGHT = 0.2
+SERVER_STOPS = "The server stopped before everything was embedded, so nothing is. Send it again once it is back."
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """One vector for each input, in their order; `prompt_tokens` are those of all inputs together."""
+
+    vectors: tuple[Vector, ...]
+    prompt_tokens: int
+
+
+class EmbeddingService:
+    """Embeds with the served model, where that is one for embeddings.
+
+    A request has at most as many inputs at work as the engine has sequences, so the next one waits for a few of them
+    and not for all. One input alone is probably somebody's question; many are an index that is built, behind it.
+    """
+
+    def __init__(self, engine: Engine, codec: TextCodec, turns: TurnService, settings: TurnSettings) -> None:
+        self._engine = engine
+        self._codec = codec
+        self._turns = turns
+        self._settings = settings
+        self._running: set[asyncio.Task[Embeddings]] = set()
+        self._interrupted = False
+        self._typical_seconds: float | None = None
+
+    async def embed(
+        self, inputs: Sequence[TextOrIds], caller: Caller, *, dimensions: int | None = None, field: str = "input"
+    ) -> Embeddings:
+        """Embed texts, or token ids; `dimensions`: how many numbers each vector is cut to (Kusupati et al. 2022,
+        "Matryoshka Representation Learning"), its length 1 again. `field`: the request's field that has the inputs.
+
+        Cancelling it frees all sequences. Raises EngineUnavailable, InvalidRequest, QueueFull, InputTooLong or
+        EngineFailed.
+        """
+        self._turns.check_serving()
+        self._check(inputs, dimensions, field)
+        self._check_places()
+        began = time.monotonic()
+        work = asyncio.get_running_loop().create_task(self._embed(inputs, caller.owner, dimensions, field))
+        self._running.add(work)
+        try:
+            embeddings = await work
+        except asyncio.CancelledError:
+            if self._interrupted:
+                raise EngineUnavailable(SERVER_STOPS, LOADING_RETRY_AFTER) from None
+            raise
+        finally:
+            self._running.discard(work)
+        self._measure(time.monotonic() - began)
+        return embeddings
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Let running requests finish for `grace_seconds`, then end the rest. New ones are refused as turns are."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=grace_seconds)
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """End every running request with EngineUnavailable, at once."""
+        self._interrupted = True
+        for work in self._running:
+            work.cancel()
+
+    async def _embed(self, inputs: Sequence[TextOrIds], owner: str, dimensions: int | None, field: str) -> Embeddings:
+        prompts = await asyncio.to_thread(self._encode, inputs, field)
+        priority = Priority.NORMAL if len(prompts) == 1 else Priority.BACKGROUND
+        vectors = await self._embed_all([EmbedRequest(ids, priority, owner) for ids in prompts])
+        if dimensions is not None:
+            vectors = await asyncio.to_thread(shortened, vectors, dimensions)
+        return Embeddings(tuple(vectors), sum(map(len, prompts)))
+
+    def _check(self, inputs: Sequence[TextOrIds], dimensions: int | None, field: str) -> None:
+        longest = self._codec.facts.embedding_length
+        if not longest:
+            raise InvalidRequest(
+                f"The served model {self._engine.info.model_id!r} writes text and makes no embeddings. Serve one that "
+                f"does, such as Qwen3-Embedding: `quern serve --model` with the path of its folder or GGUF file.",
+                field="model",
+            )
+        if not 1 <= len(inputs) <= MOST_INPUTS:
+            raise InvalidRequest(
+                f"The field {field} has {len(inputs)} inputs; a request may have 1 to {MOST_INPUTS}. Send it in parts.",
+                field=field,
+            )
+        if dimensions is not None and not 1 <= dimensions <= longest:
+            raise InvalidRequest(
+                f"dimensions={dimensions} can't be had: this model's vectors have {longest} numbers and can be cut to "
+                f"any length from 1 to that. Ask for fewer, or leave dimensions out.",
+                field="dimensions",
+            )
+
+    def _encode(self, inputs: Sequence[TextOrIds], field: str) -> list[tuple[int, ...]]:
+        """The inputs' ids. One after the other: the tokenizer's own objects take many times an id's room."""
+        prompts: list[tuple[int, ...]] = []
+        context_length = self._engine.info.context_length
+        for index, given in enumerate(inputs):
+            name = field if len(inputs) == 1 else f"{field}.{index}"
+            if not isinstance(given, str):
+                check_ids(given, self._codec.vocabulary_size, name)
+            ids = self._codec.encode_whole(given)
+            if not ids or not (isinstance(given, str) or given):
+                raise InvalidRequest(f"The input {name} is empty. Send some text, or leave it out.", field=name)
+            if len(ids) > context_length:
+                raise InputTooLong(name, len(ids), context_length)
+            prompts.append(ids)
+        return prompts
+
+    async def _embed_all(self, requests: Sequence[EmbedRequest]) -> list[Vector]:
+        """In order. Where one fails, none goes on."""
+        vectors: dict[int, Vector] = {}
+        waiting = iter(enumerate(requests))
+
+        async def work() -> None:
+            for index, request in waiting:
+                vectors[index] = await self._engine.embed(request)
+
+        workers = [asyncio.ensure_future(work()) for _ in range(min(self._engine.info.parallel, len(requests)))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        return [vectors[index] for index in range(len(requests))]
+
+    def _check_places(self) -> None:
+        """Raises QueueFull where all are taken."""
+        limit = self._engine.info.parallel + self._settings.max_queued
+        if len(self._running) >= limit:
+            seconds = self._retry_after()
+            msg = f"All {limit} places for requests of embeddings are taken. Try again in {seconds} s."
+            raise QueueFull(msg, seconds)
+
+    def _measure(self, seconds: float) -> None:
+        """A request took so long."""
+        before = seconds if self._typical_seconds is None else self._typical_seconds
+        self._typical_seconds = WEIGHT * seconds + (1 - WEIGHT) * before
+
+    def _retry_after(self) -> int:
+        """Seconds until a place is likely to be free: the places become free one after the other."""
+        if self._typical_seconds is None:
+            return UNMEASURED_RETRY_AFTER
+        return max(1, min(LONGEST_RETRY_AFTER, math.ceil(self._typical_seconds / max(1, len(self._running)))))
+
+
+def shortened(vectors: Sequence[Vector], dimensions: int) -> list[Vector]:
+    """The first numbers of each vector, its length 1 again. One of length 0 stays as it is."""
+    shorter: list[Vector] = []
+    for vector in vectors:
+        first = vector[:dimensions]
+        length = math.hypot(*first)
+        shorter.append(array("f", [value / length for value in first]) if length > 0 else first)
+    return shorter
