@@ -8,7 +8,7 @@ from functools import partial
 
 from quern.errors import InvalidRequest
 from quern.grammar.kinds import Grammar, JsonGrammar
-from quern.grammar.tool_calls import OPENING, calls_or_json, demanded_call
+from quern.grammar.tool_calls import OPENING, call_inputs, calls_or_json, demanded_call
 from quern.prompt.codec import TextCodec
 from quern.prompt.tools.answer_parser import answer_parser
 from quern.prompt.tools.protocols import AnswerParser
@@ -95,10 +95,12 @@ def _with_tools(codec: TextCodec, items: Sequence[Item], given: ChatInput, tools
         grammars = demanded_call(codec.tool_format, demanded)
     elif given.schema is not None:
         grammars = (calls_or_json(given.schema),)
+    else:
+        grammars = call_inputs(codec.tool_format, tools)
     return Prepared(
         ids=codec.encode_chat(items, tools, OPENING if demanded else ""),
         grammars=grammars,
-        grammar_field="tools" if demanded else given.schema_field,
+        grammar_field="tools" if demanded or given.schema is None else given.schema_field,
         demanded=demanded,
         single_call=not use.parallel,
     )
