@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
+
+from quern.api.shared.fields import Refusal
 
 API_PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 STATUSES = ("supported", "no-op", "refused")
@@ -31,6 +33,8 @@ def status(model: type[BaseModel], name: str) -> str:
     by_alias = {field.alias or attribute: field for attribute, field in model.model_fields.items()}
     field = by_alias.get(name)
     if field is None:
+        return "refused"
+    if any(isinstance(one, BeforeValidator) and isinstance(one.func, Refusal) for one in field.metadata):
         return "refused"
     return "no-op" if _is_no_op(field) else "supported"
 

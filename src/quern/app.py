@@ -18,6 +18,7 @@ from quern.api.code.dialect import CODE
 from quern.api.health import HEALTH
 from quern.api.llamacpp.dialect import LLAMACPP
 from quern.api.models import MODELS
+from quern.api.ollama.dialect import OLLAMA
 from quern.api.openai.dialect import OPENAI
 from quern.api.shared.dialect import Dialects
 from quern.api.shared.error_styles import OPENAI_ERRORS
@@ -45,7 +46,7 @@ from quern.turns.tokens import TokenService
 
 log = structlog.get_logger(__name__)
 
-DIALECTS = (CODE, OPENAI, LLAMACPP, ANTHROPIC, MODELS, HEALTH)
+DIALECTS = (CODE, OPENAI, LLAMACPP, ANTHROPIC, OLLAMA, MODELS, HEALTH)
 DESCRIPTION = "Code generation with Qwen-Coder models: one shot or in conversations that survive whatever happens."
 
 

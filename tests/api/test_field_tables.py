@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from anthropic.types import message_count_tokens_params, message_create_params
+from ollama import _types as ollama_types
 from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.responses import response_create_params
@@ -15,6 +16,7 @@ from tests.field_tables import field_table, known_fields, status
 
 from quern.api.anthropic.request import CountTokensRequest, MessagesRequest
 from quern.api.llamacpp.infill_request import InfillRequest
+from quern.api.ollama.requests import ChatRequest, GenerateRequest
 from quern.api.openai.chat_request import ChatCompletionRequest
 from quern.api.openai.completions_request import CompletionRequest
 from quern.api.openai.response_request import ResponseRequest
@@ -43,6 +45,9 @@ ANTHROPIC_HTTP_FIELDS = frozenset({"temperature", "top_p", "top_k"})
 ANTHROPIC_LIBRARY_FIELDS = frozenset({"workspace_id", "user_profile_id"})
 """Of the library alone: it sends them as headers."""
 
+OLLAMA_PICTURE_FIELDS = frozenset({"width", "height", "steps"})
+"""For models that make images."""
+
 REQUESTS = {
     "POST /v1/chat/completions": Request(
         {"messages": MESSAGES}, ChatCompletionRequest, _fields(chat_params.CompletionCreateParamsStreaming)
@@ -65,6 +70,10 @@ REQUESTS = {
         _fields(message_count_tokens_params.MessageCountTokensParams) - ANTHROPIC_LIBRARY_FIELDS,
     ),
     "POST /infill": Request({"input_prefix": "a", "input_suffix": "b"}, InfillRequest),
+    "POST /api/chat": Request({"messages": MESSAGES}, ChatRequest, frozenset(ollama_types.ChatRequest.model_fields)),
+    "POST /api/generate": Request(
+        {"prompt": "hi"}, GenerateRequest, frozenset(ollama_types.GenerateRequest.model_fields) - OLLAMA_PICTURE_FIELDS
+    ),
 }
 NO_OP_VALUES: tuple[Any, ...] = ("auto", {}, True, 1, [], None)
 ROWS = [(request, name, told) for request in REQUESTS for name, told in field_table(request).items()]
@@ -85,9 +94,9 @@ def test_a_row_says_what_the_request_model_does(request_: str, name: str, told: 
 @pytest.mark.parametrize(("request_", "name", "told"), [row for row in ROWS if row[2] == "refused"])
 async def test_a_refused_field_is_a_400_that_names_it(quern: Quern, request_: str, name: str, told: str) -> None:
     path = request_.removeprefix("POST ")
-    response = await quern.client.post(path, json={**REQUESTS[request_].body, name: {}})
+    response = await quern.client.post(path, json={**REQUESTS[request_].body, name: {"x": 1}})
     assert response.status_code == 400, response.text
-    assert name in response.json()["error"]["message"]
+    assert name in response.text
     assert quern.engine.requests == []
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 from quern.errors import InvalidRequest, ModelError
+from quern.prompt.call_arguments import is_deeper
 from quern.prompt.conversation import template_messages, template_tool
 from quern.prompt.special_texts import SpecialTexts, unmarked, well_formed
 from quern.prompt.template import ChatTemplate
@@ -37,13 +37,16 @@ class ChatEncoder:
         self._special = SpecialTexts(self._ids)
         self._text_tokens = SpecialTexts(tokenizer.special.user_defined)
 
-    def encode(self, items: Sequence[Item], tools: Sequence[Tool] = (), opening: str = "") -> tuple[int, ...]:
+    def encode(
+        self, items: Sequence[Item], tools: Sequence[Tool] = (), opening: str = "", *, prefill: str = ""
+    ) -> tuple[int, ...]:
         """Ids of the whole prompt, up to and including the opening of the assistant's next message.
 
-        `opening`: how that message begins, special tokens in it being tokens. Raises InvalidRequest where the template
-        refuses the conversation, ModelError where the template fails.
+        `prefill`: what the assistant has said of that message. `opening`: how it goes on, special tokens in it being
+        tokens. Raises InvalidRequest where the template refuses the conversation, ModelError where the template fails.
         """
-        pieces = self._special.split(self._marked(items, tools) + self._special.mark(opening))
+        begun = self._text_tokens.mark(well_formed(prefill)) + self._special.mark(opening)
+        pieces = self._special.split(self._marked(items, tools) + begun)
         prompt, *texts = self._tokenizer.encode_many(pieces[::2])
         for special, text in zip(pieces[1::2], texts, strict=True):
             prompt.append(self._ids[special])
@@ -76,26 +79,9 @@ class ChatEncoder:
 
 def _template_values(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The values without lone surrogates, in members' names too. Raises InvalidRequest where they are too deep."""
-    if _is_deeper(values, DEEPEST):
+    if is_deeper(values, DEEPEST):
         raise InvalidRequest(
-            "The parameters of a tool, or the arguments of a call, are nested too deeply to be shown to the model. "
-            "Send a flatter schema, or leave that call out."
+            "The parameters of a tool are nested too deeply to be shown to the model. Send a flatter schema."
         )
     text = json.dumps(values, ensure_ascii=False)
     return values if well_formed(text) is text else json.loads(well_formed(text))
-
-
-def _is_deeper(value: Any, most: int) -> bool:
-    """Whether there are more objects and arrays in each other."""
-    level = [value]
-    for _ in range(most + 1):
-        level = [*chain.from_iterable(map(_members, level))]
-        if not level:
-            return False
-    return True
-
-
-def _members(value: Any) -> Sequence[Any]:
-    if isinstance(value, dict):
-        return list(cast("dict[str, Any]", value).values())
-    return cast("list[Any]", value) if isinstance(value, list) else ()

@@ -13,6 +13,7 @@ from quern.errors import InvalidRequest, ModelError, ModelLoadError
 from quern.grammar.tool_calls import ToolFormat, tool_format
 from quern.modelfiles.description import ModelFacts
 from quern.modelfiles.model import read_model
+from quern.modelfiles.sizes import size_on_disk
 from quern.modelfiles.vocabulary import Vocabulary
 from quern.prompt.chat import ChatEncoder
 from quern.prompt.fim import GapEncoder
@@ -29,13 +30,20 @@ class TextCodec:
     """A model's tokenizer with its chat template: messages to ids, ids to text. Safe to use from several threads.
 
     `facts` are the model's, read from its files. `gaps` fills in the middle. `tool_format`: how the model writes calls;
-    None where its template knows no tools. `close` frees a child process; it also ends by itself.
+    None where its template knows no tools. `size_bytes`: what its files take on the disk. `close` frees a child
+    process; it also ends by itself.
     """
 
     def __init__(
-        self, facts: ModelFacts, tokenizer: Tokenizer, template: ChatTemplate, tool_format: ToolFormat | None
+        self,
+        facts: ModelFacts,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        tool_format: ToolFormat | None,
+        size_bytes: int = 0,
     ) -> None:
         self.facts = facts
+        self.size_bytes = size_bytes
         self.tokenizer = tokenizer
         self.gaps = GapEncoder(tokenizer)
         self.tool_format = tool_format
@@ -54,7 +62,7 @@ class TextCodec:
         try:
             variables = _template_variables(model.vocabulary)
             template = IsolatedTemplate(model.chat_template, variables, tokenizer.special.ids)
-            codec = cls(model.facts, tokenizer, template, tool_format(model.chat_template))
+            codec = cls(model.facts, tokenizer, template, tool_format(model.chat_template), size_on_disk(model_path))
             codec._chat.try_out()
         except (InvalidRequest, ModelError) as error:
             raise ModelLoadError(f"The model {model_path} can't be served: {error}") from error
@@ -95,13 +103,15 @@ class TextCodec:
         """An answer is over where the model generates one of these."""
         return self.tokenizer.end_of_turn_ids
 
-    def encode_chat(self, items: Sequence[Item], tools: Sequence[Tool] = (), opening: str = "") -> tuple[int, ...]:
-        """Ids of a conversation, ready for the assistant's next message, which begins with `opening`.
+    def encode_chat(
+        self, items: Sequence[Item], tools: Sequence[Tool] = (), opening: str = "", *, prefill: str = ""
+    ) -> tuple[int, ...]:
+        """Ids of a conversation, ready for the assistant's next message, which begins with `prefill` and `opening`.
 
         Takes milliseconds, a long history some hundreds, so call it in a thread. Raises InvalidRequest where the
         template refuses the conversation, ModelError where the template fails.
         """
-        return self._chat.encode(items, tools, opening)
+        return self._chat.encode(items, tools, opening, prefill=prefill)
 
     def render_chat(self, items: Sequence[Item], tools: Sequence[Tool] = ()) -> str:
         """The same as text, for people. Raises the same."""

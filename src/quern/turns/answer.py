@@ -53,10 +53,17 @@ class Answer:
         steps = [self._item(part) for part in self._parts]
         return steps or [Message(Role.ASSISTANT, "")]
 
-    def new_items(self, turn_id: str) -> tuple[NewItem, ...]:
-        """The same, with their ids. A message without text does not get the id under which a cut call was told."""
+    def new_items(self, turn_id: str, prefill: str = "") -> tuple[NewItem, ...]:
+        """The same after the `prefill`, with their ids. A message without text does not get the id under which a cut
+        call was told.
+        """
         first = 0 if self._parts else self._cut_off
-        return tuple(NewItem(item_id(turn_id, index), item) for index, item in enumerate(self.items(), first))
+        items = self.items()
+        if prefill and isinstance(begun := items[0], Message):
+            items[0] = Message(Role.ASSISTANT, prefill + begun.content)
+        elif prefill:
+            items, first = [Message(Role.ASSISTANT, prefill), *items], -1
+        return tuple(NewItem(item_id(turn_id, index), item) for index, item in enumerate(items, first))
 
     def _item(self, part: list[str] | CallStarted) -> Item:
         if isinstance(part, list):

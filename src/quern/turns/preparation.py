@@ -49,7 +49,9 @@ def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenI
     tools = offered_tools(given.tool_use)
     if not tools:
         grammars = (JsonGrammar(given.schema),) if given.schema is not None else ()
-        return Prepared(codec.encode_chat(items), grammars=grammars, grammar_field=given.schema_field)
+        return Prepared(
+            codec.encode_chat(items, prefill=given.prefill), grammars=grammars, grammar_field=given.schema_field
+        )
     return _with_tools(codec, items, given, tools)
 
 
@@ -98,7 +100,7 @@ def _with_tools(codec: TextCodec, items: Sequence[Item], given: ChatInput, tools
     else:
         grammars = call_inputs(codec.tool_format, tools)
     return Prepared(
-        ids=codec.encode_chat(items, tools, OPENING if demanded else ""),
+        ids=codec.encode_chat(items, tools, OPENING if demanded else "", prefill=given.prefill),
         grammars=grammars,
         grammar_field="tools" if demanded or given.schema is None else given.schema_field,
         demanded=demanded,

@@ -8,7 +8,7 @@ from enum import StrEnum
 from quern.engine.base import Priority
 from quern.records import NewResponse
 from quern.sampling import SamplingParams
-from quern.types import DisconnectPolicy, Item, Tool
+from quern.types import DisconnectPolicy, Item, Message, Role, Tool
 
 
 class CallMode(StrEnum):
@@ -35,8 +35,9 @@ class ToolUse:
 class ChatInput:
     """Something is said, and answered. `instructions` stand before everything else and are not remembered.
 
-    `schema`: the JSON schema (as text) that the answer keeps to, where it calls no tool. `items_field`, `schema_field`:
-    the fields of the request that have the items and the schema.
+    `prefill`: the answer goes on after it, as the assistant has said it already; in what is remembered it is a part of
+    the answer. `schema`: the JSON schema (as text) that the answer keeps to, where it calls no tool. `items_field`,
+    `schema_field`: the fields of the request that have the items and the schema.
     """
 
     items: tuple[Item, ...]
@@ -45,6 +46,18 @@ class ChatInput:
     schema: str | None = None
     schema_field: str | None = None
     items_field: str = "prompt"
+    prefill: str = ""
+
+
+def split_prefill(items: tuple[Item, ...], *, alone: bool = False) -> tuple[tuple[Item, ...], str]:
+    """What is said, and how its answer begins: where an assistant's message comes last, the answer goes on after it.
+
+    `alone`: also where it is the only item, since there is more before it.
+    """
+    last = items[-1] if len(items) > 1 or (alone and items) else None
+    if isinstance(last, Message) and last.role is Role.ASSISTANT and last.content:
+        return items[:-1], last.content
+    return items, ""
 
 
 @dataclass(frozen=True, slots=True)

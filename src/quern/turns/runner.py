@@ -97,7 +97,7 @@ class TurnRunner:
                 timings=end.timings,
                 started_at=turn.started_at,
                 finished_at=datetime.now(UTC),
-                items=turn.answer().new_items(turn.id) if turn.kept else (),
+                items=turn.answer().new_items(turn.id, turn.prefill) if turn.kept else (),
                 repairs=end.repairs,
                 journal=turn.journal() if turn.keeps_events else None,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from quern.engine.base import Engine, EngineInfo, EngineState
@@ -13,6 +14,7 @@ ANY_NAME = "*"
 """An alias that stands for every name."""
 
 STOPPING = "stopping"
+PARAMETER_SIZE = re.compile(r"(?i)(?:^|[-_])(\d+(?:\.\d+)?b)(?:$|[-_:])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,22 @@ class ModelService:
     def calls_tools(self) -> bool:
         """Whether its template knows tools."""
         return self._codec.tool_format is not None
+
+    @property
+    def architecture(self) -> str:
+        """Its kind of network, as its files name it."""
+        return self._codec.facts.architecture
+
+    @property
+    def size_bytes(self) -> int:
+        """Its size on the disk."""
+        return self._codec.size_bytes
+
+    @property
+    def parameter_size(self) -> str:
+        """How many parameters it has, as far as its name says: `1.5B`."""
+        named = PARAMETER_SIZE.search(self.info.model_id)
+        return named[1].upper() if named is not None else ""
 
     def names(self) -> list[str]:
         """Its id, then its aliases. Raises EngineUnavailable while it is not known."""

@@ -226,6 +226,7 @@ class TurnService:
             kept=request.kept,
             keeps_events=request.response is not None and request.response.background,
             fitted=room < sampling.max_tokens,
+            prefill=request.input.prefill if isinstance(request.input, ChatInput) else "",
         )
 
     def _decoder(self, turn_id: str, request: TurnRequest, prepared: Prepared) -> AnswerDecoder:

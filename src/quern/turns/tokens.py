@@ -73,7 +73,7 @@ class TokenService:
 
     def render_chat(self, chat: ChatInput) -> str:
         """The same as text, for people. Raises the same."""
-        return self._codec.render_chat(chat.items, chat.tool_use.tools)
+        return self._codec.render_chat(chat.items, chat.tool_use.tools) + chat.prefill
 
     def pieces(self, ids: Sequence[int]) -> list[bytes]:
         """What each token stands for; a special one for its name."""

@@ -22,7 +22,8 @@ class Turn:
     """One admitted turn. Its runner writes the log; dialects read it inside `attach()`.
 
     `kept`: what is said outlives it; with `keeps_events` also how its text came. `fitted`: the answer gets less room
-    than was asked for, as there is no more. `pieces`: all that the model wrote, as it came.
+    than was asked for, as there is no more. `prefill`: how the answer began before it. `pieces`: all that the model
+    wrote, as it came.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Turn:
         kept: bool,
         keeps_events: bool = False,
         fitted: bool = False,
+        prefill: str = "",
     ) -> None:
         self.id = turn_id
         self.owner = owner
@@ -46,6 +48,7 @@ class Turn:
         self.kept = kept
         self.keeps_events = keeps_events
         self.fitted = fitted
+        self.prefill = prefill
         self.created_at = datetime.now(UTC)
         self.started_at: datetime | None = None
         self.pieces: list[str] = []

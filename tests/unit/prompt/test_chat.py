@@ -159,8 +159,8 @@ def test_what_is_nested_too_deeply_to_be_shown_is_refused(depth: int) -> None:
         deep = {"a": deep}
     with pytest.raises(InvalidRequest, match="nested too deeply"):
         ENCODER.encode([QUESTION], [Tool("f", "", deep)])
-    with pytest.raises(InvalidRequest, match="arguments of"):
-        ENCODER.encode([QUESTION, ToolCall("c1", "f", '{"a":' + "[" * depth + "]" * depth + "}")])
+    call = ToolCall("c1", "f", '{"a":' + "[" * depth + "]" * depth + "}")
+    assert "[" * depth in ENCODER.render([QUESTION, call]), "what was called is shown as the text that it is"
 
 
 def test_text_tokens_in_the_template_itself_are_tokens() -> None:

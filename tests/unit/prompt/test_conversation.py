@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quern.errors import InvalidRequest
 from quern.prompt.conversation import template_messages, template_tool
 from quern.types import Item, Message, Role, Tool, ToolCall, ToolResult
 
@@ -76,10 +76,44 @@ def test_what_is_said_between_calls_separates_them() -> None:
     ]
 
 
-@pytest.mark.parametrize("arguments", ["[]", "1", '"{}"', "null", "{", "{'a': 1}", "{}{}", "[" * 100_000, "1" * 5000])
-def test_arguments_that_are_no_object_are_refused_with_the_call(arguments: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"arguments of the call 'call_1' to 'weather' are not a JSON object"):
-        template_messages([QUESTION, ToolCall("call_1", "weather", arguments)])
+DEEP = '{"a":' + "[" * 400 + "]" * 400 + "}"
+
+
+SHOWN: list[tuple[str, dict[str, object]]] = [
+    ("", {}),
+    (" \n", {}),
+    ("null", {}),
+    ('{"x": "ab', {"x": "ab"}),
+    ('{"x": "ab\\', {"x": "ab"}),
+    ('{"x": 1, "y": [1, {"z": tr', {"x": 1, "y": [1, {}]}),
+    ('{"x": 1, "y', {"x": 1}),
+    ("{", {}),
+    ('"{\\"x\\": 1}"', {"x": 1}),
+    ('{"x": "two\nlines"}', {"x": "two\nlines"}),
+    ("[1]", {"arguments": [1]}),
+    ("1", {"arguments": 1}),
+    ("{'a': 1}", {"arguments": "{'a': 1}"}),
+    ("{}{}", {"arguments": "{}{}"}),
+    ("[" * 100_000, {"arguments": "[" * 100_000}),
+    ("1" * 5000, {"arguments": "1" * 5000}),
+    (DEEP, {"arguments": DEEP}),
+]
+
+
+@pytest.mark.parametrize(("arguments", "shown"), SHOWN)
+def test_arguments_that_are_no_object_are_shown_as_one_as_far_as_they_can_be_read(
+    arguments: str, shown: dict[str, object]
+) -> None:
+    _, message = template_messages([QUESTION, ToolCall("call_1", "weather", arguments)])
+    assert message["tool_calls"][0]["function"]["arguments"] == shown
+
+
+@given(st.dictionaries(st.text(max_size=5), JSON, max_size=4), st.integers(0, 200))
+def test_arguments_that_break_off_anywhere_are_shown_as_an_object(arguments: dict[str, object], cut: int) -> None:
+    [message] = template_messages([ToolCall("call_1", "f", json.dumps(arguments)[:cut])])
+    shown: object = message["tool_calls"][0]["function"]["arguments"]
+    assert isinstance(shown, dict)
+    assert set(cast("dict[str, object]", shown)) <= arguments.keys()
 
 
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=4))

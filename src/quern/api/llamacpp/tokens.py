@@ -22,7 +22,7 @@ from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.services import ServicesDep
 from quern.api.shared.tools import MOST_TOOLS, ChatTool
 from quern.errors import InvalidRequest
-from quern.turns.request import ChatInput, ToolUse
+from quern.turns.request import ChatInput, ToolUse, split_prefill
 from quern.turns.tokens import TokenService
 
 router = APIRouter(route_class=JsonRoute, tags=["llama.cpp", "vLLM"])
@@ -41,9 +41,9 @@ class Conversation(RequestObject):
         """What is said. Raises InvalidRequest where nothing is."""
         if self.messages is None:
             raise InvalidRequest("The field messages is missing. Send it.", field="messages")
-        return ChatInput(
-            message_items(self.messages), tool_use=ToolUse(tuple(tool.function.tool() for tool in self.tools or []))
-        )
+        items, prefill = split_prefill(message_items(self.messages))
+        tools = tuple(tool.function.tool() for tool in self.tools or [])
+        return ChatInput(items, prefill=prefill, tool_use=ToolUse(tools))
 
 
 class TokenizeRequest(Conversation):

@@ -17,7 +17,7 @@ from quern.api.shared.tools import MOST_TOOLS, ChatTool, NamedTool, tool_use
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
 from quern.sampling import PARAMETERS
-from quern.turns.request import Caller, ChatInput, ToolUse, TurnRequest
+from quern.turns.request import Caller, ChatInput, ToolUse, TurnRequest, split_prefill
 from quern.types import Item
 
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
@@ -87,10 +87,12 @@ class ChatCompletionRequest(SamplingFields):
 
     def turn(self, caller: Caller, conversation_id: str | None, defaults: GenerationSettings) -> TurnRequest:
         """The turn that is asked for. Raises InvalidRequest."""
+        items, prefill = split_prefill(self.items(), alone=conversation_id is not None)
         return TurnRequest(
             caller,
             input=ChatInput(
-                self.items(),
+                items,
+                prefill=prefill,
                 tool_use=self.tool_use(),
                 schema=self.response_format.schema_text() if self.response_format is not None else None,
                 schema_field="response_format",

@@ -8,6 +8,7 @@ With `server.unknown_fields = "refuse"` the first unknown field is refused by it
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Self, cast, get_args
 
@@ -107,16 +108,22 @@ NoOp = Annotated[Any, Field(json_schema_extra={"no_op": True})]
 """A field that these APIs know and that changes nothing here; docs/api.md lists them."""
 
 
-def refused(sentence: str) -> Any:
-    """The type of a field that these APIs know and that can't be served: what it asks for would change the answer.
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Refuses any value that asks for something. `sentence`: what to do instead."""
 
-    `sentence`: what to do instead.
-    """
+    sentence: str
 
-    def refuse(_value: Any) -> Any:
-        raise ValueError(sentence)
+    def __call__(self, value: Any) -> Any:
+        """Raises ValueError."""
+        if value in ("", {}, False):
+            return None
+        raise ValueError(self.sentence)
 
-    return Annotated[None, BeforeValidator(refuse), Field(json_schema_extra={"refused": True})]
+
+def refused(sentence: str) -> BeforeValidator:
+    """For a field that these APIs know and that can't be served, since what it asks for would change the answer."""
+    return BeforeValidator(Refusal(sentence))
 
 
 StopText = Annotated[str, Field(min_length=1, max_length=MOST_STOP_CHARACTERS)]

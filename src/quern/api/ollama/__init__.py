@@ -1,0 +1,1 @@
+"""Ollama's dialect: `/api/…`, answers as lines of JSON."""

@@ -1,0 +1,125 @@
+"""What is served, as Ollama lists its models: one, which is always loaded.
+
+Source of the shapes: Ollama's API documentation. Clients want more of a model than this server knows of it; what they
+must have is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from pydantic import Field
+
+from quern.api.shared.fields import NoOp, RequestObject
+from quern.api.shared.request_body import JsonRoute
+from quern.api.shared.services import Services, ServicesDep
+
+router = APIRouter(route_class=JsonRoute, prefix="/api", tags=["ollama"])
+
+SPOKEN_VERSION = "0.13.0"
+"""The version of Ollama whose API this is: editors ask for at least some version."""
+LATEST = ":latest"
+LOADED_FOR_EVER = "9999-12-31T23:59:59Z"
+NO_DATE = "1970-01-01T00:00:00Z"
+
+
+class ModelName(RequestObject):
+    """A model, under either of two names of the field."""
+
+    model: str | None = None
+    name: str | None = Field(default=None, description="The older name of model.")
+    verbose: NoOp = None
+    insecure: NoOp = None
+    stream: bool = True
+    username: NoOp = None
+    password: NoOp = None
+    system: NoOp = None
+    template: NoOp = None
+    options: NoOp = None
+
+
+def check_name(services: Services, name: str | None) -> str:
+    """The name that an answer tells: the one that was asked for. Raises ModelNotServed and EngineUnavailable.
+
+    Names end in a tag there; `:latest` is the one that is meant where there is none.
+    """
+    services.model.check_name((name or "").removesuffix(LATEST))
+    return name or services.model.info.model_id
+
+
+@router.get("/version")
+async def version() -> dict[str, str]:
+    """The version of Ollama that clients find here."""
+    return {"version": SPOKEN_VERSION}
+
+
+@router.get("/tags")
+async def tags(services: ServicesDep) -> dict[str, Any]:
+    """The served model, and once more for each of its aliases."""
+    return {"models": [_listed(services, name) for name in services.model.names()]}
+
+
+@router.get("/ps")
+async def loaded(services: ServicesDep) -> dict[str, Any]:
+    """The same: the model is always loaded."""
+    more = {"expires_at": LOADED_FOR_EVER, "size_vram": 0, "context_length": services.model.info.context_length}
+    return {"models": [{**_listed(services, services.model.names()[0]), **more}]}
+
+
+@router.post("/show")
+async def show(body: ModelName, services: ServicesDep) -> dict[str, Any]:
+    """What the served model is and can do."""
+    name = check_name(services, body.model or body.name)
+    info, family = services.model.info, services.model.architecture
+    abilities = {"tools": services.model.calls_tools, "insert": services.model.fills_gaps}
+    return {
+        "modelfile": f"FROM {info.model_id}\n",
+        "parameters": "",
+        "template": "",
+        "license": "",
+        "modified_at": NO_DATE,
+        "details": _details(services),
+        "model_info": {
+            "general.architecture": family,
+            "general.basename": name.removesuffix(LATEST),
+            "general.name": info.model_id,
+            f"{family}.context_length": info.context_length,
+            f"{family}.vocab_size": info.vocabulary_size,
+        },
+        "capabilities": ["completion", *(ability for ability, there in abilities.items() if there)],
+    }
+
+
+@router.post("/pull", response_model=None)
+async def pull(body: ModelName, services: ServicesDep) -> Response:
+    """The served model is there already; no other can be fetched while the server runs."""
+    check_name(services, body.model or body.name)
+    return JSONResponse({"status": "success"}, media_type="application/x-ndjson" if body.stream else None)
+
+
+def _listed(services: Services, name: str) -> dict[str, Any]:
+    tagged = name if ":" in name else name + LATEST
+    info = services.model.info
+    return {
+        "name": tagged,
+        "model": tagged,
+        "modified_at": NO_DATE,
+        "size": services.model.size_bytes,
+        "digest": hashlib.sha256(f"{info.model_id} {info.quantisation}".encode()).hexdigest(),
+        "details": _details(services),
+    }
+
+
+def _details(services: Services) -> dict[str, Any]:
+    family = services.model.architecture
+    return {
+        "parent_model": "",
+        "format": "gguf",
+        "family": family,
+        "families": [family],
+        "parameter_size": services.model.parameter_size,
+        "quantization_level": services.model.info.quantisation,
+    }
