@@ -185,12 +185,11 @@ def _choice(value: Any) -> Any:
     raise ValueError("It must be 'auto', 'none', 'required' or {\"type\": \"function\", \"name\": …}")
 
 
-def _allowed(tools: Any) -> list[dict[str, Any]]:
+def _allowed(tools: list[Any]) -> list[dict[str, Any]]:
     """Those of the allowed tools that can be there."""
+    there = [cast("dict[str, Any]", one) for one in tools if type_of(one) in {*GROUPED, *CLIENTS_TOOLS, "namespace"}]
     return [
-        {"type": one["type"], **({"name": one["name"]} if isinstance(one.get("name"), str) else {})}
-        for one in tools
-        if isinstance(one, dict) and type_of(one) in {*GROUPED, *CLIENTS_TOOLS, "namespace"}
+        {"type": one["type"], **({"name": one["name"]} if isinstance(one.get("name"), str) else {})} for one in there
     ]
 
 
