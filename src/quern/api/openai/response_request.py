@@ -167,19 +167,24 @@ class InputTokensRequest(PromptFields):
 class CompactRequest(PromptFields):
     """`POST /v1/responses/compact`."""
 
-    def turn(self, caller: Caller, defaults: GenerationSettings, referenced: Mapping[str, Item]) -> TurnRequest:
-        """The turn in which the model makes it short. Raises ResponseNotFound or InvalidRequest."""
+    def said(self, referenced: Mapping[str, Item]) -> tuple[Item, ...]:
+        """What is to be made short, besides what led to the previous response. Raises InvalidRequest."""
         if self.conversation is not None:
             raise InvalidRequest(
                 "A conversation can't be made short, only items or a response. Send its items as the input.",
                 field="conversation",
             )
-        said = self.chat(referenced)
-        begun = [Message(Role.ASSISTANT, said.prefill)] if said.prefill else []
-        items = (*said.items, *begun, Message(Role.USER, TASK))
+        items = steps(self.input, referenced)
+        if not items and self.previous_response_id is None:
+            raise InvalidRequest("There is nothing to make short. Send items as the input.", field="input")
+        return items
+
+    def turn(self, caller: Caller, defaults: GenerationSettings, items: tuple[Item, ...]) -> TurnRequest:
+        """The turn in which the model makes it short. Raises ResponseNotFound."""
+        task = Message(Role.USER, TASK)
         return TurnRequest(
             caller,
-            input=ChatInput(items, instructions=self.instructions, items_field="input"),
+            input=ChatInput((*items, task), instructions=self.instructions, items_field="input"),
             sampling=defaults.sampling(),
             previous_id=self.previous_turn(),
             fit_answer=True,

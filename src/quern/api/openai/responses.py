@@ -82,12 +82,13 @@ async def compact(request: Request, body: CompactRequest, services: ServicesDep,
     """What was said, made short by the model: its summary as an item that stands for all but what the user said."""
     services.model.check_name(body.model)
     referenced = await services.responses.referenced(body.references(), caller.owner)
-    asked = body.turn(caller, services.generation, referenced)
+    items = body.said(referenced)
+    asked = body.turn(caller, services.generation, items)
     before = await services.responses.history(asked.previous_id, caller.owner)
     turn = await services.turns.start(asked)
     (end,) = await wait_until_ended([turn], request)
-    said = [*before, *body.chat(referenced).items]
-    return compacted_json(turn, end, [item for item in said if isinstance(item, Message) and item.role is Role.USER])
+    users = [item for item in (*before, *items) if isinstance(item, Message) and item.role is Role.USER]
+    return compacted_json(turn, end, users)
 
 
 @router.get("/{response_id}", response_model=None, dependencies=[Depends(included)])
