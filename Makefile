@@ -14,8 +14,9 @@ SANITIZE_STAMP := $(SANITIZE)/.built
 JOBS ?= 2
 ROUNDS ?= 200000
 SEED ?= 1
+SECONDS ?= 3600
 
-.PHONY: help setup serve test check lock bench peers sanitize fuzz clean
+.PHONY: help setup serve test check lock bench peers sanitize fuzz fuzz-api clean
 
 help:
 	@echo "make serve      set up, fetch the model, serve on 127.0.0.1:8001"
@@ -26,6 +27,7 @@ help:
 	@echo "make peers      llama.cpp, built for this CPU, to measure against: some fifteen minutes, once"
 	@echo "make sanitize   the native tests with AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make fuzz       the same with damaged model files only: ROUNDS=$(ROUNDS) SEED=$(SEED), two minutes"
+	@echo "make fuzz-api   requests of every kind that the OpenAPI document allows, and others: SECONDS=$(SECONDS)"
 	@echo "make lock       resolve the dependencies again"
 
 setup: $(STAMP)
@@ -93,6 +95,9 @@ sanitize: $(SANITIZE_STAMP)
 fuzz: $(SANITIZE_STAMP)
 	rm -rf build/fuzz && mkdir -p build/fuzz
 	$(SANITIZED) -m tests.native.fuzz build/fuzz --rounds $(ROUNDS) --seed $(SEED)
+
+fuzz-api: setup
+	QUERN_FUZZ_SECONDS=$(SECONDS) $(BIN)/pytest tests/e2e/test_openapi.py -o timeout=$$(($(SECONDS) + 600))
 
 lock: setup
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

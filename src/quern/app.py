@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 
 from quern import __version__
 from quern.api.anthropic.dialect import ANTHROPIC
+from quern.api.api_page import API_PAGE
 from quern.api.code.dialect import CODE
 from quern.api.health import HEALTH
 from quern.api.llamacpp.dialect import LLAMACPP
@@ -46,7 +47,7 @@ from quern.turns.tokens import TokenService
 
 log = structlog.get_logger(__name__)
 
-DIALECTS = (CODE, OPENAI, LLAMACPP, ANTHROPIC, OLLAMA, MODELS, HEALTH)
+DIALECTS = (CODE, OPENAI, LLAMACPP, OLLAMA, ANTHROPIC, MODELS, HEALTH, API_PAGE)
 DESCRIPTION = "Code generation with Qwen-Coder models: one shot or in conversations that survive whatever happens."
 
 
@@ -59,13 +60,22 @@ class ServedModel:
 
 
 class Application:
-    """A wired server: `asgi` answers while `running()` lasts. `engine_reason`: why it is this engine, as a sentence."""
+    """A wired server: `asgi` answers while `running()` lasts. `engine_reason`: why it is this engine, as a sentence.
+    `database`: the one of the settings, where it was claimed before.
+    """
 
-    def __init__(self, settings: Settings, engine: Engine, codec: TextCodec, engine_reason: str = "") -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        codec: TextCodec,
+        engine_reason: str = "",
+        database: Database | None = None,
+    ) -> None:
         self.engine = engine
         self.engine_reason = engine_reason
         self.codec = codec
-        self.database = Database(settings.database_url)
+        self.database = database or Database(settings.database_url)
         conversation_store = ConversationStore(self.database)
         turn_store = TurnStore(self.database)
         response_store = ResponseStore(self.database)
@@ -111,13 +121,14 @@ class Application:
             await asyncio.to_thread(self.codec.close)
 
 
-def build_app(settings: Settings, model: ServedModel | None) -> Application:
-    """Wire a server. `model` is None for the fake engine only. Reads the model's vocabulary, so it may take seconds.
+def build_app(settings: Settings, model: ServedModel | None, database: Database | None = None) -> Application:
+    """Wire a server. `model` is None for the fake engine only; `database` as in `Application`. Reads the model's
+    vocabulary, so it may take seconds.
 
     Raises ConfigError or ModelError.
     """
     if settings.engine.name is EngineName.FAKE:
-        return Application(settings, *_fake(settings))
+        return Application(settings, *_fake(settings), database=database)
     if model is None:
         msg = "This engine needs a model file."
         raise ConfigError(msg)
@@ -130,7 +141,7 @@ def build_app(settings: Settings, model: ServedModel | None) -> Application:
         raise
     log.info("engine_chosen", engine=choice.name.value, reason=choice.reason)
     make = _cpu if choice.name is EngineName.CPU else _llamacpp
-    return Application(settings, make(settings, model, codec), codec, choice.reason)
+    return Application(settings, make(settings, model, codec), codec, choice.reason, database)
 
 
 def _fake(settings: Settings) -> tuple[Engine, TextCodec]:
@@ -171,7 +182,9 @@ def _build_asgi(services: Services, settings: Settings) -> FastAPI:
     dialects = Dialects(DIALECTS, default_style=OPENAI_ERRORS)
     # As they are: `include_router` would analyse each of them again, for this application, at its first request.
     routes: list[BaseRoute] = [route for router in dialects.routers for route in router.routes]
-    app = FastAPI(title="Quern", version=__version__, description=DESCRIPTION, routes=routes)
+    app = FastAPI(
+        title="Quern", version=__version__, description=DESCRIPTION, routes=routes, docs_url=None, redoc_url=None
+    )
     app.state.services = services
     install_error_handlers(app, dialects.style_of)
     app.add_middleware(BodyLimit, limit=settings.server.max_request_bytes, style_of=dialects.style_of)

@@ -11,7 +11,7 @@ import os
 import tomllib
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast
 
 import platformdirs
 from pydantic import (
@@ -31,6 +31,8 @@ from quern.types import DisconnectPolicy
 
 ENV_PREFIX = "QUERN_"
 ENV_DELIMITER = "__"
+SERVER_VARIABLE = "QUERN_SERVER"
+"""No setting: where the client commands look for their server."""
 SECRET_SETTINGS = frozenset({"engine.api_key", "store.url"})
 
 
@@ -298,6 +300,16 @@ def child_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith((ENV_PREFIX, "HF_TOKEN"))}
 
 
+def server_of_clients() -> str | None:
+    """The address in QUERN_SERVER; None where it is not set or empty."""
+    return os.environ.get(SERVER_VARIABLE) or None
+
+
+def port_is_given() -> bool:
+    """Whether the environment has the setting server.port."""
+    return "port" in _from_environment().get("server", {})
+
+
 def _from_file(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
@@ -311,13 +323,19 @@ def _from_file(path: Path | None) -> dict[str, Any]:
 
 def _from_environment() -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for name, value in os.environ.items():
-        if not name.startswith(ENV_PREFIX):
+    for name, value in sorted(os.environ.items()):
+        if not name.startswith(ENV_PREFIX) or name == SERVER_VARIABLE:
             continue
         *rooms, setting = name.removeprefix(ENV_PREFIX).lower().split(ENV_DELIMITER)
         target = values
         for room in rooms:
-            target = target.setdefault(room, {})
+            inner: Any = target.setdefault(room, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(
+                    f"The variable {name} is a setting of {room}, and another variable gives {room} itself a value. "
+                    f"There is no such setting: unset the other one; docs/operations.md lists them all."
+                )
+            target = cast("dict[str, Any]", inner)
         target[setting] = value
     return values
 

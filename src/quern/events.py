@@ -58,11 +58,12 @@ class CallEnded:
     """The arguments of a call are complete.
 
     `whole`: the model completed them, slips aside. If not, the end of the answer cut them off: more could have
-    followed, so such a call must not be carried out.
+    followed, so such a call must not be carried out. `written`: all of such a call so far, as the model wrote it.
     """
 
     index: int
     whole: bool = True
+    written: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

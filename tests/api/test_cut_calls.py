@@ -13,6 +13,7 @@ from .engines import saying
 PARAMETERS = {"type": "object", "properties": {"cmd": {"type": "string"}}}
 WHOLE = '<tool_call>\n{"name": "run", "arguments": {"cmd": "ls"}}\n</tool_call>\n'
 CALL = '<tool_call>\n{"name": "run", "arguments": {"cmd": "rm -rf /tmp/build"}}\n</tool_call>'
+CUT = CALL[: CALL.index("build")]
 TOLD = '{"cmd": "rm -rf /tmp/'
 BY_STOP: dict[str, Any] = {"stop": ["build"]}
 BY_LIMIT: dict[str, Any] = {"max_tokens": CALL.index("build")}
@@ -49,12 +50,12 @@ CUTS: list[tuple[str, dict[str, Any], str]] = [
     (CALL, BY_STOP, "stop"),
     (WHOLE + CALL, BY_STOP, "stop"),
     (CALL, BY_LIMIT, "length"),
-    (CALL[: CALL.index("build")], {}, "stop"),
+    (CUT, {}, "stop"),
 ]
 
 
 @pytest.mark.parametrize(("said", "options", "reason"), CUTS)
-async def test_a_chat_ends_without_it_and_never_for_calls(
+async def test_a_chat_ends_with_what_was_written_of_it_and_never_for_calls(
     start: Start, said: str, options: dict[str, Any], reason: str
 ) -> None:
     async with start(saying(said)) as quern:
@@ -62,6 +63,7 @@ async def test_a_chat_ends_without_it_and_never_for_calls(
     assert choice["finish_reason"] == reason
     calls = [call["function"]["arguments"] for call in choice["message"].get("tool_calls", [])]
     assert calls == (['{"cmd": "ls"}'] if said.startswith(WHOLE) else [])
+    assert choice["message"]["content"] == CUT
 
 
 @pytest.mark.parametrize(("said", "options", "reason"), CUTS)
@@ -81,7 +83,7 @@ async def test_a_streamed_chat_leaves_its_arguments_open_and_never_ends_for_call
     [
         (CALL, BY_STOP, None),
         (CALL, {"max_output_tokens": BY_LIMIT["max_tokens"]}, {"reason": "max_output_tokens"}),
-        (CALL[: CALL.index("build")], {}, None),
+        (CUT, {}, None),
     ],
 )
 async def test_a_response_and_its_call_are_incomplete_whenever_they_are_read(
@@ -114,23 +116,23 @@ async def test_a_whole_call_of_a_response_that_met_its_limit_is_complete(start: 
     [
         (CALL, {"stop_sequences": ["build"]}, ("stop_sequence", "build")),
         (CALL, BY_LIMIT, ("max_tokens", None)),
-        (CALL[: CALL.index("build")], {}, ("end_turn", None)),
+        (CUT, {}, ("end_turn", None)),
     ],
 )
-async def test_a_message_ends_without_it_and_says_what_cut_it(
+async def test_a_message_ends_with_what_was_written_of_it_and_says_what_cut_it(
     start: Start, said: str, options: dict[str, Any], ending: tuple[str, str | None]
 ) -> None:
     async with start(saying(said)) as quern:
         message = await post(quern, "/v1/messages", **{**MESSAGE, **options})
         events = await streamed(quern, "/v1/messages", **{**MESSAGE, **options})
-    assert message["content"] == []
+    assert message["content"] == [{"type": "text", "text": CUT}]
     assert (message["stop_reason"], message["stop_sequence"]) == ending
     deltas = [event["delta"] for event in events if event["type"] == "content_block_delta"]
     assert "".join(delta["partial_json"] for delta in deltas) == TOLD
     assert (events[-2]["delta"]["stop_reason"], events[-2]["delta"]["stop_sequence"]) == ending
 
 
-async def test_a_conversation_goes_on_without_it(start: Start) -> None:
+async def test_a_conversation_goes_on_with_what_was_written_of_it_as_text(start: Start) -> None:
     async with start(saying("Hello.", "Wait. " + CALL, "Yes?")) as quern:
         conversation = await quern.begin()
         headers = {"x-quern-conversation": conversation}
@@ -140,6 +142,6 @@ async def test_a_conversation_goes_on_without_it(start: Start) -> None:
             assert response.status_code == 200, response.text
         kept = (await quern.client.get(f"/v1/conversations/{conversation}")).json()
     said = [message["content"] for message in kept["messages"] if message["role"] == "assistant"]
-    assert said == ["Hello.", "Wait.", "Yes?"]
+    assert said == ["Hello.", "Wait.", CUT, "Yes?"]
     assert not any("tool_call" in message for message in kept["messages"])
-    assert kept["turns"][1]["text"] == "Wait. " + CALL[: CALL.index("build")], "what was written is there"
+    assert kept["turns"][1]["text"] == "Wait. " + CUT, "what was written is there"

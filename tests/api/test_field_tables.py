@@ -15,10 +15,12 @@ from pydantic import BaseModel
 from tests.field_tables import field_table, known_fields, status
 
 from quern.api.anthropic.request import CountTokensRequest, MessagesRequest
+from quern.api.llamacpp.completion_request import CompletionRequest as LlamaCppCompletionRequest
 from quern.api.llamacpp.infill_request import InfillRequest
 from quern.api.ollama.requests import ChatRequest, GenerateRequest
 from quern.api.openai.chat_request import ChatCompletionRequest
 from quern.api.openai.completions_request import CompletionRequest
+from quern.api.openai.fim_completions import FimRequest
 from quern.api.openai.response_request import ResponseRequest
 
 from .conftest import Quern
@@ -70,6 +72,8 @@ REQUESTS = {
         _fields(message_count_tokens_params.MessageCountTokensParams) - ANTHROPIC_LIBRARY_FIELDS,
     ),
     "POST /infill": Request({"input_prefix": "a", "input_suffix": "b"}, InfillRequest),
+    "POST /completion": Request({"prompt": "hi"}, LlamaCppCompletionRequest),
+    "POST /v1/fim/completions": Request({"prompt": "hi"}, FimRequest),
     "POST /api/chat": Request({"messages": MESSAGES}, ChatRequest, frozenset(ollama_types.ChatRequest.model_fields)),
     "POST /api/generate": Request(
         {"prompt": "hi"}, GenerateRequest, frozenset(ollama_types.GenerateRequest.model_fields) - OLLAMA_PICTURE_FIELDS

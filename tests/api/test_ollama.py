@@ -42,6 +42,14 @@ async def official(quern: Quern) -> AsyncGenerator[Any]:
         await client.close()
 
 
+def listed(value: Any) -> list[Any]:
+    return value or []
+
+
+async def collected(stream: Any) -> list[Any]:
+    return [piece async for piece in await stream]
+
+
 def prompt_text(request: GenerateRequest) -> str:
     return TextCodec.builtin().tokenizer.decode(request.prompt)
 
@@ -50,7 +58,7 @@ async def test_the_official_client_chats_whole_and_streamed(start: Start) -> Non
     async with start(saying("Hello there"), live=True) as quern, official(quern) as client:
         model = quern.engine.info.model_id
         whole = await client.chat(model, [{"role": "user", "content": "hi"}])
-        pieces = [piece async for piece in await client.chat(model, USER, stream=True)]
+        pieces = await collected(client.chat(model, USER, stream=True))
     assert whole.message.content == "Hello there"
     assert (whole.done, whole.done_reason, whole.model) == (True, "stop", model)
     assert whole.prompt_eval_count
@@ -64,7 +72,7 @@ async def test_the_official_client_generates_whole_and_streamed(start: Start) ->
     async with start(saying("Hello"), live=True) as quern, official(quern) as client:
         model = quern.engine.info.model_id
         whole = await client.generate(model, "hi", system="Be brief.", options={"num_predict": 9, "temperature": 0})
-        pieces = [piece async for piece in await client.generate(model, "hi", stream=True)]
+        pieces = await collected(client.generate(model, "hi", stream=True))
         prompt = prompt_text(quern.engine.requests[0])
         sampling = quern.engine.requests[0].sampling
     assert whole.response == "Hello"
@@ -78,13 +86,13 @@ async def test_the_official_client_calls_tools_whole_and_streamed_and_sends_the_
     async with start(engine, live=True) as quern, official(quern) as client:
         model = quern.engine.info.model_id
         whole = await client.chat(model, USER, tools=[WEATHER])
-        streamed: list[Any] = [piece async for piece in await client.chat(model, USER, tools=[WEATHER], stream=True)]
+        streamed = await collected(client.chat(model, USER, tools=[WEATHER], stream=True))
         assert whole.message.tool_calls is not None
         back: list[Any] = [*USER, whole.message, {"role": "tool", "tool_name": "weather", "content": "12"}]
         last = await client.chat(model, back, tools=[WEATHER])
         prompt = prompt_text(engine.requests[-1])
-    calls = [call for piece in streamed for call in piece.message.tool_calls or []]
-    for call in (whole.message.tool_calls[0], calls[0]):
+    calls: list[Any] = [call for piece in streamed for call in listed(piece.message.tool_calls)]
+    for call in [whole.message.tool_calls[0], *calls]:
         assert (call.function.name, call.function.arguments) == ("weather", {"city": "Paris"})
     assert whole.done_reason == "stop"
     assert last.message.content == "12 degrees"
@@ -120,11 +128,12 @@ async def test_probabilities_are_told(start: Start) -> None:
     async with start(saying("ab"), live=True) as quern, official(quern) as client:
         model = quern.engine.info.model_id
         whole = await client.chat(model, USER, logprobs=True, top_logprobs=2)
-        pieces: list[Any] = [piece async for piece in await client.generate(model, "hi", logprobs=True, stream=True)]
+        pieces = await collected(client.generate(model, "hi", logprobs=True, stream=True))
     assert whole.logprobs is not None
     assert [token.token for token in whole.logprobs] == ["a", "b"]
     assert len(whole.logprobs[0].top_logprobs or []) == 2
-    assert [token.token for piece in pieces for token in piece.logprobs or []] == ["a", "b"]
+    told: list[Any] = [token for piece in pieces for token in listed(piece.logprobs)]
+    assert [token.token for token in told] == ["a", "b"]
 
 
 async def test_the_official_client_lists_and_shows_the_model(start: Start) -> None:

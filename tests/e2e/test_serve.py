@@ -32,9 +32,9 @@ def test_an_address_that_others_can_reach_is_refused_with_an_explanation(host: s
     assert "Traceback" not in result.stderr
 
 
-def test_a_taken_port_is_named_before_anything_slow_happens(server: ServerProcess) -> None:
+def test_a_taken_port_is_named_before_anything_slow_happens(server: ServerProcess, tmp_path: Path) -> None:
     port = server.url.rpartition(":")[2]
-    result = _run("serve", "--port", port, "--data-dir", str(server.data_dir))
+    result = _run("serve", "--port", port, "--data-dir", str(tmp_path))
     assert result.returncode == 2
     assert f"Can't listen on 127.0.0.1:{port}" in result.stderr
 

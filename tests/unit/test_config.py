@@ -62,6 +62,22 @@ def test_a_variable_that_is_no_setting_or_has_no_usable_value_is_refused_by_name
         load_settings()
 
 
+def test_the_address_for_client_commands_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUERN_SERVER", "http://127.0.0.1:9000")
+    monkeypatch.setenv("QUERN_SERVER__PORT", "9001")
+    assert load_settings().server.port == 9001
+
+
+@pytest.mark.parametrize("names", [("QUERN_ENGINE", "QUERN_ENGINE__NAME"), ("QUERN_LOG__LEVEL", "QUERN_LOG__LEVEL__X")])
+def test_a_room_that_is_given_a_value_beside_its_settings_is_refused(
+    monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]
+) -> None:
+    for name in names:
+        monkeypatch.setenv(name, "fake")
+    with pytest.raises(ConfigError, match=names[1]):
+        load_settings()
+
+
 def test_aliases_are_a_list_in_the_file_and_separated_by_commas_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

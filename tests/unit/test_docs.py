@@ -12,9 +12,12 @@ from pydantic.fields import FieldInfo
 from typer.main import get_command
 
 from quern.app import Application
+from quern.cli.checks import WORK_MEMORY_BYTES
 from quern.cli.main import build_app
-from quern.config import Settings
+from quern.config import EngineSettings, Settings
 from quern.engine.fake import FakeEngine
+from quern.modelfiles.sizes import kv_cache_bytes
+from quern.models.catalog import CATALOG, CatalogEntry
 from quern.prompt.codec import TextCodec
 
 ROOT = Path(__file__).parents[2]
@@ -55,10 +58,18 @@ def test_the_api_page_has_every_route(tmp_path: Path) -> None:
 
 def test_every_command_is_in_the_readme_and_explains_itself() -> None:
     commands: dict[str, object] = getattr(get_command(build_app()), "commands", {})
-    assert set(commands) >= {"serve", "generate", "chat", "pull", "models", "doctor"}
+    assert set(commands) >= {"serve", "generate", "chat", "pull", "models", "doctor", "status", "ps", "stop"}
     for name, command in commands.items():
         assert f"quern {name}" in DOCS["README.md"], f"quern {name} is not in the README"
         assert getattr(command, "help", None), f"quern {name} has no help"
+
+
+@pytest.mark.parametrize("entry", CATALOG, ids=lambda entry: entry.name)
+def test_the_readme_says_of_every_model_what_it_takes(entry: CatalogEntry) -> None:
+    sums = [entry.size + kv_cache_bytes(entry.kv_shape, tokens) + WORK_MEMORY_BYTES for tokens in (8192, 81920)]
+    file, least, most = (f"{size / 1e9:.1f}" for size in (entry.size, *sums))
+    assert f"| `{entry.name}` | {file} GB | {least} to {most} GB |" in DOCS["README.md"]
+    assert EngineSettings().kv_tokens == 81920
 
 
 def _section(page: str, heading: str) -> str:

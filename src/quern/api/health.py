@@ -14,10 +14,9 @@ router = APIRouter(tags=["health"])
 HEALTH = Dialect(
     (router,),
     errors=DETAIL_ERRORS,
-    prefixes=("/health", "/ready", "/docs", "/openapi.json"),
+    prefixes=("/health", "/ready"),
     quiet_paths=frozenset({"/health", "/ready"}),
 )
-"""With the pages that FastAPI itself has beside the API."""
 
 
 @router.get("/health")

@@ -15,9 +15,9 @@ from quern.api.shared.error_styles import OPENAI_ERRORS
 from quern.api.shared.services import ServicesDep
 from quern.turns.served_model import ModelService
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(tags=["models"])
 
-MODELS = Dialect((router,), errors=OPENAI_ERRORS, prefixes=("/v1/models",))
+MODELS = Dialect((router,), errors=OPENAI_ERRORS, prefixes=("/v1/models", "/models"))
 
 UNKNOWN_RELEASE = "1970-01-01T00:00:00Z"
 ANTHROPIC_CAPABILITIES = (
@@ -35,7 +35,8 @@ ANTHROPIC_CAPABILITIES = (
 SUPPORTED = frozenset({"structured_outputs"})
 
 
-@router.get("")
+@router.get("/v1/models")
+@router.get("/models", summary="The same, where llama.cpp's and LM Studio's clients look")
 async def list_models(services: ServicesDep) -> dict[str, Any]:
     """The served model, with what a client needs to budget, and once more for each of its aliases."""
     names = services.model.names()
@@ -48,7 +49,7 @@ async def list_models(services: ServicesDep) -> dict[str, Any]:
     }
 
 
-@router.get("/{model:path}")
+@router.get("/v1/models/{model:path}")
 async def get_model(model: str, services: ServicesDep) -> dict[str, Any]:
     """The served model, by its name or an alias."""
     services.model.check_name(model)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from quern.cli.repl import LineReader
-from quern.cli.terminal import DEFAULT_SERVER, AnswerWriter, ServerUrl
+from quern.cli.server_choice import DataDir, ServerUrl, server_address
+from quern.cli.terminal import AnswerWriter
 from quern.client import QuernClient
 from quern.errors import ConfigError, QuernError
 from quern.types import DisconnectPolicy
@@ -30,7 +33,7 @@ ConversationId = Annotated[
 ]
 
 
-def chat(server: ServerUrl = DEFAULT_SERVER, conversation: ConversationId = None) -> None:
+def chat(server: ServerUrl = None, data_dir: DataDir = None, conversation: ConversationId = None) -> None:
     """Talk with the model; the server remembers the conversation.
 
     At the end the conversation's id is shown with the command that continues it. Without a terminal, every line of
@@ -45,8 +48,8 @@ def chat(server: ServerUrl = DEFAULT_SERVER, conversation: ConversationId = None
 
     - `printf 'Bubble sort in Python\\nNow in Java\\n' | quern chat > answers.md`
     """
-    with QuernClient(server) as client:
-        session = ChatSession(client, conversation)
+    with QuernClient(server_address(server, data_dir)) as client:
+        session = ChatSession(client, conversation, _options(server, data_dir))
         try:
             if sys.stdin.isatty() and sys.stdout.isatty():
                 _interactive(session)
@@ -57,10 +60,11 @@ def chat(server: ServerUrl = DEFAULT_SERVER, conversation: ConversationId = None
 
 
 class ChatSession:
-    """The conversation that the next line belongs to."""
+    """The conversation that the next line belongs to. `options`: those of the command line that find its server."""
 
-    def __init__(self, client: QuernClient, conversation_id: str | None) -> None:
+    def __init__(self, client: QuernClient, conversation_id: str | None, options: str) -> None:
         self._client = client
+        self._options = options
         self._conversation_id = conversation_id
         self._accepted = False
 
@@ -90,8 +94,7 @@ class ChatSession:
     def show_continuation(self) -> None:
         """Show the command that continues the conversation, if the server took a turn of it."""
         if self._accepted:
-            where = "" if self._client.server == DEFAULT_SERVER else f" --server {self._client.server}"
-            typer.echo(f"Continue with: quern chat --conversation {self._conversation_id}{where}", err=True)
+            typer.echo(f"Continue with: quern chat --conversation {self._conversation_id}{self._options}", err=True)
 
     def _turn(self, prompt: str) -> None:
         with (
@@ -101,6 +104,12 @@ class ChatSession:
             self._conversation_id, self._accepted = answer.conversation_id, True
             for piece in answer:
                 writer.write(piece)
+
+
+def _options(server: str | None, data_dir: Path | None) -> str:
+    """Those that were given, as one types them."""
+    given = [("--server", server), ("--data-dir", data_dir)]
+    return "".join(f" {name} {shlex.quote(str(value))}" for name, value in given if value is not None)
 
 
 def _interactive(session: ChatSession) -> None:

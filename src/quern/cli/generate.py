@@ -9,7 +9,8 @@ from typing import Annotated, Any, TypeVar, Unpack, cast
 
 import typer
 
-from quern.cli.terminal import DEFAULT_SERVER, AnswerWriter, ServerUrl, read_standard_input
+from quern.cli.server_choice import DataDir, ServerUrl, server_address
+from quern.cli.terminal import AnswerWriter, read_standard_input
 from quern.client import QuernClient
 from quern.errors import ConfigError
 from quern.sampling import PARAMETERS, PLAIN, PlainSampling
@@ -43,7 +44,12 @@ def with_sampling_options(command: Command) -> Command:
 
 @with_sampling_options
 def generate(
-    prompt: PromptText, server: ServerUrl = DEFAULT_SERVER, *, stop: Stop = None, **sampling: Unpack[PlainSampling]
+    prompt: PromptText,
+    server: ServerUrl = None,
+    data_dir: DataDir = None,
+    *,
+    stop: Stop = None,
+    **sampling: Unpack[PlainSampling],
 ) -> None:
     """Ask once and print the answer while it is written.
 
@@ -59,7 +65,7 @@ def generate(
     text = read_standard_input() if prompt == "-" else _checked(prompt)
     try:
         with (
-            QuernClient(server) as client,
+            QuernClient(server_address(server, data_dir)) as client,
             client.stream_generate(text, on_disconnect=DisconnectPolicy.CANCEL, stop=stop, **sampling) as answer,
             AnswerWriter(sys.stdout) as writer,
         ):

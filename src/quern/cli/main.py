@@ -5,6 +5,7 @@
 | done, or the reader of our output has gone (`| head -1`) | 0 |
 | a failure | 1 |
 | a command line or a setting that can't be used | 2 |
+| `quern status` where no server runs | 3 |
 | Ctrl-C | 130 |
 """
 
@@ -32,6 +33,9 @@ COMMANDS = {
     "models": "quern.cli.models",
     "pull": "quern.cli.models",
     "doctor": "quern.cli.doctor",
+    "status": "quern.cli.status",
+    "ps": "quern.cli.status",
+    "stop": "quern.cli.stop",
 }
 
 

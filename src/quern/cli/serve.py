@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import filelock
 import typer
 import uvicorn
 import uvloop
@@ -18,13 +19,15 @@ from rich.console import Console
 from quern.api.shared.raw_text import AnswerAborted
 from quern.app import Application, ServedModel, build_app
 from quern.cli.progress import progress_display
+from quern.cli.running_server import claimed, find, url_of
 from quern.config import EngineName, LogFormat, Settings, load_settings
 from quern.engine.base import EngineState
-from quern.errors import ConfigError
+from quern.errors import ConfigError, StoreError
 from quern.modelfiles.sizes import size_on_disk
 from quern.models.locate import model_id
 from quern.models.pull import ensure
 from quern.obs.logging import configure_logging
+from quern.store.database import Database
 
 PROGRESS_POLL_SECONDS = 0.1
 CONNECTIONS_END_SECONDS = 5
@@ -59,14 +62,30 @@ def serve(
     settings = load_settings(config, _given(overrides))
     configure_logging(settings.log, expected=(AnswerAborted,))
     console = Console()
-    with _port_errors_explained(settings):
-        listener = _bind(settings)
-    model_file = _model(settings, console)
-    with _port_errors_explained(settings):
-        listener.listen()
-    application = build_app(settings, model_file)
-    if uvloop.run(_Process(application, settings, listener, console).run()) == signal.SIGINT:
-        raise KeyboardInterrupt
+    with claimed(settings.data_dir) as claim:
+        with _port_errors_explained(settings):
+            listener = _bind(settings)
+        claim.announce(url_of(*listener.getsockname()[:2]))
+        database = _claimed_database(settings)
+        model_file = _model(settings, console)
+        with _port_errors_explained(settings):
+            listener.listen()
+        application = build_app(settings, model_file, database)
+        if uvloop.run(_Process(application, settings, listener, console).run()) == signal.SIGINT:
+            raise KeyboardInterrupt
+
+
+def _claimed_database(settings: Settings) -> Database:
+    """The database, which is this server's now. Raises StoreError, with the other server's address where one has it."""
+    database = Database(settings.database_url)
+    try:
+        database.claim()
+    except StoreError as error:
+        if not isinstance(error.__cause__, filelock.Timeout) or database.file is None:
+            raise
+        other = find(database.file.parent)
+        raise StoreError(f"{error} That server is at {other}." if other is not None else str(error)) from error
+    return database
 
 
 def _given(overrides: dict[str, Any]) -> dict[str, Any]:
@@ -191,7 +210,12 @@ class _Process:
     def _print_welcome(self) -> None:
         info = self._application.engine.info
         host, port = self._listener.getsockname()[:2]
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        url = url_of(host, port)
+        elsewhere = (
+            ""
+            if self._settings.server.loopback
+            else f"\n         from other machines http://{socket.gethostname()}:{port}"
+        )
         chosen = (
             f", chosen by auto. {self._application.engine_reason}"
             if self._settings.engine.name is EngineName.AUTO
@@ -202,7 +226,13 @@ Engine   {info.engine}{chosen}
          {info.quantisation} on {info.device}
          {info.parallel} turns at once, {info.context_length} tokens of context each
 Data     {self._settings.data_dir}
-Serving  {url}   (API page: {url}/docs)
+Serving  {url}   (API page: {url}/docs){elsewhere}
+
+Base URLs for your tools; the model is {info.model_id}, and any key will do:
+  OpenAI's       {url}/v1
+  Anthropic's    {url}
+  Ollama's       {url}
+  llama.cpp's    {url}
 
 Try it:
   curl {url}/v1/code/generate --data-urlencode "prompt=Write a bubble sort in Python, only the function."

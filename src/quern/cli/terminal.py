@@ -1,18 +1,12 @@
-"""What the commands that talk to a server share: its address, the prompt's bytes, the answer's way to the screen."""
+"""What the commands that talk to a server share: the prompt's bytes, the answer's way to the screen."""
 
 from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import Annotated, Self, TextIO
-
-import typer
+from typing import Self, TextIO
 
 from quern.errors import ConfigError
-
-DEFAULT_SERVER = "http://127.0.0.1:8001"
-
-ServerUrl = Annotated[str, typer.Option("--server", metavar="URL", help="Address of the server.")]
 
 _KEPT = {ord("\n"), ord("\t")}
 _VISIBLE_CONTROLS = {

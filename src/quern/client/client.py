@@ -27,10 +27,25 @@ class GenerationOptions(PlainSampling, total=False):
 
 
 class ServedModel(BaseModel):
-    """A model that the server offers. `context_length` is in tokens."""
+    """A model that the server offers, and what runs it: `parallel` turns at once, with `context_length` tokens each."""
 
     id: str
     context_length: int | None = None
+    quantisation: str | None = None
+    engine: str | None = None
+    device: str | None = None
+    parallel: int | None = None
+
+
+class ServerState(BaseModel):
+    """What the server does now. `status` is `loading`, `ready`, `restarting` or `stopping`; `load_progress` is 0 to 1;
+    `running` and `waiting` count turns.
+    """
+
+    status: str
+    load_progress: float = 0.0
+    running: int = 0
+    waiting: int = 0
 
 
 class _ModelList(BaseModel):
@@ -120,6 +135,16 @@ class QuernClient:
         if not response.is_success and response.status_code != 503:
             raise refusal(response)
         return response.is_success
+
+    def state(self) -> ServerState:
+        """What the server does now."""
+        response = self._get("/ready")
+        if not response.is_success and response.status_code != 503:
+            raise refusal(response)
+        try:
+            return ServerState.model_validate_json(response.content)
+        except ValidationError as error:
+            raise unexpected(response) from error
 
     def _get(self, path: str) -> httpx2.Response:
         with translated(self.server):

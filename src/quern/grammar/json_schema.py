@@ -126,7 +126,7 @@ def _laid_out(schema: Schema, llguidance: Llguidance) -> str:
         raise InvalidRequest(TOO_DEEP) from None
 
 
-def _bounded(schema: Schema) -> Schema:
+def _bounded(schema: Schema, _place: str) -> Schema:
     pattern = BOUNDS.get(_text(schema.get("format")) or "")
     return schema if pattern is None else {"pattern": pattern, **schema}
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
+from quern.grammar.object_shapes import ObjectShape, object_shapes, one_shape
 from quern.grammar.schema_walk import SchemaWalk, mapping, sequence
 
 Types = frozenset[str]
@@ -31,15 +33,38 @@ class ParameterTypes:
     """The types of one tool's arguments, read from `parameters`, the JSON schema of its arguments' object.
 
     References within the schema, `anyOf`, `oneOf`, `allOf`, `enum`, `const` and lists of types are followed; what can't
-    be read accepts anything.
+    be read accepts anything. `shape`: of the arguments, one of those that the schema allows; without it all of them
+    count.
     """
 
-    def __init__(self, parameters: Mapping[str, Any]) -> None:
-        self._properties = mapping(mapping(parameters).get("properties"))
+    def __init__(self, parameters: Mapping[str, Any], shape: ObjectShape | None = None) -> None:
+        self._parameters = mapping(parameters)
+        self._given_shape = shape
         self._types = SchemaWalk(parameters, self._accepted, ANYTHING)
         self._choices = SchemaWalk(parameters, self._listed, NO_CHOICES)
         self._known: dict[str, Types] = {}
         self._room = MOST_CHOICE_TEXT
+
+    @cached_property
+    def _shape(self) -> ObjectShape:
+        return self._given_shape or one_shape(object_shapes(self._parameters))
+
+    @property
+    def _properties(self) -> Mapping[str, Any]:
+        return self._shape.properties
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The arguments that may not be missing."""
+        return self._shape.required
+
+    def names(self, name: str) -> bool:
+        """Whether the schema names the argument."""
+        return name in self._properties
+
+    def may_have(self, name: str) -> bool:
+        """Whether the tool may have such an argument: it names it, or names none, or says that it takes others too."""
+        return not self._properties or self._shape.open or name in self._properties
 
     def of(self, name: str) -> Types:
         """What the argument accepts; anything where the schema does not know it."""
@@ -76,8 +101,10 @@ class ParameterTypes:
             return tuple(texts) if len(texts) == len(values) else NO_CHOICES
         if schema.get("type") == "null":
             return ("null",)
-        parts = sequence(schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf"))
-        choices = [self._choices.of(part) for part in parts]
+        parts = sequence(schema.get("anyOf") or schema.get("oneOf"))
+        choices = [self._choices.of(part) for part in parts or sequence(schema.get("allOf"))]
+        if not parts:  # a value is of all of them, so those of one hold, whatever the others say
+            choices = [listed for listed in choices if listed][:1]
         if not all(choices) or not self._choices.spend(sum(map(len, choices))):
             return NO_CHOICES
         return tuple(dict.fromkeys(chain(*choices)))
@@ -99,7 +126,7 @@ def accepts(types: Types, kind_of_value: str) -> bool:
 def _declared(schema: Mapping[str, Any]) -> Types:
     declared = schema.get("type")
     if isinstance(declared, str):
-        return frozenset({declared})
+        return frozenset({declared.lower()}) - {"any"}  # Vertex AI writes them in capitals
     if names := [name for name in sequence(declared) if isinstance(name, str)]:
         return frozenset(names)
     if "const" in schema:

@@ -14,6 +14,10 @@ DEFINITIONS = ("definitions", "$defs")
 MAPS_OF_SCHEMAS = frozenset({"properties", "patternProperties", "dependentSchemas", *DEFINITIONS})
 DATA = frozenset({"const", "enum", "default", "examples"})
 """Keywords whose value is no schema, whatever it looks like."""
+ANNOTATIONS = frozenset({
+    "$comment", "default", "deprecated", "description", "example", "examples", "readOnly", "title", "writeOnly",
+})  # fmt: skip
+"""Keywords that demand nothing."""
 INDEX = re.compile("[0-9]{1,9}")
 
 MOST_NODES = 2**15
@@ -53,24 +57,25 @@ def place_of(schemas: Iterable[Schema], keyword: str, value: str | None = None) 
     return ""
 
 
-def rebuilt(value: Any, change: Callable[[Schema], Schema]) -> Any:
-    """A copy in which every schema is what `change` made of it, outer ones first.
+def rebuilt(value: Any, change: Callable[[Schema, str], Schema], place: str = "#") -> Any:
+    """A copy in which every schema is what `change` made of it and its JSON pointer, outer ones first.
 
     Raises RecursionError where they are nested too deeply.
     """
     if isinstance(value, list):
-        return [rebuilt(item, change) for item in cast("list[Any]", value)]
+        return [rebuilt(item, change, below(place, index)) for index, item in enumerate(cast("list[Any]", value))]
     if not isinstance(value, Mapping):
         return value
-    parts = change(cast("Schema", value))
-    return {keyword: _rebuilt_part(keyword, part, change) for keyword, part in parts.items()}
+    parts = change(cast("Schema", value), place)
+    return {keyword: _rebuilt_part(keyword, part, change, below(place, keyword)) for keyword, part in parts.items()}
 
 
 class SchemaWalk(Generic[Value]):
     """Finds something out about schemas within `root`, of which some refer to others; in bounded work.
 
-    `find` is given a schema without `$ref`, and asks the walk about the schemas in it. What is found out about a
-    reference is remembered. The answer is `unknown` for a circle, and for all that lies beyond the bounds.
+    `find` is given a schema without `$ref` (one that has neighbours has become a part of its `allOf`), and asks the
+    walk about the schemas in it. What is found out about a reference is remembered. The answer is `unknown` for a
+    circle, and for all that lies beyond the bounds.
     """
 
     def __init__(self, root: Any, find: Callable[[Schema], Value], unknown: Value) -> None:
@@ -89,7 +94,9 @@ class SchemaWalk(Generic[Value]):
         try:
             schema = mapping(schema)
             reference = schema.get("$ref")
-            return self._referred(reference) if isinstance(reference, str) else self._find(schema)
+            if not isinstance(reference, str):
+                return self._find(schema)
+            return self._referred(reference) if len(schema) == 1 else self._find(_with_reference_apart(schema))
         finally:
             self._depth -= 1
 
@@ -101,7 +108,7 @@ class SchemaWalk(Generic[Value]):
     def _referred(self, reference: str) -> Value:
         if reference not in self._known:
             self._known[reference] = self._unknown
-            self._known[reference] = self.of(_at(self._root, reference))
+            self._known[reference] = self.of(at(self._root, reference))
         return self._known[reference]
 
 
@@ -112,12 +119,19 @@ def steps(reference: str) -> tuple[str, ...] | None:
     return tuple(step.replace("~1", "/").replace("~0", "~") for step in unquote(reference).split("/")[1:])
 
 
-def _below(place: str, step: object) -> str:
+def _with_reference_apart(schema: Schema) -> Schema:
+    """The same schema, in which what is referred to is one of several that a value has to be of."""
+    others = {keyword: value for keyword, value in schema.items() if keyword != "$ref"}
+    return {**others, "allOf": [*sequence(schema.get("allOf")), {"$ref": schema["$ref"]}]}
+
+
+def below(place: str, step: object) -> str:
+    """The JSON pointer of what stands there under a keyword, a name or an index."""
     escaped = str(step).replace("~", "~0").replace("/", "~1")
     return f"{place}/{escaped}"
 
 
-def _at(root: Any, reference: str) -> Any:
+def at(root: Any, reference: str) -> Any:
     """The part of a schema that is referred to; None where there is none."""
     path = steps(reference)
     if path is None:
@@ -130,36 +144,39 @@ def _at(root: Any, reference: str) -> Any:
     return value
 
 
-def _walk(schema: Schema, below: Callable[[str, Schema], Sequence[tuple[str, object]]]) -> Iterator[tuple[str, Schema]]:
+def _walk(
+    schema: Schema, within: Callable[[str, Schema], Sequence[tuple[str, object]]]
+) -> Iterator[tuple[str, Schema]]:
     waiting: list[tuple[str, object]] = [("#", schema)]
     while waiting:
         place, value = waiting.pop()
         if isinstance(value, list):
             items = enumerate(cast("list[object]", value))
-            waiting += reversed([(_below(place, index), item) for index, item in items])
+            waiting += reversed([(below(place, index), item) for index, item in items])
         elif isinstance(value, Mapping):
             part = cast("Schema", value)
             yield place, part
-            waiting += reversed(below(place, part))
+            waiting += reversed(within(place, part))
 
 
 def _values_below(place: str, part: Schema) -> list[tuple[str, object]]:
-    return [(_below(place, keyword), value) for keyword, value in part.items()]
+    return [(below(place, keyword), value) for keyword, value in part.items()]
 
 
 def _schemas_below(place: str, part: Schema) -> list[tuple[str, object]]:
     found: list[tuple[str, object]] = []
     for keyword, value in part.items():
         if keyword in MAPS_OF_SCHEMAS and isinstance(value, Mapping):
-            found += _values_below(_below(place, keyword), cast("Schema", value))
+            found += _values_below(below(place, keyword), cast("Schema", value))
         elif keyword not in DATA:
-            found.append((_below(place, keyword), value))
+            found.append((below(place, keyword), value))
     return found
 
 
-def _rebuilt_part(keyword: str, part: Any, change: Callable[[Schema], Schema]) -> Any:
+def _rebuilt_part(keyword: str, part: Any, change: Callable[[Schema, str], Schema], place: str) -> Any:
     if keyword in DATA:
         return part
     if keyword in MAPS_OF_SCHEMAS and isinstance(part, Mapping):
-        return {name: rebuilt(schema, change) for name, schema in cast("Schema", part).items()}
-    return rebuilt(part, change)
+        schemas = cast("Schema", part)
+        return {name: rebuilt(schema, change, below(place, name)) for name, schema in schemas.items()}
+    return rebuilt(part, change, place)

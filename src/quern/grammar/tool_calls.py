@@ -22,9 +22,10 @@ from typing import Any
 from quern.errors import InvalidRequest
 from quern.grammar.input_grammar import embedded
 from quern.grammar.kinds import Grammar, JsonGrammar, LarkGrammar
+from quern.grammar.object_shapes import object_shapes
 from quern.grammar.parameter_types import ParameterTypes
 from quern.grammar.schema_walk import mapping
-from quern.grammar.tool_schemas import EmbeddedSchema, structure_of
+from quern.grammar.tool_schemas import EmbeddedSchema, loose_alternatives
 from quern.types import CUSTOM_INPUT, Tool
 
 OPENING = "<tool_call>\n"
@@ -74,8 +75,9 @@ def demanded_call(format: ToolFormat, tools: Sequence[Tool]) -> tuple[Grammar, .
     grammar_of = _json_call if format is ToolFormat.JSON else _xml_call
     if format is ToolFormat.JSON and any(tool.input_grammar is not None for tool in tools):
         grammar_of = _json_call_of_custom
-    loose = [tool if tool.strict else replace(tool, parameters=structure_of(tool.parameters)) for tool in tools]
-    grammars = grammar_of(tools), grammar_of(loose)
+    strict = [[tool] for tool in tools]
+    loose = [[tool] if tool.strict else _loose(tool) for tool in tools]
+    grammars = grammar_of(strict), grammar_of(loose)
     return grammars[:1] if grammars[0] == grammars[1] else grammars
 
 
@@ -106,34 +108,54 @@ def calls_or_json(schema: str) -> LarkGrammar:
     return LarkGrammar(CALLS_OR_JSON.replace("{schema}", json.dumps(json.loads(schema))))
 
 
-def _json_call(tools: Sequence[Tool]) -> JsonGrammar:
-    schemas = [EmbeddedSchema(tool.parameters, f"tool{number}") for number, tool in enumerate(tools)]
+def _loose(tool: Tool) -> list[Tool]:
+    """The tool with the structure of its parameters alone, once for each shape that these may have."""
+    return [replace(tool, parameters=parameters) for parameters in loose_alternatives(tool.parameters)]
+
+
+def _json_call(tools: Sequence[Sequence[Tool]]) -> JsonGrammar:
+    """`tools`: each with its alternatives."""
+    schemas = [
+        (alternative.name, EmbeddedSchema(alternative.parameters, f"tool{number}" + (f"-{other}" if other else "")))
+        for number, alternatives in enumerate(tools)
+        for other, alternative in enumerate(alternatives)
+    ]
     calls: list[dict[str, Any]] = [
         {
             "type": "object",
-            "properties": {"name": {"const": tool.name}, "arguments": schema.arguments},
+            "properties": {"name": {"const": name}, "arguments": schema.arguments},
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
-        for tool, schema in zip(tools, schemas, strict=True)
+        for name, schema in schemas
     ]
     call = calls[0] if len(calls) == 1 else {"anyOf": calls}
-    definitions = {name: definition for schema in schemas for name, definition in schema.definitions.items()}
+    definitions = {name: definition for _, schema in schemas for name, definition in schema.definitions.items()}
     return JsonGrammar(json.dumps({**call, **({"$defs": definitions} if definitions else {})}, ensure_ascii=False))
 
 
-def _json_call_of_custom(tools: Sequence[Tool]) -> LarkGrammar:
+def _json_call_of_custom(tools: Sequence[Sequence[Tool]]) -> LarkGrammar:
+    """`tools`: each with its alternatives. What a function is called with begins where the name has ended."""
     rules = [f"start: {' | '.join(f'tool{number}' for number in range(len(tools)))}"]
-    for number, tool in enumerate(tools):
+    for number, alternatives in enumerate(tools):
+        tool = alternatives[0]
         opening = f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": '
         if tool.input_grammar is not None:
             opening += f'{{"{CUSTOM_INPUT}": "'
             rules.append(f"tool{number}: {json.dumps(opening)} {_input(tool, json.dumps(CLOSING), in_json=True)}")
         else:
-            schema = EmbeddedSchema(tool.parameters, f"tool{number}")
-            arguments = {**schema.arguments, **({"$defs": schema.definitions} if schema.definitions else {})}
-            rules.append(f'tool{number}: {json.dumps(opening)} %json {json.dumps(arguments)} "}}"')
+            schema = _any_arguments([alternative.parameters for alternative in alternatives])
+            rules.append(f'tool{number}: {json.dumps(opening)} %json {json.dumps(schema)} "}}"')
     return LarkGrammar("\n".join([*rules, ""]))
+
+
+def _any_arguments(parameters: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A schema of arguments of any of these shapes."""
+    schemas = [EmbeddedSchema(shape, f"shape{number}") for number, shape in enumerate(parameters)]
+    arguments = [schema.arguments for schema in schemas]
+    definitions = {name: definition for schema in schemas for name, definition in schema.definitions.items()}
+    any_of = arguments[0] if len(arguments) == 1 else {"anyOf": arguments}
+    return {**any_of, **({"$defs": definitions} if definitions else {})}
 
 
 def _input(tool: Tool, ending: str, *, in_json: bool) -> str:
@@ -172,12 +194,13 @@ class _Argument:
     grammar: str | None = None
 
 
-def _xml_call(tools: Sequence[Tool]) -> LarkGrammar:
+def _xml_call(tools: Sequence[Sequence[Tool]]) -> LarkGrammar:
+    """`tools`: each with its alternatives."""
     names = [f"tool{number}" for number in range(len(tools))]
     rules = [f"start: {' | '.join(names)}"]
     room = MOST_TEXT
-    for name, tool in zip(names, tools, strict=True):
-        for rule in _xml_rules(tool, name):
+    for name, alternatives in zip(names, tools, strict=True):
+        for rule in _xml_rules(alternatives, name):
             rules.append(rule)
             room -= len(rule)
             if room < 0:
@@ -189,15 +212,24 @@ def _xml_call(tools: Sequence[Tool]) -> LarkGrammar:
     return LarkGrammar("\n".join([*rules, XML_TEXT, ""]))
 
 
-def _xml_rules(tool: Tool, name: str) -> Iterator[str]:
-    """A rule for each argument, then the call's, which has this name."""
-    parts = [json.dumps(f"<function={tool.name}>\n")]
-    for number, argument in enumerate(_arguments(tool, name)):
-        rule = f"{name}-argument{number}"
-        opening = json.dumps(f"<parameter={argument.name}>\n")
-        yield f'{rule}: {opening} {_xml_value(argument)} "\\n"'
-        parts.append(rule if argument.required else f"{rule}?")
-    yield f"{name}: {' '.join([*parts, json.dumps('</function>')])}"
+def _xml_rules(tools: Sequence[Tool], name: str) -> Iterator[str]:
+    """A rule for each argument, then the call's, which has this name; its arguments have one of several shapes."""
+    written: dict[str, str] = {}
+    alternatives: list[str] = []
+    for arguments in (arguments for tool in tools for arguments in _arguments(tool, name)):
+        parts: list[str] = []
+        for argument in arguments:
+            opening = json.dumps(f"<parameter={argument.name}>\n")
+            body = f'{opening} {_xml_value(argument)} "\\n"'
+            if body not in written:
+                written[body] = f"{name}-argument{len(written)}"
+                yield f"{written[body]}: {body}"
+            parts.append(written[body] if argument.required else f"{written[body]}?")
+        alternatives.append(" ".join(parts))
+    between = dict.fromkeys(filter(None, alternatives))
+    arguments_of_call = f"( {' | '.join(between)} ){'' if all(alternatives) else '?'} " if between else ""
+    opening = json.dumps(f"<function={tools[0].name}>\n")
+    yield f"{name}: {opening} {arguments_of_call}{json.dumps('</function>')}"
 
 
 def _xml_value(argument: _Argument) -> str:
@@ -209,18 +241,26 @@ def _xml_value(argument: _Argument) -> str:
     return "text" if argument.is_text else f"%json {json.dumps(argument.schema)} {json.dumps(VALUE_END)}"
 
 
-def _arguments(tool: Tool, prefix: str) -> list[_Argument]:
+def _arguments(tool: Tool, prefix: str) -> list[list[_Argument]]:
+    """The arguments of each shape that they may have together."""
     embedded = EmbeddedSchema(tool.parameters, prefix)
-    types = ParameterTypes(tool.parameters)
-    required = embedded.arguments.get("required") or ()
-    return [
-        _Argument(
-            name=name,
-            required=name in required,
-            choices=types.choices(name),
-            is_text=not types.of(name) or "string" in types.of(name),
-            grammar=_input(tool, json.dumps(VALUE_END), in_json=False) if tool.input_grammar is not None else None,
-            schema={**mapping(schema), **({"$defs": embedded.definitions} if embedded.definitions else {})},
+    text = _input(tool, json.dumps(VALUE_END), in_json=False) if tool.input_grammar is not None else None
+    alternatives: list[list[_Argument]] = []
+    for shape in object_shapes(tool.parameters):
+        types = ParameterTypes(tool.parameters, shape)
+        moved = {name: embedded.moved(schema) for name, schema in shape.properties.items()}
+        definitions = {"$defs": embedded.definitions} if embedded.definitions else {}
+        alternatives.append(
+            [
+                _Argument(
+                    name=name,
+                    required=name in shape.required,
+                    choices=types.choices(name),
+                    is_text=not types.of(name) or "string" in types.of(name),
+                    schema={**mapping(schema), **definitions},
+                    grammar=text,
+                )
+                for name, schema in moved.items()
+            ]
         )
-        for name, schema in embedded.properties.items()
-    ]
+    return alternatives

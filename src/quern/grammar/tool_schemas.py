@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quern.grammar.schema_walk import DEFINITIONS, Schema, mapping, rebuilt, sequence, steps
+from quern.grammar.object_shapes import object_shapes
+from quern.grammar.schema_walk import ANNOTATIONS, DEFINITIONS, Schema, mapping, rebuilt, sequence, steps
 
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 OTHER_MEMBERS = frozenset({"$ref", "allOf", "anyOf", "oneOf", "patternProperties"})
 """Keywords by which an object may have members that its `properties` don't name."""
 
-ANNOTATIONS = frozenset({
-    "$comment", "default", "deprecated", "description", "example", "examples", "readOnly", "title", "writeOnly",
-})  # fmt: skip
-"""Keywords that demand nothing; they would only make a grammar's text long."""
 OF_A_WHOLE_SCHEMA = frozenset({"$id", "$schema", *DEFINITIONS})
+COMBINED = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
+"""Keywords by which other schemas say which members an object has."""
 OPEN_ENDED = frozenset({"$ref", "additionalProperties", "allOf", "anyOf", "oneOf", "patternProperties"})
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
@@ -26,27 +25,34 @@ class EmbeddedSchema:
     """The schema of a tool's arguments, with references that still hold where it is embedded.
 
     `arguments` goes where the arguments are; `definitions` belong into the outermost schema's `$defs`, in which every
-    name begins with `prefix`. `properties` are the schemas of the single arguments.
+    name begins with `prefix`.
     """
 
     def __init__(self, parameters: Schema, prefix: str) -> None:
         self._prefix = prefix
         self._refers_to_itself = False
         own = {keyword: value for keyword, value in parameters.items() if keyword not in OF_A_WHOLE_SCHEMA}
-        takes_nothing = not own.get("properties") and OPEN_ENDED.isdisjoint(own)
+        takes_nothing = not own.get("properties") and not own.get("required") and OPEN_ENDED.isdisjoint(own)
         self.arguments: dict[str, Any] = (
             dict(NO_ARGUMENTS) if takes_nothing else {"type": "object", **rebuilt(own, self._moved)}
         )
-        self.definitions: dict[str, Any] = {
+        self._definitions: dict[str, Any] = {
             f"{prefix}.{name}": rebuilt(schema, self._moved)
             for keyword in DEFINITIONS
             for name, schema in mapping(parameters.get(keyword)).items()
         }
-        if self._refers_to_itself:
-            self.definitions[prefix] = self.arguments
-        self.properties: Schema = mapping(self.arguments.get("properties"))
 
-    def _moved(self, schema: Schema) -> Schema:
+    @property
+    def definitions(self) -> dict[str, Any]:
+        """What `arguments`, and what was moved so far, refer to."""
+        return {**self._definitions, **({self._prefix: self.arguments} if self._refers_to_itself else {})}
+
+    def moved(self, schema: Any) -> Any:
+        """A schema within that of the arguments, with references that still hold."""
+        return rebuilt(schema, self._moved)
+
+    def _moved(self, schema: Schema, _place: str) -> Schema:
+        # Annotations would only make a grammar's text long.
         kept = {
             keyword: value
             for keyword, value in schema.items()
@@ -64,6 +70,17 @@ class EmbeddedSchema:
                 return f"#/$defs/{self._prefix}.{reference.removeprefix(beginning)}"
         self._refers_to_itself = True
         return f"#/$defs/{self._prefix}{reference.removeprefix('#')}"
+
+
+def loose_alternatives(parameters: Schema) -> list[dict[str, Any]]:
+    """The structures of the shapes that a tool's arguments may have, at least one; each is a schema by itself."""
+    if COMBINED.isdisjoint(parameters):
+        return [structure_of(parameters)]
+    definitions = {keyword: parameters[keyword] for keyword in DEFINITIONS if keyword in parameters}
+    return [
+        structure_of({"type": "object", "properties": shape.properties, "required": shape.required, **definitions})
+        for shape in object_shapes(parameters)
+    ]
 
 
 def structure_of(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,8 +30,8 @@ class TextCodec:
     """A model's tokenizer with its chat template: messages to ids, ids to text. Safe to use from several threads.
 
     `facts` are the model's, read from its files. `gaps` fills in the middle. `tool_format`: how the model writes calls;
-    None where its template knows no tools. `size_bytes`: what its files take on the disk. `close` frees a child
-    process; it also ends by itself.
+    None where its template knows no tools; `template_text`: the template itself. `size_bytes`: what its files take on
+    the disk. `close` frees a child process; it also ends by itself.
     """
 
     def __init__(
@@ -40,6 +40,8 @@ class TextCodec:
         tokenizer: Tokenizer,
         template: ChatTemplate,
         tool_format: ToolFormat | None,
+        *,
+        template_text: str = "",
         size_bytes: int = 0,
     ) -> None:
         self.facts = facts
@@ -47,6 +49,7 @@ class TextCodec:
         self.tokenizer = tokenizer
         self.gaps = GapEncoder(tokenizer)
         self.tool_format = tool_format
+        self.template_text = template_text
         self._template = template
         self._chat = ChatEncoder(tokenizer, template)
 
@@ -62,7 +65,14 @@ class TextCodec:
         try:
             variables = _template_variables(model.vocabulary)
             template = IsolatedTemplate(model.chat_template, variables, tokenizer.special.ids)
-            codec = cls(model.facts, tokenizer, template, tool_format(model.chat_template), size_on_disk(model_path))
+            codec = cls(
+                model.facts,
+                tokenizer,
+                template,
+                tool_format(model.chat_template),
+                template_text=model.chat_template,
+                size_bytes=size_on_disk(model_path),
+            )
             codec._chat.try_out()
         except (InvalidRequest, ModelError) as error:
             raise ModelLoadError(f"The model {model_path} can't be served: {error}") from error
@@ -86,7 +96,7 @@ class TextCodec:
         )
         tokenizer = Tokenizer(vocabulary)
         template = InProcessTemplate(CHATML, _template_variables(vocabulary), tokenizer.special.ids)
-        return cls(facts, tokenizer, template, tool_format(CHATML))
+        return cls(facts, tokenizer, template, tool_format(CHATML), template_text=CHATML)
 
     @property
     def vocabulary_size(self) -> int:

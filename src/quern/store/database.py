@@ -7,7 +7,9 @@ import logging
 import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
+from filelock import BaseFileLock
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -28,7 +30,23 @@ class Database:
         self._url = url
         self._where = ""
         self._engine: AsyncEngine | None = None
+        self._lock: BaseFileLock | None = None
         self._resources = AsyncExitStack()
+
+    def claim(self) -> None:
+        """Take the lock of an SQLite file before anything slow happens; `open` does so where this was not called.
+
+        Blocks briefly. Raises StoreError: the URL or the place can't be used, or another process has it open.
+        """
+        file = self.file
+        if file is not None and self._lock is None:
+            self._lock = sqlite.claim(file)
+
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file; None for any other database. Raises StoreError."""
+        url = _parse(self._url)
+        return sqlite.file_of(url) if url.get_backend_name() == "sqlite" else None
 
     async def open(self) -> None:
         """Create what is missing, take the lock of an SQLite file, bring the schema up to date.
@@ -66,8 +84,8 @@ class Database:
     async def _connect(self, url: URL, resources: AsyncExitStack) -> AsyncEngine:
         if url.get_backend_name() == "sqlite":
             path = await asyncio.to_thread(sqlite.file_of, url)
-            lock = await asyncio.to_thread(sqlite.claim, path)
-            resources.push_async_callback(asyncio.to_thread, lock.release)
+            await asyncio.to_thread(self.claim)
+            resources.push_async_callback(asyncio.to_thread, self._release)
             self._where = str(path)
             engine = await asyncio.to_thread(sqlite.create_engine, url.set(database=str(path)))
         else:
@@ -84,6 +102,11 @@ class Database:
 
     def _forget(self) -> None:
         self._engine = None
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
 
 def _parse(text: str) -> URL:

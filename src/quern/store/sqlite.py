@@ -34,7 +34,8 @@ def claim(path: Path) -> filelock.BaseFileLock:
     """Create folder (0700) and file (0600) where missing and take the lock beside the file. Blocks briefly.
 
     The kernel frees the lock when this process ends, however it ends. Raises StoreError when another process holds
-    it, or when the folder or the file can't be used.
+    it, when the file has a second name, under which another server would not see the lock, or when the folder or the
+    file can't be used.
     """
     lock = filelock.FileLock(
         path.with_name(path.name + ".lock"), timeout=0, mode=0o600, thread_local=False, fallback_to_soft=False
@@ -43,6 +44,10 @@ def claim(path: Path) -> filelock.BaseFileLock:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock.acquire()
         path.touch(mode=0o600)
+        _check_only_name(path)
+    except StoreError:
+        lock.release()
+        raise
     except filelock.Timeout as error:
         raise StoreError(
             f"The database {path} is in use by another Quern server, and two servers on one file would spoil each "
@@ -56,6 +61,17 @@ def claim(path: Path) -> filelock.BaseFileLock:
             f"disk it is on, or choose another place with the setting data_dir or store.url."
         ) from error
     return lock
+
+
+def _check_only_name(path: Path) -> None:
+    """Source of the danger: "Multiple links to the same file" in SQLite's "How To Corrupt An SQLite Database File"."""
+    names = path.stat().st_nlink
+    if names > 1 and path.is_file():
+        raise StoreError(
+            f"The database {path} has {names} names (hard links), and two servers that open it under different names "
+            f"would spoil it: SQLite finds its journal by the name. Remove the other names (`find / -samefile {path}` "
+            f"shows them), or make a file of its own of this one: `cp {path} {path}.copy && mv {path}.copy {path}`."
+        )
 
 
 def journal_mode(version: tuple[int, int, int]) -> str:

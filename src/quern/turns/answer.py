@@ -9,12 +9,18 @@ from quern.store.items import NewItem
 from quern.turns.identity import item_id
 from quern.types import Item, Message, Role, ToolCall
 
+PARAGRAPH_BREAK = "\n\n"
+"""Stands between the texts before and after a call, where they are one text."""
+
 
 class Answer:
-    """Texts and calls in the order in which they came; a call that was cut off is none."""
+    """Texts and calls in the order in which they came. A call that was cut off is none: what the model wrote of it is
+    text, so that nothing is lost and nobody carries it out.
+    """
 
     def __init__(self, events: Iterable[TurnEvent] = ()) -> None:
-        self._cut_off = 0
+        self._told = 0
+        self._places: list[int] = []
         self._parts: list[list[str] | CallStarted] = []
         self._arguments: dict[int, list[str]] = {}
         for event in events:
@@ -25,23 +31,25 @@ class Answer:
         match event:
             case TextDelta(text):
                 if not self._parts or isinstance(self._parts[-1], CallStarted):
-                    self._parts.append([])
+                    self._add([])
                 self._last_text().append(text)
             case CallStarted(index):
-                self._parts.append(event)
+                self._add(event)
                 self._arguments[index] = []
             case ArgumentsDelta(index, fragment):
                 self._arguments[index].append(fragment)
-            case CallEnded(whole=False):
+            case CallEnded(whole=False, written=written):
                 self._parts.pop()
-                self._cut_off += 1
+                self._places.pop()
+                if written:
+                    self._add([written])
             case _:
                 return
 
     @property
     def text(self) -> str:
-        """All of the texts."""
-        return "".join(piece for part in self._parts if isinstance(part, list) for piece in part)
+        """All of the texts, each a paragraph of its own; as `OneText` tells them."""
+        return PARAGRAPH_BREAK.join("".join(part) for part in self._parts if isinstance(part, list))
 
     @property
     def calls(self) -> list[ToolCall]:
@@ -54,16 +62,20 @@ class Answer:
         return steps or [Message(Role.ASSISTANT, "")]
 
     def new_items(self, turn_id: str, prefill: str = "") -> tuple[NewItem, ...]:
-        """The same after the `prefill`, with their ids. A message without text does not get the id under which a cut
+        """The same after the `prefill`, with their ids. What stands for a cut call does not get the id under which the
         call was told.
         """
-        first = 0 if self._parts else self._cut_off
-        items = self.items()
+        places, items = self._places or [self._told], self.items()
         if prefill and isinstance(begun := items[0], Message):
             items[0] = Message(Role.ASSISTANT, prefill + begun.content)
         elif prefill:
-            items, first = [Message(Role.ASSISTANT, prefill), *items], -1
-        return tuple(NewItem(item_id(turn_id, index), item) for index, item in enumerate(items, first))
+            places, items = [-1, *places], [Message(Role.ASSISTANT, prefill), *items]
+        return tuple(NewItem(item_id(turn_id, place), item) for place, item in zip(places, items, strict=True))
+
+    def _add(self, part: list[str] | CallStarted) -> None:
+        self._parts.append(part)
+        self._places.append(self._told)
+        self._told += 1
 
     def _item(self, part: list[str] | CallStarted) -> Item:
         if isinstance(part, list):
@@ -74,3 +86,26 @@ class Answer:
     def _last_text(self) -> list[str]:
         last = self._parts[-1]
         return last if isinstance(last, list) else []
+
+
+class OneText:
+    """The texts of an answer as one text, while it is told; joined, the pieces are `Answer.text` of the same events,
+    but for a call that was cut off: whoever reads along was told that as a call.
+    """
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._called = False
+
+    def take(self, event: TurnEvent) -> str:
+        """What an event adds to it."""
+        match event:
+            case TextDelta(text):
+                between = PARAGRAPH_BREAK if self._begun and self._called else ""
+                self._begun, self._called = True, False
+                return between + text
+            case CallStarted():
+                self._called = True
+            case _:
+                pass
+        return ""

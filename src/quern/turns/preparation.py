@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from quern.errors import InvalidRequest
 from quern.grammar.kinds import Grammar, JsonGrammar
+from quern.grammar.schema_relaxing import relaxed, relaxed_text
 from quern.grammar.tool_calls import OPENING, call_inputs, calls_or_json, demanded_call
 from quern.prompt.codec import TextCodec
 from quern.prompt.tools.answer_parser import answer_parser
@@ -23,7 +24,7 @@ class Prepared:
 
     `grammars`: the answer is kept to the first of these that the engine can keep to, if there are any; `grammar_field`
     of the request asks for that, and where it demands a call, it is one of the tools `demanded`. `single_call`: the
-    answer ends after its first call.
+    answer ends after its first call. `ignored`: what the schemas ask and the grammars don't keep to, as sentences.
     """
 
     ids: tuple[int, ...]
@@ -32,6 +33,7 @@ class Prepared:
     demanded: tuple[Tool, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     single_call: bool = False
+    ignored: tuple[str, ...] = ()
 
 
 def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenInput) -> Prepared:
@@ -43,14 +45,22 @@ def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenI
         if not given.ids:
             raise InvalidRequest("The prompt is empty. Send some text to continue.", field="prompt")
         check_ids(given.ids, codec.vocabulary_size, "prompt")
-        return Prepared(given.ids, stop_token_ids=given.stop_token_ids)
+        return Prepared(
+            given.ids,
+            grammars=(JsonGrammar(given.schema),) if given.schema is not None else (),
+            grammar_field=given.schema_field,
+            stop_token_ids=given.stop_token_ids,
+        )
     before = [Message(Role.SYSTEM, given.instructions)] if given.instructions is not None else []
     items = [*before, *history, *given.items]
     tools = offered_tools(given.tool_use)
     if not tools:
-        grammars = (JsonGrammar(given.schema),) if given.schema is not None else ()
+        schema, ignored = relaxed_text(given.schema) if given.schema is not None else (None, ())
         return Prepared(
-            codec.encode_chat(items, prefill=given.prefill), grammars=grammars, grammar_field=given.schema_field
+            codec.encode_chat(items, prefill=given.prefill),
+            grammars=(JsonGrammar(schema),) if schema is not None else (),
+            grammar_field=given.schema_field,
+            ignored=ignored,
         )
     return _with_tools(codec, items, given, tools)
 
@@ -93,10 +103,13 @@ def _with_tools(codec: TextCodec, items: Sequence[Item], given: ChatInput, tools
         )
     demanded = callable_tools(use) if use.mode is CallMode.REQUIRED else ()
     grammars: tuple[Grammar, ...] = ()
+    ignored: tuple[str, ...] = ()
     if demanded:
+        demanded, ignored = _relaxed_tools(demanded)
         grammars = demanded_call(codec.tool_format, demanded)
     elif given.schema is not None:
-        grammars = (calls_or_json(given.schema),)
+        schema, ignored = relaxed_text(given.schema)
+        grammars = (calls_or_json(schema),)
     else:
         grammars = call_inputs(codec.tool_format, tools)
     return Prepared(
@@ -105,4 +118,12 @@ def _with_tools(codec: TextCodec, items: Sequence[Item], given: ChatInput, tools
         grammar_field="tools" if demanded or given.schema is None else given.schema_field,
         demanded=demanded,
         single_call=not use.parallel,
+        ignored=ignored,
     )
+
+
+def _relaxed_tools(tools: Sequence[Tool]) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+    """The tools with parameters that can rather be kept to, and what of them won't be."""
+    found = [(tool, relaxed(tool.parameters)) for tool in tools]
+    ignored = tuple(f"Tool {tool.name!r}: {sentence}" for tool, parameters in found for sentence in parameters.ignored)
+    return tuple(replace(tool, parameters=parameters.schema) for tool, parameters in found), ignored

@@ -62,10 +62,14 @@ def split_prefill(items: tuple[Item, ...], *, alone: bool = False) -> tuple[tupl
 
 @dataclass(frozen=True, slots=True)
 class TokenInput:
-    """Token ids are continued. `stop_token_ids`: where that ends, besides the end of a turn."""
+    """Token ids are continued. `stop_token_ids`: where that ends, besides the end of a turn. `schema`, `schema_field`:
+    as those of `ChatInput`.
+    """
 
     ids: tuple[int, ...]
     stop_token_ids: frozenset[int] = frozenset()
+    schema: str | None = None
+    schema_field: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,11 @@ class ModelService:
         return self._codec.gaps.supported
 
     @property
+    def chat_template(self) -> str:
+        """Its chat template, as it is in the model's files."""
+        return self._codec.template_text
+
+    @property
     def calls_tools(self) -> bool:
         """Whether its template knows tools."""
         return self._codec.tool_format is not None

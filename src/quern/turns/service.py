@@ -96,6 +96,8 @@ class TurnService:
             with self._places.place(request.priority, active, limit):
                 prepared = await asyncio.to_thread(prepare, self._codec, history, request.input)
                 grammar = await self._grammars.choose(prepared.grammars, prepared.grammar_field, prepared.demanded)
+                if prepared.ignored:
+                    log.info("schema_parts_ignored", parts=prepared.ignored)
                 turn = self._turn(request, prepared, grammar)
                 await self._store_queued(turn, request)
                 return self._launch(turn)
@@ -134,7 +136,11 @@ class TurnService:
 
     def running_turns(self, owner: str) -> list[Turn]:
         """The owner's active turns of conversations."""
-        return [turn for turn in self._active.values() if turn.owner == owner and turn.conversation_id is not None]
+        return [turn for turn in self.turns_of(owner) if turn.conversation_id is not None]
+
+    def turns_of(self, owner: str) -> list[Turn]:
+        """All of the owner's active turns."""
+        return [turn for turn in self._active.values() if turn.owner == owner]
 
     async def cancel(self, turn: Turn, reason: str) -> None:
         """End a turn as cancelled and wait until that is stored."""

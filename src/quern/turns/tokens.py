@@ -18,6 +18,7 @@ from quern.turns.preparation import check_ids, prepare
 from quern.turns.request import ChatInput, TokenInput
 
 TextOrIds = str | tuple[int, ...]
+TextAndIds = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,18 @@ class TokenService:
         if gap is not None:
             return self._encode_gap(gap, given)
         return EncodedPrompt(given, TokenInput(tuple(tokenizer.encode(given))))
+
+    def encode_parts(self, parts: Sequence[str | int]) -> EncodedPrompt:
+        """A prompt to continue, of texts and ids one after the other; a single text may be a whole frame of a gap.
+
+        Raises InvalidRequest for ids that the model doesn't have.
+        """
+        if len(parts) == 1 and isinstance(parts[0], str):
+            return self.encode_prompt(parts[0])
+        encode = self._codec.tokenizer.encode
+        pieces = [encode(part) if isinstance(part, str) else (part,) for part in parts]
+        ids = tuple(token for piece in pieces for token in piece)
+        return EncodedPrompt(self.decode(ids, "prompt"), TokenInput(ids))
 
     def encode_gap(
         self, prefix: str, suffix: str, *, begun: str = "", files: Sequence[tuple[str, str]] = ()

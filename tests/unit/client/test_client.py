@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.client.scripted_server import End, Scripted, ScriptedServer
 
-from quern.client import AnswerStream, QuernClient, ServedModel
+from quern.client import AnswerStream, QuernClient, ServedModel, ServerState
 from quern.errors import AnswerBroken, ConfigError, ServerRefused, ServerUnreachable
 from quern.types import DisconnectPolicy
 
@@ -219,6 +219,18 @@ def test_ready_tells_a_loading_server_from_a_ready_one_and_from_a_strange_one(se
         assert client.ready() is True
         with pytest.raises(ServerRefused):
             client.ready()
+
+
+def test_the_state_is_told_whether_turns_are_taken_or_not(server: ScriptedServer) -> None:
+    loading = Scripted((b'{"status": "loading", "load_progress": 0.5}',), 503, "application/json")
+    busy = Scripted((b'{"status": "ready", "running": 2, "waiting": 1, "more": 3}',), media_type="application/json")
+    server.answer("/ready", loading, busy, Scripted((b"OK",)), Scripted(status=404))
+    with QuernClient(server.url) as client:
+        assert client.state() == ServerState(status="loading", load_progress=0.5)
+        assert client.state() == ServerState(status="ready", running=2, waiting=1)
+        for _ in range(2):
+            with pytest.raises(ServerRefused):
+                client.state()
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8001", "localhost", "ftp://127.0.0.1", "http://", "http://[::1", ""])

@@ -235,6 +235,31 @@ async def test_a_second_server_on_the_same_file_is_refused_until_the_first_is_ki
     await database.close()
 
 
+async def test_a_file_with_a_second_name_is_refused_under_either(database_file: Path) -> None:
+    alias = database_file.with_name("alias.db")
+    database = Database(url_of(database_file))
+    await database.open()
+    alias.hardlink_to(database_file)
+    assert "2 names (hard links)" in await refusal(url_of(alias))
+    await database.close()
+    assert "2 names (hard links)" in await refusal(url_of(database_file))
+    alias.unlink()
+    await database.open()
+    await database.close()
+
+
+async def test_a_database_can_be_claimed_long_before_it_is_opened(database_file: Path) -> None:
+    database = Database(url_of(database_file))
+    await asyncio.to_thread(database.claim)
+    assert "in use by another Quern server" in await refusal(url_of(database_file))
+    await database.open()
+    assert "in use by another Quern server" in await refusal(url_of(database_file))
+    await database.close()
+    other = Database(url_of(database_file))
+    await other.open()
+    await other.close()
+
+
 async def test_a_database_that_failed_to_open_frees_its_lock(database_file: Path) -> None:
     overwrite(database_file, b"garbage" * 1000)
     assert "is not a database" in await refusal(url_of(database_file))

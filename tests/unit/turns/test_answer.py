@@ -22,7 +22,7 @@ from quern.events import (
     TurnEnded,
     TurnEvent,
 )
-from quern.turns.answer import Answer
+from quern.turns.answer import Answer, OneText
 from quern.turns.decoder import OutputParser
 from quern.turns.identity import call_id, is_derived, item_id
 from quern.types import Item, Message, Role, ToolCall, TurnState
@@ -92,8 +92,22 @@ def test_calls_are_told_with_their_ids_as_they_come() -> None:
 def test_texts_and_calls_stand_in_the_order_in_which_they_came(text: str, items: list[Item]) -> None:
     answer, _ = read(list(text))
     assert answer.items() == items
-    assert answer.text == "".join(item.content for item in items if isinstance(item, Message))
+    assert answer.text == "\n\n".join(item.content for item in items if isinstance(item, Message))
     assert answer.calls == [item for item in items if isinstance(item, ToolCall)]
+
+
+@given(st.text("fg{}1. ", max_size=30), st.data())
+def test_told_piece_by_piece_the_texts_are_the_one_text_of_the_whole_answer(text: str, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)))))
+    pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    parser, told = OutputParser(ScriptedParser()), OneText()
+    events = [event for piece in pieces for event in parser.push(piece)] + [*parser.finish()]
+    assert "".join(map(told.take, events)) == Answer(events).text
+
+
+def test_between_the_texts_around_calls_is_one_paragraph_break_and_none_before_the_first() -> None:
+    assert read(["f{1}a f{1}g{2}b f{3}"])[0].text == "a \n\nb "
+    assert read(["f{1}g{2} x"])[0].text == " x"
 
 
 @given(st.text("fg{}1. ", max_size=30), st.data())

@@ -74,7 +74,18 @@ def test_read_again_in_other_pieces_a_cut_call_is_the_same(which: tuple[ToolForm
     assert Answer(again).new_items(TURN) == Answer(once).new_items(TURN)
 
 
-def test_an_answer_of_a_cut_call_alone_is_a_message_without_text_and_without_the_calls_id() -> None:
-    (item,) = Answer(told(ToolFormat.JSON, CALLS[ToolFormat.JSON][0][:60])).new_items(TURN)
-    assert item.item == Message(Role.ASSISTANT, "")
-    assert item.id == item_id(TURN, 1), "the call was told under the first id"
+@pytest.mark.parametrize(("written_as", "call"), FORMATS_AND_CALLS)
+def test_wherever_an_answer_is_cut_all_of_it_is_still_there(written_as: ToolFormat, call: str) -> None:
+    for end in range(len(call)):
+        answer = Answer(told(written_as, "I run it.\n" + call[:end]))
+        if not answer.calls:
+            assert answer.text.split() == ("I run it.\n" + call[:end]).split()
+            assert all(isinstance(item, Message) for item in answer.items())
+
+
+def test_what_was_written_of_a_cut_call_is_a_message_of_its_own_without_the_calls_id() -> None:
+    written = CALLS[ToolFormat.JSON][0][:60]
+    before, item = Answer(told(ToolFormat.JSON, f"I run it.\n\n{written}")).new_items(TURN)
+    assert before.item == Message(Role.ASSISTANT, "I run it.")
+    assert item.item == Message(Role.ASSISTANT, written)
+    assert [before.id, item.id] == [item_id(TURN, 0), item_id(TURN, 2)], "the call was told under the second id"

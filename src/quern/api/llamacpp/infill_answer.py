@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from quern.api.llamacpp.filling import Filling
-from quern.api.llamacpp.infill_request import llamacpp_name
+from quern.api.llamacpp.generation_fields import llamacpp_name
 from quern.events import TurnEnded
 from quern.sampling import SamplingParams
 from quern.types import FinishReason, Timings, Usage

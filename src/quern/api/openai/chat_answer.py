@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from quern.events import ArgumentsDelta, CallStarted, TextDelta, TextLogprobs, TokenLogprob, TurnEnded, TurnEvent
-from quern.turns.answer import Answer
+from quern.turns.answer import Answer, OneText
 from quern.types import ToolCall, Usage
 
 
@@ -19,6 +19,7 @@ class ChoiceChunks:
     def __init__(self, index: int) -> None:
         self._index = index
         self._logprobs: list[dict[str, Any]] = []
+        self._content = OneText()
 
     def keep_alive(self) -> dict[str, Any]:
         """A chunk that adds nothing."""
@@ -34,9 +35,10 @@ class ChoiceChunks:
             case TextLogprobs(tokens):
                 self._logprobs += [token_json(token) for token in tokens]
                 return []
-            case TextDelta(text):
-                return [self._chunk({"content": text})]
+            case TextDelta():
+                return [self._chunk({"content": self._content.take(event)})]
             case CallStarted(index, call_id, name):
+                self._content.take(event)
                 function = {"name": name, "arguments": ""}
                 return [self._call({"index": index, "id": call_id, "type": "function", "function": function})]
             case ArgumentsDelta(index, fragment):

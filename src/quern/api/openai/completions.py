@@ -49,6 +49,18 @@ async def create_completion(
     return await asyncio.to_thread(_whole, headings, turns, ends, {**shared, "usage": usage})
 
 
+@router.post("/engines/{engine}/completions", response_model=None, dependencies=[Depends(no_conversation_header)])
+async def create_engine_completion(
+    engine: str,  # noqa: ARG001 (its clients, Copilot's among them, can't choose it)
+    request: Request,
+    body: CompletionRequest,
+    services: ServicesDep,
+    caller: CallerDep,
+) -> Response:
+    """The same under its first name. The engine's name is not looked at; the answer tells the model that wrote it."""
+    return await create_completion(request, body, services, caller)
+
+
 def _whole(
     headings: Sequence[Heading], turns: Sequence[Turn], ends: Sequence[TurnEnded], shared: dict[str, Any]
 ) -> Response:

@@ -16,13 +16,15 @@ from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.tools.json_calls import JsonCall
 from quern.prompt.tools.protocols import LONGEST_NAME, AnswerParser, NotACallError, merged
 from quern.prompt.tools.source import Source, Steps
-from quern.prompt.tools.surroundings import FENCE, INVENTED_TAGS, Surroundings
-from quern.prompt.tools.xml_calls import FUNCTION, XmlCall
-from quern.prompt.tools.xml_values import CALL
+from quern.prompt.tools.surroundings import FENCE, INVENTED_TAGS, LIST, LIST_ENDS, LISTED, Surroundings
+from quern.prompt.tools.xml_calls import XmlCall
+from quern.prompt.tools.xml_values import CALL, CALL_END, FUNCTION, FUNCTION_END, FUNCTION_NAMED, PARAMETER_END
 from quern.types import Tool
 
 PROSE = re.compile(r"[^\s<{`]+")
 INFO_STRING = re.compile(r"[\w-]+")
+LIST_NAMES = ('tool_calls"', 'function_calls"', 'calls"')
+LIST_MARKS = frozenset(",]}")
 BLANKS = re.compile(r"[ \t]+")
 
 
@@ -81,15 +83,18 @@ class CallFinder:
         """See CallSink."""
         return name in self._types
 
+    def types_of(self, name: str) -> ParameterTypes:
+        """See CallSink."""
+        return self._types.get(name) or ParameterTypes({})
+
     def begin(self, name: str, slips: int) -> ParameterTypes:
         """See CallSink."""
         self._repairs += slips + self._around.enter()
-        self._source.recorded()
         self._space.clear()
         self._after_call = self._at_line_start = True
         tool = self._tools.get(name) or Tool(name)
         self._events.append(CallStarted(self._calls, self._call_id(self._calls), name, tool.kind, tool.namespace))
-        return self._types.get(name) or ParameterTypes({})
+        return self.types_of(name)
 
     def write(self, fragment: str) -> None:
         """See CallSink."""
@@ -104,7 +109,7 @@ class CallFinder:
 
     def end(self, *, whole: bool) -> None:
         """See CallSink."""
-        self._events.append(CallEnded(self._calls, whole))
+        self._events.append(CallEnded(self._calls, whole, None if whole else self._source.recorded()))
         self._calls += 1
 
     def _advance(self) -> list[AnswerEvent]:
@@ -128,8 +133,10 @@ class CallFinder:
             self.mend()
 
     def _may_begin_call(self, character: str) -> bool:
-        if character == "{":
-            return self._at_line_start and (self._bare_json or self._around.in_call_tag)
+        if character in {"{", "["} and self._at_line_start:
+            return self._bare_json or self._around.in_call_tag
+        if character in LIST_MARKS:
+            return self._after_call and self._around.in_list
         return character == "<" or (character == "`" and self._at_line_start)
 
     def _attempt(self) -> Steps[None]:
@@ -150,21 +157,30 @@ class CallFinder:
         character = yield from self._source.peek()
         if character == "`" and (not self._around.opening or "\n" in space):
             return (yield from self._fence())
-        if character == "{" and (self._bare_json or self._around.in_call_tag):
-            slips = int(not self._bare_json)
-            yield from JsonCall(self._source, self, slips=slips, known_only=not self._around.in_call_tag).read()
-            return False
+        if character in LIST_MARKS and self._after_call and self._around.in_list and not self._around.opening:
+            return (yield from self._list_goes_on())
+        if character in {"{", "["} and (self._bare_json or self._around.in_call_tag):
+            return (yield from self._json())
         markers = self._markers()
         marker = yield from self._source.marker(markers)
         if marker not in markers:
             raise NotACallError
-        if marker == FUNCTION:
-            yield from XmlCall(self._source, self, slips=int(self._bare_json)).read()
+        if marker in {FUNCTION, FUNCTION_NAMED}:
+            slips = int(self._bare_json) + (marker == FUNCTION_NAMED)
+            yield from XmlCall(self._source, self, slips=slips).read()
             return False
         if marker.startswith("</"):
             self._repairs += self._around.close(marker.replace("</", "<"))
             return False
         return self._around.add(marker)
+
+    def _json(self) -> Steps[bool]:
+        """Read the beginning of a list of calls, or a call."""
+        if (yield from self._list_begins()):
+            return True
+        slips = int(not self._bare_json)
+        yield from JsonCall(self._source, self, slips=slips, known_only=not self._around.in_call_tag).read()
+        return False
 
     def _markers(self) -> list[str]:
         """The tags that may come next."""
@@ -173,10 +189,41 @@ class CallFinder:
         if self._at_line_start or around.opening:
             markers += INVENTED_TAGS
         if around.in_call_tag or (self._at_line_start and not self._bare_json):
-            markers.append(FUNCTION)
-        if self._after_call and not around.opening:
-            markers += [tag.replace("<", "</") for tag in (CALL, *INVENTED_TAGS) if tag == CALL or around.closes(tag)]
-        return markers
+            markers += [FUNCTION, FUNCTION_NAMED]
+        if around.opening:
+            return markers
+        if self._after_call:
+            markers += [tag.replace("<", "</") for tag in INVENTED_TAGS if around.closes(tag)]
+        if self._after_call or (self._calls and self._at_line_start):
+            # What is left of a call's tags is no prose.
+            markers += [CALL_END] if self._bare_json else [CALL_END, FUNCTION_END, PARAMETER_END]
+        return list(dict.fromkeys(markers))
+
+    def _list_begins(self) -> Steps[bool]:
+        """Read the beginning of a list of calls, if one is next and not a call; of an array, or a message with one."""
+        read = self._source.skip()
+        part = LIST
+        if read == "{":
+            part = LISTED
+            for markers in (('"',), LIST_NAMES, (":",), ("[",)):
+                space = yield from self._source.space()
+                marker = yield from self._source.marker(markers)
+                read += space + marker
+                if marker not in markers:
+                    self._source.unread(read)
+                    return False
+        if (yield from self._source.significant()) != "{" or self._around.in_list:
+            raise NotACallError
+        self._around.add(part)
+        return True
+
+    def _list_goes_on(self) -> Steps[bool]:
+        """Read the comma before another call of a list, or an end of it."""
+        mark = self._source.skip()
+        if mark == ",":
+            return (yield from self._source.significant()) in {"{", "]"}
+        self._repairs += self._around.close(LIST_ENDS[mark])
+        return False
 
     def _fence(self) -> Steps[bool]:
         """Read the line that opens a code block, or the one that closes the block around a call."""

@@ -38,15 +38,25 @@ class JsonValue:
     """Reads one value; `write` gets it in pieces of valid JSON, `mend` is called for each slip.
 
     `convert` is asked about each member of the outermost object. A value that is converted is given out when it is
-    complete. Afterwards `broken_off` tells whether closing brackets were missing, `cut_off` whether because the source
-    ended, and `invented` whether a member had no value and got null.
+    complete. With `open_end` the outermost closing bracket is not given out. Afterwards `broken_off` tells whether
+    closing brackets were missing, `cut_off` whether because the source ended, and `invented` whether a member had no
+    value and got null.
     """
 
-    def __init__(self, source: Source, write: Write, mend: Callable[[], None], convert: Convert | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        write: Write,
+        mend: Callable[[], None],
+        convert: Convert | None = None,
+        *,
+        open_end: bool = False,
+    ) -> None:
         self._source = source
         self._write = write
         self._mend = mend
         self._convert = convert
+        self._open_end = open_end
         self._closing: list[str] = []
         self._counts: list[int] = []
         self._name = ""
@@ -166,7 +176,7 @@ class JsonValue:
         while bracket in self._closing:
             self._counts.pop()
             closed = self._closing.pop()
-            self._write(closed)
+            self._write_closing([closed])
             if closed == bracket:
                 break
         return self._after if self._closing else None
@@ -175,10 +185,16 @@ class JsonValue:
         self._mend()
         if missing:
             self._invent()
-        self._write("".join(reversed(self._closing)))
-        self._closing.clear()
+        closing, self._closing = self._closing[::-1], []
+        self._write_closing(closing)
         self.broken_off = True
         self.cut_off = self._source.exhausted
+
+    def _write_closing(self, brackets: list[str]) -> None:
+        """Write brackets that were closed, inner ones first."""
+        if self._open_end and not self._closing:
+            brackets = brackets[:-1]
+        self._write("".join(brackets))
 
     def _invent(self) -> None:
         self._write("null")

@@ -58,6 +58,10 @@ class CallSink(Protocol):
         """Whether there is a tool of that name."""
         ...
 
+    def types_of(self, name: str) -> ParameterTypes:
+        """The types of the tool's arguments; of any, where there is no such tool."""
+        ...
+
     def begin(self, name: str, slips: int) -> ParameterTypes:
         """It is a call, in whose opening so many slips were mended. Returns the types of its arguments."""
         ...

@@ -113,8 +113,7 @@ class Source:
             return
         self._later.append((self._text, self._at))
         self._text, self._at = text, 0
-        if self._record is not None:
-            self._record = ["".join(self._record).removesuffix(text)]
+        self._forget(len(text))
 
     def record(self) -> None:
         """Record what is read from here on."""
@@ -125,6 +124,14 @@ class Source:
         text = "".join(self._record or ())
         self._record = None
         return text
+
+    def _forget(self, count: int) -> None:
+        """Take the last characters out of the record."""
+        while self._record and count > 0:
+            piece = self._record.pop()
+            if len(piece) > count:
+                self._record.append(piece[:-count])
+            count -= len(piece)
 
     def _available(self) -> bool:
         while self._at == len(self._text) and self._later:

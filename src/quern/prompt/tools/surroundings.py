@@ -5,6 +5,10 @@ from __future__ import annotations
 from quern.prompt.tools.xml_values import CALL
 
 FENCE = "```"
+LIST = "["
+LISTED = '{"tool_calls":['
+"""Around several calls: an array, and an array in OpenAI's message."""
+LIST_ENDS = {"]": LIST, "}": LISTED}
 INVENTED_TAGS = tuple(
     f"<{name}>"
     for name in (
@@ -38,6 +42,11 @@ class Surroundings:
         """Whether the opening that is tried has parts."""
         return bool(self._opening)
 
+    @property
+    def in_list(self) -> bool:
+        """Whether a list of calls is open."""
+        return bool({LIST, LISTED} & {*self._open, *self._opening})
+
     def try_opening(self) -> None:
         """Begin to try an opening."""
         self._opening = []
@@ -53,7 +62,7 @@ class Surroundings:
         """A call begins. Returns the slips: what is not `<tool_call>`, or that it is missing, or has no end before."""
         tagged = CALL in self._opening
         slips = len(self._opening) - tagged + (tagged and CALL in self._open)
-        if not self._opening and not self._waiting_for_call:
+        if not self._opening and not self._waiting_for_call and LIST not in self._open:
             slips += 1
         self._untagged = not self.in_call_tag
         still_open = [] if tagged else self._open

@@ -9,16 +9,20 @@ VALUE
 
 from __future__ import annotations
 
-import re
-
 from quern.grammar.parameter_types import ParameterTypes
 from quern.prompt.tools.coercion import as_json
 from quern.prompt.tools.protocols import LONGEST_NAME, CallSink, NotACallError
 from quern.prompt.tools.source import Source, Steps
-from quern.prompt.tools.xml_values import CALL_END, FUNCTION_END, FUNCTION_MARKERS, PARAMETER, XmlValue
-
-FUNCTION = "<function="
-NAME = re.compile(r"[^<>\n]+")
+from quern.prompt.tools.xml_values import (
+    CALL_END,
+    FUNCTION_END,
+    FUNCTION_MARKERS,
+    NAME,
+    PARAMETER_NAMED,
+    PARAMETERS,
+    XmlValue,
+    cleaned,
+)
 
 
 class XmlCall:
@@ -28,22 +32,26 @@ class XmlCall:
         self._source = source
         self._sink = sink
         self._slips = slips
-        self._separator = "{"
+        self._given: set[str] = set()
 
     def read(self) -> Steps[None]:
         """Read the call with its end. Raises NotACallError while it may be prose."""
-        name = yield from self._name()
+        written = yield from self._name()
+        name = written if self._sink.knows(written) else cleaned(written)
         if not name or (yield from self._source.peek()) != ">":
             raise NotACallError
+        self._slips += name != written
         self._source.skip()
         yield from self._source.space()
         following = yield from self._source.marker(FUNCTION_MARKERS)
         if following not in FUNCTION_MARKERS:
             raise NotACallError
         types = self._sink.begin(name, self._slips)
-        while following == PARAMETER:
+        while following in PARAMETERS:
+            if following == PARAMETER_NAMED:
+                self._sink.mend()
             following = yield from self._parameter(types)
-        self._sink.write("{}" if self._separator == "{" else "}")
+        self._sink.write("}" if self._given else "{}")
         if following != FUNCTION_END:
             self._sink.mend()
         self._sink.end(whole=following != "")
@@ -52,14 +60,18 @@ class XmlCall:
 
     def _parameter(self, types: ParameterTypes) -> Steps[str]:
         """Read a parameter, of which `<parameter=` was read, and the marker that follows; empty at the end."""
-        name = yield from self._name()
+        written = yield from self._name()
+        name = written if types.names(written) else cleaned(written)
         if (yield from self._source.peek()) == ">":
             self._source.skip()
+            if name != written:
+                self._sink.mend()
         else:
             self._sink.mend()
-        self._sink.write(f"{self._separator}{as_json(name)}: ")
-        self._separator = ", "
-        return (yield from XmlValue(self._source, self._sink, types.of(name)).read())
+        self._sink.write(f"{', ' if self._given else '{'}{as_json(name)}: ")
+        following = yield from XmlValue(self._source, self._sink, types, name, self._given).read()
+        self._given.add(name)
+        return following
 
     def _name(self) -> Steps[str]:
         return (yield from self._source.whole(NAME, LONGEST_NAME)).strip()

@@ -22,7 +22,9 @@ PARTS = (
     '{"name": "get_weather", "arguments": {', '{"name": "write_file", "arguments": {"content": "', "{{", "}}",
     "<function=get_weather>", "<function=fly>", "</function>", "<parameter=city>", "<parameter=days>",
     "<parameter=mode>", "<parameter=options>", "</parameter>", "<parameter=", "</para", "<tool_",
-    "\\ud83d", "\\ude00", "\\\\ud83d",
+    "\\ud83d", "\\ude00", "\\\\ud83d", '"function": {', '{"tool_calls": [', '[{', '}, {', '"input"', '"type"', "\r\n",
+    "</city>", "</parameter/>", "<parameter=\"city\">", "<function='fly'>", "<parameter=content>\n", "\n</parameter>\n",
+    "\n</parameter>\n</function>\n</tool_call>", "</parameter=city>", '<parameter name="path">',
 )  # fmt: skip
 BEGINNINGS = (
     "",
@@ -32,6 +34,9 @@ BEGINNINGS = (
     '<tool_call>{"name": "write_file", "arguments": {"lines": "[\\"\\ud83d',
     "<tool_call>\n<function=write_file>\n<parameter=",
     "<function=get_weather>\n<parameter=city>\n",
+    '<tool_call>[{"name": "write_file", "path": "a", ',
+    '<tool_call>{"name": "write_file", "arguments": {"path": "a"}, ',
+    "<tool_call>\n<function=write_file>\n<parameter=path>\na.py\n</parameter>\n<parameter=content>\n",
 )
 GARBAGE = st.builds("{}{}".format, st.sampled_from(BEGINNINGS), st.lists(st.sampled_from(PARTS)).map("".join))
 TEXTS = st.text("ab中😀<{}[]\"'\\\n\t\x00\u2028:, ")
@@ -89,6 +94,36 @@ def test_an_end_of_a_parameter_within_a_value_is_a_part_of_it(value: str) -> Non
     parsed = parse(answer, ToolFormat.XML)
     assert parsed.arguments() == {"to": value}
     assert parsed.repairs == 0
+
+
+TAGS = (
+    "<tool_call>\n", "\n</tool_call>", "<function=write_file>\n", "<function=fly>\n", "\n</function>\n", "</function>",
+    "<parameter=path>\n", "<parameter=content>\n", "<parameter=lines>\n", "<parameter=fake>\n", "\n</parameter>\n",
+    "</parameter>", "</content>", "</parameter/>", "\r\n", "\n", "<", "</para",
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(TAGS) | st.just("WORD")), st.booleans())
+def test_no_word_of_an_answer_in_xml_is_lost(parts: list[str], opened: bool) -> None:
+    answer = "".join(f"w{index}." if part == "WORD" else part for index, part in enumerate(parts))
+    parsed = parse(answer, ToolFormat.XML, opened=opened)
+    kept = parsed.text + "".join(arguments for _, arguments in parsed.calls)
+    assert all(f"w{index}." in kept for index, part in enumerate(parts) if part == "WORD")
+
+
+OF_NO_OTHER_ARGUMENT = [tag for tag in (*TAGS, "text ") if tag not in {"<parameter=path>\n", "<parameter=lines>\n"}]
+
+
+@given(st.lists(st.sampled_from(OF_NO_OTHER_ARGUMENT), max_size=12).map("".join))
+def test_whatever_stands_in_a_text_it_arrives_or_its_call_is_not_whole(value: str) -> None:
+    call = f"<function=write_file>\n<parameter=content>\n{value}\n</parameter>\n</function>"
+    events, repairs = events_of([f"<tool_call>\n{call}\n</tool_call>"], ToolFormat.XML)
+    fragments = [event.fragment for event in events if isinstance(event, ArgumentsDelta) and event.index == 0]
+    whole = [event.whole for event in events if isinstance(event, CallEnded)]
+    if whole == [True] and repairs == 0:
+        assert json.loads("".join(fragments))["content"] == value
+    if all(whole):
+        assert not any("</parameter>" in event.text for event in events if isinstance(event, TextDelta))
 
 
 def refuse(constant: str) -> NoReturn:

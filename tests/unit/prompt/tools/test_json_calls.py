@@ -11,6 +11,7 @@ from tests.unit.prompt.tools.answers import parse as parse_answer
 from quern.events import ArgumentsDelta, CallEnded, CallStarted, TextDelta
 from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.tools.answer_parser import answer_parser
+from quern.types import Tool
 
 BERLIN = '{"name": "get_weather", "arguments": {"city": "Berlin"}}'
 TOKYO = '{"name": "get_weather", "arguments": {"city": "东京 😀"}}'
@@ -392,3 +393,127 @@ def test_the_other_format_between_the_tags_is_a_slip() -> None:
     other = "<function=get_weather>\n<parameter=city>\nBerlin\n</parameter>\n</function>"
     assert parse(tagged(other)) == Parsed("", [BERLIN_CALL], 1)
     assert parse(other) == Parsed(other, [], 0)
+
+
+FILE = ("write_file", '{"path": "a", "content": "b"}')
+ARGUMENTS = FILE[1]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '{"name": "write_file", "path": "a", "content": "b"}',
+        '{"path": "a", "name": "write_file", "content": "b"}',
+        '{"id": "call_1", "type": "function", "name": "write_file", "path": "a", "content": "b"}',
+        '{"name": "write_file", "input": OBJECT}',
+        '{"name": "write_file", "args": OBJECT}',
+        '{"name": "write_file", "params": OBJECT}',
+        '{"name": "write_file", "parameters": OBJECT}',
+        '{"input": OBJECT, "name": "write_file"}',
+        '{"name": "write_file", "args": TEXT}',
+        '{"arguments": TEXT, "name": "write_file"}',
+        '{"tool": "write_file", "arguments": OBJECT}',
+        '{"function": "write_file", "path": "a", "content": "b"}',
+        '{"name": "write_file", "arguments": {"path": "a"}, "content": "b"}',
+        '{"name": "write_file", "arguments": {}, "path": "a", "content": "b"}',
+        '{"type": "function", "function": {"name": "write_file", "arguments": OBJECT}}',
+        '{"type": "function", "function": {"name": "write_file", "arguments": TEXT}}',
+        '{"function": {"arguments": OBJECT, "name": "write_file"}, "id": "call_1", "type": "function"}',
+        '{"type": "function", "function": {"name": "write_file"}, "arguments": OBJECT}',
+        '[{"name": "write_file", "arguments": OBJECT}]',
+        '{"tool_calls": [{"type": "function", "function": {"name": "write_file", "arguments": OBJECT}}]}',
+    ],
+)
+def test_arguments_in_another_place_or_under_another_name_are_kept(written: str) -> None:
+    written = written.replace("OBJECT", ARGUMENTS).replace("TEXT", json.dumps(ARGUMENTS))
+    answer = parse(tagged(written))
+    assert (answer.text, answer.calls) == ("", [FILE])
+    assert answer.repairs > 0
+    assert whole_calls(tagged(written), ToolFormat.JSON) == [True]
+
+
+def test_members_beside_the_name_are_arguments_of_an_unknown_tool_too() -> None:
+    assert parse(tagged('{"name": "fly", "to": "火星", "args": [1]}')).calls == [("fly", '{"to": "火星", "args": [1]}')]
+    assert parse(tagged('{"name": "fly", "input": "x"}')).calls == [("fly", '{"input": "x"}')]
+
+
+def test_a_tools_own_argument_of_such_a_name_is_that() -> None:
+    tool = Tool("run", "", {"properties": {"input": {"type": "object"}, "id": {"type": "integer"}, "name": {}}})
+    written = tagged('{"name": "run", "input": {"a": 1}, "id": "3", "name": "x"}')
+    (call,) = parse_answer(written, ToolFormat.JSON, [tool]).calls
+    assert call == ("run", '{"input": {"a": 1}, "id": 3, "name": "x"}')
+
+
+def test_values_beside_the_name_are_brought_to_their_types() -> None:
+    assert parse(tagged('{"name": "get_weather", "city": 5, "days": "3"}')).arguments() == {"city": "5", "days": 3}
+
+
+@pytest.mark.parametrize("nothing", ['""', '" "', '"null"', "null", "{}", "[]", '"{}"', "' '", '"\\n"'])
+@pytest.mark.parametrize("shape", ['{"name": "get_time", "arguments": %s}', '{"arguments": %s, "name": "get_time"}'])
+def test_blank_arguments_are_none(nothing: str, shape: str) -> None:
+    if nothing.startswith("'") and shape.startswith('{"a'):
+        return
+    answer = parse(tagged(shape % nothing))
+    assert (answer.text, answer.calls) == ("", [("get_time", "{}")])
+    assert whole_calls(tagged(shape % nothing), ToolFormat.JSON) == [True]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "[%s, %s]",
+        "[\n  %s,\n  %s\n]\n",
+        "[%s,%s,]",
+        '{"tool_calls": [%s, %s]}',
+        '{ "calls" :\n[ %s, %s ] }',
+        '[{"type": "function", "function": %s}, {"id": "x", "type": "function", "function": %s}]',
+    ],
+)
+def test_a_list_of_calls_is_as_many_calls(written: str) -> None:
+    both = written % (BERLIN, TOKYO)
+    for answer in (parse(tagged(both)), parse(both), parse(f"```json\n{both}\n```"), parse(f"<tools>{both}</tools>")):
+        assert (answer.text, answer.calls) == ("", [BERLIN_CALL, TOKYO_CALL])
+        assert answer.repairs > 0
+    after = parse(f"{tagged(both)}\nDone, [all].")
+    assert (after.text, after.calls) == ("Done, [all].", [BERLIN_CALL, TOKYO_CALL])
+
+
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "[a link](https://example.com), [1, 2]\n[{}]\n[",
+        "[]",
+        '[{"name": "Ada"}, {"name": "Bob"}]',
+        '{"tool_calls": []}',
+        '{"tool_calls": [1]}',
+        '{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}',
+        '{"type": "function", "function": {"name": "get_weather", "description": "x"}}',
+        '[["get_weather"]]',
+        "[[" + BERLIN + "]]",
+    ],
+)
+def test_other_lists_and_descriptions_of_tools_are_prose(prose: str) -> None:
+    assert parse(prose) == Parsed(prose, [], 0)
+
+
+def test_after_a_call_a_comma_or_a_bracket_without_a_list_is_prose() -> None:
+    assert parse(f"{tagged(BERLIN)}, and").text == ", and"
+    assert parse(f"{tagged(BERLIN)}\n] }}").text == "] }"
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        '{"name": "write_file", "arguments": {"path": "a"}, "content": "b',
+        '{"name": "write_file", "arguments": {"path": "a"}, "cont',
+        '{"name": "write_file", "arguments": {"path": "a"},',
+    ],
+)
+def test_a_call_cut_off_in_an_argument_behind_the_others_is_not_whole(cut: str) -> None:
+    assert whole_calls(f"<tool_call>{cut}", ToolFormat.JSON) == [False]
+
+
+def test_blank_arguments_that_may_have_been_cut_off_are_no_call() -> None:
+    for cut in ('"', '" ', '"null', "nul"):
+        written = f'<tool_call>{{"name": "get_time", "arguments": {cut}'
+        assert parse(written) == Parsed(written, [], 0)

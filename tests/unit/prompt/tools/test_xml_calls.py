@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from tests.unit.prompt.tools.answers import CALL_ID, CODE, TOOLS, Parsed, events_of, whole_calls
 from tests.unit.prompt.tools.answers import parse as parse_answer
@@ -9,6 +11,7 @@ from tests.unit.prompt.tools.answers import parse as parse_answer
 from quern.events import ArgumentsDelta, CallEnded, CallStarted, TextDelta
 from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.tools.answer_parser import answer_parser
+from quern.types import Tool
 
 BERLIN = "<function=get_weather>\n<parameter=city>\nBerlin\n</parameter>\n</function>"
 TOKYO = "<function=get_weather>\n<parameter=city>\n东京 😀\n</parameter>\n</function>"
@@ -281,3 +284,122 @@ def test_the_other_format_between_the_tags_is_a_slip() -> None:
     other = '{"name": "get_weather", "arguments": {"city": "Berlin"}}'
     assert parse(tagged(other)) == Parsed("", [BERLIN_CALL], 1)
     assert parse(other) == Parsed(other, [], 0)
+
+
+NOTE = ("write_file", '{"path": "a.py", "content": "x = 1"}')
+RIGHT = function("write_file", parameter("path", "a.py"), parameter("content", "x = 1"))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        RIGHT.replace("a.py\n</parameter>\n", "a.py\n"),
+        RIGHT.replace("a.py\n</parameter>\n", "a.py\n\n").replace("\n\n<parameter", "\n<parameter"),
+        RIGHT.replace("\na.py\n</parameter>\n", "a.py"),
+        RIGHT.replace("x = 1\n</parameter>", "x = 1\n</content>"),
+        RIGHT.replace("a.py\n</parameter>", "a.py\n</path>"),
+        RIGHT.replace("a.py\n</parameter>", "a.py</path>").replace("<parameter=path>\n", "<parameter=path>"),
+        RIGHT.replace("</parameter>", "</parameter/>"),
+        RIGHT.replace("x = 1\n</parameter>", "x = 1\n</parameter=content>"),
+        RIGHT.replace("\n", "\r\n"),
+        RIGHT.replace("=path>", '="path">').replace("=content>", "='content'>"),
+        RIGHT.replace("<function=write_file>", "<function='write_file'>"),
+        RIGHT.replace("<function=write_file>", '<function name="write_file">'),
+        RIGHT.replace("<parameter=path>", '<parameter name="path">'),
+        RIGHT.replace("=path>", "=path=>"),
+        RIGHT.replace("=path>", "=path/>").replace("=write_file>", '="write_file">'),
+        RIGHT.replace("=path>", "=path"),
+        RIGHT.replace("\n</parameter>\n</function>", ""),
+        RIGHT.replace("</function>", "</function>\n</function>"),
+    ],
+)
+def test_slips_of_the_tags_are_mended_and_counted(written: str) -> None:
+    answer = parse(f"Now.\n{tagged(written)}\nDone.")
+    if "Done" in answer.text:
+        assert (answer.text, answer.calls) == ("Now.Done.", [NOTE])
+        assert answer.repairs > 0
+    alone = parse(tagged(written))
+    assert (alone.text, alone.calls) == ("", [NOTE])
+    assert alone.repairs > 0
+    assert whole_calls(tagged(written), ToolFormat.XML) == [True]
+
+
+def test_line_breaks_of_the_value_are_its_own() -> None:
+    answer = parse(tagged(RIGHT.replace("x = 1", "x = 1\r\ny = 2\r\n")))
+    assert (answer.arguments()["content"], answer.repairs) == ("x = 1\r\ny = 2\r\n", 0)
+    assert parse(writing("content", "x\ry").replace("\ry", "\ry")).arguments() == {"content": "x\ry"}
+
+
+QUOTED = [
+    tagged(BERLIN),
+    f"Example:\n{tagged(BERLIN)}\nThat is all.",
+    f"{tagged(BERLIN)}\n{tagged(TOKYO)}\n",
+    f"```xml\n{BERLIN}\n```\n",
+    tagged(function("fly")),
+    f"{tagged(function('fly'))}\nmore",
+    tagged(writing("content", tagged(BERLIN))),
+    "a call ends with\n</parameter>\n</function>\n</tool_call>\nand nothing else.",
+    "</parameter>\n</function>\n</tool_call>",
+    "x</parameter></function> y",
+    "the end:\n</parameter>\n<parameter=fake>\n1",
+    "</parameter>\n<parameter=path>\nb.py",
+    "</parameter>\n<parameter=content>\nb.py",
+    "<parameter=fake>\n1\n</parameter>\n<parameter=other>\n2",
+    "<content>\nx\n</content>\n",
+    "in <path>a</path>",
+    "<parameter=NAME>",
+    "re.compile('<function=([^>]+)>')",
+]
+
+
+@pytest.mark.parametrize("value", QUOTED)
+def test_tags_in_a_text_are_a_part_of_it(value: str) -> None:
+    written = function("write_file", parameter("path", "a.md"), parameter("content", value))
+    for answer in (tagged(written), f"{tagged(written)}\n{tagged(BERLIN)}", f"Now.\n{tagged(written)}\nDone."):
+        (_, arguments), *others = parse(answer).calls
+        assert json.loads(arguments) == {"path": "a.md", "content": value}
+        assert others == ([BERLIN_CALL] if answer.endswith(tagged(BERLIN)) else [])
+        assert parse(answer).text == ("Now.Done." if answer.endswith("Done.") else "")
+        assert parse(answer).repairs == 0
+        assert all(whole_calls(answer, ToolFormat.XML))
+
+
+@pytest.mark.parametrize("value", QUOTED)
+def test_wherever_a_text_with_tags_is_cut_its_call_is_whole_only_with_all_of_it(value: str) -> None:
+    written = tagged(function("write_file", parameter("path", "a.md"), parameter("content", value)))
+    whole: set[str] = set()
+    for end in range(len(written)):
+        events, _ = events_of([written[:end]], ToolFormat.XML)
+        if any(isinstance(event, CallEnded) and event.whole for event in events):
+            whole.add("".join(event.fragment for event in events if isinstance(event, ArgumentsDelta)))
+    told = [json.loads(arguments)["content"] for arguments in whole]
+    assert all(content == value or (value + "\n</parameter>\n</function>").startswith(content) for content in told)
+    assert value in told
+
+
+def test_a_parameter_that_the_tool_does_not_have_ends_no_text_but_other_values() -> None:
+    quoted = tagged(function("get_weather", parameter("city", "a"), parameter("country", "b")))
+    assert parse(quoted).arguments() == {"city": "a\n</parameter>\n<parameter=country>\nb"}
+    after_a_number = tagged(function("get_weather", parameter("days", "3"), parameter("country", "b")))
+    assert parse(after_a_number).arguments() == {"days": 3, "country": "b"}
+    first = tagged(function("get_weather", parameter("town", "a"), parameter("days", "3")))
+    assert parse(first).arguments() == {"town": "a", "days": 3}
+
+
+def test_of_a_tool_that_takes_any_arguments_all_are_taken() -> None:
+    tool = Tool("run", "", {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": True})
+    written = function("run", parameter("a", "1"), parameter("b", "2"))
+    for tools in ([tool], []):
+        answer = parse_answer(tagged(written), ToolFormat.XML, tools)
+        assert (answer.arguments(), answer.repairs) == ({"a": "1", "b": "2"}, 0)
+        mended = parse_answer(tagged(written.replace("1\n</parameter>", "1")), ToolFormat.XML, tools)
+        assert (mended.arguments(), mended.repairs) == ({"a": "1", "b": "2"}, 1)
+
+
+@pytest.mark.parametrize("rest", ["</function>", "</tool_call>", "</parameter>\n", "\n</function>\n</tool_call>"])
+def test_what_is_left_of_a_calls_tags_is_no_prose(rest: str) -> None:
+    for between in ("", "\n", "\nDone.\n"):
+        events, repairs = events_of([f"{tagged(BERLIN)}{between}{rest}"], ToolFormat.XML)
+        text = "".join(event.text for event in events if isinstance(event, TextDelta))
+        assert "<" not in text
+        assert repairs > 0 or not all(event.whole for event in events if isinstance(event, CallEnded))
