@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from quern.grammar.kinds import LarkGrammar
+from quern.grammar.kinds import JsonGrammar, LarkGrammar
 
 from .conftest import Quern, Start
 from .engines import saying
@@ -94,7 +94,8 @@ async def test_a_cut_custom_call_is_incomplete_with_its_text_so_far(start: Start
 
 async def test_the_official_client_reads_its_stream(start: Start) -> None:
     async with start(saying(calling("apply", {"input": PATCH})), live=True) as quern, official(quern) as client:
-        async with client.responses.stream(model="fake", input="hi", tools=[FREE]) as stream:
+        tools: Any = [FREE]
+        async with client.responses.stream(model="fake", input="hi", tools=tools) as stream:
             kinds = [event.type async for event in stream]
             final = await stream.get_final_response()
         assert "response.custom_tool_call_input.delta" in kinds
@@ -161,7 +162,9 @@ async def test_a_group_that_ends_with_underscores_keeps_its_name_as_it_is(start:
 async def test_a_tool_of_a_group_can_be_demanded_by_either_name(start: Start, name: str) -> None:
     async with start(saying("{}")) as quern:
         await responded(quern, tools=[GROUP, WEATHER], tool_choice={"type": "function", "name": name})
-        assert '"const": "agents__spawn"' in quern.engine.requests[-1].grammar.schema
+        grammar = quern.engine.requests[-1].grammar
+        assert isinstance(grammar, JsonGrammar)
+        assert '"const": "agents__spawn"' in grammar.schema
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from openai.types.responses import ResponseOutputMessage, ResponseOutputText
 
 from .conftest import Start
 from .engines import saying
@@ -49,7 +50,12 @@ async def test_without_being_asked_for_there_are_none(start: Start) -> None:
 async def test_the_official_client_reads_them(start: Start) -> None:
     async with start(saying("answer"), live=True) as quern, official(quern) as client:
         whole = await client.responses.create(model="fake", input="x", include=[LOGPROBS], top_logprobs=1)
-        assert whole.output[0].content[0].logprobs[0].top_logprobs
+        (message,) = whole.output
+        assert isinstance(message, ResponseOutputMessage)
+        (part,) = message.content
+        assert isinstance(part, ResponseOutputText)
+        assert part.logprobs
+        assert part.logprobs[0].top_logprobs
         async with client.responses.stream(model="fake", input="x", top_logprobs=1) as stream:
             deltas = [event async for event in stream if event.type == "response.output_text.delta"]
         assert deltas[0].logprobs
