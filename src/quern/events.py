@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from quern.types import FinishReason, Timings, TurnState, Usage
+from quern.types import FinishReason, Timings, ToolKind, TurnState, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,14 @@ class TextDelta:
 @dataclass(frozen=True, slots=True)
 class CallStarted:
     """The answer goes on with a call; `index` counts the answer's calls from 0; `name` is the tool's as the model wrote
-    it.
+    it, `kind` and `namespace` are those of the tool of that name.
     """
 
     index: int
     call_id: str
     name: str
+    kind: ToolKind = ToolKind.FUNCTION
+    namespace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,25 +25,62 @@ class Message:
     content: str
 
 
+class ToolKind(StrEnum):
+    """How a client describes a tool and reads its calls. To the model all are functions: `Tool.parameters`.
+
+    A custom tool takes one text, the argument `CUSTOM_INPUT`; the others are OpenAI's own, which the client runs.
+    """
+
+    FUNCTION = "function"
+    CUSTOM = "custom"
+    LOCAL_SHELL = "local_shell"
+    SHELL = "shell"
+    APPLY_PATCH = "apply_patch"
+
+
+CUSTOM_INPUT = "input"
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that the model makes. `arguments`: a JSON object, as text; `id` names the call to its result."""
+    """A call that the model makes. `arguments`: a JSON object, as text; `id` names the call to its result.
+
+    `namespace`: the group of tools in which a client has the tool; `name` begins with it.
+    """
 
     id: str
     name: str
     arguments: str
+    kind: ToolKind = ToolKind.FUNCTION
+    namespace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a call gave back, as text."""
+    """What a call of such a tool gave back, as text."""
 
     call_id: str
     output: str
+    kind: ToolKind = ToolKind.FUNCTION
 
 
 Item = Message | ToolCall | ToolResult
 """One step of a conversation. A model's answer is a message, calls, or a message and then calls."""
+
+
+class GrammarSyntax(StrEnum):
+    """How a text's grammar is written: Lark, or a regular expression of Rust's crate `regex`."""
+
+    LARK = "lark"
+    REGEX = "regex"
+
+
+@dataclass(frozen=True, slots=True)
+class InputGrammar:
+    """What a custom tool's text may look like."""
+
+    syntax: GrammarSyntax
+    definition: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +88,16 @@ class Tool:
     """A function that the model may call. `parameters`: the JSON schema of its arguments, an object's.
 
     `strict`: where a call is demanded, all of the schema is enforced or the request refused; else as much as can be.
+    `kind`, `namespace`: see `ToolCall`. `input_grammar`: what the text of a custom tool keeps to.
     """
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
     strict: bool = False
+    kind: ToolKind = ToolKind.FUNCTION
+    namespace: str | None = None
+    input_grammar: InputGrammar | None = None
 
 
 class Syntax(StrEnum):

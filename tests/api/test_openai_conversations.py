@@ -257,12 +257,11 @@ async def test_an_unknown_item_is_a_404_and_no_cursor(quern: Quern, item_id: str
     ("body", "param"),
     [
         ({"items": [say(str(number)) for number in range(21)]}, "items"),
-        ({"items": [{"type": "web_search_call"}]}, "items.0"),
+        ({"items": [{"role": "user", "content": [{"type": "input_image"}]}]}, "items.0.content.0"),
         ({"items": [say("\x00")]}, "items"),
         ({"metadata": {"k" * 65: "v"}}, f"metadata.{'k' * 65}.[key]"),
         ({"metadata": {"k": 1}}, "metadata.k"),
         ({"metadata": {str(number): "v" for number in range(17)}}, "metadata"),
-        ({"title": "x"}, "title"),
     ],
 )
 async def test_what_a_conversation_cannot_begin_with_is_refused_by_name(
@@ -277,7 +276,7 @@ async def test_changes_say_what_they_change(quern: Quern) -> None:
     path = f"/v1/conversations/{conversation_id}"
     assert error_of(await quern.client.post(path, json={}), 400)[0] == "metadata"
     assert error_of(await quern.client.post(f"{path}/items", json={"items": []}), 400)[0] == "items"
-    assert error_of(await quern.client.get(f"{path}/items", params={"include": "x"}), 400)[0] == "include"
+    assert (await quern.client.get(f"{path}/items", params={"include": "x"})).json()["data"] == []
     assert error_of(await quern.client.get(f"{path}/items", params={"order": "up"}), 400)[0] == "order"
     noted = await quern.client.post(path, json={"metadata": None})
     assert noted.json()["metadata"] == {}

@@ -14,6 +14,10 @@ UNKNOWN = "resp_5a1f6ed01c0e4a529a8b6f2d1f0c7e11"
 WEB = {"type": "web_search"}
 
 
+def custom(grammar: dict[str, str]) -> dict[str, Any]:
+    return {"type": "custom", "name": "write", "format": {"type": "grammar", **grammar}}
+
+
 @pytest.mark.parametrize(
     ("body", "param", "sentence"),
     [
@@ -22,48 +26,49 @@ WEB = {"type": "web_search"}
         ({"input": [{"type": "reasoning"}]}, "input", "There is nothing to answer"),
         ({"input": "\x00"}, "input", "contains a NUL character"),
         ({"input": 1}, "input", "The field input can't be used"),
-        (
-            {"input": [{"type": "computer_call"}]},
-            "input.0",
-            "The field input.0 can't be used: An item of the type 'computer_call' can't be used here",
-        ),
-        ({"input": [{"type": ["message"]}]}, "input.0", "An item of the type None"),
+        ({"input": [{"type": "computer_call"}]}, "input", "There is nothing to answer"),
+        ({"input": [{"type": ["message"]}]}, "input.0.type", "a valid string"),
         ({"input": ["hi"]}, "input.0", "The field input.0 can't be used"),
         ({"input": [{"role": "tool", "content": "x"}]}, "input.0.role", "'developer'"),
-        ({"input": [{"role": "user", "content": "x", "to": "y"}]}, "input.0.to", "There is no field"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
-            "input.0.content",
+            "input.0.content.0",
             "the model reads text only",
         ),
+        ({"tools": ["web_search"]}, "tools.0", "The field tools.0 can't be used"),
+        ({"tools": [WEB], "tool_choice": "required"}, "tool_choice", "there are no tools"),
+        ({"tools": [WEB, WEATHER], "tool_choice": WEB}, "tool_choice", "type 'web_search' can't be demanded"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "custom", "name": "x"}}, "tool_choice", "not among the tools"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "apply_patch"}}, "tool_choice", "not among the tools"),
+        ({"tools": [{"type": "custom"}]}, "tools.0.name", "is missing"),
         (
-            {"input": [{"type": "function_call_output", "output": "x"}]},
-            "input.0.call_id",
-            "is missing",
+            {"tools": [{"type": "custom", "name": "x", "format": {"type": "grammar", "syntax": "ebnf"}}]},
+            "tools.0.format.syntax",
+            "'lark' or 'regex'",
         ),
         (
-            {"tools": [WEB]},
-            "tools.0",
-            "A tool of the type 'web_search' can't be used: this server runs no tools of its own.",
+            {"tools": [custom({"syntax": "regex", "definition": "a(?=b)"})]},
+            "tools",
+            "neither ahead nor behind. It is the grammar of the tool 'write'",
         ),
+        ({"tools": [custom({"syntax": "lark", "definition": "start: @x"})]}, "tools", "line 1 can't be read"),
         ({"tools": [{"type": "function"}]}, "tools.0.name", "The field tools.0.name is missing. Send it."),
-        ({"tools": [{**WEATHER, "defer_loading": True}]}, "tools.0.defer_loading", "There is no field"),
         ({"tools": [WEATHER, WEATHER]}, "tools", "Two tools have the name 'weather'"),
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
         ({"tool_choice": "any"}, "tool_choice", "It must be 'auto', 'none', 'required'"),
-        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice", "A choice of the type 'allowed_tools'"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice", "It must be 'auto'"),
+        (
+            {"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [WEB]}},
+            "tool_choice",
+            "there are no tools",
+        ),
         ({"tool_choice": {"type": "function"}}, "tool_choice", "It must be 'auto'"),
         ({"tool_choice": {"type": ["x"], "name": 1}}, "tool_choice", "It must be 'auto'"),
         ({"tool_choice": {"type": "function", "name": "x"}}, "tool_choice", "it is not among the tools"),
-        (
-            {"truncation": "auto"},
-            "truncation",
-            "Nothing is ever truncated: what doesn't fit is refused with the counts. Send 'disabled'.",
-        ),
-        ({"truncation": {}}, "truncation", "Nothing is ever truncated"),
-        ({"top_logprobs": 2}, "top_logprobs", "/v1/chat/completions does"),
-        ({"include": ["message.output_text.logprobs"]}, "include", "/v1/chat/completions does"),
-        ({"include": ["everything"]}, "include", "There is no value 'everything'. Leave it out."),
+        ({"truncation": {}}, "truncation", "'disabled'"),
+        ({"truncation": "middle"}, "truncation", "'auto' or 'disabled'"),
+        ({"top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
+        ({"include": ["x", 5]}, "include.1", "a valid string"),
         ({"text": {"format": {"type": "grammar"}}}, "text.format", "'json_schema'"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema", "is missing"),
         ({"text": {"verbosity": "shouting"}}, "text.verbosity", "'high'"),
@@ -78,12 +83,7 @@ WEB = {"type": "web_search"}
             "Send conversation or previous_response_id, not both.",
         ),
         ({"conversation": {"name": "x"}}, "conversation.id", "is missing"),
-        ({"stream_options": {"include_usage": True}}, "stream_options.include_usage", "There is no field"),
-        ({"prompt": {"id": "pmpt_1"}}, "prompt", "There is no field prompt here. Leave it out"),
-        ({"context_management": []}, "context_management", "There is no field"),
-        ({"moderation": {"model": "x"}}, "moderation", "There is no field"),
-        ({"access_programs": {}}, "access_programs", "There is no field"),
-        ({"max_tokens": 5}, "max_tokens", "There is no field"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt", "Prompts are not kept here"),
     ],
 )
 async def test_what_cannot_be_used_is_refused_by_name(
@@ -93,6 +93,56 @@ async def test_what_cannot_be_used_is_refused_by_name(
     assert refused[0] == param
     assert sentence in refused[1]
     assert not quern.engine.requests
+
+
+@pytest.mark.parametrize(
+    ("body", "ignored"),
+    [
+        ({"max_tokens": 5, "guess": {"deep": [1]}}, "max_tokens, guess"),
+        ({"guess": None}, None),
+        ({"input": [{"role": "user", "content": "x", "to": "y"}]}, "input.0.to"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x", "y": 1}]}]},
+            "input.0.content.0.y",
+        ),
+        (
+            {"input": [{"type": "web_search_call", "id": "ws_1"}, {"role": "user", "content": "x"}]},
+            "input.0 (web_search_call)",
+        ),
+        ({"tools": [WEB, WEATHER, {"type": "mcp", "server_label": "x"}]}, "tools.0 (web_search), tools.2 (mcp)"),
+        ({"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]}, "tools.0 (shell)"),
+        ({"tools": [{"type": "namespace", "name": "n", "tools": [WEB]}]}, "tools.0.tools.0 (web_search)"),
+        ({"tools": [{**WEATHER, "flavour": "sweet", "defer_loading": True}]}, "tools.0.flavour"),
+        ({"include": ["everything", "reasoning.encrypted_content"]}, "include.0 (everything)"),
+        ({"stream_options": {"include_usage": True, "include_all": True}}, "stream_options.include_all"),
+        (
+            {
+                "access_programs": {},
+                "client_metadata": {"x": "y"},
+                "context_management": [{"type": "compaction"}],
+                "moderation": {"model": "x"},
+                "parallel_tool_calls": None,
+                "tools": [],
+                "tool_choice": None,
+                "truncation": "auto",
+            },
+            None,
+        ),
+    ],
+)
+async def test_what_is_not_known_or_not_served_is_left_out_and_named(
+    start: Start, body: dict[str, Any], ignored: str | None
+) -> None:
+    async with start(saying("answer")) as quern:
+        answer = await respond(quern, **body)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers.get("x-quern-ignored") == ignored
+
+
+async def test_what_is_not_known_can_be_refused_by_a_setting(start: Start) -> None:
+    async with start(saying("answer"), server={"unknown_fields": "refuse"}) as quern:
+        assert error_of(await respond(quern, guess=1), 400)[0] == "guess"
+        assert error_of(await respond(quern, tools=[WEB]), 400)[0] == "tools.0 (web_search)"
 
 
 async def test_what_does_not_fit_is_refused_with_the_counts(start: Start) -> None:
@@ -121,8 +171,8 @@ async def test_the_query_may_include_what_is_never_there(start: Start, name: str
         path = f"/v1/responses/{body['id']}"
         same = await quern.client.get(path, params={name: ["reasoning.encrypted_content"]})
         assert same.json() == body
-        refused = await quern.client.get(path, params={name: ["message.output_text.logprobs"]})
-        assert error_of(refused, 400)[0] == "include"
+        unknown = await quern.client.get(path, params={name: ["message.output_text.logprobs", "everything"]})
+        assert unknown.json() == body
 
 
 async def test_a_response_that_ended_without_a_background_has_no_events_any_more(start: Start) -> None:

@@ -307,5 +307,5 @@ async def test_input_tokens_are_counted_as_the_response_will_count_them(start: S
             "object": "response.input_tokens",
             "input_tokens": (await responded(quern, **asked))["usage"]["input_tokens"],
         }
-        refused = await quern.client.post("/v1/responses/input_tokens", json={"input": "x", "temperature": 1})
-        assert error_of(refused, 400)[0] == "temperature"
+        other = await quern.client.post("/v1/responses/input_tokens", json={"input": "x", "temperature": 1})
+        assert other.headers["x-quern-ignored"] == "temperature"

@@ -4,29 +4,40 @@ A demanded call in Qwen2.5's format is JSON of a schema. In Qwen3-Coder's format
 required ones always. A string is any text up to the first end of a parameter on a line of its own, or one of its
 choices; other values are JSON of the argument's schema. It ends with `</function>`, since nothing is left to choose
 after it.
+
+The text of a custom tool is the argument `input` to the model. Its grammar holds within that argument, which in
+Qwen2.5's format is a JSON string. Where a tool has one, the JSON of a demanded call is laid out in one way only:
+llguidance can't tell which of two grammars within another has begun before the first one's text differs.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from quern.errors import InvalidRequest
+from quern.grammar.input_grammar import embedded
 from quern.grammar.kinds import Grammar, JsonGrammar, LarkGrammar
 from quern.grammar.object_shapes import object_shapes
 from quern.grammar.parameter_types import ParameterTypes
 from quern.grammar.schema_walk import mapping
 from quern.grammar.tool_schemas import EmbeddedSchema, loose_alternatives
-from quern.types import Tool
+from quern.types import CUSTOM_INPUT, Tool
 
 OPENING = "<tool_call>\n"
 """What the prompt ends with where a call is demanded: the answer then begins inside a call."""
 
 MOST_TEXT = 2**21
 """Characters of a grammar. Each argument repeats what it may refer to, so it can outgrow the schemas by far."""
+
+CLOSING = '"}}'
+"""What follows a custom tool's text in a call that is JSON."""
+TAGS = "<tool_call> | </tool_call>"
+BLANKS = r"[ \n]{0,8}"
 
 VALUE_END = "\n</parameter>"
 XML_TEXT = r"text[lazy]: /(?s:.*)\n<\/parameter>/"
@@ -62,10 +73,34 @@ def demanded_call(format: ToolFormat, tools: Sequence[Tool]) -> tuple[Grammar, .
     the tool is strict. Raises InvalidRequest where the tools' schemas are too large.
     """
     grammar_of = _json_call if format is ToolFormat.JSON else _xml_call
+    if format is ToolFormat.JSON and any(tool.input_grammar is not None for tool in tools):
+        grammar_of = _json_call_of_custom
     strict = [[tool] for tool in tools]
     loose = [[tool] if tool.strict else _loose(tool) for tool in tools]
     grammars = grammar_of(strict), grammar_of(loose)
     return grammars[:1] if grammars[0] == grammars[1] else grammars
+
+
+def call_inputs(format: ToolFormat, tools: Sequence[Tool]) -> tuple[Grammar, ...]:  # noqa: A002
+    """Of an answer that is any text with any calls, where the calls of custom tools keep to their grammars; nothing
+    where no tool has one.
+
+    A call counts from where its argument begins. Raises InvalidRequest for a grammar that can't be read.
+    """
+    kept = [tool for tool in tools if tool.input_grammar is not None]
+    if not kept:
+        return ()
+    rules = [
+        "start: part* TEXT?",
+        f"part: TEXT? ({TAGS}) | {' | '.join(f'call{number}' for number in range(len(kept)))}",
+    ]
+    for number, tool in enumerate(kept):
+        head, tail = (_json_frame if format is ToolFormat.JSON else _xml_frame)(tool.name)
+        rules += [
+            f"head{number}[lazy]: /(?s:.*){head}/",
+            f"call{number}: head{number} {_input(tool, tail, in_json=format is ToolFormat.JSON)}",
+        ]
+    return (LarkGrammar("\n".join([*rules, "TEXT: /(?s:.+)/", ""])),)
 
 
 def calls_or_json(schema: str) -> LarkGrammar:
@@ -99,15 +134,64 @@ def _json_call(tools: Sequence[Sequence[Tool]]) -> JsonGrammar:
     return JsonGrammar(json.dumps({**call, **({"$defs": definitions} if definitions else {})}, ensure_ascii=False))
 
 
+def _json_call_of_custom(tools: Sequence[Sequence[Tool]]) -> LarkGrammar:
+    """`tools`: each with its alternatives. What a function is called with begins where the name has ended."""
+    rules = [f"start: {' | '.join(f'tool{number}' for number in range(len(tools)))}"]
+    for number, alternatives in enumerate(tools):
+        tool = alternatives[0]
+        opening = f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": '
+        if tool.input_grammar is not None:
+            opening += f'{{"{CUSTOM_INPUT}": "'
+            rules.append(f"tool{number}: {json.dumps(opening)} {_input(tool, json.dumps(CLOSING), in_json=True)}")
+        else:
+            schema = _any_arguments([alternative.parameters for alternative in alternatives])
+            rules.append(f'tool{number}: {json.dumps(opening)} %json {json.dumps(schema)} "}}"')
+    return LarkGrammar("\n".join([*rules, ""]))
+
+
+def _any_arguments(parameters: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A schema of arguments of any of these shapes."""
+    schemas = [EmbeddedSchema(shape, f"shape{number}") for number, shape in enumerate(parameters)]
+    arguments = [schema.arguments for schema in schemas]
+    definitions = {name: definition for schema in schemas for name, definition in schema.definitions.items()}
+    any_of = arguments[0] if len(arguments) == 1 else {"anyOf": arguments}
+    return {**any_of, **({"$defs": definitions} if definitions else {})}
+
+
+def _input(tool: Tool, ending: str, *, in_json: bool) -> str:
+    """The text of a custom tool that has a grammar, and what follows it, a terminal."""
+    assert tool.input_grammar is not None  # noqa: S101 (its callers look)
+    try:
+        return f"%lark {{\n{embedded(tool.input_grammar, ending, in_json=in_json)}}}"
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{error} It is the grammar of the tool {tool.name!r}.", "tools") from error
+
+
+def _json_frame(name: str) -> tuple[str, str]:
+    """What stands before a custom tool's text in a call, as a regular expression, and after it, in Lark."""
+    names = json.dumps(name, ensure_ascii=False)
+    before = rf'\{{{BLANKS}"name"{BLANKS}:{BLANKS}{re.escape(names)}{BLANKS},{BLANKS}"arguments"{BLANKS}:{BLANKS}'
+    return rf'{before}\{{{BLANKS}"{CUSTOM_INPUT}"{BLANKS}:{BLANKS}"', rf'/"{BLANKS}\}}{BLANKS}\}}/'
+
+
+def _xml_frame(name: str) -> tuple[str, str]:
+    """The same for Qwen3-Coder's format."""
+    return rf"<function={re.escape(name)}>\s*<parameter={CUSTOM_INPUT}>\n", json.dumps(VALUE_END)
+
+
 @dataclass(frozen=True, slots=True)
 class _Argument:
-    """`choices`: the texts that it may be, if any; `is_text`: it is any text; else it is JSON of the `schema`."""
+    """`choices`: the texts that it may be, if any; `is_text`: it is any text; else it is JSON of the `schema`.
+
+    `grammar`: what its text keeps to, with its end, as a part of a rule.
+    """
 
     name: str
     required: bool
     choices: tuple[str, ...]
     is_text: bool
     schema: Mapping[str, Any]
+    grammar: str | None = None
 
 
 def _xml_call(tools: Sequence[Sequence[Tool]]) -> LarkGrammar:
@@ -150,6 +234,8 @@ def _xml_rules(tools: Sequence[Tool], name: str) -> Iterator[str]:
 
 def _xml_value(argument: _Argument) -> str:
     """A value with its end."""
+    if argument.grammar is not None:
+        return argument.grammar
     if argument.choices:
         return f"( {' | '.join(json.dumps(choice + VALUE_END) for choice in argument.choices)} )"
     return "text" if argument.is_text else f"%json {json.dumps(argument.schema)} {json.dumps(VALUE_END)}"
@@ -158,6 +244,7 @@ def _xml_value(argument: _Argument) -> str:
 def _arguments(tool: Tool, prefix: str) -> list[list[_Argument]]:
     """The arguments of each shape that they may have together."""
     embedded = EmbeddedSchema(tool.parameters, prefix)
+    text = _input(tool, json.dumps(VALUE_END), in_json=False) if tool.input_grammar is not None else None
     alternatives: list[list[_Argument]] = []
     for shape in object_shapes(tool.parameters):
         types = ParameterTypes(tool.parameters, shape)
@@ -171,6 +258,7 @@ def _arguments(tool: Tool, prefix: str) -> list[list[_Argument]]:
                     choices=types.choices(name),
                     is_text=not types.of(name) or "string" in types.of(name),
                     schema={**mapping(schema), **definitions},
+                    grammar=text,
                 )
                 for name, schema in moved.items()
             ]

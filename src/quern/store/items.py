@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from quern.errors import InvalidRequest
 from quern.records import StoredItem
 from quern.store.schema import ItemKind, items, storable
-from quern.types import Item, Message, Role, ToolCall, ToolResult
+from quern.types import Item, Message, Role, ToolCall, ToolKind, ToolResult
 
 ITEM = select(
     items.c.id,
@@ -25,9 +25,27 @@ ITEM = select(
     items.c.content,
     items.c.name,
     items.c.call_id,
+    items.c.namespace,
     items.c.created_at,
 )
 """Selects what `stored_item` takes."""
+
+CALLS = {
+    ToolKind.FUNCTION: ItemKind.FUNCTION_CALL,
+    ToolKind.CUSTOM: ItemKind.CUSTOM_CALL,
+    ToolKind.LOCAL_SHELL: ItemKind.LOCAL_SHELL_CALL,
+    ToolKind.SHELL: ItemKind.SHELL_CALL,
+    ToolKind.APPLY_PATCH: ItemKind.APPLY_PATCH_CALL,
+}
+RESULTS = {
+    ToolKind.FUNCTION: ItemKind.FUNCTION_RESULT,
+    ToolKind.CUSTOM: ItemKind.CUSTOM_RESULT,
+    ToolKind.LOCAL_SHELL: ItemKind.LOCAL_SHELL_RESULT,
+    ToolKind.SHELL: ItemKind.SHELL_RESULT,
+    ToolKind.APPLY_PATCH: ItemKind.APPLY_PATCH_RESULT,
+}
+KINDS_OF_CALLS = {kind: tool for tool, kind in CALLS.items()}
+KINDS_OF_RESULTS = {kind: tool for tool, kind in RESULTS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +86,7 @@ def check_storable(new: Iterable[Item]) -> None:
     """Raise InvalidRequest, without a field, for characters that no database can hold (NUL, lone surrogates)."""
     for item in new:
         columns = _columns(item)
-        texts = [columns["content"], columns["name"], columns["call_id"]]
+        texts = [columns["content"], columns["name"], columns["call_id"], columns["namespace"]]
         if any(text is not None and storable(text) != text for text in texts):
             raise InvalidRequest(
                 "What is said contains a NUL character (U+0000) or half of a surrogate pair, which can't be stored. "
@@ -84,21 +102,20 @@ def _last_position(conversation_id: str | None, turn_id: str | None) -> Select[i
 
 
 def _columns(item: Item) -> dict[str, Any]:
+    columns: dict[str, Any] = {"kind": ItemKind.MESSAGE, "name": None, "call_id": None, "namespace": None}
     match item:
         case Message(role, content):
-            return {"kind": ItemKind.MESSAGE, "role": role, "content": content, "name": None, "call_id": None}
-        case ToolCall(call_id, name, arguments):
-            call = {"name": name, "call_id": call_id}
-            return {"kind": ItemKind.CALL, "role": Role.ASSISTANT, "content": arguments, **call}
-        case ToolResult(call_id, output):
-            return {"kind": ItemKind.RESULT, "role": Role.TOOL, "content": output, "name": None, "call_id": call_id}
+            return {**columns, "role": role, "content": content}
+        case ToolCall(call_id, name, arguments, kind, namespace):
+            call = {"name": name, "call_id": call_id, "namespace": namespace}
+            return {"kind": CALLS[kind], "role": Role.ASSISTANT, "content": arguments, **call}
+        case ToolResult(call_id, output, kind):
+            return {**columns, "kind": RESULTS[kind], "role": Role.TOOL, "content": output, "call_id": call_id}
 
 
 def _item(row: Row[*tuple[Any, ...]]) -> Item:
-    match row.kind:
-        case ItemKind.CALL:
-            return ToolCall(row.call_id, row.name, row.content)
-        case ItemKind.RESULT:
-            return ToolResult(row.call_id, row.content)
-        case _:
-            return Message(row.role, row.content)
+    if row.kind in KINDS_OF_CALLS:
+        return ToolCall(row.call_id, row.name, row.content, KINDS_OF_CALLS[row.kind], row.namespace)
+    if row.kind in KINDS_OF_RESULTS:
+        return ToolResult(row.call_id, row.content, KINDS_OF_RESULTS[row.kind])
+    return Message(row.role, row.content)

@@ -33,11 +33,19 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class ItemKind(StrEnum):
-    """What an item's row holds."""
+    """What an item's row holds: a message, or a tool's call or result, of which OpenAI has more than one kind."""
 
     MESSAGE = "message"
-    CALL = "function_call"
-    RESULT = "function_call_output"
+    FUNCTION_CALL = "function_call"
+    FUNCTION_RESULT = "function_call_output"
+    CUSTOM_CALL = "custom_tool_call"
+    CUSTOM_RESULT = "custom_tool_call_output"
+    LOCAL_SHELL_CALL = "local_shell_call"
+    LOCAL_SHELL_RESULT = "local_shell_call_output"
+    SHELL_CALL = "shell_call"
+    SHELL_RESULT = "shell_call_output"
+    APPLY_PATCH_CALL = "apply_patch_call"
+    APPLY_PATCH_RESULT = "apply_patch_call_output"
 
 
 def storable(text: str) -> str:
@@ -148,6 +156,7 @@ class _ItemColumns(TypedColumns):
     content: Named[str] = Column(StorableText)
     name: Named[str | None] = Column(StorableText)
     call_id: Named[str | None] = Column(StorableText)
+    namespace: Named[str | None] = Column(StorableText)
     created_at: Named[datetime] = Column(UtcDateTime)
 
 

@@ -80,7 +80,8 @@ class Answer:
     def _item(self, part: list[str] | CallStarted) -> Item:
         if isinstance(part, list):
             return Message(Role.ASSISTANT, "".join(part))
-        return ToolCall(part.call_id, part.name, "".join(self._arguments[part.index]))
+        arguments = "".join(self._arguments[part.index])
+        return ToolCall(part.call_id, part.name, arguments, part.kind, part.namespace)
 
     def _last_text(self) -> list[str]:
         last = self._parts[-1]

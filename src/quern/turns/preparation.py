@@ -10,7 +10,7 @@ from quern.errors import InvalidRequest
 from quern.grammar.kinds import Grammar, JsonGrammar
 from quern.grammar.languages import language_grammar
 from quern.grammar.schema_relaxing import relaxed, relaxed_text
-from quern.grammar.tool_calls import OPENING, calls_or_json, demanded_call
+from quern.grammar.tool_calls import OPENING, call_inputs, calls_or_json, demanded_call
 from quern.prompt.codec import TextCodec
 from quern.prompt.tools.answer_parser import answer_parser
 from quern.prompt.tools.protocols import AnswerParser
@@ -122,10 +122,11 @@ def _with_tools(codec: TextCodec, items: Sequence[Item], given: ChatInput, tools
         grammars = (calls_or_json(schema),)
     else:
         grammars, ignored = _grammars(given)
+        grammars = grammars or call_inputs(codec.tool_format, tools)
     return Prepared(
         ids=codec.encode_chat(items, tools, OPENING if demanded else "", prefill=given.prefill),
         grammars=grammars,
-        grammar_field="tools" if demanded else given.schema_field,
+        grammar_field="tools" if demanded or given.schema is None else given.schema_field,
         demanded=demanded,
         single_call=not use.parallel,
         ignored=ignored,

@@ -65,6 +65,13 @@ class ResponseService:
         items = await self._history.of_turn(turn_id)
         return [item for item in items if not is_derived(item.id)]
 
+    async def history(self, turn_id: str | None, owner: str) -> list[Item]:
+        """All that led to a response, and itself; nothing without one. Raises ResponseNotFound."""
+        if turn_id is None:
+            return []
+        await self._record(turn_id, owner)
+        return await self._history.of_response(turn_id)
+
     async def referenced(self, item_ids: Sequence[str], owner: str) -> dict[str, Item]:
         """The owner's items of these ids, wherever they were said. Raises ItemNotFound."""
         found = await self._history.owned(item_ids, owner) if item_ids else {}

@@ -1,26 +1,28 @@
 """Items that a caller says something with, as steps of a conversation.
 
+What was said before is never refused: an item that the model can't be shown is left out, and named.
+
 Source: "Create a model response" in OpenAI's API reference; docs/api.md lists what is not read.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from quern.api.openai.compaction import summary_of
 from quern.api.openai.items import item_id_of
+from quern.api.openai.tool_items import qualified_name
 from quern.api.shared.chat_messages import ArgumentsText
 from quern.api.shared.content import Content, ContentField
-from quern.api.shared.fields import NoOp, RequestObject, type_of
-from quern.types import Item, Message, Role, ToolCall, ToolResult
+from quern.api.shared.fields import LeftOut, NoOp, RequestObject, type_of
+from quern.types import CUSTOM_INPUT, Item, Message, Role, ToolCall, ToolKind, ToolResult
 
 MOST_ITEMS = 10_000
-NOT_READ = (
-    "An item of the type {kind!r} can't be used here: the model reads messages, calls of functions and their results. "
-    "Leave the item out"
-)
+LEFT_OUT = "left out"
 
 
 class MessageItem(RequestObject):
@@ -28,44 +30,147 @@ class MessageItem(RequestObject):
 
     type: Literal["message"]
     role: Literal["user", "assistant", "system", "developer"]
-    content: ContentField
+    content: ContentField = Content()
     id: NoOp = None
     status: NoOp = None
     phase: NoOp = None
 
-    def step(self) -> Item:
-        """The same as a value."""
-        return Message(Role.SYSTEM if self.role == "developer" else Role(self.role), self.content.before())
+    def steps(self) -> list[Item]:
+        """The same as values."""
+        return [Message(Role.SYSTEM if self.role == "developer" else Role(self.role), self.content.before())]
 
 
-class CallItem(RequestObject):
-    """A call that the model made."""
+class _OfCall(RequestObject):
+    """What calls and their results have in common."""
+
+    call_id: str = ""
+    id: str | None = None
+    status: NoOp = None
+    caller: NoOp = None
+    created_by: NoOp = None
+
+    @property
+    def called(self) -> str:
+        """The id that names a call to its result."""
+        return self.call_id or self.id or ""
+
+
+class CallItem(_OfCall):
+    """A call of a function."""
 
     type: Literal["function_call"]
-    call_id: str
+    name: str
+    namespace: str | None = None
+    arguments: ArgumentsText = ""
+    async_: NoOp = Field(default=None, alias="async")
+
+    def steps(self) -> list[Item]:
+        """The same as values."""
+        name = qualified_name(self.namespace, self.name)
+        return [ToolCall(self.called, name, self.arguments, namespace=self.namespace)]
+
+
+class CustomCallItem(_OfCall):
+    """A call of a custom tool."""
+
+    type: Literal["custom_tool_call"]
+    name: str
+    namespace: str | None = None
+    input: ArgumentsText = ""
+    async_: NoOp = Field(default=None, alias="async")
+
+    def steps(self) -> list[Item]:
+        """The same as values."""
+        name, arguments = qualified_name(self.namespace, self.name), _json({CUSTOM_INPUT: self.input})
+        return [ToolCall(self.called, name, arguments, ToolKind.CUSTOM, self.namespace)]
+
+
+class ActionItem(_OfCall):
+    """A call of one of OpenAI's own tools that clients run."""
+
+    type: Literal["local_shell_call", "shell_call", "apply_patch_call"]
+    action: Any = None
+    operation: Any = None
+    environment: NoOp = None
+    max_output_length: NoOp = None
+
+    def steps(self) -> list[Item]:
+        """The same as values."""
+        kind = ToolKind(self.type.removesuffix("_call"))
+        done = self.operation if kind is ToolKind.APPLY_PATCH else self.action
+        members = cast("dict[str, Any]", done) if isinstance(done, dict) else {}
+        shown = {
+            name: value
+            for name, value in members.items()
+            if value not in (None, {}) and not (name == "type" and kind is not ToolKind.APPLY_PATCH)
+        }
+        return [ToolCall(self.called, kind.value, _json(shown), kind)]
+
+
+class ResultItem(_OfCall):
+    """What a call of a function or of a custom tool gave back."""
+
+    type: Literal["function_call_output", "custom_tool_call_output", "local_shell_call_output"]
+    output: ContentField = Content()
+    name: NoOp = None
+    namespace: NoOp = None
+    tool_name: NoOp = None
+
+    def steps(self) -> list[Item]:
+        """The same as values."""
+        return [ToolResult(self.called, self.output.before(), RESULTS[self.type])]
+
+
+class ActionResultItem(_OfCall):
+    """What a call of one of OpenAI's own tools gave back."""
+
+    type: Literal["shell_call_output", "apply_patch_call_output"]
+    output: Any = None
+    max_output_length: NoOp = None
+
+    def steps(self) -> list[Item]:
+        """The same as values."""
+        told = {"status": self.status, "output": self.output} if self.type == "apply_patch_call_output" else self.output
+        return [ToolResult(self.called, _json(told), RESULTS[self.type])]
+
+
+class RemoteCallItem(RequestObject):
+    """A call that OpenAI's servers made to another one, with its result."""
+
+    type: Literal["mcp_call"]
+    id: str = ""
     name: str
     arguments: ArgumentsText = ""
-    id: NoOp = None
+    output: str | None = None
+    error: Any = None
+    server_label: NoOp = None
+    approval_request_id: NoOp = None
     status: NoOp = None
 
-    def step(self) -> Item:
-        """The same as a value."""
-        return ToolCall(self.call_id, self.name, self.arguments)
+    def steps(self) -> list[Item]:
+        """The same as values."""
+        result = self.output if self.error is None else f"Error: {_text(self.error)}"
+        return [ToolCall(self.id, self.name, self.arguments), ToolResult(self.id, result or "")]
 
 
-class ResultItem(RequestObject):
-    """What a call gave back."""
+class CompactionItem(RequestObject):
+    """What was said before, made short: by this server, or by another one, whose form only that one knows."""
 
-    type: Literal["function_call_output"]
-    call_id: str
-    output: ContentField = Content()
+    type: Literal["compaction", "compaction_summary"]
+    encrypted_content: str = ""
     id: NoOp = None
-    status: NoOp = None
-    name: NoOp = None
+    created_by: NoOp = None
+    internal_chat_message_metadata_passthrough: NoOp = None
 
-    def step(self) -> Item:
-        """The same as a value."""
-        return ToolResult(self.call_id, self.output.before())
+    def ignored(self) -> Sequence[str]:
+        """See RequestObject."""
+        unread = () if summary_of(self.encrypted_content) else ("encrypted_content",)
+        return (*super().ignored(), *unread)
+
+    def steps(self) -> list[Item]:
+        """The same as values."""
+        summary = summary_of(self.encrypted_content)
+        return [] if summary is None else [Message(Role.USER, summary)]
 
 
 class ReasoningItem(RequestObject):
@@ -78,6 +183,10 @@ class ReasoningItem(RequestObject):
     encrypted_content: NoOp = None
     status: NoOp = None
 
+    def steps(self) -> list[Item]:
+        """Nothing."""
+        return []
+
 
 class ReferenceItem(RequestObject):
     """An item that the server has."""
@@ -86,26 +195,55 @@ class ReferenceItem(RequestObject):
     id: str
 
 
-READ = frozenset({"message", "function_call", "function_call_output", "reasoning", "item_reference"})
+RESULTS = {
+    "function_call_output": ToolKind.FUNCTION,
+    "custom_tool_call_output": ToolKind.CUSTOM,
+    "local_shell_call_output": ToolKind.LOCAL_SHELL,
+    "shell_call_output": ToolKind.SHELL,
+    "apply_patch_call_output": ToolKind.APPLY_PATCH,
+}
+READ = {
+    "message": "message",
+    "function_call": "call",
+    "custom_tool_call": "custom",
+    **dict.fromkeys(("local_shell_call", "shell_call", "apply_patch_call"), "action"),
+    **dict.fromkeys(("function_call_output", "custom_tool_call_output", "local_shell_call_output"), "result"),
+    **dict.fromkeys(("shell_call_output", "apply_patch_call_output"), "action result"),
+    "mcp_call": "remote",
+    **dict.fromkeys(("compaction", "compaction_summary"), "compaction"),
+    "reasoning": "reasoning",
+    "item_reference": "reference",
+}
 
 
 def _with_type(value: Any) -> Any:
-    """A message may leave its type out, and what is null is as good as left out: OpenAI's library sends items back
-    with all that it knows of them. Raises ValueError for a type that is not read.
-    """
+    """A message may leave its type out, and so may what has nothing but an id, which refers to an item."""
     if not isinstance(value, dict):
         return value
-    members = {name: member for name, member in cast("dict[str, Any]", value).items() if member is not None}
-    kind = type_of(members) if "type" in members else "message"
-    if kind not in READ:
-        raise ValueError(NOT_READ.format(kind=kind))
-    return {**members, "type": kind}
+    members = cast("dict[str, Any]", value)
+    if members.get("type") is not None:
+        return members
+    return {**members, "type": "item_reference" if members.keys() <= {"id", "type"} else "message"}
+
+
+def _kind(value: Any) -> str:
+    return READ.get(type_of(value) or "", LEFT_OUT)
 
 
 InputItem = Annotated[
     Annotated[
-        MessageItem | CallItem | ResultItem | ReasoningItem | ReferenceItem,
-        Field(discriminator="type"),
+        Annotated[MessageItem, Tag("message")]
+        | Annotated[CallItem, Tag("call")]
+        | Annotated[CustomCallItem, Tag("custom")]
+        | Annotated[ActionItem, Tag("action")]
+        | Annotated[ResultItem, Tag("result")]
+        | Annotated[ActionResultItem, Tag("action result")]
+        | Annotated[RemoteCallItem, Tag("remote")]
+        | Annotated[CompactionItem, Tag("compaction")]
+        | Annotated[ReasoningItem, Tag("reasoning")]
+        | Annotated[ReferenceItem, Tag("reference")]
+        | Annotated[LeftOut, Tag(LEFT_OUT)],
+        Discriminator(_kind),
     ],
     BeforeValidator(_with_type),
 ]
@@ -128,8 +266,16 @@ def steps(items: Sequence[InputItem], referenced: Mapping[str, Item], field: str
         match item:
             case ReferenceItem():
                 values.append(referenced[item_id_of(item.id)])
-            case ReasoningItem():
+            case LeftOut():
                 continue
             case _:
-                values.append(item.step())
+                values += item.steps()
     return tuple(values)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else _json(value)

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from fastapi import Query
 
+from quern.api.openai.tool_items import CALL_PREFIXES, RESULT_PREFIXES, call_json, result_json
 from quern.errors import ItemNotFound, ResponseNotFound
 from quern.records import Page, StoredItem, page_of, unknown_cursor
 from quern.turns.history import NO_RESPONSE
@@ -24,7 +25,7 @@ PageLimit = Annotated[int, Query(ge=1, le=100, description="Most items of a page
 PageOrder = Literal["asc", "desc"]
 PageCursor = Annotated[str | None, Query(description="The last id of the page before this one.")]
 _RESPONSE = re.compile("resp_([0-9a-f]{32})")
-_ITEM = re.compile("(?:msg|fc|fco)_([0-9a-f]{32})")
+_ITEM = re.compile(f"(?:msg|{'|'.join([*CALL_PREFIXES.values(), *RESULT_PREFIXES.values()])})_([0-9a-f]{{32}})")
 
 
 def public_response_id(turn_id: str) -> str:
@@ -42,7 +43,13 @@ def turn_id_of(response_id: str) -> str:
 
 def public_item_id(item_id: str, item: Item) -> str:
     """The id of a message, of a call or of its result."""
-    prefix = "msg" if isinstance(item, Message) else "fc" if isinstance(item, ToolCall) else "fco"
+    match item:
+        case Message():
+            prefix = "msg"
+        case ToolCall(kind=kind):
+            prefix = CALL_PREFIXES[kind]
+        case ToolResult(kind=kind):
+            prefix = RESULT_PREFIXES[kind]
     return f"{prefix}_{UUID(item_id).hex}"
 
 
@@ -60,16 +67,16 @@ def item_json(item_id: str, item: Item, status: str = COMPLETED) -> dict[str, An
     match item:
         case Message(role, content):
             return {**heading, "type": "message", "role": role.value, "content": [text_part(role, content)]}
-        case ToolCall(call_id, name, arguments):
-            return {**heading, "type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
-        case ToolResult(call_id, output):
-            return {**heading, "type": "function_call_output", "call_id": call_id, "output": output}
+        case ToolCall():
+            return {**heading, **call_json(item)}
+        case ToolResult():
+            return {**heading, **result_json(item)}
 
 
-def text_part(role: Role, text: str) -> dict[str, Any]:
+def text_part(role: Role, text: str, logprobs: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """A message's content: what the model says is an output, everything else an input."""
     if role is Role.ASSISTANT:
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
     return {"type": "input_text", "text": text}
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from quern.api.openai.chat_answer import token_json
 from quern.api.openai.items import COMPLETED
 from quern.api.openai.response_object import ResponseHead, end_status, response_json
 from quern.api.openai.response_output import IN_PROGRESS, Event, OutputCall, OutputItem, OutputMessage
-from quern.events import ArgumentsDelta, CallEnded, CallStarted, Queued, TextDelta, TurnEnded, TurnEvent
+from quern.events import ArgumentsDelta, CallEnded, CallStarted, Queued, TextDelta, TextLogprobs, TurnEnded, TurnEvent
 from quern.turns.identity import item_id
 from quern.types import TurnState
 
@@ -39,6 +40,7 @@ class ResponseEvents:
         self._running = False
         self._output: list[OutputItem] = []
         self._end: TurnEnded | None = None
+        self._logprobs: list[dict[str, Any]] = []
 
     def begin(self) -> list[Event]:
         """The first ones."""
@@ -76,15 +78,19 @@ class ResponseEvents:
     def _taken(self, event: TurnEvent) -> list[Event]:
         last = self._output[-1] if self._output else None
         match event:
+            case TextLogprobs(tokens):
+                self._logprobs += [token_json(token) for token in tokens]
             case TextDelta(text) if isinstance(last, OutputMessage):
-                return [last.write(text)]
+                return [last.write(text, self._of_text())]
             case TextDelta(text):
                 message = OutputMessage(*self._place())
-                return [*self._open(message), message.write(text)]
-            case CallStarted(_, call_id, name):
-                return self._open(OutputCall(*self._place(), call_id, name))
+                return [*self._open(message), message.write(text, self._of_text())]
+            case CallStarted():
+                self._logprobs = []
+                return self._open(OutputCall(*self._place(), event))
             case ArgumentsDelta(_, fragment) if isinstance(last, OutputCall):
-                return [last.write(fragment)]
+                self._logprobs = []
+                return last.write(fragment)
             case CallEnded(whole=whole) if isinstance(last, OutputCall):
                 last.whole = whole
             case TurnEnded():
@@ -92,6 +98,11 @@ class ResponseEvents:
             case _:
                 pass
         return []
+
+    def _of_text(self) -> list[dict[str, Any]]:
+        """The probabilities of the text that comes now; those of a call's tokens are told nowhere."""
+        tokens, self._logprobs = self._logprobs, []
+        return tokens
 
     def _place(self) -> tuple[int, str]:
         """Where the next item goes, and its stored id."""

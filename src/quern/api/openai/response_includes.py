@@ -1,13 +1,13 @@
-"""What may be asked for besides a response or an item: nothing of it exists here."""
+"""What may be asked for besides a response or an item: the probabilities of its tokens; nothing else exists here."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, cast
 
 from fastapi import Query
-from pydantic import AfterValidator
+from pydantic import BeforeValidator
 
-from quern.errors import InvalidRequest
+from quern.api.shared.fields import LeftOut
 
 LOGPROBS = "message.output_text.logprobs"
 NEVER_PRESENT = frozenset(
@@ -24,25 +24,21 @@ NEVER_PRESENT = frozenset(
 """Values that ask for parts of items that this server never has."""
 
 
-def _checked(names: Any) -> Any:
-    """Raises ValueError."""
-    for name in cast("list[str]", names or []):
-        if name == LOGPROBS:
-            raise ValueError("Responses don't tell probabilities; /v1/chat/completions does. Leave it out")
-        if name not in NEVER_PRESENT:
-            raise ValueError(f"There is no value {name!r}. Leave it out")
-    return names
+def _known(names: Any) -> Any:
+    """Names that are not known are left out."""
+    if not isinstance(names, list):
+        return names
+    return [
+        LeftOut(type=name) if isinstance(name, str) and name not in {LOGPROBS, *NEVER_PRESENT} else name
+        for name in cast("list[Any]", names)
+    ]
 
 
-Includes = Annotated[list[str] | None, AfterValidator(_checked)]
+Includes = Annotated[list[str | LeftOut] | None, BeforeValidator(_known, json_schema_input_type=list[str] | None)]
 
 
 def included(
     include: Annotated[list[str] | None, Query(description="Changes nothing here.")] = None,
     bracketed: Annotated[list[str] | None, Query(alias="include[]", include_in_schema=False)] = None,
 ) -> None:
-    """The query parameter, in both of its spellings. Raises InvalidRequest."""
-    try:
-        _checked([*(include or []), *(bracketed or [])])
-    except ValueError as error:
-        raise InvalidRequest(f"The parameter include can't be used: {error}.", field="include") from error
+    """The query parameter, in both of its spellings: probabilities are told once, with the answer, and not kept."""

@@ -9,11 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
+from uuid import UUID
 
-from quern.api.openai.items import public_response_id
+from quern.api.openai.compaction import sealed
+from quern.api.openai.items import item_json, public_response_id
 from quern.events import TurnEnded
 from quern.records import ResponseRecord
-from quern.types import FinishReason, TurnState, Usage
+from quern.turns.identity import item_id
+from quern.turns.turn import Turn
+from quern.types import FinishReason, Message, TurnState, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,19 @@ def response_json(
         "safety_identifier": None,
         "user": None,
         **head.settings,
+    }
+
+
+def compacted_json(turn: Turn, end: TurnEnded, said: Sequence[Message]) -> dict[str, Any]:
+    """What the user said, then the summary that a turn wrote."""
+    items = [item_json(item_id(turn.id, index), message) for index, message in enumerate(said)]
+    summary = {"id": f"cmp_{UUID(turn.id).hex}", "type": "compaction", "encrypted_content": sealed(turn.answer().text)}
+    return {
+        "id": public_response_id(turn.id),
+        "object": "response.compaction",
+        "created_at": int(turn.created_at.timestamp()),
+        "output": [*items, summary],
+        "usage": response_usage(end.usage),
     }
 
 

@@ -5,10 +5,13 @@ Source of the shapes: "Streaming events" in OpenAI's API reference.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from quern.api.openai.items import item_json, public_item_id, text_part
-from quern.types import Item, Message, Role, ToolCall
+from quern.api.openai.tool_items import CustomInput
+from quern.events import CallStarted
+from quern.types import Item, Message, Role, ToolCall, ToolKind
 
 IN_PROGRESS = "in_progress"
 
@@ -22,6 +25,7 @@ class OutputMessage:
     def __init__(self, index: int, item_id: str) -> None:
         self._item_id = item_id
         self._pieces: list[str] = []
+        self._logprobs: list[dict[str, Any]] = []
         self._status = IN_PROGRESS
         self._item = {"output_index": index}
         self._part = {
@@ -37,24 +41,28 @@ class OutputMessage:
             {"type": "response.content_part.added", **self._part, "part": text_part(Role.ASSISTANT, "")},
         ]
 
-    def write(self, text: str) -> Event:
-        """More of its text, and the event of it."""
+    def write(self, text: str, logprobs: Sequence[dict[str, Any]] = ()) -> Event:
+        """More of its text, with its tokens' probabilities where they are wanted, and the event of it."""
         self._pieces.append(text)
-        return {"type": "response.output_text.delta", **self._part, "delta": text, "logprobs": []}
+        self._logprobs += logprobs
+        return {"type": "response.output_text.delta", **self._part, "delta": text, "logprobs": list(logprobs)}
 
     def close(self, status: str) -> list[Event]:
         """The events of its end."""
         self._status = status
-        text = "".join(self._pieces)
+        done = {"type": "response.output_text.done", **self._part, "text": "".join(self._pieces)}
         return [
-            {"type": "response.output_text.done", **self._part, "text": text, "logprobs": []},
-            {"type": "response.content_part.done", **self._part, "part": text_part(Role.ASSISTANT, text)},
+            {**done, "logprobs": self._logprobs},
+            {"type": "response.content_part.done", **self._part, "part": self._content()},
             {"type": "response.output_item.done", **self._item, "item": self.json()},
         ]
 
     def json(self) -> dict[str, Any]:
         """The item as far as it is written."""
-        return item_json(self._item_id, self._message, self._status)
+        return {**item_json(self._item_id, self._message, self._status), "content": [self._content()]}
+
+    def _content(self) -> dict[str, Any]:
+        return text_part(Role.ASSISTANT, "".join(self._pieces), self._logprobs)
 
     @property
     def _message(self) -> Item:
@@ -62,13 +70,16 @@ class OutputMessage:
 
 
 class OutputCall:
-    """A call whose arguments are written; see `OutputMessage`. `whole`: they are complete."""
+    """A call whose arguments are written; see `OutputMessage`. `whole`: they are complete.
 
-    def __init__(self, index: int, item_id: str, call_id: str, name: str) -> None:
+    Of a custom tool the text is told, of OpenAI's own tools nothing before it is whole.
+    """
+
+    def __init__(self, index: int, item_id: str, call: CallStarted) -> None:
         self._item_id = item_id
-        self._call_id = call_id
-        self._name = name
+        self._start = call
         self._fragments: list[str] = []
+        self._input = CustomInput()
         self.whole = False
         self._status = IN_PROGRESS
         self._item = {"output_index": index}
@@ -78,28 +89,45 @@ class OutputCall:
         """The event of its beginning."""
         return [{"type": "response.output_item.added", **self._item, "item": self.json()}]
 
-    def write(self, fragment: str) -> Event:
-        """More of its arguments, and the event of it."""
+    def write(self, fragment: str) -> list[Event]:
+        """More of its arguments, and the events of it."""
         self._fragments.append(fragment)
-        return {"type": "response.function_call_arguments.delta", **self._whole, "delta": fragment}
+        match self._start.kind:
+            case ToolKind.FUNCTION:
+                return [{"type": "response.function_call_arguments.delta", **self._whole, "delta": fragment}]
+            case ToolKind.CUSTOM:
+                return self._told(self._input.write(fragment))
+            case _:
+                return []
 
     def close(self, status: str) -> list[Event]:
         """The events of its end."""
         self._status = status
-        call = self._call
-        done = {"type": "response.function_call_arguments.done", **self._whole}
-        return [
-            {**done, "name": call.name, "arguments": call.arguments},
-            {"type": "response.output_item.done", **self._item, "item": self.json()},
-        ]
+        return [*self._done(), {"type": "response.output_item.done", **self._item, "item": self.json()}]
 
     def json(self) -> dict[str, Any]:
         """The item as far as it is written."""
         return item_json(self._item_id, self._call, self._status)
 
+    def _done(self) -> list[Event]:
+        item = self.json()
+        match self._start.kind:
+            case ToolKind.FUNCTION:
+                done = {"type": "response.function_call_arguments.done", **self._whole}
+                return [{**done, "name": item["name"], "arguments": item["arguments"]}]
+            case ToolKind.CUSTOM:
+                done = {"type": "response.custom_tool_call_input.done", **self._whole, "input": item["input"]}
+                return [*self._told(self._input.rest()), done]
+            case _:
+                return []
+
+    def _told(self, text: str) -> list[Event]:
+        return [{"type": "response.custom_tool_call_input.delta", **self._whole, "delta": text}] if text else []
+
     @property
     def _call(self) -> ToolCall:
-        return ToolCall(self._call_id, self._name, "".join(self._fragments))
+        start = self._start
+        return ToolCall(start.call_id, start.name, "".join(self._fragments), start.kind, start.namespace)
 
 
 OutputItem = OutputMessage | OutputCall

@@ -11,23 +11,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, FailFast, Field
+from pydantic import BeforeValidator, FailFast, Field
 
+from quern.api.openai.compaction import TASK
 from quern.api.openai.conversation_request import Metadata
 from quern.api.openai.item_input import MOST_ITEMS, InputItem, references, steps
 from quern.api.openai.items import turn_id_of
-from quern.api.openai.response_includes import Includes
+from quern.api.openai.response_includes import LOGPROBS, Includes
 from quern.api.openai.response_tools import Json, ResponseTool, ToolChoice, read_tool_use
 from quern.api.openai.schemas import JsonObjectFormat, TextFormat
-from quern.api.shared.fields import NoOp, RequestObject
-from quern.api.shared.sampling_fields import SamplingFields
+from quern.api.shared.fields import LeftOut, NoOp, RequestObject, refused
+from quern.api.shared.sampling_fields import MOST_TOP_LOGPROBS, SamplingFields
 from quern.api.shared.tools import MOST_TOOLS
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
 from quern.records import NewResponse
 from quern.sampling import PARAMETERS, SamplingParams
-from quern.turns.request import Caller, CallMode, ChatInput, TurnRequest
-from quern.types import DisconnectPolicy, Item
+from quern.turns.request import Caller, CallMode, ChatInput, TurnRequest, split_prefill
+from quern.types import DisconnectPolicy, Item, Message, Role
 
 PLAIN_TEXT = {"format": {"type": "text"}}
 
@@ -63,6 +64,7 @@ class ResponseStreamOptions(RequestObject):
     """What a stream tells besides: nothing here."""
 
     include_obfuscation: NoOp = None
+    include_usage: NoOp = None
 
 
 def _message(value: Any) -> Any:
@@ -72,18 +74,6 @@ def _message(value: Any) -> Any:
 
 def _named(value: Any) -> Any:
     return {"id": value} if isinstance(value, str) else value
-
-
-def _never(value: Any) -> Any:
-    if value is not None and value != "disabled":
-        raise ValueError("Nothing is ever truncated: what doesn't fit is refused with the counts. Send 'disabled'")
-    return value
-
-
-def _no_logprobs(value: Any) -> Any:
-    if value is not None and value != 0:
-        raise ValueError("Responses don't tell probabilities; /v1/chat/completions does. Leave it out")
-    return value
 
 
 class PromptFields(RequestObject):
@@ -100,8 +90,16 @@ class PromptFields(RequestObject):
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = None
     text: TextSettings | None = None
-    truncation: Annotated[Any, AfterValidator(_never)] = None
+    truncation: Literal["auto", "disabled"] | None = Field(
+        default=None, description="Nothing is ever truncated: with 'auto' too, what doesn't fit is refused."
+    )
+    client_metadata: NoOp = None
+    image: NoOp = None
+    prompt_cache_key: NoOp = None
+    prompt_cache_options: NoOp = None
+    prompt_cache_retention: NoOp = None
     reasoning: NoOp = None
+    service_tier: NoOp = None
 
     @property
     def conversation_id(self) -> str | None:
@@ -127,20 +125,22 @@ class PromptFields(RequestObject):
     def tool_settings(self) -> dict[str, Any]:
         """What `read_tool_use` reads."""
         return {
-            "tools": [tool.as_json() for tool in self.tools or ()],
+            "tools": [tool.as_json() for tool in self.tools or () if not isinstance(tool, LeftOut)],
             "tool_choice": self.tool_choice or CallMode.AUTO.value,
             "parallel_tool_calls": self.parallel_tool_calls is not False,
         }
 
     def chat(self, referenced: Mapping[str, Item]) -> ChatInput:
         """What is said. `referenced`: the items behind `references`. Raises InvalidRequest."""
-        items = steps(self.input, referenced)
-        if not items and self.conversation is None:
+        continues = self.conversation is not None or self.previous_response_id is not None
+        items, prefill = split_prefill(steps(self.input, referenced), alone=continues)
+        if not items and not prefill and self.conversation is None:
             raise InvalidRequest("There is nothing to answer. Send a text or items as the input.", field="input")
         wanted = self.text.format if self.text is not None else None
         return ChatInput(
             items,
             instructions=self.instructions,
+            prefill=prefill,
             tool_use=read_tool_use(self.tool_settings()),
             schema=wanted.schema_text() if wanted is not None else None,
             schema_field="text.format",
@@ -164,6 +164,33 @@ class InputTokensRequest(PromptFields):
         )
 
 
+class CompactRequest(PromptFields):
+    """`POST /v1/responses/compact`."""
+
+    def said(self, referenced: Mapping[str, Item]) -> tuple[Item, ...]:
+        """What is to be made short, besides what led to the previous response. Raises InvalidRequest."""
+        if self.conversation is not None:
+            raise InvalidRequest(
+                "A conversation can't be made short, only items or a response. Send its items as the input.",
+                field="conversation",
+            )
+        items = steps(self.input, referenced)
+        if not items and self.previous_response_id is None:
+            raise InvalidRequest("There is nothing to make short. Send items as the input.", field="input")
+        return items
+
+    def turn(self, caller: Caller, defaults: GenerationSettings, items: tuple[Item, ...]) -> TurnRequest:
+        """The turn in which the model makes it short. Raises ResponseNotFound."""
+        task = Message(Role.USER, TASK)
+        return TurnRequest(
+            caller,
+            input=ChatInput((*items, task), instructions=self.instructions, items_field="input"),
+            sampling=defaults.sampling(),
+            previous_id=self.previous_turn(),
+            fit_answer=True,
+        )
+
+
 class ResponseRequest(PromptFields, SamplingFields):
     """`POST /v1/responses`."""
 
@@ -174,15 +201,14 @@ class ResponseRequest(PromptFields, SamplingFields):
     stream_options: ResponseStreamOptions | None = None
     metadata: Metadata | None = None
     include: Includes = None
-    top_logprobs: Annotated[Any, AfterValidator(_no_logprobs)] = None
+    top_logprobs: int | None = PARAMETERS["logprobs"].field(le=MOST_TOP_LOGPROBS)
+    prompt: Annotated[Any, refused("Prompts are not kept here. Send what it says as instructions and input")] = None
+    access_programs: NoOp = None
     background_options: NoOp = None
-    image: NoOp = None
+    context_management: NoOp = None
     max_tool_calls: NoOp = None
-    prompt_cache_key: NoOp = None
-    prompt_cache_options: NoOp = None
-    prompt_cache_retention: NoOp = None
+    moderation: NoOp = None
     safety_identifier: NoOp = None
-    service_tier: NoOp = None
     user: NoOp = None
 
     def settings(self, defaults: GenerationSettings) -> dict[str, Any]:
@@ -200,6 +226,8 @@ class ResponseRequest(PromptFields, SamplingFields):
             "presence_penalty": sampling.presence_penalty,
             "frequency_penalty": sampling.frequency_penalty,
             "text": {**PLAIN_TEXT, **text},
+            "top_logprobs": self.top_logprobs or 0,
+            "truncation": self.truncation or "disabled",
         }
 
     def turn(
@@ -227,4 +255,5 @@ class ResponseRequest(PromptFields, SamplingFields):
         )
 
     def _sampling(self, defaults: GenerationSettings) -> SamplingParams:
-        return self.sampling(defaults, max_tokens=self.max_output_tokens, logprobs=None)
+        wanted = self.top_logprobs or (0 if LOGPROBS in (self.include or ()) else None)
+        return self.sampling(defaults, max_tokens=self.max_output_tokens, logprobs=wanted)

@@ -20,9 +20,9 @@ from quern.api.openai.items import (
 )
 from quern.api.openai.response_events import ResponseEvents, whole_response
 from quern.api.openai.response_includes import included
-from quern.api.openai.response_object import ResponseHead
+from quern.api.openai.response_object import ResponseHead, compacted_json
 from quern.api.openai.response_output import Event
-from quern.api.openai.response_request import InputTokensRequest, ResponseRequest
+from quern.api.openai.response_request import CompactRequest, InputTokensRequest, ResponseRequest
 from quern.api.openai.response_tools import read_tool_use
 from quern.api.shared.headers import CallerDep, Owner, no_conversation_header
 from quern.api.shared.request_body import JsonRoute
@@ -33,7 +33,7 @@ from quern.errors import InvalidRequest, TurnNotCompleted
 from quern.events import TurnEnded, TurnEvent
 from quern.turns.event_log import TurnLog
 from quern.turns.turn import Turn
-from quern.types import TurnState
+from quern.types import Message, Role, TurnState
 
 router = APIRouter(route_class=JsonRoute, prefix="/v1/responses", tags=["openai"])
 
@@ -75,6 +75,20 @@ async def count_input_tokens(body: InputTokensRequest, services: ServicesDep, ca
     referenced = await services.responses.referenced(body.references(), caller.owner)
     count = await services.turns.count_prompt(body.turn(caller, referenced))
     return {"object": "response.input_tokens", "input_tokens": count}
+
+
+@router.post("/compact")
+async def compact(request: Request, body: CompactRequest, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+    """What was said, made short by the model: its summary as an item that stands for all but what the user said."""
+    services.model.check_name(body.model)
+    referenced = await services.responses.referenced(body.references(), caller.owner)
+    items = body.said(referenced)
+    asked = body.turn(caller, services.generation, items)
+    before = await services.responses.history(asked.previous_id, caller.owner)
+    turn = await services.turns.start(asked)
+    (end,) = await wait_until_ended([turn], request)
+    users = [item for item in (*before, *items) if isinstance(item, Message) and item.role is Role.USER]
+    return compacted_json(turn, end, users)
 
 
 @router.get("/{response_id}", response_model=None, dependencies=[Depends(included)])

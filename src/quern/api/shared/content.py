@@ -18,7 +18,7 @@ from quern.errors import InvalidRequest
 
 TEXT_PARTS = frozenset({"text", "input_text", "output_text", "summary_text", "reasoning_text"})
 KNOWN_MEMBERS = frozenset(
-    {"type", "text", "annotations", "cache_control", "citations", "logprobs", "prompt_cache_breakpoint"}
+    {"type", "text", "annotations", "cache_control", "citations", "logprobs", "prompt_cache_breakpoint", "refusal"}
 )
 THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
 """Parts of an answer that no model is shown again."""

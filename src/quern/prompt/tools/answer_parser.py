@@ -50,6 +50,7 @@ class CallFinder:
     def __init__(self, tools: Sequence[Tool], call_id: Callable[[int], str], *, bare_json: bool, opened: bool) -> None:
         self._call_id = call_id
         self._types = {tool.name: ParameterTypes(tool.parameters) for tool in tools}
+        self._tools = {tool.name: tool for tool in tools}
         self._bare_json = bare_json
         self._opened = opened
         self._around = Surroundings(demanded=opened)
@@ -91,7 +92,8 @@ class CallFinder:
         self._repairs += slips + self._around.enter()
         self._space.clear()
         self._after_call = self._at_line_start = True
-        self._events.append(CallStarted(self._calls, self._call_id(self._calls), name))
+        tool = self._tools.get(name) or Tool(name)
+        self._events.append(CallStarted(self._calls, self._call_id(self._calls), name, tool.kind, tool.namespace))
         return self.types_of(name)
 
     def write(self, fragment: str) -> None:
