@@ -18,6 +18,7 @@
     │   ├── ItemNotFound
     │   ├── ModelNotServed
     │   ├── ContextExceeded
+    │   ├── TooLarge                a body that is more than can be read
     │   └── QueueFull               try again in `retry_after` seconds
     ├── TurnNotCompleted            an admitted turn ended as failed, cancelled or interrupted
     ├── StoreError                  the database can't be used
@@ -124,6 +125,10 @@ class ContextExceeded(TurnRefused):
         self.prompt_tokens = prompt_tokens
         self.answer_tokens = answer_tokens
         self.context_length = context_length
+
+
+class TooLarge(TurnRefused):
+    """A request's body is more than anything that could be served."""
 
 
 class QueueFull(TurnRefused):

@@ -124,7 +124,7 @@ def start(tmp_path: Path, empty_database: Path) -> Start:
 async def _client(application: Application, *, live: bool) -> AsyncGenerator[httpx2.AsyncClient]:
     if not live:
         transport = httpx2.ASGITransport(app=application.asgi, raise_app_exceptions=False)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://quern.test") as client:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
             yield client
         return
     async with listening(application) as url, httpx2.AsyncClient(base_url=url, timeout=20) as client:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from quern.api.shared.request_body import read_json
+from quern.api.shared.json_body import read_json
 
 from .conftest import Quern, Start
 from .engines import saying

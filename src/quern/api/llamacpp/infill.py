@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from quern.api.llamacpp.filling import Filling
 from quern.api.llamacpp.infill_answer import final_answer, partial_answer, selected
 from quern.api.llamacpp.infill_request import InfillRequest
+from quern.api.shared.body_budget import release_body
 from quern.api.shared.disconnects import ClientDisconnected, unless_disconnected
 from quern.api.shared.error_styles import OPENAI_ERRORS
 from quern.api.shared.headers import CallerDep, no_conversation_header
@@ -38,6 +39,7 @@ async def infill(request: Request, body: InfillRequest, services: ServicesDep, c
     answer = _Answer(turn, body.filling(), body.response_fields, model, services.model.info.context_length)
     if body.stream:
         return EventStreamResponse(answer, [turn.log], [turn])
+    release_body(request)
     with turn.attach():
         if not await unless_disconnected(request.receive, answer.read()):
             raise ClientDisconnected

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from starlette.requests import Request
 
+from quern.api.shared.body_budget import release_body
 from quern.api.shared.disconnects import ClientDisconnected, unless_disconnected
 from quern.errors import InvalidRequest, TurnNotCompleted
 from quern.events import TurnEnded
@@ -50,6 +51,7 @@ async def start_all(service: TurnService, requests: Iterable[TurnRequest]) -> li
 
 async def wait_until_ended(turns: Sequence[Turn], request: Request) -> list[TurnEnded]:
     """The ends of all turns. Raises ClientGone where the client went before, TurnNotCompleted for one that failed."""
+    release_body(request)
     with ExitStack() as readers:
         logs = [readers.enter_context(turn.attach()) for turn in turns]
         if not await unless_disconnected(request.receive, asyncio.gather(*(log.ended() for log in logs))):
