@@ -83,7 +83,7 @@ class Application:
             turns=self.turns,
             conversations=ConversationService(conversation_store, history, turn_store, self.turns),
             responses=ResponseService(codec, response_store, history, self.turns),
-            tokens=TokenService(codec),
+            tokens=TokenService(codec, engine),
             model=ModelService(engine, codec, self.turns, frozenset(settings.model.aliases)),
             generation=settings.generation,
             max_request_bytes=settings.server.max_request_bytes,

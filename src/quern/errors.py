@@ -113,14 +113,18 @@ class ModelNotServed(TurnRefused):
 
 
 class ContextExceeded(TurnRefused):
-    """Prompt, history and room for an answer don't fit the context. All counts are tokens."""
+    """Prompt, history and room for an answer don't fit the context. All counts are tokens.
 
-    def __init__(self, prompt_tokens: int, answer_tokens: int, context_length: int) -> None:
+    `at_least`: the prompt is so long that it was not counted to its end.
+    """
+
+    def __init__(self, prompt_tokens: int, answer_tokens: int, context_length: int, *, at_least: bool = False) -> None:
+        least = "at least " if at_least else ""
+        answer = f" and {answer_tokens} reserved for the answer (max_tokens)" if answer_tokens else ""
         super().__init__(
-            f"This request needs {prompt_tokens + answer_tokens} tokens of context: {prompt_tokens} for the prompt "
-            f"with its history and {answer_tokens} reserved for the answer (max_tokens). The limit is "
-            f"{context_length}. Nothing was truncated: shorten the prompt, lower max_tokens, or start a new "
-            f"conversation."
+            f"This request needs {least}{prompt_tokens + answer_tokens} tokens of context: {least}{prompt_tokens} for "
+            f"the prompt with its history{answer}. The limit is {context_length}. Nothing was truncated: shorten the "
+            f"prompt, lower max_tokens, or start a new conversation."
         )
         self.prompt_tokens = prompt_tokens
         self.answer_tokens = answer_tokens

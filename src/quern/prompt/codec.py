@@ -95,17 +95,20 @@ class TextCodec:
         """An answer is over where the model generates one of these."""
         return self.tokenizer.end_of_turn_ids
 
-    def encode_chat(self, items: Sequence[Item], tools: Sequence[Tool] = (), opening: str = "") -> tuple[int, ...]:
+    def encode_chat(
+        self, items: Sequence[Item], tools: Sequence[Tool] = (), opening: str = "", most: int | None = None
+    ) -> tuple[int, ...]:
         """Ids of a conversation, ready for the assistant's next message, which begins with `opening`.
 
         Takes milliseconds, a long history some hundreds, so call it in a thread. Raises InvalidRequest where the
-        template refuses the conversation, ModelError where the template fails.
+        template refuses the conversation, ContextExceeded where it is longer by far than `most` tokens, ModelError
+        where the template fails.
         """
-        return self._chat.encode(items, tools, opening)
+        return self._chat.encode(items, tools, opening, most)
 
-    def render_chat(self, items: Sequence[Item], tools: Sequence[Tool] = ()) -> str:
+    def render_chat(self, items: Sequence[Item], tools: Sequence[Tool] = (), most: int | None = None) -> str:
         """The same as text, for people. Raises the same."""
-        return self._chat.render(items, tools)
+        return self._chat.render(items, tools, most)
 
     def incremental_text(self, stops: Sequence[str] = ()) -> IncrementalText:
         """The text of one answer, from its ids. Raises InvalidRequest for an empty stop string."""

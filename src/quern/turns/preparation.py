@@ -34,10 +34,13 @@ class Prepared:
     single_call: bool = False
 
 
-def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenInput) -> Prepared:
-    """Takes milliseconds, a long history some hundreds, so call it in a thread.
+def prepare(
+    codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenInput, most: int | None = None
+) -> Prepared:
+    """Takes milliseconds, a long history some hundreds, so call it in a thread. `most`: tokens of a prompt.
 
-    Raises InvalidRequest for what the model can't be asked, ModelError where its template fails.
+    Raises InvalidRequest for what the model can't be asked, ContextExceeded where it is longer by far than `most`,
+    ModelError where its template fails.
     """
     if isinstance(given, TokenInput):
         if not given.ids:
@@ -49,8 +52,8 @@ def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenI
     tools = offered_tools(given.tool_use)
     if not tools:
         grammars = (JsonGrammar(given.schema),) if given.schema is not None else ()
-        return Prepared(codec.encode_chat(items), grammars=grammars, grammar_field=given.schema_field)
-    return _with_tools(codec, items, given, tools)
+        return Prepared(codec.encode_chat(items, most=most), grammars=grammars, grammar_field=given.schema_field)
+    return _with_tools(codec, items, given, tools, most)
 
 
 def offered_tools(use: ToolUse) -> tuple[Tool, ...]:
@@ -81,7 +84,9 @@ def check_ids(ids: Collection[int], vocabulary_size: int, field: str) -> None:
         )
 
 
-def _with_tools(codec: TextCodec, items: Sequence[Item], given: ChatInput, tools: tuple[Tool, ...]) -> Prepared:
+def _with_tools(
+    codec: TextCodec, items: Sequence[Item], given: ChatInput, tools: tuple[Tool, ...], most: int | None
+) -> Prepared:
     use = given.tool_use
     if codec.tool_format is None:
         raise InvalidRequest(
@@ -96,7 +101,7 @@ def _with_tools(codec: TextCodec, items: Sequence[Item], given: ChatInput, tools
     elif given.schema is not None:
         grammars = (calls_or_json(given.schema),)
     return Prepared(
-        ids=codec.encode_chat(items, tools, OPENING if demanded else ""),
+        ids=codec.encode_chat(items, tools, OPENING if demanded else "", most),
         grammars=grammars,
         grammar_field="tools" if demanded else given.schema_field,
         demanded=demanded,

@@ -29,7 +29,7 @@ from quern.turns.history import HistoryLoader
 from quern.turns.journal import Journal
 from quern.turns.preparation import Prepared, call_parser, check_ids, prepare
 from quern.turns.queue_limit import Places, Progress, TurnLengths, retry_after
-from quern.turns.request import ChatInput, TurnRequest
+from quern.turns.request import ChatInput, TokenInput, TurnRequest
 from quern.turns.runner import SERVER_STOPPED, TurnRunner
 from quern.turns.turn import Turn
 from quern.types import Item, TurnState
@@ -94,25 +94,29 @@ class TurnService:
         with self._places.alone_in(request.conversation_id, request.caller.owner, active):
             history = await self._history.load(request)
             with self._places.place(request.priority, active, limit):
-                prepared = await asyncio.to_thread(prepare, self._codec, history, request.input)
+                prepared = await self._prepare(history, request.input)
                 grammar = await self._grammars.choose(prepared.grammars, prepared.grammar_field, prepared.demanded)
                 turn = self._turn(request, prepared, grammar)
                 await self._store_queued(turn, request)
                 return self._launch(turn)
 
     async def count_tokens(self, given: ChatInput) -> int:
-        """How many tokens a prompt would have. Raises EngineUnavailable and InvalidRequest."""
+        """How many tokens a prompt would have. Raises EngineUnavailable, InvalidRequest and ContextExceeded."""
         self.check_serving()
-        return len((await asyncio.to_thread(prepare, self._codec, [], given)).ids)
+        return len((await self._prepare([], given)).ids)
 
     async def count_prompt(self, request: TurnRequest) -> int:
         """How many tokens the prompt of a turn would have, with all that it builds on.
 
-        Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy or InvalidRequest.
+        Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy, InvalidRequest or
+        ContextExceeded.
         """
         self.check_serving()
         history = await self._history.load(request)
-        return len((await asyncio.to_thread(prepare, self._codec, history, request.input)).ids)
+        return len((await self._prepare(history, request.input)).ids)
+
+    async def _prepare(self, history: Sequence[Item], given: ChatInput | TokenInput) -> Prepared:
+        return await asyncio.to_thread(prepare, self._codec, history, given, self._engine.info.context_length)
 
     @contextmanager
     def between_turns(self, conversation_id: str, owner: str) -> Generator[None]:

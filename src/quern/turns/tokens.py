@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from quern.engine.base import Priority
+from quern.engine.base import Engine, Priority
+from quern.errors import ContextExceeded
 from quern.prompt.codec import TextCodec
 from quern.prompt.fim import Gap, RepositoryFile
 from quern.turns.preparation import check_ids, prepare
@@ -39,22 +40,30 @@ class TokenService:
     Every method takes milliseconds, for long texts some hundreds, so call it in a thread.
     """
 
-    def __init__(self, codec: TextCodec) -> None:
+    def __init__(self, codec: TextCodec, engine: Engine) -> None:
         self._codec = codec
+        self._engine = engine
+
+    @property
+    def _most(self) -> int:
+        """Tokens of a prompt: what is longer by far is given up early, with a ContextExceeded."""
+        return self._engine.info.context_length
 
     def encode_prompt(self, given: TextOrIds) -> EncodedPrompt:
         """A prompt to continue, or a gap to fill where the text is a whole frame of one.
 
-        Raises InvalidRequest for ids that the model doesn't have.
+        Raises InvalidRequest for ids that the model doesn't have, ContextExceeded for a text that is too long.
         """
         tokenizer = self._codec.tokenizer
         if not isinstance(given, str):
+            if len(given) > self._most:
+                raise ContextExceeded(len(given), 0, self._most)
             check_ids(given, self._codec.vocabulary_size, "prompt")
             return EncodedPrompt(tokenizer.decode(given), TokenInput(given))
         gap = Gap.parse(given) if self._codec.gaps.supported else None
         if gap is not None:
             return self._encode_gap(gap, given)
-        return EncodedPrompt(given, TokenInput(tuple(tokenizer.encode(given))))
+        return EncodedPrompt(given, TokenInput(tuple(tokenizer.encode_many([given], self._most)[0])))
 
     def encode_gap(
         self, prefix: str, suffix: str, *, begun: str = "", files: Sequence[tuple[str, str]] = ()
@@ -62,18 +71,20 @@ class TokenService:
         """A gap to fill. `begun`: how the filling begins. `files`: paths and texts of other files of the repository,
         the most useful last.
 
-        Raises InvalidRequest where the model can't fill gaps.
+        Raises InvalidRequest where the model can't fill gaps, ContextExceeded where the texts are too long.
         """
         context = tuple(RepositoryFile(path, text) for path, text in files)
         return self._encode_gap(Gap(prefix, suffix, begun, context), prefix)
 
     def encode_chat(self, chat: ChatInput) -> tuple[int, ...]:
-        """Ids of a conversation, ready for its answer. Raises InvalidRequest, ModelError where the template fails."""
-        return prepare(self._codec, [], chat).ids
+        """Ids of a conversation, ready for its answer. Raises InvalidRequest, ContextExceeded where it is too long,
+        ModelError where the template fails.
+        """
+        return prepare(self._codec, [], chat, self._most).ids
 
     def render_chat(self, chat: ChatInput) -> str:
         """The same as text, for people. Raises the same."""
-        return self._codec.render_chat(chat.items, chat.tool_use.tools)
+        return self._codec.render_chat(chat.items, chat.tool_use.tools, self._most)
 
     def pieces(self, ids: Sequence[int]) -> list[bytes]:
         """What each token stands for; a special one for its name."""
@@ -90,4 +101,4 @@ class TokenService:
     def _encode_gap(self, gap: Gap, text: str) -> EncodedPrompt:
         gaps = self._codec.gaps
         # Somebody who types waits for a gap to be filled.
-        return EncodedPrompt(text, TokenInput(gaps.encode(gap), gaps.stop_token_ids), Priority.INTERACTIVE)
+        return EncodedPrompt(text, TokenInput(gaps.encode(gap, self._most), gaps.stop_token_ids), Priority.INTERACTIVE)
