@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 KINDS = (
+    bytes(range(0x100)),
     string.ascii_letters.encode(),
     string.digits.encode(),
     string.whitespace.encode(),
     string.punctuation.encode(),
     bytes(range(0x80, 0x100)),
 )
-"""Bytes of one kind; each counts alone, and together they are nearly all that texts are made of."""
+"""Bytes of one kind: any, letters, digits, blanks, punctuation, those of characters beyond ASCII."""
 
 CERTAIN_CUT = re.compile(
     r"(?<=[A-Za-z0-9\u4e00-\u9fa5])(?=[ \t\r\n])"
@@ -35,23 +36,28 @@ WINDOW = 2**18
 
 
 class LeastTokens:
-    """A vocabulary's longest tokens, by kind of byte."""
+    """A vocabulary's longest tokens, by kind of byte. `tokens`: texts, each at most as long as it has bytes."""
 
-    def __init__(self, tokens: Iterable[bytes]) -> None:
-        self._longest = [1] * (len(KINDS) + 1)
-        for token in tokens:
-            counts = (len(token), *_counts(token))
-            self._longest = [max(pair) for pair in zip(self._longest, counts, strict=True)]
+    def __init__(self, tokens: Iterable[str], to_bytes: Callable[[str], bytes]) -> None:
+        longest_first = sorted(tokens, key=len, reverse=True)
+        self._longest = {kind: _most_of(kind, map(to_bytes, longest_first)) for kind in KINDS}
 
     def of(self, data: bytes) -> int:
         """How many tokens a text of these bytes has at least."""
-        counts = (len(data), *_counts(data))
-        return max(-(-count // longest) for count, longest in zip(counts, self._longest, strict=True))
+        return max(-(-_count(kind, data) // longest) for kind, longest in self._longest.items())
 
 
-def _counts(data: bytes) -> Iterator[int]:
-    for kind in KINDS:
-        yield len(data) - len(data.translate(None, kind))
+def _most_of(kind: bytes, longest_first: Iterable[bytes]) -> int:
+    most = 1
+    for token in longest_first:
+        if len(token) <= most:  # nor has any that follows more
+            break
+        most = max(most, _count(kind, token))
+    return most
+
+
+def _count(kind: bytes, data: bytes) -> int:
+    return len(data) - len(data.translate(None, kind))
 
 
 def pieces(text: str, size: int) -> Iterator[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from itertools import islice
 
 import tokenizers
@@ -49,6 +49,8 @@ class Tokenizer:
             raise ModelCorrupt(
                 f"The model's vocabulary and its merges don't fit each other ({error}). Fetch the model file again."
             ) from error
+        self._least = LeastTokens(normal, to_bytes)
+        self._long_texts = threading.Lock()
         self._bpe.pre_tokenizer = build_pretokenizer(vocabulary.pretokenizer)
 
     @property
@@ -74,7 +76,10 @@ class Tokenizer:
         count = 0
         cut = ((index, piece) for index, text in enumerate(texts) for piece in pieces(text, PIECE))
         while batch := list(islice(cut, BATCH)):
-            for (index, _), made in zip(batch, self._encode_batch([piece for _, piece in batch]), strict=True):
+            # A word as long as its text takes three hundred times its size: one of those at a time.
+            with self._long_texts:
+                encoded = self._encode_batch([piece for _, piece in batch])
+            for (index, _), made in zip(batch, encoded, strict=True):
                 ids[index] += made
                 count += len(made)
             if most is not None and count > most:
@@ -89,10 +94,6 @@ class Tokenizer:
         if most is not None and least > most:
             raise ContextExceeded(least, 0, most, at_least=True)
         return least
-
-    @cached_property
-    def _least(self) -> LeastTokens:
-        return LeastTokens(map(to_bytes, self._bpe.get_vocab()))
 
     def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         # Only the batch call lets other threads run meanwhile. An encoding takes ten times as much as its ids.

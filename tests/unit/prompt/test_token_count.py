@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from quern.errors import ContextExceeded, InvalidRequest
 from quern.modelfiles.pretokenizers import PATTERNS
+from quern.prompt.byte_level import ALPHABET, to_bytes
 from quern.prompt.chat import MOST_CHARACTERS
 from quern.prompt.codec import TextCodec
 from quern.prompt.fim import Gap
@@ -19,10 +20,19 @@ from quern.prompt.token_count import CERTAIN_CUT, LeastTokens, pieces
 from quern.prompt.tokenizer import BATCH, PIECE, Tokenizer, build_pretokenizer, byte_vocabulary
 from quern.types import Message, Role, Tool, ToolCall, ToolResult
 
+
+def as_text(token: str) -> str:
+    return "".join(ALPHABET[byte] for byte in token.encode())
+
+
+def as_bytes(token: str) -> bytes:
+    return to_bytes(token.replace(" ", ALPHABET[32]))
+
+
 CORPUS = Path(__file__).parents[2] / "data" / "tokenizer_corpus"
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in sorted(CORPUS.glob("*.txt"))}
 TEXTS["odd_strings"] = "a".join(json.loads((CORPUS / "odd_strings.json").read_text(encoding="utf-8")))
-TOKENS = [b"a", b"b", b"hello", b" hello", b"12", b"        ", b"//----", "é".encode(), "中文".encode()]
+TOKENS = ["a", "b", "hello", " hello", "12", " " * 8, "//----", *map(as_text, ("é", "中文"))]
 SNIPPETS = [
     "a",
     "Z",
@@ -86,12 +96,12 @@ def test_a_place_is_found_however_far_it_is(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @given(st.lists(st.sampled_from(TOKENS)))
-def test_no_text_made_of_tokens_has_fewer_than_the_least(tokens: list[bytes]) -> None:
-    assert LeastTokens(TOKENS).of(b"".join(tokens)) <= len(tokens)
+def test_no_text_made_of_tokens_has_fewer_than_the_least(tokens: list[str]) -> None:
+    assert LeastTokens(TOKENS, as_bytes).of(b"".join(map(as_bytes, tokens))) <= len(tokens)
 
 
 def test_the_kind_that_makes_the_most_tokens_decides() -> None:
-    least = LeastTokens(TOKENS)
+    least = LeastTokens(TOKENS, as_bytes)
     assert least.of(b"") == 0
     assert least.of(b"1" * 100) == 50
     assert least.of(b" " * 800) == 100
