@@ -219,7 +219,7 @@ async def test_a_named_origin_is_served_and_may_read_the_answer(start: Start, or
     allowed = "https://app.example,vscode-webview://*,app://obsidian.md"
     async with start(saying("hello"), server={"cors_origins": allowed}) as quern:
         headers = {"origin": origin, "sec-fetch-site": "cross-site"}
-        streamed = {"json": {"messages": USER, "stream": True}}
+        streamed: dict[str, Any] = {"json": {"messages": USER, "stream": True}}
         for path, given in [*POSTS.items(), ("/v1/chat/completions", streamed)]:
             response = await quern.client.post(path, headers=headers, **given)
             assert response.status_code == 200, path

@@ -72,7 +72,7 @@ class ChatEncoder:
             )
 
     def _marked(self, items: Sequence[Item], tools: Sequence[Tool], most: int | None = None) -> str:
-        self._check_size([*map(_text, items)], most)
+        self._check_size([*map(text_of, items)], most)
         messages = _template_values(template_messages(items))
         for message in messages:
             if message["role"] == Role.ASSISTANT:
@@ -92,7 +92,8 @@ class ChatEncoder:
             )
 
 
-def _text(item: Item) -> str:
+def text_of(item: Item) -> str:
+    """What of an item is shown to the model, but for names."""
     match item:
         case Message(_, content):
             return content

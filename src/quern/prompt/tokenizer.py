@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
@@ -50,7 +49,6 @@ class Tokenizer:
                 f"The model's vocabulary and its merges don't fit each other ({error}). Fetch the model file again."
             ) from error
         self._least = LeastTokens(normal, to_bytes)
-        self._long_texts = threading.Lock()
         self._bpe.pre_tokenizer = build_pretokenizer(vocabulary.pretokenizer)
 
     @property
@@ -76,10 +74,7 @@ class Tokenizer:
         count = 0
         cut = ((index, piece) for index, text in enumerate(texts) for piece in pieces(text, PIECE))
         while batch := list(islice(cut, BATCH)):
-            # A word as long as its text takes three hundred times its size: one of those at a time.
-            with self._long_texts:
-                encoded = self._encode_batch([piece for _, piece in batch])
-            for (index, _), made in zip(batch, encoded, strict=True):
+            for (index, _), made in zip(batch, self._encode_batch([piece for _, piece in batch]), strict=True):
                 ids[index] += made
                 count += len(made)
             if most is not None and count > most:

@@ -9,12 +9,16 @@ from functools import partial
 from quern.errors import InvalidRequest
 from quern.grammar.kinds import Grammar, JsonGrammar
 from quern.grammar.tool_calls import OPENING, calls_or_json, demanded_call
+from quern.prompt.chat import text_of
 from quern.prompt.codec import TextCodec
 from quern.prompt.tools.answer_parser import answer_parser
 from quern.prompt.tools.protocols import AnswerParser
 from quern.turns.identity import call_id
 from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse
 from quern.types import Item, Message, Role, Tool
+
+LONG_PROMPT = 2**16
+"""Characters. What has more is prepared one at a time: that may take a second, and a multiple of its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,13 @@ def prepare(
         grammars = (JsonGrammar(given.schema),) if given.schema is not None else ()
         return Prepared(codec.encode_chat(items, most=most), grammars=grammars, grammar_field=given.schema_field)
     return _with_tools(codec, items, given, tools, most)
+
+
+def prompt_size(history: Sequence[Item], given: ChatInput | TokenInput) -> int:
+    """About how many characters are made a prompt."""
+    if isinstance(given, TokenInput):
+        return 0
+    return len(given.instructions or "") + sum(len(text_of(item)) for item in (*history, *given.items))
 
 
 def offered_tools(use: ToolUse) -> tuple[Tool, ...]:

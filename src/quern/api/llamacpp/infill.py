@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -34,7 +33,7 @@ router = APIRouter(route_class=JsonRoute, tags=["llama.cpp"])
 async def infill(request: Request, body: InfillRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """Fill the gap between `input_prefix` and `input_suffix`, whole or streamed. It goes before everybody's chats."""
     model = services.model.check_name(body.model)
-    encoded = await asyncio.to_thread(body.encode, services.tokens)
+    encoded = await services.bodies.encoded(request, lambda: body.encode(services.tokens))
     turn = await services.turns.start(body.turn(caller, encoded, services.generation))
     answer = _Answer(turn, body.filling(), body.response_fields, model, services.model.info.context_length)
     if body.stream:

@@ -77,6 +77,11 @@ class BodyBudget:
         """What a function makes of a large body, in a thread, one body at a time."""
         return await asyncio.get_running_loop().run_in_executor(self._parser, parse)
 
+    async def encoded(self, request: Request, encode: Callable[[], Result]) -> Result:
+        """What a function makes of a request's body, in a thread; of large bodies one at a time."""
+        hold: _Hold = request.state.body_hold
+        return await (self.parsed(encode) if hold.large else asyncio.to_thread(encode))
+
     def _serve(self) -> None:
         while self._waiting and self._waiting[0][0] <= self._left:
             size, turn = self._waiting.popleft()
@@ -148,10 +153,14 @@ class _Hold:
         self._received = 0
         self._held = 0
 
+    @property
+    def large(self) -> bool:
+        return self._received > SMALL
+
     async def receive(self) -> Message:
         message = await self._receive()
         self._received += len(message.get("body", b""))
-        if self._received > SMALL and not self._held:
+        if self.large and not self._held:
             self._held = await self._budget.take(self._expected)
         return message
 
