@@ -24,6 +24,7 @@ from quern.api.shared.cross_origin import CorsHeaders, CrossOrigin, Origins, Ser
 from quern.api.shared.dialect import Dialects
 from quern.api.shared.error_styles import OPENAI_ERRORS
 from quern.api.shared.errors import install_error_handlers
+from quern.api.shared.openapi import document_errors
 from quern.api.shared.paths import AnyMethod, Paths, TidyPaths
 from quern.api.shared.request_body import BodyLimit
 from quern.api.shared.request_log import RequestLog
@@ -177,6 +178,7 @@ def _build_asgi(services: Services, settings: Settings) -> FastAPI:
     app = FastAPI(title="Quern", version=__version__, description=DESCRIPTION, routes=routes, redirect_slashes=False)
     app.state.services = services
     install_error_handlers(app, dialects.style_of)
+    document_errors(app, dialects.style_of)
     _add_middleware(app, dialects, services.bodies, settings.server)
     return app
 

@@ -87,8 +87,9 @@ async def test_a_refused_request_has_the_kind_and_the_field_in_its_line_and_noth
 ) -> None:
     path, given, expected = REFUSED[case]
     caplog.clear()
-    headers = {"content-type": "application/json"} if "content" in given else {}
-    response = await quern.client.post(path, **{"headers": headers, **given})
+    headers: dict[str, str] = {"content-type": "application/json"} if "content" in given else {}
+    options: dict[str, Any] = {"headers": headers, **given}
+    response = await quern.client.post(path, **options)
     assert response.status_code >= 400
     line = request_line(caplog)
     assert {name: line.get(name) for name in expected} == expected
