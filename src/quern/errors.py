@@ -10,6 +10,7 @@
     ├── EngineError
     │   ├── EngineUnavailable       loading or restarting: try again in `retry_after` seconds
     │   └── EngineFailed            a running generation was lost
+    │       └── GrammarExhausted    by its request's grammar
     ├── TurnRefused                 a request that never became a turn
     │   ├── InvalidRequest
     │   ├── ConversationNotFound
@@ -78,6 +79,10 @@ class EngineUnavailable(EngineError):
 
 class EngineFailed(EngineError):
     """A running generation was lost."""
+
+
+class GrammarExhausted(EngineFailed):
+    """What the request asks for cost more work than one answer may: the request is to blame, not the engine."""
 
 
 class TurnRefused(QuernError):

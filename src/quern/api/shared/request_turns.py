@@ -50,7 +50,9 @@ async def start_all(service: TurnService, requests: Iterable[TurnRequest]) -> li
 
 
 async def wait_until_ended(turns: Sequence[Turn], request: Request) -> list[TurnEnded]:
-    """The ends of all turns. Raises ClientGone where the client went before, TurnNotCompleted for one that failed."""
+    """The ends of all turns. Raises ClientGone where the client went before, TurnNotCompleted for one that failed, and
+    InvalidRequest where that was for what was asked.
+    """
     release_body(request)
     with ExitStack() as readers:
         logs = [readers.enter_context(turn.attach()) for turn in turns]
@@ -58,6 +60,8 @@ async def wait_until_ended(turns: Sequence[Turn], request: Request) -> list[Turn
             raise ClientDisconnected
         ends = [await log.ended() for log in logs]
     for end in ends:
+        if end.by_request:
+            raise InvalidRequest(end.error or end.state)
         if end.state is not TurnState.COMPLETED:
             raise TurnNotCompleted(end.state, end.error or end.state)
     return ends

@@ -17,7 +17,7 @@ from quern.engine.cpu.kv_blocks import BlockPool, PrefixChain
 from quern.engine.cpu.model import Drawn, DrawnToken
 from quern.engine.cpu.sequence import Part, SequenceState
 from quern.engine.cpu.step_budget import Budget, Precedence, divide
-from quern.errors import EngineError, EngineFailed
+from quern.errors import EngineError, EngineFailed, GrammarExhausted
 from quern.events import Queued
 from quern.types import FinishReason
 
@@ -116,7 +116,7 @@ class Scheduler:
             notices += _progress(sequence)
             if result.failure:
                 self._leave(sequence)
-                notices.append(Notice(sequence.key, EngineFailed(result.failure)))
+                notices.append(Notice(sequence.key, GrammarExhausted(result.failure)))
             for token in result.tokens:
                 sequence.first_token = now if sequence.first_token is None else sequence.first_token
                 end = sequence.append(token.id, complete=result.complete and token is result.tokens[-1])
