@@ -87,7 +87,7 @@ class Exhausting(FakeEngine):
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/completions"])
 async def test_an_answer_that_its_own_grammar_ends_is_the_requests_fault(start: Start, path: str) -> None:
-    bodies: dict[str, dict[str, Any]] = {"/v1/responses": {"input": "hi"}, "/v1/completions": {"prompt": "hi"}}
+    bodies: dict[str, dict[str, Any]] = {"/v1/responses": {"input": "hi"}, "/v1/completions": {"prompt": "hello"}}
     chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 50}
     async with start(Exhausting(vocabulary_size=TextCodec.builtin().vocabulary_size)) as quern:
         response = await quern.client.post(path, json=bodies.get(path, chat))

@@ -210,7 +210,7 @@ async def test_a_deleted_database_says_so(
     database: Database, turns: TurnStore, new_turn: Callable[..., NewTurn], database_file: Path
 ) -> None:
     await turns.create(new_turn())
-    database_file.unlink()
+    await asyncio.to_thread(database_file.unlink)
     with pytest.raises(StoreError, match="was deleted or moved away"):
         await turns.create(new_turn())
 
