@@ -54,9 +54,8 @@ class BodyBudget:
         except BaseException as error:
             if turn.done() and not turn.cancelled():
                 self.give_back(size)
-            else:
-                self._waiting.remove((size, turn))
-                self._serve()
+            turn.cancel()
+            self._serve()
             if isinstance(error, TimeoutError):
                 raise QueueFull(
                     "The server is busy with other large requests (setting server.body_bytes). Try again in "
@@ -83,11 +82,14 @@ class BodyBudget:
         return await (self.parsed(encode) if hold.large else asyncio.to_thread(encode))
 
     def _serve(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._left:
-            size, turn = self._waiting.popleft()
+        while self._waiting:
+            size, turn = self._waiting[0]
             if not turn.cancelled():
+                if size > self._left:
+                    return
                 self._left -= size
                 turn.set_result(None)
+            self._waiting.popleft()
 
     def _give_memory_back(self) -> None:
         self._trim = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -49,14 +49,19 @@ class Paths:
 
     def methods_of(self, path: str) -> frozenset[str]:
         """The methods that a path takes, `HEAD` and `OPTIONS` included; none where nothing is known there."""
-        methods = {method for route in self._known() if route.path_regex.match(path) for method in route.methods or ()}
+        known = [route for route in self._routes if isinstance(route, Route) and route.path_regex.match(path)]
+        methods = {method for route in known for method in route.methods or ()}
         if not methods:
             return frozenset()
         return frozenset({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})
 
     def nearest(self, path: str) -> tuple[str, str] | None:
         """The method and path of the route that was probably meant; None where none is like it."""
-        routes = {route.path_format: "/".join(sorted(route.methods or ())) for route in self._known()}
+        # The longest first, so that of two that end alike the one that has more of the path is named.
+        known_routes = sorted(
+            (route for route in self._routes if isinstance(route, Route)), key=lambda it: -len(it.path)
+        )
+        routes = {route.path_format: "/".join(sorted(route.methods or ())) for route in known_routes}
         wanted = [segment for segment in path.split("/") if segment]
         for known, methods in routes.items():
             # A wrong base URL: parts of the path are there twice, or missing, or somebody else's.
@@ -66,11 +71,6 @@ class Paths:
                 return methods, known
         like = difflib.get_close_matches(path[:LONGEST_QUOTED], routes, n=1, cutoff=LIKENESS)
         return (routes[like[0]], like[0]) if like else None
-
-    def _known(self) -> Iterable[Route]:
-        # The longest first, so that of two that end alike the one that has more of the path is named.
-        routes = [route for route in self._routes if isinstance(route, Route)]
-        return sorted(routes, key=lambda route: -len(route.path))
 
 
 class AnyMethod:
