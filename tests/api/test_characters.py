@@ -226,7 +226,7 @@ async def test_an_event_is_one_line_for_readers_that_know_unicodes_ends_of_lines
 def _text(event: dict[str, Any]) -> str:
     if choices := event.get("choices"):
         return choices[0].get("text") or choices[0].get("delta", {}).get("content") or ""
-    added = event.get("delta", event.get("content", ""))
-    if isinstance(added, dict):
+    added: Any = event.get("delta", event.get("content", ""))
+    if hasattr(added, "get"):
         added = added.get("text", "")
     return added if isinstance(added, str) else ""

@@ -38,9 +38,8 @@ def test_what_a_client_says_of_itself_moves_no_cursor() -> None:
 
 
 def request_line(logged: pytest.LogCaptureFixture) -> dict[str, Any]:
-    (line,) = [
-        record.msg for record in logged.records if isinstance(record.msg, dict) and record.msg["event"] == "request"
-    ]
+    messages: list[Any] = [record.__dict__["msg"] for record in logged.records]
+    (line,) = [one for one in messages if not isinstance(one, str) and one["event"] == "request"]
     return line
 
 
