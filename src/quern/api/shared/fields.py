@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Annotated, Any, Self, cast, get_args
+from types import UnionType
+from typing import Annotated, Any, Self, Union, cast, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -99,10 +100,14 @@ def _names(model: type[BaseModel]) -> tuple[frozenset[str], frozenset[str]]:
 def _numbers(model: type[BaseModel]) -> frozenset[str]:
     """The names of members that are numbers: true and "12" are none, although pydantic takes them for some."""
     types = {
-        field.alias or attribute: {*(get_args(field.annotation) or (field.annotation,))} - {type(None)}
+        field.alias or attribute: {*_choices(field.annotation)} - {type(None)}
         for attribute, field in model.model_fields.items()
     }
     return frozenset(name for name, given in types.items() if given and given <= {int, float})
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
 
 
 @cache
