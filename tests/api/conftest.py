@@ -79,11 +79,11 @@ async def being_admitted(
     encode = quern.application.codec.encode_chat
     begun, go_on = threading.Event(), threading.Event()
 
-    def held(items: Sequence[Item], *rest: Any) -> tuple[int, ...]:
+    def held(items: Sequence[Item], *rest: Any, **options: Any) -> tuple[int, ...]:
         if items[-1] == Message(Role.USER, prompt):
             begun.set()
             assert go_on.wait(30)
-        return encode(items, *rest)
+        return encode(items, *rest, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quern.application.codec, "encode_chat", held)
