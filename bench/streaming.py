@@ -83,7 +83,7 @@ def _request(tokens: int) -> bytes:
     body = json.dumps(
         {"messages": [{"role": "user", "content": prompt}], "stream": True, "max_completion_tokens": 2 * tokens}
     ).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(body)}\r\n"
     return f"{head}content-type: application/json\r\nconnection: close\r\n\r\n".encode() + body
 
 

@@ -21,14 +21,18 @@ from quern.api.llamacpp.dialect import LLAMACPP
 from quern.api.models import MODELS
 from quern.api.ollama.dialect import OLLAMA
 from quern.api.openai.dialect import OPENAI
+from quern.api.shared.body_budget import BodyBudget, BudgetedBodies
+from quern.api.shared.cross_origin import CorsHeaders, CrossOrigin, Origins, ServedHosts
 from quern.api.shared.dialect import Dialects
 from quern.api.shared.error_styles import OPENAI_ERRORS
 from quern.api.shared.errors import install_error_handlers
+from quern.api.shared.openapi import document_errors
+from quern.api.shared.paths import AnyMethod, Paths, TidyPaths
 from quern.api.shared.request_body import BodyLimit
 from quern.api.shared.request_log import RequestLog
 from quern.api.shared.services import Services
 from quern.api.shared.websockets import NoWebSockets
-from quern.config import EngineName, Settings
+from quern.config import EngineName, ServerSettings, Settings
 from quern.engine.base import Engine
 from quern.engine.engine_choice import ModelKind, choose, native_facts
 from quern.engine.fake import FakeEngine
@@ -94,12 +98,13 @@ class Application:
             turns=self.turns,
             conversations=ConversationService(conversation_store, history, turn_store, self.turns),
             responses=ResponseService(codec, response_store, history, self.turns),
-            tokens=TokenService(codec),
+            tokens=TokenService(codec, engine),
             embeddings=self.embeddings,
             model=ModelService(engine, codec, self.turns, frozenset(settings.model.aliases)),
             generation=settings.generation,
             max_request_bytes=settings.server.max_request_bytes,
             unknown_fields=settings.server.unknown_fields,
+            bodies=BodyBudget(settings.server.body_bytes),
         )
         self.asgi = _build_asgi(services, settings)
 
@@ -197,11 +202,37 @@ def _build_asgi(services: Services, settings: Settings) -> FastAPI:
     # As they are: `include_router` would analyse each of them again, for this application, at its first request.
     routes: list[BaseRoute] = [route for router in dialects.routers for route in router.routes]
     app = FastAPI(
-        title="Quern", version=__version__, description=DESCRIPTION, routes=routes, docs_url=None, redoc_url=None
+        title="Quern",
+        version=__version__,
+        description=DESCRIPTION,
+        routes=routes,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.services = services
     install_error_handlers(app, dialects.style_of)
-    app.add_middleware(BodyLimit, limit=settings.server.max_request_bytes, style_of=dialects.style_of)
-    app.add_middleware(NoWebSockets, style_of=dialects.style_of)
-    app.add_middleware(RequestLog, dialects=dialects)
+    document_errors(app, dialects.style_of)
+    _add_middleware(app, dialects, services.bodies, settings.server)
     return app
+
+
+def _add_middleware(app: FastAPI, dialects: Dialects, bodies: BodyBudget, settings: ServerSettings) -> None:
+    """What a request passes before it reaches its route, innermost first."""
+    paths, origins, style_of = Paths(app.routes), Origins(settings.cors_origins), dialects.style_of
+    app.add_middleware(BudgetedBodies, budget=bodies, limit=settings.max_request_bytes)
+    app.add_middleware(BodyLimit, limit=settings.max_request_bytes, style_of=style_of)
+    app.add_middleware(NoWebSockets, style_of=style_of)
+    app.add_middleware(AnyMethod, paths=paths, style_of=style_of)
+    app.add_middleware(
+        CrossOrigin,
+        hosts=ServedHosts(settings),
+        origins=origins,
+        methods_of=paths.methods_of,
+        linked=dialects.linked_paths,
+        style_of=style_of,
+    )
+    app.add_middleware(RequestLog, dialects=dialects)
+    if settings.cors_origins:
+        app.add_middleware(CorsHeaders, origins=origins)
+    app.add_middleware(TidyPaths)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Self, cast
 
 import platformdirs
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -86,6 +88,34 @@ class UnknownFields(StrEnum):
     REFUSE = "refuse"
 
 
+def _listed(value: Any) -> Any:
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+HOST_PATTERN = re.compile(r"\*|(\*\.)?[^\s/@*:]+|[0-9a-fA-F:.]+")
+ORIGIN_PATTERN = re.compile(r"\*|null|[a-z][a-z0-9+.\-]*://[^\s/]*")
+
+
+def _host_patterns(values: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(value.lower().strip("[]").rstrip(".") for value in values)
+    for name in names:
+        if not HOST_PATTERN.fullmatch(name):
+            msg = f"{name!r} is no host. Name hosts without a scheme, port or path, like gpu.example.com"
+            raise ValueError(msg)
+    return names
+
+
+def _origin_patterns(values: tuple[str, ...]) -> tuple[str, ...]:
+    origins = tuple(value.lower().removesuffix("/") if not value.endswith("://") else value.lower() for value in values)
+    for origin in origins:
+        if not ORIGIN_PATTERN.fullmatch(origin):
+            msg = (
+                f"{origin!r} is no origin. An origin is a scheme, a host and perhaps a port, like http://localhost:3000"
+            )
+            raise ValueError(msg)
+    return origins
+
+
 class ServerSettings(_Frozen):
     """The HTTP listener."""
 
@@ -96,6 +126,20 @@ class ServerSettings(_Frozen):
     )
     shutdown_grace_seconds: float = Field(
         default=30.0, ge=0, description="How long running turns may go on after SIGTERM before they end as interrupted."
+    )
+    hosts: Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_host_patterns)] = Field(
+        default=(),
+        description=(
+            "Names beside this machine's own that requests may name as their `Host`, separated by commas; "
+            "`*.example.com` is every name below, `*` any name."
+        ),
+    )
+    cors_origins: Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_origin_patterns)] = Field(
+        default=(),
+        description=(
+            "Origins whose pages may use the server, separated by commas: `http://localhost:3000`, "
+            "`vscode-webview://*`, `null`; `*` is any origin."
+        ),
     )
     max_request_bytes: int = Field(
         default=8 * 2**20,
@@ -131,6 +175,14 @@ class ServerSettings(_Frozen):
     max_connections_per_address: int = Field(
         default=512, ge=1, description="The same for each address; a proxy in front of the server is one."
     )
+    body_bytes: int = Field(
+        default=16 * 2**20,
+        ge=1024,
+        description=(
+            "Bytes of all bodies together that are received, parsed and tokenised at once, those below 64 KiB not "
+            "counted; further ones wait."
+        ),
+    )
     unknown_fields: UnknownFields = Field(
         default=UnknownFields.ACCEPT,
         description=(
@@ -148,10 +200,6 @@ class ServerSettings(_Frozen):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
-
-
-def _listed(value: Any) -> Any:
-    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
 class ModelSettings(_Frozen):

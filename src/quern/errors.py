@@ -10,6 +10,7 @@
     ├── EngineError
     │   ├── EngineUnavailable       loading or restarting: try again in `retry_after` seconds
     │   └── EngineFailed            a running generation was lost
+    │       └── GrammarExhausted    by its request's grammar
     ├── TurnRefused                 a request that never became a turn
     │   ├── InvalidRequest
     │   ├── ConversationNotFound
@@ -19,6 +20,7 @@
     │   ├── ModelNotServed
     │   ├── ContextExceeded
     │   │   └── InputTooLong        an input that is embedded
+    │   ├── TooLarge                a body that is more than can be read
     │   └── QueueFull               try again in `retry_after` seconds
     ├── TurnNotCompleted            an admitted turn ended as failed, cancelled or interrupted
     ├── StoreError                  the database can't be used
@@ -80,6 +82,10 @@ class EngineFailed(EngineError):
     """A running generation was lost."""
 
 
+class GrammarExhausted(EngineFailed):
+    """What the request asks for cost more work than one answer may: the request is to blame, not the engine."""
+
+
 class TurnRefused(QuernError):
     """A request that never became a turn. Nothing was stored, nothing was lost."""
 
@@ -113,14 +119,18 @@ class ModelNotServed(TurnRefused):
 
 
 class ContextExceeded(TurnRefused):
-    """Prompt, history and room for an answer don't fit the context. All counts are tokens."""
+    """Prompt, history and room for an answer don't fit the context. All counts are tokens.
 
-    def __init__(self, prompt_tokens: int, answer_tokens: int, context_length: int) -> None:
+    `at_least`: the prompt is so long that it was not counted to its end.
+    """
+
+    def __init__(self, prompt_tokens: int, answer_tokens: int, context_length: int, *, at_least: bool = False) -> None:
+        least = "at least " if at_least else ""
+        answer = f" and {answer_tokens} reserved for the answer (max_tokens)" if answer_tokens else ""
         super().__init__(
-            f"This request needs {prompt_tokens + answer_tokens} tokens of context: {prompt_tokens} for the prompt "
-            f"with its history and {answer_tokens} reserved for the answer (max_tokens). The limit is "
-            f"{context_length}. Nothing was truncated: shorten the prompt, lower max_tokens, or start a new "
-            f"conversation."
+            f"This request needs {least}{prompt_tokens + answer_tokens} tokens of context: {least}{prompt_tokens} for "
+            f"the prompt with its history{answer}. The limit is {context_length}. Nothing was truncated: shorten the "
+            f"prompt, lower max_tokens, or start a new conversation."
         )
         self.prompt_tokens = prompt_tokens
         self.answer_tokens = answer_tokens
@@ -138,6 +148,10 @@ class InputTooLong(ContextExceeded):
             f"(engine.context_length). Nothing was truncated and nothing embedded: split it and send the parts."
         )
         self.args = (message,)
+
+
+class TooLarge(TurnRefused):
+    """A request's body is more than anything that could be served."""
 
 
 class QueueFull(TurnRefused):

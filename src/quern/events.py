@@ -87,6 +87,7 @@ class TurnEnded:
     """The terminal event: the last one, exactly once. `error` is a sentence unless the turn was completed.
 
     `stop`: the stop string that ended it, if one did. `repairs`: slips of the model that were mended in its calls.
+    `by_request`: it failed for what was asked, and would again.
     """
 
     state: TurnState
@@ -96,6 +97,7 @@ class TurnEnded:
     timings: Timings = field(default_factory=Timings)
     stop: str | None = None
     repairs: int = 0
+    by_request: bool = False
 
 
 AnswerEvent = TextDelta | CallStarted | ArgumentsDelta | CallEnded

@@ -87,11 +87,11 @@ async def being_admitted(
     encode = quern.application.codec.encode_chat
     begun, go_on = threading.Event(), threading.Event()
 
-    def held(items: Sequence[Item], *rest: Any) -> tuple[int, ...]:
+    def held(items: Sequence[Item], *rest: Any, **options: Any) -> tuple[int, ...]:
         if items[-1] == Message(Role.USER, prompt):
             begun.set()
             assert go_on.wait(30)
-        return encode(items, *rest)
+        return encode(items, *rest, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quern.application.codec, "encode_chat", held)
@@ -141,7 +141,7 @@ async def _client(
 ) -> AsyncGenerator[httpx2.AsyncClient]:
     if not live:
         transport = httpx2.ASGITransport(app=application.asgi, raise_app_exceptions=False)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://quern.test") as client:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
             yield client
         return
     async with listening(application, settings) as url, httpx2.AsyncClient(base_url=url, timeout=20) as client:

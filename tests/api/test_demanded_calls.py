@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
+from quern.engine.base import EngineEvent, GenerateRequest, Tokens
 from quern.engine.fake import FakeEngine
+from quern.errors import GrammarExhausted
 from quern.grammar.kinds import JsonGrammar
 from quern.prompt.codec import TextCodec
 
@@ -66,3 +70,26 @@ async def test_all_of_it_is_enforced_where_the_engine_can(start: Start, path: st
         grammar = quern.engine.requests[-1].grammar
     assert isinstance(grammar, JsonGrammar)
     assert '"format": "uri"' in grammar.schema
+
+
+class Exhausting(FakeEngine):
+    """Loses each generation after some tokens, as an engine does whose grammar costs more than it may."""
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
+        count = 0
+        async with aclosing(super().generate(request)) as events:
+            async for event in events:
+                yield event
+                count += isinstance(event, Tokens)
+                if count == 3:
+                    raise GrammarExhausted("The grammar of this answer could not be kept to any longer.")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/completions"])
+async def test_an_answer_that_its_own_grammar_ends_is_the_requests_fault(start: Start, path: str) -> None:
+    bodies: dict[str, dict[str, Any]] = {"/v1/responses": {"input": "hi"}, "/v1/completions": {"prompt": "hello"}}
+    chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 50}
+    async with start(Exhausting(vocabulary_size=TextCodec.builtin().vocabulary_size)) as quern:
+        response = await quern.client.post(path, json=bodies.get(path, chat))
+    assert response.status_code == 400, response.text
+    assert "could not be kept to" in response.json()["error"]["message"]

@@ -31,7 +31,7 @@ class RawClient:
         reader, writer = await asyncio.open_connection(url.hostname, url.port)
         lines = [
             f"POST {path} HTTP/1.1",
-            "Host: quern",
+            "Host: localhost",
             "Content-Type: application/x-www-form-urlencoded",
             f"Content-Length: {announced or len(body)}",
             *headers,

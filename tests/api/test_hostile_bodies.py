@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from quern.api.shared.request_body import read_json
+from quern.api.shared.json_body import read_json
 
 from .conftest import Quern, Start
 from .engines import saying
@@ -130,3 +130,27 @@ async def test_a_header_that_would_be_ignored_is_refused(quern: Quern, path: str
     response = await quern.client.post(path, json=DIALECTS[path], headers={"x-quern-conversation": "any"})
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == "x-quern-conversation"
+
+
+NUMBERS = {
+    "/v1/chat/completions": ["max_tokens", "max_completion_tokens", "temperature", "n", "seed", "top_k", "top_p"],
+    "/v1/messages": ["max_tokens", "temperature", "top_k"],
+    "/v1/responses": ["max_output_tokens", "temperature"],
+    "/v1/completions": ["max_tokens", "temperature", "n", "best_of", "logprobs"],
+    "/infill": ["n_predict", "temperature", "n_indent"],
+}
+
+
+@pytest.mark.parametrize("value", [True, False, "12", "0.5", ""])
+@pytest.mark.parametrize("path", NUMBERS)
+async def test_what_is_no_number_is_refused_where_one_is_wanted(quern: Quern, path: str, value: Any) -> None:
+    for field in NUMBERS[path]:
+        response = await quern.client.post(path, json={**DIALECTS[path], field: value})
+        assert response.status_code == 400, field
+        assert f"The field {field} can't be used: Input should be a valid" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+async def test_a_whole_number_may_be_written_with_a_point(quern: Quern, path: str) -> None:
+    response = await quern.client.post(path, json={**DIALECTS[path], "temperature": 1, NUMBERS[path][0]: 12.0})
+    assert response.status_code == 200, response.text

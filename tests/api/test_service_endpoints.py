@@ -152,3 +152,15 @@ async def test_sixteen_streams_at_once_all_make_progress_while_health_answers(st
         engine.token_delay = 0
         assert (await quern.client.get("/health")).status_code == 200
     assert {stream.result().text.partition("\n---\n")[2] for stream in streams} == {"x" * 100}
+
+
+async def test_the_api_description_lists_the_error_statuses_of_each_route_in_its_dialect(quern: Quern) -> None:
+    paths = (await quern.client.get("/openapi.json")).json()["paths"]
+    assert {"400", "403", "404", "409", "413", "500", "503"} <= set(paths["/v1/chat/completions"]["post"]["responses"])
+    assert {"400", "403", "404", "413", "500", "529"} <= set(paths["/v1/messages"]["post"]["responses"])
+    assert {"422", "403", "404", "409", "413", "500", "503"} <= set(paths["/v1/code/chat_stream"]["post"]["responses"])
+    assert {"400", "403", "404", "409"} <= set(paths["/v1/conversations/{conversation_id}"]["delete"]["responses"])
+    for path, operations in paths.items():
+        for operation in operations.values():
+            assert ("422" in operation["responses"]) == path.startswith("/v1/code/"), path
+            assert {"403", "500"} <= set(operation["responses"])

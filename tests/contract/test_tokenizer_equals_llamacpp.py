@@ -15,6 +15,7 @@ from tests.native.llamacpp import serving
 
 from quern.prompt.codec import TextCodec
 from quern.prompt.conversation import template_messages, template_tool
+from quern.prompt.tokenizer import PIECE
 from quern.types import Item, Message, Role, Tool, ToolCall, ToolResult
 
 CORPUS = Path(__file__).parent.parent / "data" / "tokenizer_corpus"
@@ -114,6 +115,12 @@ def test_files_of_the_corpus(llamacpp: LlamaCpp, codec: TextCodec, file: Path) -
     ids = codec.tokenizer.encode(text)
     assert ids == llamacpp.ids(text)
     assert codec.tokenizer.decode(ids) == text
+
+
+def test_a_text_so_long_that_it_is_encoded_in_pieces(llamacpp: LlamaCpp, codec: TextCodec) -> None:
+    text = "".join(file.read_bytes().decode() for file in FILES) + "\n".join(ODD_STRINGS)
+    text *= 3 * PIECE // len(text) + 1
+    assert codec.tokenizer.encode(text) == llamacpp.ids(text)
 
 
 @pytest.mark.parametrize("text", ODD_STRINGS, ids=range(len(ODD_STRINGS)))

@@ -21,7 +21,9 @@ def _post(server: ServerProcess, path: str, prompt: str) -> socket.socket:
     url = urlsplit(server.url)
     body = f"prompt={quote(prompt)}&max_tokens=3000"
     connection = socket.create_connection((url.hostname, url.port))
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Quern-On-Disconnect: cancel\r\nContent-Length: {len(body)}\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nX-Quern-On-Disconnect: cancel\r\nContent-Length: {len(body)}\r\n"
+    )
     connection.sendall(f"{head}Content-Type: application/x-www-form-urlencoded\r\n\r\n{body}".encode())
     return connection
 

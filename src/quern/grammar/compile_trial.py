@@ -131,8 +131,18 @@ class _Child:
         self._process.end()
 
     def ask(self, request: Mapping[str, object]) -> dict[str, Any] | None:
-        """The reply; None where the process ended over it, or was given up."""
+        """The reply; None where the process ended over it, as it does where its time or memory is spent.
+
+        Raises EngineUnavailable where it was given up before its time was spent.
+        """
         try:
             return json.loads(self._process.ask(json.dumps(request).encode(), self._patience))
-        except (TimeoutError, EOFError):
+        except EOFError:
             return None
+        except TimeoutError:
+            log.warning("grammar_trial_not_answered", seconds=self._patience)
+            msg = (
+                f"The process that tries grammars did not answer within {self._patience:g} s and was ended: it was "
+                f"stopped, or the machine is very busy. Try again."
+            )
+            raise EngineUnavailable(msg, 5) from None

@@ -16,12 +16,15 @@ from quern.errors import InvalidRequest, ModelError
 from quern.prompt.call_arguments import is_deeper
 from quern.prompt.conversation import template_messages, template_tool
 from quern.prompt.special_texts import SpecialTexts, unmarked, well_formed
-from quern.prompt.template import ChatTemplate
+from quern.prompt.template import MOST_OUTPUT, ChatTemplate
 from quern.prompt.tokenizer import Tokenizer
-from quern.types import Item, Message, Role, Tool
+from quern.types import Item, Message, Role, Tool, ToolCall, ToolResult
 
 DEEPEST = 400
 """Objects and arrays in each other that are shown to a model; Python's own stack ends at a thousand."""
+
+
+MOST_CHARACTERS = MOST_OUTPUT // 4
 
 
 class ChatEncoder:
@@ -38,24 +41,31 @@ class ChatEncoder:
         self._text_tokens = SpecialTexts(tokenizer.special.user_defined)
 
     def encode(
-        self, items: Sequence[Item], tools: Sequence[Tool] = (), opening: str = "", *, prefill: str = ""
+        self,
+        items: Sequence[Item],
+        tools: Sequence[Tool] = (),
+        opening: str = "",
+        *,
+        prefill: str = "",
+        most: int | None = None,
     ) -> tuple[int, ...]:
         """Ids of the whole prompt, up to and including the opening of the assistant's next message.
 
         `prefill`: what the assistant has said of that message. `opening`: how it goes on, special tokens in it being
-        tokens. Raises InvalidRequest where the template refuses the conversation, ModelError where the template fails.
+        tokens. `most`: tokens; a prompt that is longer by far is given up early. Raises InvalidRequest where the
+        template refuses the conversation, ContextExceeded for what is given up, ModelError where the template fails.
         """
         begun = self._text_tokens.mark(well_formed(prefill)) + self._special.mark(opening)
-        pieces = self._special.split(self._marked(items, tools) + begun)
-        prompt, *texts = self._tokenizer.encode_many(pieces[::2])
+        pieces = self._special.split(self._marked(items, tools, most) + begun)
+        prompt, *texts = self._tokenizer.encode_many(pieces[::2], most)
         for special, text in zip(pieces[1::2], texts, strict=True):
             prompt.append(self._ids[special])
             prompt += text
         return tuple(prompt)
 
-    def render(self, items: Sequence[Item], tools: Sequence[Tool] = ()) -> str:
-        """The prompt as text, for people: in it a special token and its mere text look the same."""
-        return unmarked(self._marked(items, tools))
+    def render(self, items: Sequence[Item], tools: Sequence[Tool] = (), most: int | None = None) -> str:
+        """The prompt as text, for people: in it a special token and its mere text look the same. Raises the same."""
+        return unmarked(self._marked(items, tools, most))
 
     def try_out(self) -> None:
         """Render a first conversation. Raises ModelError where the template can't do that, or puts special tokens
@@ -68,13 +78,36 @@ class ChatEncoder:
                 "that looks the same. Use another file of the model, whose template has them in one piece."
             )
 
-    def _marked(self, items: Sequence[Item], tools: Sequence[Tool]) -> str:
+    def _marked(self, items: Sequence[Item], tools: Sequence[Tool], most: int | None = None) -> str:
+        self._check_size([*map(text_of, items)], most)
         messages = _template_values(template_messages(items))
         for message in messages:
             if message["role"] == Role.ASSISTANT:
                 # The model's own earlier prose may hold tokens such as <tool_call>, which it wrote as tokens.
                 message["content"] = self._text_tokens.mark(message["content"])
         return self._template.render(messages, _template_values([template_tool(tool) for tool in tools]))
+
+    def _check_size(self, texts: Sequence[str], most: int | None) -> None:
+        """Before anything is made of the texts: a template costs a multiple of what it is given."""
+        characters = sum(map(len, texts))
+        if most is not None and characters > most:
+            self._tokenizer.check_size(texts, most)
+        if characters > MOST_CHARACTERS:
+            raise InvalidRequest(
+                f"This conversation has {characters} characters, and {MOST_CHARACTERS} are the most that a prompt is "
+                f"made of. Shorten it, or start a new one."
+            )
+
+
+def text_of(item: Item) -> str:
+    """What of an item is shown to the model, but for names."""
+    match item:
+        case Message(_, content):
+            return content
+        case ToolCall(_, _, arguments):
+            return arguments
+        case ToolResult(_, output):
+            return output
 
 
 def _template_values(values: list[dict[str, Any]]) -> list[dict[str, Any]]:

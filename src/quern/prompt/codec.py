@@ -128,18 +128,25 @@ class TextCodec:
         return self.tokenizer.end_of_turn_ids
 
     def encode_chat(
-        self, items: Sequence[Item], tools: Sequence[Tool] = (), opening: str = "", *, prefill: str = ""
+        self,
+        items: Sequence[Item],
+        tools: Sequence[Tool] = (),
+        opening: str = "",
+        *,
+        prefill: str = "",
+        most: int | None = None,
     ) -> tuple[int, ...]:
         """Ids of a conversation, ready for the assistant's next message, which begins with `prefill` and `opening`.
 
         Takes milliseconds, a long history some hundreds, so call it in a thread. Raises InvalidRequest where the
-        template refuses the conversation, ModelError where the template fails.
+        template refuses the conversation, ContextExceeded where it is longer by far than `most` tokens, ModelError
+        where the template fails.
         """
-        return self._chat.encode(items, tools, opening, prefill=prefill)
+        return self._chat.encode(items, tools, opening, prefill=prefill, most=most)
 
-    def render_chat(self, items: Sequence[Item], tools: Sequence[Tool] = ()) -> str:
+    def render_chat(self, items: Sequence[Item], tools: Sequence[Tool] = (), most: int | None = None) -> str:
         """The same as text, for people. Raises the same."""
-        return self._chat.render(items, tools)
+        return self._chat.render(items, tools, most)
 
     def encode_whole(self, given: str | tuple[int, ...]) -> tuple[int, ...]:
         """Ids of a text, or ids, as a model for embeddings reads them: its end of a text follows, once.

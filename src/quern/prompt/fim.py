@@ -95,15 +95,17 @@ class GapEncoder:
         """Where the filling is over, besides the end of the turn."""
         return frozenset(self._ids[text] for text in ENDS if text in self._ids)
 
-    def encode(self, gap: Gap) -> tuple[int, ...]:
-        """Ids of the whole prompt. Raises InvalidRequest where the model can't fill gaps."""
+    def encode(self, gap: Gap, most: int | None = None) -> tuple[int, ...]:
+        """Ids of the whole prompt. Raises InvalidRequest where the model can't fill gaps, ContextExceeded where it is
+        longer by far than `most` tokens.
+        """
         if not self.supported:
             raise InvalidRequest(
                 "This model has no tokens for filling in the middle, so it can't write what stands between a prefix "
                 "and a suffix. Leave the suffix out, or serve a Qwen-Coder model."
             )
         pieces = [*self._repository(gap), (PREFIX, gap.prefix), (SUFFIX, gap.suffix), (MIDDLE, gap.begun)]
-        texts = self._tokenizer.encode_many([text for _, text in pieces])
+        texts = self._tokenizer.encode_many([text for _, text in pieces], most)
         ids: list[int] = []
         for (mark, _), text in zip(pieces, texts, strict=True):
             ids += [self._ids[mark], *text]

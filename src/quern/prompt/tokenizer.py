@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import tokenizers
 from tokenizers import Regex, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Split
 
-from quern.errors import ModelCorrupt, ModelLoadError
+from quern.errors import ContextExceeded, ModelCorrupt, ModelLoadError
 from quern.modelfiles.pretokenizers import PATTERNS
 from quern.modelfiles.vocabulary import (
     FILL_IN_THE_MIDDLE,
@@ -21,6 +22,12 @@ from quern.modelfiles.vocabulary import (
     ids_of_type,
 )
 from quern.prompt.byte_level import ALPHABET, to_bytes
+from quern.prompt.token_count import LeastTokens, pieces
+
+PIECE = 2**14
+"""Characters of a long text that are encoded as one."""
+BATCH = 4
+"""Pieces that are encoded at once, as many of them at a time as there are cores."""
 
 
 class Tokenizer:
@@ -41,6 +48,7 @@ class Tokenizer:
             raise ModelCorrupt(
                 f"The model's vocabulary and its merges don't fit each other ({error}). Fetch the model file again."
             ) from error
+        self._least = LeastTokens(normal, to_bytes)
         self._bpe.pre_tokenizer = build_pretokenizer(vocabulary.pretokenizer)
 
     @property
@@ -55,11 +63,36 @@ class Tokenizer:
         """
         return self.encode_many([text])[0]
 
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` for each text."""
-        # Only the batch call lets other threads run meanwhile.
-        encodings = self._bpe.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+    def encode_many(self, texts: Sequence[str], most: int | None = None) -> list[list[int]]:
+        """`encode` for each text. Raises ContextExceeded where together they have more than `most` tokens and are so
+        long that it pays to stop before all are made.
+        """
+        if sum(map(len, texts)) <= PIECE:
+            return self._encode_batch(texts)
+        least = self.check_size(texts, most)
+        ids: list[list[int]] = [[] for _ in texts]
+        count = 0
+        cut = ((index, piece) for index, text in enumerate(texts) for piece in pieces(text, PIECE))
+        while batch := list(islice(cut, BATCH)):
+            for (index, _), made in zip(batch, self._encode_batch([piece for _, piece in batch]), strict=True):
+                ids[index] += made
+                count += len(made)
+            if most is not None and count > most:
+                raise ContextExceeded(max(count, least), 0, most, at_least=True)
+        return ids
+
+    def check_size(self, texts: Iterable[str], most: int | None) -> int:
+        """How many tokens these texts have at least, by their sizes. Raises ContextExceeded where that is more than
+        `most`.
+        """
+        least = sum(self._least.of(text.encode(errors="replace")) for text in texts)
+        if most is not None and least > most:
+            raise ContextExceeded(least, 0, most, at_least=True)
+        return least
+
+    def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        # Only the batch call lets other threads run meanwhile. An encoding takes ten times as much as its ids.
+        return [encoding.ids for encoding in self._bpe.encode_batch_fast(texts, add_special_tokens=False)]
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token adds to an answer; none for control tokens and for ids without a token."""

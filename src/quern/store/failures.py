@@ -12,6 +12,10 @@ _SQLITE_SENTENCES = {
         "The disk that holds the database {where} is full. This step was not saved; everything saved before it is "
         "safe. Free some space on that disk."
     ),
+    "SQLITE_READONLY_DBMOVED": (
+        "The file of the database {where} was deleted or moved away while the server runs, so nothing can be saved any "
+        "more. Stop the server, put the file back if you can, and start again; without it the database begins empty."
+    ),
     "SQLITE_READONLY": (
         "The database {where} is read-only, so nothing can be saved. Make the file and its folder writable for the "
         "user who runs Quern, or move it to another place with the setting data_dir or store.url."

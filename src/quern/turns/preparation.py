@@ -11,12 +11,16 @@ from quern.grammar.kinds import Grammar, JsonGrammar
 from quern.grammar.languages import language_grammar
 from quern.grammar.schema_relaxing import relaxed, relaxed_text
 from quern.grammar.tool_calls import OPENING, call_inputs, calls_or_json, demanded_call
+from quern.prompt.chat import text_of
 from quern.prompt.codec import TextCodec
 from quern.prompt.tools.answer_parser import answer_parser
 from quern.prompt.tools.protocols import AnswerParser
 from quern.turns.identity import call_id
 from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse
 from quern.types import Item, Message, Role, Tool
+
+LONG_PROMPT = 2**16
+"""Characters. What has more is prepared one at a time: that may take a second, and a multiple of its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,13 @@ class Prepared:
     ignored: tuple[str, ...] = ()
 
 
-def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenInput) -> Prepared:
-    """Takes milliseconds, a long history some hundreds, so call it in a thread.
+def prepare(
+    codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenInput, most: int | None = None
+) -> Prepared:
+    """Takes milliseconds, a long history some hundreds, so call it in a thread. `most`: tokens of a prompt.
 
-    Raises InvalidRequest for what the model can't be asked, ModelError where its template fails.
+    Raises InvalidRequest for what the model can't be asked, ContextExceeded where it is longer by far than `most`,
+    ModelError where its template fails.
     """
     check_writes(codec)
     if isinstance(given, TokenInput):
@@ -53,10 +60,17 @@ def prepare(codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenI
     items = [*before, *history, *given.items]
     tools = offered_tools(given.tool_use)
     if not tools:
-        ids = codec.encode_chat(items, prefill=given.prefill)
+        ids = codec.encode_chat(items, prefill=given.prefill, most=most)
         grammars, ignored = _grammars(given)
         return Prepared(ids, grammars, given.schema_field, ignored=ignored)
-    return _with_tools(codec, items, given, tools)
+    return _with_tools(codec, items, given, tools, most)
+
+
+def prompt_size(history: Sequence[Item], given: ChatInput | TokenInput) -> int:
+    """About how many characters are made a prompt."""
+    if isinstance(given, TokenInput):
+        return 0
+    return len(given.instructions or "") + sum(len(text_of(item)) for item in (*history, *given.items))
 
 
 def check_writes(codec: TextCodec) -> None:
@@ -105,7 +119,9 @@ def _grammars(given: ChatInput | TokenInput) -> tuple[tuple[Grammar, ...], tuple
     return ((language_grammar(given.language, given.schema_field),) if given.language is not None else ()), ()
 
 
-def _with_tools(codec: TextCodec, items: Sequence[Item], given: ChatInput, tools: tuple[Tool, ...]) -> Prepared:
+def _with_tools(
+    codec: TextCodec, items: Sequence[Item], given: ChatInput, tools: tuple[Tool, ...], most: int | None
+) -> Prepared:
     use = given.tool_use
     if codec.tool_format is None:
         raise InvalidRequest(
@@ -124,9 +140,9 @@ def _with_tools(codec: TextCodec, items: Sequence[Item], given: ChatInput, tools
         grammars, ignored = _grammars(given)
         grammars = grammars or call_inputs(codec.tool_format, tools)
     return Prepared(
-        ids=codec.encode_chat(items, tools, OPENING if demanded else "", prefill=given.prefill),
+        ids=codec.encode_chat(items, tools, OPENING if demanded else "", prefill=given.prefill, most=most),
         grammars=grammars,
-        grammar_field="tools" if demanded or given.schema is None else given.schema_field,
+        grammar_field="tools" if demanded or given.schema_field is None else given.schema_field,
         demanded=demanded,
         single_call=not use.parallel,
         ignored=ignored,

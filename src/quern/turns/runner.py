@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import structlog
 
 from quern.engine.base import Engine
-from quern.errors import EngineError, StoreError
+from quern.errors import EngineError, GrammarExhausted, StoreError
 from quern.events import TurnEnded
 from quern.store.turn_rows import TurnEnd
 from quern.store.turns import TurnAlreadyEnded, TurnStore
@@ -81,7 +81,8 @@ class TurnRunner:
         if error is None:
             return task.result()
         if isinstance(error, EngineError):
-            return generation.ended_early(TurnState.FAILED, str(error))
+            end = generation.ended_early(TurnState.FAILED, str(error))
+            return replace(end, by_request=isinstance(error, GrammarExhausted))
         log.error("turn_crashed", turn=turn.id, exc_info=error)
         return generation.crashed(f"{type(error).__name__}: {error}")
 

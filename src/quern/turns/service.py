@@ -6,9 +6,11 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
@@ -27,9 +29,9 @@ from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.disconnect_policy import Abandonment
 from quern.turns.history import HistoryLoader
 from quern.turns.journal import Journal
-from quern.turns.preparation import Prepared, call_parser, check_ids, prepare
+from quern.turns.preparation import LONG_PROMPT, Prepared, call_parser, check_ids, prepare, prompt_size
 from quern.turns.queue_limit import Places, Progress, TurnLengths, retry_after
-from quern.turns.request import ChatInput, TurnRequest
+from quern.turns.request import ChatInput, TokenInput, TurnRequest
 from quern.turns.runner import SERVER_STOPPED, TurnRunner
 from quern.turns.turn import Turn
 from quern.types import Item, TurnState
@@ -62,6 +64,7 @@ class TurnService:
         self._lengths = TurnLengths()
         self._places = Places(self._retry_after)
         self._active: dict[str, Turn] = {}
+        self._long_prompts = ThreadPoolExecutor(1, thread_name_prefix="quern-long-prompts")
         self._stopping = False
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -94,7 +97,7 @@ class TurnService:
         with self._places.alone_in(request.conversation_id, request.caller.owner, active):
             history = await self._history.load(request)
             with self._places.place(request.priority, active, limit):
-                prepared = await asyncio.to_thread(prepare, self._codec, history, request.input)
+                prepared = await self._prepare(history, request.input)
                 grammar = await self._grammars.choose(prepared.grammars, prepared.grammar_field, prepared.demanded)
                 if prepared.ignored:
                     log.info("schema_parts_ignored", parts=prepared.ignored)
@@ -103,18 +106,26 @@ class TurnService:
                 return self._launch(turn)
 
     async def count_tokens(self, given: ChatInput) -> int:
-        """How many tokens a prompt would have. Raises EngineUnavailable and InvalidRequest."""
+        """How many tokens a prompt would have. Raises EngineUnavailable, InvalidRequest and ContextExceeded."""
         self.check_serving()
-        return len((await asyncio.to_thread(prepare, self._codec, [], given)).ids)
+        return len((await self._prepare([], given)).ids)
 
     async def count_prompt(self, request: TurnRequest) -> int:
         """How many tokens the prompt of a turn would have, with all that it builds on.
 
-        Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy or InvalidRequest.
+        Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy, InvalidRequest or
+        ContextExceeded.
         """
         self.check_serving()
         history = await self._history.load(request)
-        return len((await asyncio.to_thread(prepare, self._codec, history, request.input)).ids)
+        return len((await self._prepare(history, request.input)).ids)
+
+    async def _prepare(self, history: Sequence[Item], given: ChatInput | TokenInput) -> Prepared:
+        work = partial(prepare, self._codec, history, given, self._engine.info.context_length)
+        if prompt_size(history, given) <= LONG_PROMPT:
+            return await asyncio.to_thread(work)
+        # One at a time, and not in the threads that everybody's short prompts wait for.
+        return await asyncio.get_running_loop().run_in_executor(self._long_prompts, work)
 
     @contextmanager
     def between_turns(self, conversation_id: str, owner: str) -> Generator[None]:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from quern.engine.base import Priority
+from quern.engine.base import Engine, Priority
+from quern.errors import ContextExceeded
 from quern.prompt.codec import TextCodec
 from quern.prompt.fim import UNNAMED_FILE, UNNAMED_REPOSITORY, Gap, RepositoryFile
 from quern.turns.preparation import check_ids, check_writes, prepare
@@ -40,22 +41,30 @@ class TokenService:
     Every method takes milliseconds, for long texts some hundreds, so call it in a thread.
     """
 
-    def __init__(self, codec: TextCodec) -> None:
+    def __init__(self, codec: TextCodec, engine: Engine) -> None:
         self._codec = codec
+        self._engine = engine
+
+    @property
+    def _most(self) -> int:
+        """Tokens of a prompt: what is longer by far is given up early, with a ContextExceeded."""
+        return self._engine.info.context_length
 
     def encode_prompt(self, given: TextOrIds) -> EncodedPrompt:
         """A prompt to continue, or a gap to fill where the text is a whole frame of one.
 
-        Raises InvalidRequest for ids that the model doesn't have.
+        Raises InvalidRequest for ids that the model doesn't have, ContextExceeded for a text that is too long.
         """
         tokenizer = self._codec.tokenizer
         if not isinstance(given, str):
+            if len(given) > self._most:
+                raise ContextExceeded(len(given), 0, self._most)
             check_ids(given, self._codec.vocabulary_size, "prompt")
             return EncodedPrompt(tokenizer.decode(given), TokenInput(given))
         gap = Gap.parse(given) if self._codec.gaps.supported else None
         if gap is not None:
             return self._encode_gap(gap, given)
-        return EncodedPrompt(given, TokenInput(tuple(tokenizer.encode(given))))
+        return EncodedPrompt(given, TokenInput(tuple(tokenizer.encode_many([given], self._most)[0])))
 
     def encode_parts(self, parts: Sequence[str | int]) -> EncodedPrompt:
         """A prompt to continue, of texts and ids one after the other; a single text may be a whole frame of a gap.
@@ -64,8 +73,8 @@ class TokenService:
         """
         if len(parts) == 1 and isinstance(parts[0], str):
             return self.encode_prompt(parts[0])
-        encode = self._codec.tokenizer.encode
-        pieces = [encode(part) if isinstance(part, str) else (part,) for part in parts]
+        texts = iter(self._codec.tokenizer.encode_many([part for part in parts if isinstance(part, str)], self._most))
+        pieces = [next(texts) if isinstance(part, str) else (part,) for part in parts]
         ids = tuple(token for piece in pieces for token in piece)
         return EncodedPrompt(self.decode(ids, "prompt"), TokenInput(ids))
 
@@ -75,20 +84,22 @@ class TokenService:
         """A gap to fill. `begun`: how the filling begins. `files`: paths and texts of other files of the repository,
         the most useful last.
 
-        Raises InvalidRequest where the model can't fill gaps.
+        Raises InvalidRequest where the model can't fill gaps, ContextExceeded where the texts are too long.
         """
         context = tuple(RepositoryFile(path, text) for path, text in files)
         names = (UNNAMED_REPOSITORY, UNNAMED_FILE) if context else (None, None)
         return self._encode_gap(Gap(prefix, suffix, begun, context, *names), prefix)
 
     def encode_chat(self, chat: ChatInput) -> tuple[int, ...]:
-        """Ids of a conversation, ready for its answer. Raises InvalidRequest, ModelError where the template fails."""
-        return prepare(self._codec, [], chat).ids
+        """Ids of a conversation, ready for its answer. Raises InvalidRequest, ContextExceeded where it is too long,
+        ModelError where the template fails.
+        """
+        return prepare(self._codec, [], chat, self._most).ids
 
     def render_chat(self, chat: ChatInput) -> str:
         """The same as text, for people. Raises the same."""
         check_writes(self._codec)
-        return self._codec.render_chat(chat.items, chat.tool_use.tools) + chat.prefill
+        return self._codec.render_chat(chat.items, chat.tool_use.tools, self._most) + chat.prefill
 
     def pieces(self, ids: Sequence[int]) -> list[bytes]:
         """What each token stands for; a special one for its name."""
@@ -105,4 +116,4 @@ class TokenService:
     def _encode_gap(self, gap: Gap, text: str) -> EncodedPrompt:
         gaps = self._codec.gaps
         # Somebody who types waits for a gap to be filled.
-        return EncodedPrompt(text, TokenInput(gaps.encode(gap), gaps.stop_token_ids), Priority.INTERACTIVE)
+        return EncodedPrompt(text, TokenInput(gaps.encode(gap, self._most), gaps.stop_token_ids), Priority.INTERACTIVE)

@@ -74,7 +74,7 @@ async def client() -> AsyncIterator[httpx2.AsyncClient]:
     app.add_middleware(BodyLimit, limit=100, style_of=dialects.style_of)
     app.add_middleware(RequestLog, dialects=dialects)
     transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://quern.test") as client:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 

@@ -206,6 +206,15 @@ async def test_a_read_only_database_says_so(
         await turns.create(new_turn())
 
 
+async def test_a_deleted_database_says_so(
+    database: Database, turns: TurnStore, new_turn: Callable[..., NewTurn], database_file: Path
+) -> None:
+    await turns.create(new_turn())
+    await asyncio.to_thread(database_file.unlink)
+    with pytest.raises(StoreError, match="was deleted or moved away"):
+        await turns.create(new_turn())
+
+
 async def test_another_program_s_lock_is_waited_for_then_named(
     database_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from starlette.datastructures import UploadFile
 
 from quern.api.shared.errors import validation_error
 from quern.api.shared.fields import MOST_STOPS, StopText
+from quern.api.shared.form_body import URLENCODED, FormFields, read_form
 from quern.api.shared.headers import CallerDep
 from quern.api.shared.raw_text import TurnTextResponse
 from quern.api.shared.request_turns import wait_until_ended
@@ -26,7 +26,7 @@ from quern.types import Message, Role
 
 router = APIRouter(prefix="/v1/code", tags=["code"])
 
-FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+FORM_TYPES = (URLENCODED, "multipart/form-data")
 SEND_A_PROMPT = (
     "Send the form field `prompt` with some text in it (Content-Type: application/x-www-form-urlencoded), for example "
     "prompt=Write+a+bubble+sort."
@@ -71,11 +71,11 @@ async def _read_form(request: Request, model: type[Form], services: Services) ->
     if not request.headers.get("content-type", "").lower().startswith(FORM_TYPES):
         raise validation_error(("body", "prompt"), "missing", SEND_A_PROMPT, None)
     try:
-        async with request.form(max_part_size=services.max_request_bytes) as form:
-            parsed = model.model_validate(_fields(form))
-    except HTTPException as error:
-        message = f"The form can't be read: {error.detail}"
-        raise validation_error(("body",), "form_parsing", message, None) from error
+        fields = _fields(await read_form(request, services.bodies, services.max_request_bytes))
+    except ValueError as error:
+        raise validation_error(("body",), "form_parsing", f"The form can't be read: {error}", None) from error
+    try:
+        parsed = model.model_validate(fields)
     except ValidationError as error:
         raise RequestValidationError([_sentence(item) for item in error.errors(include_url=False)]) from error
     if not parsed.prompt.strip():
@@ -83,11 +83,10 @@ async def _read_form(request: Request, model: type[Form], services: Services) ->
     return parsed
 
 
-def _fields(form: FormData) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name in form:
-        given = form.getlist(name)
-        values[name] = given if name == "stop" else given[-1]
+def _fields(form: FormFields) -> dict[str, Any]:
+    values: dict[str, Any] = dict(form)
+    if "stop" in values:
+        values["stop"] = [value for name, value in form if name == "stop"]
     return values
 
 

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 
 from quern.api.llamacpp.filling import Filling
 from quern.api.llamacpp.infill_answer import final_answer, partial_answer, selected
+from quern.api.shared.body_budget import release_body
 from quern.api.shared.disconnects import ClientDisconnected, unless_disconnected
 from quern.api.shared.error_styles import OPENAI_ERRORS
 from quern.api.shared.request_turns import wait_until_ended
@@ -91,6 +92,7 @@ async def respond(request: Request, answers: Sequence[TurnAnswer], *, stream: bo
     turns = [answer.turn for answer in answers]
     if stream:
         return EventStreamResponse(AnswerStream(answers), [turn.log for turn in turns], turns)
+    release_body(request)
     with ExitStack() as readers:
         for turn in turns:
             readers.enter_context(turn.attach())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Depends, Request, Response
 
 from quern.api.llamacpp.answers import TurnAnswer, respond
@@ -19,7 +17,7 @@ router = APIRouter(route_class=JsonRoute, tags=["llama.cpp"])
 async def infill(request: Request, body: InfillRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """Fill the gap between `input_prefix` and `input_suffix`, whole or streamed. It goes before everybody's chats."""
     model = services.model.check_name(body.model)
-    encoded = await asyncio.to_thread(body.encode, services.tokens)
+    encoded = await services.bodies.encoded(request, lambda: body.encode(services.tokens))
     turn = await services.turns.start(body.turn(caller, encoded, services.generation))
     context_length = services.model.info.context_length
     answer = TurnAnswer(turn, body.filling(), body.response_fields, model, context_length)

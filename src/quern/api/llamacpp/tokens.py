@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
@@ -88,11 +88,11 @@ class DetokenizeRequest(RequestObject):
 
 
 @router.post("/tokenize", response_model=None)
-async def tokenize(body: TokenizeRequest, services: ServicesDep) -> Response:
+async def tokenize(request: Request, body: TokenizeRequest, services: ServicesDep) -> Response:
     """A text's ids (`content`: llama.cpp; `prompt`: vLLM), or those of a conversation (`messages`: vLLM)."""
     services.model.check_name(body.model)
     length = services.model.info.context_length
-    return await asyncio.to_thread(lambda: JSONResponse(_tokenized(body, services.tokens, length)))
+    return await services.bodies.encoded(request, lambda: JSONResponse(_tokenized(body, services.tokens, length)))
 
 
 def _tokenized(body: TokenizeRequest, service: TokenService, context_length: int) -> dict[str, Any]:
@@ -119,12 +119,13 @@ async def detokenize(body: DetokenizeRequest, services: ServicesDep) -> dict[str
 
 
 @router.post("/apply-template")
-async def apply_template(body: Conversation, services: ServicesDep) -> dict[str, str]:
+async def apply_template(request: Request, body: Conversation, services: ServicesDep) -> dict[str, str]:
     """A conversation as the model's template writes it, ready for the answer. In it a special token and its mere text
     look the same, so `/v1/completions` does not take it for a conversation.
     """
     services.model.check_name(body.model)
-    return {"prompt": await asyncio.to_thread(services.tokens.render_chat, body.chat())}
+    chat = body.chat()
+    return {"prompt": await services.bodies.encoded(request, lambda: services.tokens.render_chat(chat))}
 
 
 def _piece(piece: bytes) -> str | list[int]:

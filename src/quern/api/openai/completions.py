@@ -33,7 +33,7 @@ async def create_completion(
     """
     model = services.model.check_name(body.model)
     body.check()
-    prompts = await asyncio.to_thread(body.encode, services.tokens)
+    prompts = await services.bodies.encoded(request, lambda: body.encode(services.tokens))
     requests = [body.turn(caller, prompt, services.generation) for prompt in prompts]
     turns = await start_all(services.turns, [choice for one in requests for choice in choices_of(one, body.choices)])
     texts = [prompt.text for prompt in prompts for _ in range(body.choices)]

@@ -14,6 +14,7 @@ from quern.errors import ContextExceeded
 
 OPENAI_STATUSES_AND_CODES: dict[ErrorKind, tuple[int, str | None]] = {
     ErrorKind.INVALID: (400, None),
+    ErrorKind.FORBIDDEN: (403, "forbidden"),
     ErrorKind.CONTEXT_EXCEEDED: (400, "context_length_exceeded"),
     ErrorKind.NOT_FOUND: (404, "not_found"),
     ErrorKind.MODEL_NOT_FOUND: (404, "model_not_found"),
@@ -48,6 +49,7 @@ class OpenAiErrors(ErrorStyle):
 
 DETAIL_STATUSES: dict[ErrorKind, int] = {
     ErrorKind.INVALID: 422,
+    ErrorKind.FORBIDDEN: 403,
     ErrorKind.CONTEXT_EXCEEDED: 413,
     ErrorKind.NOT_FOUND: 404,
     ErrorKind.MODEL_NOT_FOUND: 404,

@@ -4,10 +4,11 @@
 |---|---|
 | a field that can't be used, InvalidRequest | INVALID |
 | ContextExceeded | CONTEXT_EXCEEDED |
+| a host that is not served, a page of a foreign origin | FORBIDDEN |
 | ConversationNotFound, ResponseNotFound, ItemNotFound, no such route | NOT_FOUND |
 | ModelNotServed | MODEL_NOT_FOUND |
 | ConversationBusy | CONFLICT |
-| a body over `server.max_request_bytes` | TOO_LARGE |
+| a body over `server.max_request_bytes`, TooLarge | TOO_LARGE |
 | QueueFull, with Retry-After | OVERLOADED |
 | EngineUnavailable, with Retry-After | UNAVAILABLE |
 | anything else | INTERNAL |
@@ -28,6 +29,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from quern.api.shared.disconnects import ClientDisconnected
 from quern.errors import (
@@ -42,6 +44,7 @@ from quern.errors import (
     QuernError,
     QueueFull,
     ResponseNotFound,
+    TooLarge,
 )
 
 log = structlog.get_logger(__name__)
@@ -54,6 +57,7 @@ class ErrorKind(Enum):
     """What went wrong, as far as HTTP tells failures apart."""
 
     INVALID = auto()
+    FORBIDDEN = auto()
     CONTEXT_EXCEEDED = auto()
     NOT_FOUND = auto()
     MODEL_NOT_FOUND = auto()
@@ -72,6 +76,7 @@ KINDS: dict[type[Exception], ErrorKind] = {
     ItemNotFound: ErrorKind.NOT_FOUND,
     ModelNotServed: ErrorKind.MODEL_NOT_FOUND,
     ConversationBusy: ErrorKind.CONFLICT,
+    TooLarge: ErrorKind.TOO_LARGE,
     QueueFull: ErrorKind.OVERLOADED,
     EngineUnavailable: ErrorKind.UNAVAILABLE,
 }
@@ -115,9 +120,23 @@ class ErrorStyle(ABC):
 
     def response(
         self, failure: Failure, *, headers: Mapping[str, str] | None = None, status: int | None = None
-    ) -> JSONResponse:
+    ) -> Response:
         """The whole answer; `status` where it is not the kind's own."""
-        return JSONResponse(self.body(failure), status or self.status(failure.kind), headers)
+        return _FailureResponse(failure, self.body(failure), status or self.status(failure.kind), headers)
+
+
+class _FailureResponse(JSONResponse):
+    """Leaves the failure with the request, for the log."""
+
+    def __init__(
+        self, failure: Failure, content: dict[str, Any], status: int, headers: Mapping[str, str] | None
+    ) -> None:
+        super().__init__(content, status, headers)
+        self._failure = failure
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["failure"] = self._failure
+        await super().__call__(scope, receive, send)
 
 
 StyleOf = Callable[[str], ErrorStyle]
@@ -197,8 +216,6 @@ def _field_sentence(item: dict[str, Any], body: Any) -> tuple[str, str | None]:
             message = "The request body is missing. Send one JSON object."
         case "extra_forbidden":
             message = f"There is no field {field} here. Leave it out: unknown fields are refused, never ignored."
-        case "json_invalid":
-            message, field = "The request body is not valid JSON. Send one JSON object.", None
         case "model_attributes_type" if field is None:
             message = "The request body must be one JSON object, sent as Content-Type: application/json."
         case _ if field is None or (where != "body" and str(item["msg"]).endswith(".")):

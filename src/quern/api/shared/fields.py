@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Self, cast, get_args
+from types import UnionType
+from typing import Annotated, Any, Self, Union, cast, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -45,7 +46,15 @@ class RequestObject(BaseModel):
             return handler(value)
         members = cast("dict[str, Any]", value)
         known, optional = _names(cls)
-        made = handler({name: it for name, it in members.items() if not (name in optional and it in (None, []))})
+        numbers = _numbers(cls)
+        made = handler(
+            {
+                # In a tuple it is no number to pydantic either.
+                name: (it,) if name in numbers and isinstance(it, bool | str) else it
+                for name, it in members.items()
+                if not (name in optional and it in (None, []))
+            }
+        )
         made._unknown = tuple(name for name, it in members.items() if name not in known and it is not None)  # noqa: SLF001 (its own)
         return made
 
@@ -86,6 +95,20 @@ def _names(model: type[BaseModel]) -> tuple[frozenset[str], frozenset[str]]:
     """The names of all members, and of those that may be left out."""
     names = {field.alias or attribute: field for attribute, field in model.model_fields.items()}
     return frozenset(names), frozenset(name for name, field in names.items() if not field.is_required())
+
+
+@cache
+def _numbers(model: type[BaseModel]) -> frozenset[str]:
+    """The names of members that are numbers: true and "12" are none, although pydantic takes them for some."""
+    types = {
+        field.alias or attribute: {*_choices(field.annotation)} - {type(None)}
+        for attribute, field in model.model_fields.items()
+    }
+    return frozenset(name for name, given in types.items() if given and given <= {int, float})
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
 
 
 @cache

@@ -1,21 +1,15 @@
-"""Bodies of requests: how large they may be, how they are packed, and how JSON is read.
-
-Python reads half of a surrogate pair (`\\ud83d`: JavaScript cuts characters so) as a character that nothing can be
-encoded with; here it becomes U+FFFD at the door, as it would in the prompt.
-"""
+"""Bodies of requests: how large they may be, how they are packed, and what becomes of what a JSON body has in vain."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,11 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from quern.api.shared.content_coding import CODINGS, Corrupt, UnknownCoding, UnpackedTooLarge, codings, unpack
 from quern.api.shared.errors import ErrorKind, Failure, StyleOf, validation_error
 from quern.api.shared.fields import ignored_fields
+from quern.api.shared.json_body import JsonRequest
 from quern.api.shared.services import services_of
 from quern.config import UnknownFields
-
-HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
-TOO_DEEP = "The request body has too many levels inside of each other. Make it flatter."
 
 
 class _Refused(Exception):
@@ -146,7 +138,11 @@ class JsonRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             _request.set(request)
-            return await handler(_JsonRequest(request.scope, request.receive))
+            read = JsonRequest(request.scope, request.receive)
+            if self.body_field is not None:
+                validate = partial(self.body_field.validate, values={}, loc=("body",))
+                await read.prepare(validate, services_of(request).bodies)
+            return await handler(read)
 
         return handle
 
@@ -170,20 +166,3 @@ def _ignoring(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         return await endpoint(**values)
 
     return checked
-
-
-class _JsonRequest(Request):
-    async def json(self) -> Any:
-        try:
-            return read_json(await self.body())
-        except RecursionError as error:
-            raise HTTPException(400, TOO_DEEP) from error
-
-
-def read_json(body: bytes) -> Any:
-    """The value of a JSON text. Raises ValueError for other text, RecursionError for one that is nested too deeply."""
-    value = json.loads(body)
-    if b"\\ud" not in body.lower():
-        return value
-    text = json.dumps(value, ensure_ascii=False)
-    return json.loads(HALF_A_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", text))

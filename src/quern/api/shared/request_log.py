@@ -6,6 +6,7 @@ import re
 import time
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,12 +14,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quern.api.shared.dialect import Dialects
-from quern.api.shared.errors import CLIENT_CLOSED_REQUEST, unexpected_failure
+from quern.api.shared.errors import CLIENT_CLOSED_REQUEST, Failure, unexpected_failure
 
 log = structlog.get_logger(__name__)
 
 REQUEST_ID_HEADER = "x-request-id"
 IGNORED_HEADER = "x-quern-ignored"
+LONGEST_METHOD, LONGEST_PATH, LONGEST_AGENT = 20, 200, 80
+NAME = re.compile(r"[A-Za-z0-9_$.\[\]\-]{1,120}")
+"""Of fields; what else is taken for one may be the text of a prompt, where a body was sent in a wrong form."""
+
 MOST_IGNORED = 20
 LONGEST_FIELD = 80
 NOT_IN_HEADERS = re.compile(r"[^ -+\--~]")
@@ -66,10 +71,44 @@ class RequestLog:
                 raise
             finally:
                 level = log.debug if scope["path"] in self._dialects.quiet_paths else log.info
-                milliseconds = round((time.monotonic() - started) * 1000)
-                ignored = scope["state"].get("ignored_fields")
-                more = {"ignored": ignored_header(ignored)} if ignored else {}
-                level("request", method=scope["method"], path=scope["path"], status=status, ms=milliseconds, **more)
+                level("request", **_line(scope, status, time.monotonic() - started))
+
+
+def _line(scope: Scope, status: int, seconds: float) -> dict[str, Any]:
+    """What the log says of a request; of what a request is about it says nothing."""
+    client: tuple[str, int] | None = scope.get("client")
+    state = scope["state"]
+    line: dict[str, Any] = {
+        "method": printable(scope["method"], LONGEST_METHOD),
+        "path": printable(scope["path"], LONGEST_PATH),
+        "status": status,
+        "took": readable_seconds(seconds),
+        "client": client[0] if client else "-",
+        "agent": printable(Headers(scope=scope).get("user-agent", "-"), LONGEST_AGENT),
+    }
+    failure: Failure | None = state.get("failure")
+    if failure is not None and status >= 400:
+        line["error"] = failure.kind.name.lower()
+        if failure.field is not None:
+            line["field"] = failure.field if NAME.fullmatch(failure.field) else "(no name)"
+    if ignored := state.get("ignored_fields"):
+        line["ignored"] = ignored_header(ignored)
+    return line
+
+
+def readable_seconds(seconds: float) -> str:
+    """A duration as people read it: `83ms`, `1.24s`, `2m05s`."""
+    if round(seconds * 1000) < 1000:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 60:
+        return f"{seconds:.2f}s"
+    return f"{int(seconds) // 60}m{int(seconds) % 60:02}s"
+
+
+def printable(text: str, most: int) -> str:
+    """At most so many characters of a text, those that would move a terminal's cursor written out."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:most])
+    return f"{shown}…" if len(text) > most else shown
 
 
 def ignored_header(fields: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from starlette.requests import Request
 
+from quern.api.shared.body_budget import release_body
 from quern.api.shared.disconnects import ClientDisconnected, unless_disconnected
 from quern.errors import InvalidRequest, TurnNotCompleted
 from quern.events import TurnEnded
@@ -49,13 +50,18 @@ async def start_all(service: TurnService, requests: Iterable[TurnRequest]) -> li
 
 
 async def wait_until_ended(turns: Sequence[Turn], request: Request) -> list[TurnEnded]:
-    """The ends of all turns. Raises ClientGone where the client went before, TurnNotCompleted for one that failed."""
+    """The ends of all turns. Raises ClientGone where the client went before, TurnNotCompleted for one that failed, and
+    InvalidRequest where that was for what was asked.
+    """
+    release_body(request)
     with ExitStack() as readers:
         logs = [readers.enter_context(turn.attach()) for turn in turns]
         if not await unless_disconnected(request.receive, asyncio.gather(*(log.ended() for log in logs))):
             raise ClientDisconnected
         ends = [await log.ended() for log in logs]
     for end in ends:
+        if end.by_request:
+            raise InvalidRequest(end.error or end.state)
         if end.state is not TurnState.COMPLETED:
             raise TurnNotCompleted(end.state, end.error or end.state)
     return ends

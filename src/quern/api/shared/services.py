@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from quern.api.shared.body_budget import BodyBudget
 from quern.config import GenerationSettings, UnknownFields
 from quern.turns.conversations import ConversationService
 from quern.turns.embeddings import EmbeddingService
@@ -29,6 +30,7 @@ class Services:
     generation: GenerationSettings
     max_request_bytes: int
     unknown_fields: UnknownFields
+    bodies: BodyBudget
 
 
 def services_of(request: Request) -> Services:

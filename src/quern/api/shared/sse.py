@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import ExitStack, aclosing
@@ -25,8 +26,18 @@ COMMENT = b": keep-alive\n\n"
 """What no client reads as an event."""
 
 
-to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-"""A value as JSON text without blanks."""
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+LINE_ENDS = re.compile("[\x85\u2028\u2029]")
+
+
+def to_json(value: Any) -> str:
+    """A value as JSON text without blanks, on what is one line for everybody: where Unicode knows more ends of lines
+    than the standard of event streams does, readers that split at those too would cut an event in two.
+    """
+    text = _encode(value)
+    if text.isascii():
+        return text
+    return LINE_ENDS.sub(lambda end: f"\\u{ord(end[0]):04x}", text)
 
 
 def frame(data: Mapping[str, Any], event: str | None = None) -> bytes:

@@ -17,7 +17,7 @@ from quern.engine.cpu.kv_blocks import BlockPool, PrefixChain
 from quern.engine.cpu.model import Drawn, DrawnToken
 from quern.engine.cpu.sequence import Part, SequenceState
 from quern.engine.cpu.step_budget import Budget, Precedence, divide
-from quern.errors import EngineError, EngineFailed
+from quern.errors import EngineError, EngineFailed, GrammarExhausted
 from quern.events import Queued
 from quern.types import FinishReason
 
@@ -123,7 +123,7 @@ class Scheduler:
             notices += _progress(sequence)
             if result.failure:
                 self._leave(sequence)
-                notices.append(Notice(sequence.key, EngineFailed(result.failure)))
+                notices.append(Notice(sequence.key, GrammarExhausted(result.failure)))
             elif isinstance(sequence.request, GenerateRequest):
                 notices += self._draw(sequence, sequence.request, result, now)
             elif result.vector is not None:

@@ -1,0 +1,61 @@
+"""The OpenAPI description with the error statuses of each route: FastAPI knows of its own 422 only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from quern.api.shared.errors import ErrorKind, StyleOf
+
+ANYWHERE = (ErrorKind.FORBIDDEN, ErrorKind.UNAVAILABLE, ErrorKind.INTERNAL)
+WITH_PARAMETERS = (ErrorKind.INVALID, ErrorKind.NOT_FOUND, ErrorKind.CONFLICT)
+WITH_BODY = (
+    *WITH_PARAMETERS,
+    ErrorKind.CONTEXT_EXCEEDED,
+    ErrorKind.MODEL_NOT_FOUND,
+    ErrorKind.TOO_LARGE,
+    ErrorKind.OVERLOADED,
+)
+DESCRIPTIONS = {
+    ErrorKind.INVALID: "Something in the request can't be used",
+    ErrorKind.FORBIDDEN: "A host that is not served, or a web page of another origin",
+    ErrorKind.CONTEXT_EXCEEDED: "The prompt does not fit the context",
+    ErrorKind.NOT_FOUND: "There is no such thing",
+    ErrorKind.MODEL_NOT_FOUND: "Another model is served",
+    ErrorKind.CONFLICT: "A turn of the conversation is running",
+    ErrorKind.TOO_LARGE: "The body is too large",
+    ErrorKind.OVERLOADED: "Every place is taken",
+    ErrorKind.UNAVAILABLE: "The model is not there yet, or the server is about to stop",
+    ErrorKind.INTERNAL: "A fault of the server's",
+}
+
+
+def document_errors(app: FastAPI, style_of: StyleOf) -> None:
+    """Have the application's description list them, each in the style of the path's dialect."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            for path, operations in describe()["paths"].items():
+                for operation in operations.values():
+                    _add(operation, path, style_of)
+        return describe()
+
+    app.openapi = openapi
+
+
+def _add(operation: dict[str, Any], path: str, style_of: StyleOf) -> None:
+    kinds = WITH_BODY if "requestBody" in operation else WITH_PARAMETERS if "parameters" in operation else ()
+    responses = {status: one for status, one in operation["responses"].items() if status != "422"}
+    sentences: dict[str, list[str]] = {}
+    for kind in (*kinds, *ANYWHERE):
+        sentences.setdefault(str(style_of(path).status(kind)), []).append(DESCRIPTIONS[kind])
+    errors = {
+        status: {
+            "description": ". ".join(descriptions) + ".",
+            "content": {"application/json": {"schema": {"type": "object"}}},
+        }
+        for status, descriptions in sorted(sentences.items())
+    }
+    operation["responses"] = {**responses, **{status: one for status, one in errors.items() if status not in responses}}
