@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Depends, Request, Response
 
 from quern.api.llamacpp.answers import TurnAnswer, respond
@@ -20,7 +18,7 @@ router = APIRouter(route_class=JsonRoute, tags=["llama.cpp"], dependencies=[Depe
 async def complete(request: Request, body: CompletionRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """What comes after each prompt, without a chat template, whole or streamed. Nothing is remembered."""
     model = services.model.check_name(body.model)
-    prompts = await asyncio.to_thread(body.encode, services.tokens)
+    prompts = await services.bodies.encoded(request, lambda: body.encode(services.tokens))
     turns = await start_all(services.turns, [body.turn(caller, prompt, services.generation) for prompt in prompts])
     answers = [
         TurnAnswer(

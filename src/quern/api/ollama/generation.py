@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
@@ -39,7 +37,9 @@ async def chat(request: Request, body: ChatRequest, services: ServicesDep, calle
 async def generate(request: Request, body: GenerateRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """An answer to a prompt, a text continued (`raw`), or a gap filled (`suffix`)."""
     lines = GenerateLines(check_name(services, body.model))
-    encoded = await asyncio.to_thread(body.encode, services.tokens) if body.continues else None
+    encoded = None
+    if body.continues:
+        encoded = await services.bodies.encoded(request, lambda: body.encode(services.tokens))
     return await _answer(request, body, services, lines, body.turn(caller, encoded, services.generation))
 
 
