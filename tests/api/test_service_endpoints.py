@@ -85,6 +85,8 @@ async def test_the_api_page_and_its_description_list_every_route_and_form_field(
     paths = (await quern.client.get("/openapi.json")).json()["paths"]
     assert set(paths) == {
         "/api/chat",
+        "/api/embed",
+        "/api/embeddings",
         "/api/generate",
         "/api/ps",
         "/api/pull",

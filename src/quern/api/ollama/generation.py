@@ -10,7 +10,7 @@ from quern.api.ollama.catalog import check_name
 from quern.api.ollama.requests import ChatRequest, GenerateRequest, TextRequest
 from quern.api.shared.headers import CallerDep, no_conversation_header
 from quern.api.shared.request_body import JsonRoute
-from quern.api.shared.request_turns import wait_until_ended
+from quern.api.shared.request_turns import name_ignored, wait_until_ended
 from quern.api.shared.services import Services, ServicesDep
 from quern.api.shared.sse import EventStreamResponse
 from quern.turns.request import TurnRequest
@@ -49,6 +49,7 @@ async def _answer(
     if asked is None:
         return JSONResponse(lines.nothing("unload" if body.unloads else "load"))
     turn = await services.turns.start(asked)
+    name_ignored(request, [turn])
     if body.stream:
         return LinesResponse(lines, [turn.log], [turn])
     ends = await wait_until_ended([turn], request)
