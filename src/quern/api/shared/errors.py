@@ -217,7 +217,7 @@ def _field_sentence(item: dict[str, Any], body: Any) -> tuple[str, str | None]:
         case "extra_forbidden":
             message = f"There is no field {field} here. Leave it out: unknown fields are refused, never ignored."
         case "model_attributes_type" if field is None:
-            message = "The request body must be one JSON object, sent as Content-Type: application/json."
+            message = "The request body must be one JSON object."
         case _ if field is None or (where != "body" and str(item["msg"]).endswith(".")):
             message = str(item["msg"])
         case _:

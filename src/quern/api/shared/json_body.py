@@ -7,7 +7,6 @@ becomes U+FFFD, as it would in the prompt.
 
 from __future__ import annotations
 
-import email.message
 import json
 import re
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any, NoReturn
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
+from starlette.types import Receive, Scope
 
 from quern.api.shared.body_budget import SMALL, BodyBudget
 from quern.errors import InvalidRequest, TooLarge
@@ -34,9 +34,17 @@ TOO_LONG_NUMBER = "The request body has a number of more than 4300 digits. Send 
 
 
 class JsonRequest(Request):
-    """A request whose JSON body is read before FastAPI asks for it: off the event loop where it is large."""
+    """A request whose JSON body is read before FastAPI asks for it: off the event loop where it is large.
 
-    _value: Any = None
+    Whatever its Content-Type is: Ollama and llama.cpp don't look at it, so clients that were written for them send a
+    form's (curl) or none (litellm). Web pages of other origins, which can send texts and forms only, are kept out by
+    their origin.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        headers = [header for header in scope["headers"] if header[0] != b"content-type"]
+        super().__init__({**scope, "headers": [*headers, (b"content-type", b"application/json")]}, receive)
+        self._value: Any = None
 
     async def json(self) -> Any:
         """The body's value, or for a large body what its fields have become already."""
@@ -45,7 +53,7 @@ class JsonRequest(Request):
     async def prepare(self, validate: Validate, budget: BodyBudget) -> None:
         """Receive and read the body. Raises InvalidRequest, TooLarge or RequestValidationError."""
         body = await self.body()
-        if not body or not _is_json(self.headers.get("content-type", "")):
+        if not body:
             return
         if len(body) <= SMALL:
             self._value = read_json(body)
@@ -59,13 +67,6 @@ def _validated(body: bytes, validate: Validate) -> Any:
     if errors:
         raise RequestValidationError(errors, body=value)
     return made
-
-
-def _is_json(content_type: str) -> bool:
-    message = email.message.Message()
-    message["content-type"] = content_type
-    subtype = message.get_content_subtype()
-    return message.get_content_maintype() == "application" and (subtype == "json" or subtype.endswith("+json"))
 
 
 def read_json(body: bytes) -> Any:
