@@ -184,6 +184,22 @@ async def test_what_editors_send_besides_is_accepted(quern: Quern) -> None:
     assert response.headers["x-quern-ignored"] == "truncate, shift, options.mirostat"
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"role": "tool", "content": {"lines": 4}, "tool_name": None, "tool_call_id": 5},
+        {"role": "assistant", "content": [{"type": "text", "text": {"lines": 4}}], "tool_calls": [{"id": 5}, {}]},
+        {"role": "assistant", "content": None, "tool_calls": [{"function": {"arguments": '{"lines": 4'}}]},
+        {"role": "system", "content": {"lines": 4}},
+    ],
+)
+async def test_what_was_said_before_is_shown_whatever_it_is(quern: Quern, odd: dict[str, Any]) -> None:
+    user = {"role": "user", "content": "hi"}
+    answer = await quern.client.post("/api/chat", json={"messages": [user, odd, user], "stream": False})
+    assert answer.status_code == 200, answer.text
+    assert '{"lines": 4}' in quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
+
+
 async def test_images_are_refused_in_what_is_said_now_and_a_sentence_in_what_was_said_before(quern: Quern) -> None:
     picture: list[Any] = [{"role": "user", "content": "Look", "images": ["aGk="]}]
     refused = await quern.client.post("/api/chat", json={"messages": picture})
