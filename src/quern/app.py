@@ -220,10 +220,10 @@ def _build_asgi(services: Services, settings: Settings) -> FastAPI:
 def _add_middleware(app: FastAPI, dialects: Dialects, bodies: BodyBudget, settings: ServerSettings) -> None:
     """What a request passes before it reaches its route, innermost first."""
     paths, origins, style_of = Paths(app.routes), Origins(settings.cors_origins), dialects.style_of
-    app.add_middleware(BudgetedBodies, budget=bodies, limit=settings.max_request_bytes)
     app.add_middleware(BodyLimit, limit=settings.max_request_bytes, style_of=style_of)
-    app.add_middleware(NoWebSockets, style_of=style_of)
+    app.add_middleware(BudgetedBodies, budget=bodies, limit=settings.max_request_bytes, style_of=style_of)
     app.add_middleware(AnyMethod, paths=paths, style_of=style_of)
+    app.add_middleware(NoWebSockets, style_of=style_of)
     app.add_middleware(
         CrossOrigin,
         hosts=ServedHosts(settings),

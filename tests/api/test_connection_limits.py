@@ -19,7 +19,7 @@ CHAT_BODY = b'{"messages": [{"role": "user", "content": "hi"}]}'
 STREAM_BODY = b'{"messages": [{"role": "user", "content": "hi"}], "stream": true}'
 HEALTH = request("GET", "/health")
 CHUNKED = request("POST", CHAT, "Transfer-Encoding: chunked", length=-1)
-LONG_HEADER = b"GET /health HTTP/1.1\r\nHost: a\r\nX-Long: "
+LONG_HEADER = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: "
 
 
 async def _send_for_ever(client: RawClient, piece: bytes) -> int:

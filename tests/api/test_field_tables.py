@@ -17,6 +17,7 @@ from tests.field_tables import field_table, known_fields, status
 from quern.api.anthropic.request import CountTokensRequest, MessagesRequest
 from quern.api.llamacpp.completion_request import CompletionRequest as LlamaCppCompletionRequest
 from quern.api.llamacpp.infill_request import InfillRequest
+from quern.api.ollama.embedding import EmbedRequest as OllamaEmbedRequest
 from quern.api.ollama.requests import ChatRequest, GenerateRequest
 from quern.api.openai.chat_request import ChatCompletionRequest
 from quern.api.openai.completions_request import CompletionRequest
@@ -83,6 +84,9 @@ REQUESTS = {
     "POST /completion": Request({"prompt": "hi"}, LlamaCppCompletionRequest),
     "POST /v1/fim/completions": Request({"prompt": "hi"}, FimRequest),
     "POST /api/chat": Request({"messages": MESSAGES}, ChatRequest, frozenset(ollama_types.ChatRequest.model_fields)),
+    "POST /api/embed": Request(
+        {"input": "hi"}, OllamaEmbedRequest, frozenset(ollama_types.EmbedRequest.model_fields), embedding_length=64
+    ),
     "POST /api/generate": Request(
         {"prompt": "hi"}, GenerateRequest, frozenset(ollama_types.GenerateRequest.model_fields) - OLLAMA_PICTURE_FIELDS
     ),

@@ -38,7 +38,7 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"stop_sequences": ["x"] * 17}, "stop_sequences"),
     ({"tools": [{**WEATHER, "name": "two words"}]}, "tools.0.name"),
     ({"tools": [{"name": "weather"}]}, "tools.0.input_schema"),
-    ({"tools": [WEATHER, WEATHER]}, "weather"),
+    ({"tools": [WEATHER, {**WEATHER, "description": "Another one."}]}, "weather"),
     ({"tool_choice": {"type": "tool"}}, "tool_choice"),
     ({"tool_choice": {"type": "any"}}, "tool_choice"),
     ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "news"}}, "news"),

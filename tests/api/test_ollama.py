@@ -269,3 +269,26 @@ async def test_an_answer_goes_on_after_the_assistants_last_message(start: Start)
         response = await quern.client.post("/api/chat", json={"messages": messages, "stream": False})
         assert response.json()["message"]["content"] == "two"
         assert prompt_text(quern.engine.requests[0]).endswith("one, ")
+
+
+async def test_the_official_client_embeds(start: Start) -> None:
+    async with start(live=True, embedding_length=64) as quern, official(quern) as client:
+        model = quern.engine.info.model_id
+        both = await client.embed(model, ["a", "b"], truncate=True, keep_alive="5m")
+        one = await client.embed(model, "a", dimensions=4)
+        older = await client.embeddings(model, "b")
+        shown = await client.show(model)
+        refused = await quern.client.post("/api/chat", json={"messages": USER})
+    assert [len(vector) for vector in both.embeddings] == [64, 64]
+    assert both.prompt_eval_count == 4
+    assert len(one.embeddings[0]) == 4
+    assert older.embedding == both.embeddings[1]
+    assert shown.capabilities == ["embedding"]
+    assert refused.status_code == 400
+
+
+async def test_a_model_that_writes_makes_no_embeddings(quern: Quern) -> None:
+    for path, body in (("/api/embed", {"input": "a"}), ("/api/embeddings", {"prompt": "a"})):
+        response = await quern.client.post(path, json=body)
+        assert response.status_code == 400
+        assert "makes no embeddings" in response.json()["error"]

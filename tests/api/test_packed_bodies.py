@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import itertools
 import json
@@ -136,7 +137,7 @@ async def test_a_zstd_window_that_would_take_much_memory_is_refused(start: Start
 
 async def test_another_coding_is_a_415_that_names_those_that_are_known(start: Start, connect: Connect) -> None:
     async with start(live=True) as quern:
-        for path, coding in itertools.product([*BODIES, *FORMS, "/nowhere"], ("br", "compress", "gzip, br")):
+        for path, coding in itertools.product([*BODIES, *FORMS], ("br", "compress", "gzip, br")):
             client = await connect(quern)
             await client.send(post(path, f"Content-Encoding: {coding}", body=b"whatever"))
             answer = await client.answer()
@@ -175,9 +176,7 @@ async def test_a_body_in_chunks_over_the_limit_is_a_413(start: Start, connect: C
 
 async def test_an_announced_body_over_the_limit_is_refused_before_it_is_sent(start: Start, connect: Connect) -> None:
     async with start(live=True, server={"max_request_bytes": LIMIT}) as quern:
-        for path, expectation in itertools.product(
-            [*BODIES, *FORMS, "/nowhere"], ("X-No: thing", "Expect: 100-continue")
-        ):
+        for path, expectation in itertools.product([*BODIES, *FORMS], ("X-No: thing", "Expect: 100-continue")):
             client = await connect(quern)
             await client.send(post(path, expectation, body=b"", length=LIMIT + 1))
             assert (await client.answer()).status == 413
@@ -213,3 +212,28 @@ async def test_a_client_that_sends_all_of_its_large_body_first_still_reads_the_4
         assert response.status_code == 413
         response = await quern.client.get("/health")
         assert response.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/code/generate"])
+@pytest.mark.parametrize("packed", [False, True])
+async def test_a_large_body_waits_while_others_have_all_the_bytes_and_is_a_503_in_the_end(
+    start: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch, path: str, packed: bool
+) -> None:
+    monkeypatch.setattr("quern.api.shared.body_budget.MOST_WAIT_SECONDS", 0.05)
+    body = json.dumps({"messages": USER, "metadata": {"x": "x" * 100_000}}).encode()
+    coding = ("Content-Encoding: gzip",) if packed else ()
+    async with start(live=True, server={"body_bytes": 100_000}) as quern:
+        slow, other, again = await connect(quern), await connect(quern), await connect(quern)
+        await slow.send(post("/v1/chat/completions", body=body[:90_000], length=len(body)))
+        budget = quern.application.asgi.state.services.bodies
+        while budget.left == budget.most:
+            await asyncio.sleep(0.01)
+        await other.send(post(path, *coding, body=gzip.compress(body) if packed else body))
+        refused = await other.answer()
+        assert refused.status == (529 if path == "/v1/messages" else 503)
+        assert int(refused.headers["retry-after"]) > 0
+        assert b"server.body_bytes" in refused.body
+        await slow.send(body[90_000:])
+        assert (await slow.answer()).status == 200
+        await again.send(post("/v1/chat/completions", body=body))
+        assert (await again.answer()).status == 200

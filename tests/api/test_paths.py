@@ -96,11 +96,10 @@ async def test_slashes_too_many_never_delete_more_than_was_meant(quern: Quern) -
         ("/api/v1/chat/completions", "POST /v1/chat/completions"),
         ("/openai/v1/responses", "POST /v1/responses"),
         ("/v1/chat/completion", "POST /v1/chat/completions"),
-        ("/models", "GET /v1/models"),
         ("/v1/v1/models", "GET /v1/models"),
         ("/v1/infill", "POST /infill"),
         ("/v1/tokenize", "POST /tokenize"),
-        ("/completions", "POST /v1/completions"),
+        ("/v1/completion", "POST /v1/completions"),
     ],
 )
 async def test_an_unknown_path_is_told_the_nearest_route_and_the_base_urls(quern: Quern, path: str, meant: str) -> None:

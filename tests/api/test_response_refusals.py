@@ -53,7 +53,11 @@ def custom(grammar: dict[str, str]) -> dict[str, Any]:
         ),
         ({"tools": [custom({"syntax": "lark", "definition": "start: @x"})]}, "tools", "line 1 can't be read"),
         ({"tools": [{"type": "function"}]}, "tools.0.name", "The field tools.0.name is missing. Send it."),
-        ({"tools": [WEATHER, WEATHER]}, "tools", "Two tools have the name 'weather'"),
+        (
+            {"tools": [WEATHER, {**WEATHER, "description": "Another one."}]},
+            "tools",
+            "Two tools have the name 'weather'",
+        ),
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
         ({"tool_choice": "any"}, "tool_choice", "It must be 'auto', 'none', 'required'"),
         ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice", "It must be 'auto'"),

@@ -99,8 +99,6 @@ class TurnService:
             with self._places.place(request.priority, active, limit):
                 prepared = await self._prepare(history, request.input)
                 grammar = await self._grammars.choose(prepared.grammars, prepared.grammar_field, prepared.demanded)
-                if prepared.ignored:
-                    log.info("schema_parts_ignored", parts=prepared.ignored)
                 turn = self._turn(request, prepared, grammar)
                 await self._store_queued(turn, request)
                 return self._launch(turn)
@@ -243,6 +241,7 @@ class TurnService:
             kept=request.kept,
             keeps_events=request.response is not None and request.response.background,
             fitted=room < sampling.max_tokens,
+            ignored=prepared.ignored,
             prefill=request.input.prefill if isinstance(request.input, ChatInput) else "",
         )
 

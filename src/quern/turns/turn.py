@@ -22,8 +22,8 @@ class Turn:
     """One admitted turn. Its runner writes the log; dialects read it inside `attach()`.
 
     `kept`: what is said outlives it; with `keeps_events` also how its text came. `fitted`: the answer gets less room
-    than was asked for, as there is no more. `prefill`: how the answer began before it. `pieces`: all that the model
-    wrote, as it came.
+    than was asked for, as there is no more. `prefill`: how the answer began before it. `ignored`: what schemas ask and
+    the answer isn't kept to, as sentences. `pieces`: all that the model wrote, as it came.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Turn:
         keeps_events: bool = False,
         fitted: bool = False,
         prefill: str = "",
+        ignored: tuple[str, ...] = (),
     ) -> None:
         self.id = turn_id
         self.owner = owner
@@ -49,6 +50,7 @@ class Turn:
         self.keeps_events = keeps_events
         self.fitted = fitted
         self.prefill = prefill
+        self.ignored = ignored
         self.created_at = datetime.now(UTC)
         self.started_at: datetime | None = None
         self.pieces: list[str] = []

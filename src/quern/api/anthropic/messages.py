@@ -13,7 +13,7 @@ from quern.api.anthropic.errors import ANTHROPIC_ERRORS
 from quern.api.anthropic.request import CountTokensRequest, MessagesRequest
 from quern.api.shared.headers import CallerDep, ConversationHeader
 from quern.api.shared.request_body import JsonRoute
-from quern.api.shared.request_turns import wait_until_ended
+from quern.api.shared.request_turns import name_ignored, wait_until_ended
 from quern.api.shared.services import ServicesDep
 from quern.api.shared.sse import EventStreamResponse, StreamEncoder, frame
 from quern.events import TurnEnded, TurnEvent
@@ -30,6 +30,7 @@ async def create_message(
     """An answer to messages, whole or streamed. With the header `X-Quern-Conversation` they continue a conversation."""
     model = services.model.check_name(body.model)
     turn = await services.turns.start(body.turn(caller, conversation, services.generation))
+    name_ignored(request, [turn])
     heading = message_heading(turn.id, model)
     told = unanswered if body.max_tokens == 0 else _all
     if body.stream:

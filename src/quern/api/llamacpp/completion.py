@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Depends, Request, Response
 
 from quern.api.llamacpp.answers import TurnAnswer, respond
 from quern.api.llamacpp.completion_request import CompletionRequest
 from quern.api.shared.headers import CallerDep, no_conversation_header
 from quern.api.shared.request_body import JsonRoute
-from quern.api.shared.request_turns import start_all
+from quern.api.shared.request_turns import name_ignored, start_all
 from quern.api.shared.services import ServicesDep
 
 router = APIRouter(route_class=JsonRoute, tags=["llama.cpp"], dependencies=[Depends(no_conversation_header)])
@@ -20,8 +18,9 @@ router = APIRouter(route_class=JsonRoute, tags=["llama.cpp"], dependencies=[Depe
 async def complete(request: Request, body: CompletionRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """What comes after each prompt, without a chat template, whole or streamed. Nothing is remembered."""
     model = services.model.check_name(body.model)
-    prompts = await asyncio.to_thread(body.encode, services.tokens)
+    prompts = await services.bodies.encoded(request, lambda: body.encode(services.tokens))
     turns = await start_all(services.turns, [body.turn(caller, prompt, services.generation) for prompt in prompts])
+    name_ignored(request, turns)
     answers = [
         TurnAnswer(
             turn,

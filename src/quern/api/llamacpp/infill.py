@@ -8,6 +8,7 @@ from quern.api.llamacpp.answers import TurnAnswer, respond
 from quern.api.llamacpp.infill_request import InfillRequest
 from quern.api.shared.headers import CallerDep, no_conversation_header
 from quern.api.shared.request_body import JsonRoute
+from quern.api.shared.request_turns import name_ignored
 from quern.api.shared.services import ServicesDep
 
 router = APIRouter(route_class=JsonRoute, tags=["llama.cpp"])
@@ -19,6 +20,7 @@ async def infill(request: Request, body: InfillRequest, services: ServicesDep, c
     model = services.model.check_name(body.model)
     encoded = await services.bodies.encoded(request, lambda: body.encode(services.tokens))
     turn = await services.turns.start(body.turn(caller, encoded, services.generation))
+    name_ignored(request, [turn])
     context_length = services.model.info.context_length
     answer = TurnAnswer(turn, body.filling(), body.response_fields, model, context_length)
     return await respond(request, [answer], stream=body.stream)

@@ -74,11 +74,17 @@ async def show(body: ModelName, services: ServicesDep) -> dict[str, Any]:
     """What the served model is and can do."""
     name = check_name(services, body.model or body.name)
     info, family = services.model.info, services.model.architecture
-    abilities = {"tools": services.model.calls_tools, "insert": services.model.fills_gaps}
+    embeds = services.model.embedding_length is not None
+    abilities = {
+        "completion": not embeds,
+        "tools": services.model.calls_tools,
+        "insert": services.model.fills_gaps and not embeds,
+        "embedding": embeds,
+    }
     return {
         "modelfile": f"FROM {info.model_id}\n",
         "parameters": "",
-        "template": "",
+        "template": services.model.chat_template,
         "license": "",
         "modified_at": NO_DATE,
         "details": _details(services),
@@ -88,8 +94,9 @@ async def show(body: ModelName, services: ServicesDep) -> dict[str, Any]:
             "general.name": info.model_id,
             f"{family}.context_length": info.context_length,
             f"{family}.vocab_size": info.vocabulary_size,
+            **({f"{family}.embedding_length": services.model.embedding_length} if embeds else {}),
         },
-        "capabilities": ["completion", *(ability for ability, there in abilities.items() if there)],
+        "capabilities": [ability for ability, there in abilities.items() if there],
     }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from quern.api.ollama import catalog, generation
+from quern.api.ollama import catalog, embedding, generation
 from quern.api.ollama.errors import OLLAMA_ERRORS
 from quern.api.shared.dialect import Dialect
 
-OLLAMA = Dialect((generation.router, catalog.router), errors=OLLAMA_ERRORS, prefixes=("/api/",))
+OLLAMA = Dialect((generation.router, embedding.router, catalog.router), errors=OLLAMA_ERRORS, prefixes=("/api/",))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
@@ -12,7 +10,7 @@ from quern.api.ollama.catalog import check_name
 from quern.api.ollama.requests import ChatRequest, GenerateRequest, TextRequest
 from quern.api.shared.headers import CallerDep, no_conversation_header
 from quern.api.shared.request_body import JsonRoute
-from quern.api.shared.request_turns import wait_until_ended
+from quern.api.shared.request_turns import name_ignored, wait_until_ended
 from quern.api.shared.services import Services, ServicesDep
 from quern.api.shared.sse import EventStreamResponse
 from quern.turns.request import TurnRequest
@@ -39,7 +37,9 @@ async def chat(request: Request, body: ChatRequest, services: ServicesDep, calle
 async def generate(request: Request, body: GenerateRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """An answer to a prompt, a text continued (`raw`), or a gap filled (`suffix`)."""
     lines = GenerateLines(check_name(services, body.model))
-    encoded = await asyncio.to_thread(body.encode, services.tokens) if body.continues else None
+    encoded = None
+    if body.continues:
+        encoded = await services.bodies.encoded(request, lambda: body.encode(services.tokens))
     return await _answer(request, body, services, lines, body.turn(caller, encoded, services.generation))
 
 
@@ -49,6 +49,7 @@ async def _answer(
     if asked is None:
         return JSONResponse(lines.nothing("unload" if body.unloads else "load"))
     turn = await services.turns.start(asked)
+    name_ignored(request, [turn])
     if body.stream:
         return LinesResponse(lines, [turn.log], [turn])
     ends = await wait_until_ended([turn], request)

@@ -15,7 +15,7 @@ from quern.api.openai.chat_request import ChatCompletionRequest
 from quern.api.openai.chunk_stream import chunk_stream, usage_in_stream
 from quern.api.shared.headers import CallerDep, ConversationHeader
 from quern.api.shared.request_body import JsonRoute
-from quern.api.shared.request_turns import start_choices, wait_until_ended
+from quern.api.shared.request_turns import name_ignored, start_choices, wait_until_ended
 from quern.api.shared.services import ServicesDep
 from quern.events import TurnEnded
 from quern.turns.turn import Turn
@@ -34,6 +34,7 @@ async def create_chat_completion(
     """An answer to messages, whole or streamed. With the header `X-Quern-Conversation` they continue a conversation."""
     model = services.model.check_name(body.model)
     turns = await start_choices(services.turns, body.turn(caller, conversation, services.generation), body.n or 1)
+    name_ignored(request, turns)
     heading = {"id": f"chatcmpl-{turns[0].id}", "created": int(time.time()), "model": model}
     if body.stream:
         chunks = [ChoiceChunks(index, legacy=body.legacy) for index in range(len(turns))]

@@ -7,7 +7,6 @@ answer is a chat completion. In a stream every chunk has one choice, the last on
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -72,7 +71,7 @@ class FimRequest(SamplingFields):
 async def fill(request: Request, body: FimRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """Fill the gap between `prompt` and `suffix`, whole or streamed. It goes before everybody's chats."""
     model = services.model.check_name(body.model)
-    encoded = await asyncio.to_thread(body.encode, services.tokens)
+    encoded = await services.bodies.encoded(request, lambda: body.encode(services.tokens))
     turn = await services.turns.start(body.turn(caller, encoded, services.generation))
     heading = {"id": f"chatcmpl-{turn.id}", "created": int(time.time()), "model": model}
     if body.stream:

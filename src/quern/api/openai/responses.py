@@ -26,7 +26,7 @@ from quern.api.openai.response_request import CompactRequest, InputTokensRequest
 from quern.api.openai.response_tools import read_tool_use
 from quern.api.shared.headers import CallerDep, Owner, no_conversation_header
 from quern.api.shared.request_body import JsonRoute
-from quern.api.shared.request_turns import wait_until_ended
+from quern.api.shared.request_turns import name_ignored, wait_until_ended
 from quern.api.shared.services import ServicesDep
 from quern.api.shared.sse import EventStreamResponse, StreamEncoder, frame
 from quern.errors import InvalidRequest, TurnNotCompleted
@@ -52,6 +52,7 @@ async def create_response(
     settings = body.settings(services.generation)
     referenced = await services.responses.referenced(body.references(), caller.owner)
     turn = await services.turns.start(body.turn(caller, services.generation, referenced, settings))
+    name_ignored(request, [turn])
     background = body.background is True
     head = ResponseHead(
         turn.id, turn.created_at, model, turn.conversation_id, body.previous_turn(), background, settings

@@ -17,17 +17,22 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from quern.errors import QueueFull
+from quern.api.shared.errors import ErrorKind, Failure, StyleOf
 
 SMALL = 64 * 2**10
 """Bytes. A body of no more costs next to nothing, so it never waits."""
 
 MOST_WAIT_SECONDS = 30.0
 RETRY_AFTER = 5
+PLAIN = "identity"
 MEMORY_IS_GIVEN_BACK_AFTER = 1.0
 """Seconds after a large body: what was made of it is gone by then."""
 
 Result = TypeVar("Result")
+
+
+class NoRoom(Exception):
+    """A body waited for its bytes in vain."""
 
 
 class BodyBudget:
@@ -40,8 +45,13 @@ class BodyBudget:
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="quern-bodies")
         self._trim: asyncio.TimerHandle | None = None
 
+    @property
+    def left(self) -> int:
+        """Bytes that nobody has."""
+        return self._left
+
     async def take(self, size: int) -> int:
-        """Wait for so many bytes; returns what has to be given back. Raises QueueFull after a while."""
+        """Wait for so many bytes; returns what has to be given back. Raises NoRoom after a while."""
         size = min(size, self.most)
         if not self._waiting and size <= self._left:
             self._left -= size
@@ -57,10 +67,9 @@ class BodyBudget:
             turn.cancel()
             self._serve()
             if isinstance(error, TimeoutError):
-                raise QueueFull(
-                    "The server is busy with other large requests (setting server.body_bytes). Try again in "
-                    f"{RETRY_AFTER} s.",
-                    RETRY_AFTER,
+                raise NoRoom(
+                    f"The server is busy with other large requests (setting server.body_bytes). Try again in "
+                    f"{RETRY_AFTER} s."
                 ) from None
             raise
         return size
@@ -110,22 +119,29 @@ _malloc_trim = _find_malloc_trim()
 
 class BudgetedBodies:
     """Lets a body take its bytes of the budget once it is no small one, until it is answered or `release_body` is
-    called. Pure ASGI, so that streams pass untouched.
+    called. What comes packed takes all that it may become. Pure ASGI, so that streams pass untouched.
     """
 
-    def __init__(self, app: ASGIApp, budget: BodyBudget, limit: int) -> None:
+    def __init__(self, app: ASGIApp, budget: BodyBudget, limit: int, style_of: StyleOf) -> None:
         self._app = app
         self._budget = budget
         self._limit = limit
+        self._style_of = style_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        hold = _Hold(self._budget, _expected(scope, self._limit), receive, send)
+        headers = Headers(scope=scope)
+        packed = headers.get("content-encoding", PLAIN) != PLAIN
+        hold = _Hold(self._budget, _expected(headers, self._limit, packed=packed), receive, send, packed=packed)
         scope.setdefault("state", {})["body_hold"] = hold
         try:
             await self._app(scope, hold.receive, hold.send)
+        except NoRoom as error:
+            failure = Failure(ErrorKind.OVERLOADED, str(error))
+            retry = {"retry-after": str(RETRY_AFTER)}
+            await self._style_of(scope["path"]).response(failure, headers=retry)(scope, receive, send)
         finally:
             hold.release()
 
@@ -137,27 +153,26 @@ def release_body(request: Request) -> None:
         hold.release()
 
 
-def _expected(scope: Scope, limit: int) -> int:
+def _expected(headers: Headers, limit: int, *, packed: bool) -> int:
     """Bytes that a body will have at most. What is packed may become as large as it may be."""
-    headers = Headers(scope=scope)
     announced = headers.get("content-length", "")
-    if announced.isdecimal() and headers.get("content-encoding", "identity") == "identity":
-        return min(int(announced), limit)
-    return limit
+    return min(int(announced), limit) if announced.isdecimal() and not packed else limit
 
 
 class _Hold:
-    def __init__(self, budget: BodyBudget, expected: int, receive: Receive, send: Send) -> None:
+    def __init__(self, budget: BodyBudget, expected: int, receive: Receive, send: Send, *, packed: bool) -> None:
         self._budget = budget
         self._expected = expected
         self._receive = receive
         self._send = send
         self._received = 0
+        self._packed = packed
         self._held = 0
 
     @property
     def large(self) -> bool:
-        return self._received > SMALL
+        """Whether what is made of the body is made of one body at a time."""
+        return self._received > SMALL or (self._packed and self._received > 0)
 
     async def receive(self) -> Message:
         message = await self._receive()

@@ -99,10 +99,13 @@ def _names(model: type[BaseModel]) -> tuple[frozenset[str], frozenset[str]]:
 
 @cache
 def _numbers(model: type[BaseModel]) -> frozenset[str]:
-    """The names of members that are numbers: true and "12" are none, although pydantic takes them for some."""
+    """The names of members that are numbers: true and "12" are none, although pydantic takes them for some. Those that
+    read other values too look at what they get themselves.
+    """
     types = {
         field.alias or attribute: {*_choices(field.annotation)} - {type(None)}
         for attribute, field in model.model_fields.items()
+        if not any(isinstance(one, BeforeValidator) for one in field.metadata)
     }
     return frozenset(name for name, given in types.items() if given and given <= {int, float})
 

@@ -22,6 +22,7 @@ VERSION = "v1"
 LONGEST_QUOTED = 100
 LIKENESS = 0.6
 """Of a path to a route's, from 0 to 1, for it to be named."""
+NEARLY_THE_SAME = 0.95
 
 
 def tidied(path: str) -> str:
@@ -62,6 +63,8 @@ class Paths:
             (route for route in self._routes if isinstance(route, Route)), key=lambda it: -len(it.path)
         )
         routes = {route.path_format: "/".join(sorted(route.methods or ())) for route in known_routes}
+        if slip := difflib.get_close_matches(path[:LONGEST_QUOTED], routes, n=1, cutoff=NEARLY_THE_SAME):
+            return routes[slip[0]], slip[0]
         wanted = [segment for segment in path.split("/") if segment]
         for known, methods in routes.items():
             # A wrong base URL: parts of the path are there twice, or missing, or somebody else's.

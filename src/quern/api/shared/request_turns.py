@@ -49,6 +49,13 @@ async def start_all(service: TurnService, requests: Iterable[TurnRequest]) -> li
     return turns
 
 
+def name_ignored(request: Request, turns: Sequence[Turn]) -> None:
+    """Name what the answers aren't kept to of the schemas that the request has, as its unknown fields are named."""
+    sentences = dict.fromkeys(sentence for turn in turns for sentence in turn.ignored)
+    if sentences:
+        request.state.ignored_fields = [*getattr(request.state, "ignored_fields", ()), *sentences]
+
+
 async def wait_until_ended(turns: Sequence[Turn], request: Request) -> list[TurnEnded]:
     """The ends of all turns. Raises ClientGone where the client went before, TurnNotCompleted for one that failed, and
     InvalidRequest where that was for what was asked.

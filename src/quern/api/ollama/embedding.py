@@ -1,0 +1,91 @@
+"""`POST /api/embed`, and `POST /api/embeddings`, its older form for one text.
+
+Source: "Generate embeddings" in Ollama's API documentation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BeforeValidator, Field
+
+from quern.api.ollama.catalog import check_name
+from quern.api.shared.disconnects import ClientDisconnected, unless_disconnected
+from quern.api.shared.fields import NoOp, RequestObject
+from quern.api.shared.headers import CallerDep, no_conversation_header
+from quern.api.shared.request_body import JsonRoute
+from quern.api.shared.services import Services, ServicesDep
+from quern.turns.embeddings import Embeddings
+from quern.turns.request import Caller
+
+router = APIRouter(
+    route_class=JsonRoute, prefix="/api", tags=["ollama"], dependencies=[Depends(no_conversation_header)]
+)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class EmbedRequest(RequestObject):
+    """`POST /api/embed`. What is too long is refused, as everywhere, whatever `truncate` says."""
+
+    input: Annotated[list[str], Field(min_length=1), BeforeValidator(_listed, json_schema_input_type=str | list[str])]
+    model: str | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    keep_alive: NoOp = None
+    options: NoOp = None
+    truncate: NoOp = None
+
+
+class EmbeddingsRequest(RequestObject):
+    """`POST /api/embeddings`."""
+
+    prompt: str
+    model: str | None = None
+    keep_alive: NoOp = None
+    options: NoOp = None
+
+
+@router.post("/embed", response_model=None)
+async def embed(request: Request, body: EmbedRequest, services: ServicesDep, caller: CallerDep) -> Response:
+    """A vector for each input, its length 1. Where the served model writes text, a 400."""
+    name = check_name(services, body.model)
+    began = time.monotonic()
+    made = await _embedded(request, services, caller, body.input, body.dimensions)
+    answer = {
+        "model": name,
+        "embeddings": [vector.tolist() for vector in made.vectors],
+        "total_duration": round((time.monotonic() - began) * 1e9),
+        "load_duration": 0,
+        "prompt_eval_count": made.prompt_tokens,
+    }
+    return await asyncio.to_thread(JSONResponse, answer)
+
+
+@router.post("/embeddings")
+async def embed_one(
+    request: Request, body: EmbeddingsRequest, services: ServicesDep, caller: CallerDep
+) -> dict[str, Any]:
+    """The vector of one text."""
+    check_name(services, body.model)
+    made = await _embedded(request, services, caller, [body.prompt], None, field="prompt")
+    return {"embedding": made.vectors[0].tolist()}
+
+
+async def _embedded(
+    request: Request,
+    services: Services,
+    caller: Caller,
+    inputs: list[str],
+    dimensions: int | None,
+    field: str = "input",
+) -> Embeddings:
+    work = asyncio.ensure_future(services.embeddings.embed(inputs, caller, dimensions=dimensions, field=field))
+    if not await unless_disconnected(request.receive, work):
+        raise ClientDisconnected
+    return work.result()
