@@ -184,6 +184,18 @@ async def test_what_editors_send_besides_is_accepted(quern: Quern) -> None:
     assert response.headers["x-quern-ignored"] == "truncate, shift, options.mirostat"
 
 
+@pytest.mark.parametrize("kind", ["web_search", "mcp", "custom", "something_new"])
+async def test_tools_that_only_vendors_have_are_left_out_and_named(quern: Quern, kind: str) -> None:
+    function = {"function": {"name": "weather", "parameters": {"type": "object"}}}
+    body = {"messages": [{"role": "user", "content": "hi"}], "stream": False, "tools": [function, {"type": kind}]}
+    answer = await quern.client.post("/api/chat", json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-quern-ignored"] == f"tools.1 ({kind})"
+    prompt = quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
+    assert "weather" in prompt
+    assert kind not in prompt
+
+
 @pytest.mark.parametrize(
     "odd",
     [
