@@ -21,7 +21,15 @@ RUN = "from schemathesis.cli import schemathesis; schemathesis()"
 def test_no_request_is_answered_with_a_server_error_or_a_status_that_is_not_documented(tmp_path: Path) -> None:
     options = [
         *("--checks", CHECKS, "--phases", "examples,coverage,fuzzing", "--max-time", SECONDS, "--no-color"),
-        *("--max-examples", "1000" if RANDOM else "5", "--warnings", "off", "--no-shrink"),
+        *(
+            "--max-examples",
+            "1000" if RANDOM else "5",
+            "--warnings",
+            "off",
+            "--no-shrink",
+            "--suppress-health-check",
+            "all",
+        ),
         *([] if RANDOM else ["--generation-deterministic"]),
     ]
     server = ServerProcess(tmp_path, "--engine", "fake", QUERN_TURNS__MAX_QUEUED="1000").wait_until_ready()

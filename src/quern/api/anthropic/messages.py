@@ -12,6 +12,7 @@ from quern.api.anthropic.answer import PING, MessageEvents, message_heading, una
 from quern.api.anthropic.errors import ANTHROPIC_ERRORS
 from quern.api.anthropic.request import CountTokensRequest, MessagesRequest
 from quern.api.shared.headers import CallerDep, ConversationHeader
+from quern.api.shared.openapi import EVENTS
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.request_turns import name_ignored, wait_until_ended
 from quern.api.shared.services import ServicesDep
@@ -23,7 +24,7 @@ from quern.types import TurnState
 router = APIRouter(route_class=JsonRoute, prefix="/v1/messages", tags=["anthropic"])
 
 
-@router.post("", response_model=None)
+@router.post("", response_model=None, responses=EVENTS)
 async def create_message(
     request: Request, body: MessagesRequest, services: ServicesDep, caller: CallerDep, conversation: ConversationHeader
 ) -> Response:

@@ -14,6 +14,7 @@ from quern.api.shared.errors import validation_error
 from quern.api.shared.fields import MOST_STOPS, StopText
 from quern.api.shared.form_body import URLENCODED, FormFields, read_form
 from quern.api.shared.headers import CallerDep
+from quern.api.shared.openapi import EVENTS, PLAIN_TEXT
 from quern.api.shared.raw_text import TurnTextResponse
 from quern.api.shared.request_turns import wait_until_ended
 from quern.api.shared.sampling_fields import with_sampling
@@ -119,7 +120,7 @@ def _form_body(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {FORM_TYPES[0]: {"schema": model.model_json_schema()}}}}
 
 
-@router.post("/generate", openapi_extra=_form_body(GenerateForm), response_model=None)
+@router.post("/generate", openapi_extra=_form_body(GenerateForm), response_model=None, responses=PLAIN_TEXT)
 async def generate(
     request: Request, form: Annotated[GenerateForm, Depends(generate_form)], services: ServicesDep, caller: CallerDep
 ) -> Response:
@@ -131,7 +132,7 @@ async def generate(
     return JSONResponse({"status": "success", "result": turn.answer().text})
 
 
-@router.post("/chat_stream", openapi_extra=_form_body(ChatForm), response_model=None)
+@router.post("/chat_stream", openapi_extra=_form_body(ChatForm), response_model=None, responses=EVENTS)
 async def chat_stream(
     form: Annotated[ChatForm, Depends(chat_form)], services: ServicesDep, caller: CallerDep
 ) -> Response:

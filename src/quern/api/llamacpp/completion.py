@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from quern.api.llamacpp.answers import TurnAnswer, respond
 from quern.api.llamacpp.completion_request import CompletionRequest
 from quern.api.shared.headers import CallerDep, no_conversation_header
+from quern.api.shared.openapi import EVENTS
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.request_turns import name_ignored, start_all
 from quern.api.shared.services import ServicesDep
@@ -14,7 +15,7 @@ from quern.api.shared.services import ServicesDep
 router = APIRouter(route_class=JsonRoute, tags=["llama.cpp"], dependencies=[Depends(no_conversation_header)])
 
 
-@router.post("/completion", response_model=None)
+@router.post("/completion", response_model=None, responses=EVENTS)
 async def complete(request: Request, body: CompletionRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """What comes after each prompt, without a chat template, whole or streamed. Nothing is remembered."""
     model = services.model.check_name(body.model)
@@ -36,4 +37,6 @@ async def complete(request: Request, body: CompletionRequest, services: Services
     return await respond(request, answers, stream=body.stream)
 
 
-router.add_api_route("/completions", complete, methods=["POST"], response_model=None, summary="The same")
+router.add_api_route(
+    "/completions", complete, methods=["POST"], response_model=None, responses=EVENTS, summary="The same"
+)

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from quern.api.llamacpp.answers import TurnAnswer, respond
 from quern.api.llamacpp.infill_request import InfillRequest
 from quern.api.shared.headers import CallerDep, no_conversation_header
+from quern.api.shared.openapi import EVENTS
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.request_turns import name_ignored
 from quern.api.shared.services import ServicesDep
@@ -14,7 +15,7 @@ from quern.api.shared.services import ServicesDep
 router = APIRouter(route_class=JsonRoute, tags=["llama.cpp"])
 
 
-@router.post("/infill", response_model=None, dependencies=[Depends(no_conversation_header)])
+@router.post("/infill", response_model=None, responses=EVENTS, dependencies=[Depends(no_conversation_header)])
 async def infill(request: Request, body: InfillRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """Fill the gap between `input_prefix` and `input_suffix`, whole or streamed. It goes before everybody's chats."""
     model = services.model.check_name(body.model)

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from quern.api.shared.fields import NoOp, RequestObject
+from quern.api.shared.openapi import JSON_LINES
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.services import Services, ServicesDep
 
@@ -100,7 +101,7 @@ async def show(body: ModelName, services: ServicesDep) -> dict[str, Any]:
     }
 
 
-@router.post("/pull", response_model=None)
+@router.post("/pull", response_model=None, responses=JSON_LINES)
 async def pull(body: ModelName, services: ServicesDep) -> Response:
     """The served model is there already; no other can be fetched while the server runs."""
     check_name(services, body.model or body.name)

@@ -9,6 +9,7 @@ from quern.api.ollama.answers import AnswerLines, ChatLines, GenerateLines
 from quern.api.ollama.catalog import check_name
 from quern.api.ollama.requests import ChatRequest, GenerateRequest, TextRequest
 from quern.api.shared.headers import CallerDep, no_conversation_header
+from quern.api.shared.openapi import JSON_LINES
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.request_turns import name_ignored, wait_until_ended
 from quern.api.shared.services import Services, ServicesDep
@@ -26,14 +27,14 @@ class LinesResponse(EventStreamResponse):
     media_type = "application/x-ndjson"
 
 
-@router.post("/chat", response_model=None)
+@router.post("/chat", response_model=None, responses=JSON_LINES)
 async def chat(request: Request, body: ChatRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """An answer to messages, streamed unless `stream` is false."""
     lines = ChatLines(check_name(services, body.model))
     return await _answer(request, body, services, lines, body.turn(caller, services.generation))
 
 
-@router.post("/generate", response_model=None)
+@router.post("/generate", response_model=None, responses=JSON_LINES)
 async def generate(request: Request, body: GenerateRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """An answer to a prompt, a text continued (`raw`), or a gap filled (`suffix`)."""
     lines = GenerateLines(check_name(services, body.model))

@@ -14,6 +14,7 @@ from quern.api.openai.chat_answer import ChoiceChunks, completion_usage, whole_c
 from quern.api.openai.chat_request import ChatCompletionRequest
 from quern.api.openai.chunk_stream import chunk_stream, usage_in_stream
 from quern.api.shared.headers import CallerDep, ConversationHeader
+from quern.api.shared.openapi import EVENTS
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.request_turns import name_ignored, start_choices, wait_until_ended
 from quern.api.shared.services import ServicesDep
@@ -23,7 +24,7 @@ from quern.turns.turn import Turn
 router = APIRouter(route_class=JsonRoute, prefix="/v1/chat", tags=["openai"])
 
 
-@router.post("/completions", response_model=None)
+@router.post("/completions", response_model=None, responses=EVENTS)
 async def create_chat_completion(
     request: Request,
     body: ChatCompletionRequest,

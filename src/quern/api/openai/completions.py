@@ -15,6 +15,7 @@ from quern.api.openai.chunk_stream import chunk_stream, usage_in_stream
 from quern.api.openai.completions_answer import Heading, TextChunks, completions_usage, whole_choice
 from quern.api.openai.completions_request import CompletionRequest
 from quern.api.shared.headers import CallerDep, no_conversation_header
+from quern.api.shared.openapi import EVENTS
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.request_turns import choices_of, name_ignored, start_all, wait_until_ended
 from quern.api.shared.services import ServicesDep
@@ -24,7 +25,7 @@ from quern.turns.turn import Turn
 router = APIRouter(route_class=JsonRoute, prefix="/v1", tags=["openai"])
 
 
-@router.post("/completions", response_model=None, dependencies=[Depends(no_conversation_header)])
+@router.post("/completions", response_model=None, responses=EVENTS, dependencies=[Depends(no_conversation_header)])
 async def create_completion(
     request: Request, body: CompletionRequest, services: ServicesDep, caller: CallerDep
 ) -> Response:
@@ -49,7 +50,12 @@ async def create_completion(
     return await asyncio.to_thread(_whole, headings, turns, ends, {**shared, "usage": usage})
 
 
-@router.post("/engines/{engine}/completions", response_model=None, dependencies=[Depends(no_conversation_header)])
+@router.post(
+    "/engines/{engine}/completions",
+    response_model=None,
+    responses=EVENTS,
+    dependencies=[Depends(no_conversation_header)],
+)
 async def create_engine_completion(
     engine: str,  # noqa: ARG001 (its clients, Copilot's among them, can't choose it)
     request: Request,

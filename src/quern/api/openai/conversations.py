@@ -24,6 +24,7 @@ from quern.api.openai.items import (
 from quern.api.openai.response_includes import included
 from quern.api.shared.errors import validation_error
 from quern.api.shared.headers import Owner
+from quern.api.shared.openapi import EVENTS
 from quern.api.shared.raw_text import TurnTextResponse
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.services import ServicesDep
@@ -106,7 +107,7 @@ async def delete_conversation(conversation_id: str, services: ServicesDep, owner
     return {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
 
 
-@router.get("/{conversation_id}/stream", response_model=None)
+@router.get("/{conversation_id}/stream", response_model=None, responses=EVENTS)
 async def attach(conversation_id: str, services: ServicesDep, owner: Owner) -> Response:
     """Come back to a running turn after a lost connection: its text from the start, then as it comes. 404 where no turn
     runs: then the conversation itself has what there is.

@@ -20,6 +20,7 @@ from quern.api.openai.chat_answer import completion_usage
 from quern.api.shared.error_styles import OPENAI_ERRORS
 from quern.api.shared.fields import NoOp
 from quern.api.shared.headers import CallerDep, no_conversation_header
+from quern.api.shared.openapi import EVENTS
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.request_turns import wait_until_ended
 from quern.api.shared.sampling_fields import SamplingFields
@@ -67,7 +68,7 @@ class FimRequest(SamplingFields):
         )
 
 
-@router.post("/fim/completions", response_model=None, dependencies=[Depends(no_conversation_header)])
+@router.post("/fim/completions", response_model=None, responses=EVENTS, dependencies=[Depends(no_conversation_header)])
 async def fill(request: Request, body: FimRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """Fill the gap between `prompt` and `suffix`, whole or streamed. It goes before everybody's chats."""
     model = services.model.check_name(body.model)

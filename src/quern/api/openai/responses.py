@@ -25,6 +25,7 @@ from quern.api.openai.response_output import Event
 from quern.api.openai.response_request import CompactRequest, InputTokensRequest, ResponseRequest
 from quern.api.openai.response_tools import read_tool_use
 from quern.api.shared.headers import CallerDep, Owner, no_conversation_header
+from quern.api.shared.openapi import EVENTS
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.request_turns import name_ignored, wait_until_ended
 from quern.api.shared.services import ServicesDep
@@ -43,7 +44,7 @@ NOT_KEPT = (
 )
 
 
-@router.post("", response_model=None, dependencies=[Depends(no_conversation_header)])
+@router.post("", response_model=None, responses=EVENTS, dependencies=[Depends(no_conversation_header)])
 async def create_response(
     request: Request, body: ResponseRequest, services: ServicesDep, caller: CallerDep
 ) -> Response:
@@ -92,7 +93,7 @@ async def compact(request: Request, body: CompactRequest, services: ServicesDep,
     return compacted_json(turn, end, users)
 
 
-@router.get("/{response_id}", response_model=None, dependencies=[Depends(included)])
+@router.get("/{response_id}", response_model=None, responses=EVENTS, dependencies=[Depends(included)])
 async def get_response(
     response_id: str,
     services: ServicesDep,

@@ -1,4 +1,4 @@
-"""The OpenAPI description with the error statuses of each route: FastAPI knows of its own 422 only."""
+"""The OpenAPI description with what FastAPI doesn't know of: each route's error statuses, and streams."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ DESCRIPTIONS = {
     ErrorKind.UNAVAILABLE: "The model is not there yet, or the server is about to stop",
     ErrorKind.INTERNAL: "A fault of the server's",
 }
+
+
+def also(media_type: str) -> dict[int | str, dict[str, Any]]:
+    """A route's `responses` where its answer may be a stream of this type instead of JSON."""
+    return {200: {"content": {media_type: {"schema": {"type": "string"}}}}}
+
+
+EVENTS = also("text/event-stream")
+JSON_LINES = also("application/x-ndjson")
+PLAIN_TEXT = also("text/plain")
 
 
 def document_errors(app: FastAPI, style_of: StyleOf) -> None:
