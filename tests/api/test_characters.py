@@ -191,6 +191,36 @@ async def test_a_part_of_a_form_in_any_charset_holds_whole_characters_or_is_refu
         assert (await quern.client.get(f"/v1/conversations/{conversation['id']}")).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/code/generate", "/v1/code/chat_stream"])
+@pytest.mark.parametrize(
+    ("charset", "raw"),
+    [
+        ("", b"\xff\xfe"),
+        ("", b"\xed\xa0\xbd"),
+        ("; charset=utf-8", b"caf\xe9"),
+        ("; charset=nonsense", "é".encode()),
+        ("; charset=us-ascii", "é".encode()),
+    ],
+)
+async def test_a_part_of_a_form_that_is_not_utf8_is_refused_and_not_taken_for_other_characters(
+    quern: Quern, path: str, charset: str, raw: bytes
+) -> None:
+    head = b'--b\r\ncontent-disposition: form-data; name="prompt"\r\n\r\n'
+    headers = {"content-type": f"multipart/form-data; boundary=b{charset}"}
+    response = await quern.client.post(path, content=head + raw + b"\r\n--b--\r\n", headers=headers)
+    assert response.status_code == 422
+    assert "Send UTF-8" in response.json()["detail"][0]["msg"]
+    assert not quern.engine.requests
+
+
+@pytest.mark.parametrize("charset", ["", "; charset=UTF-8", '; charset="utf8"'])
+async def test_a_part_of_a_form_in_utf8_is_read_whatever_the_form_calls_it(quern: Quern, charset: str) -> None:
+    body = '--b\r\ncontent-disposition: form-data; name="prompt"\r\n\r\nhé 中\r\n--b--\r\n'.encode()
+    headers = {"content-type": f"multipart/form-data; boundary=b{charset}"}
+    response = await quern.client.post("/v1/code/generate", content=body, headers=headers)
+    assert "hé 中" in response.json()["result"]
+
+
 @pytest.mark.parametrize("raw", ["%ed%a0%bd", "%ff", "%00"])
 async def test_a_query_and_a_path_that_are_no_utf8_are_never_a_500(start: Start, raw: str) -> None:
     async with start(live=True) as quern:

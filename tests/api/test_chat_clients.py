@@ -108,10 +108,27 @@ async def test_a_tool_in_another_form_is_the_same_tool(quern: Quern, tool: dict[
     assert others == [first, first]
 
 
-@pytest.mark.parametrize("choice", ["any", {"type": "function", "name": "weather"}])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "any",
+        {"type": "function", "name": "weather"},
+        {"type": "any"},
+        {"type": "required"},
+        {"type": "tool", "name": "weather"},
+    ],
+)
 async def test_a_choice_in_another_form_demands_the_same(quern: Quern, choice: Any) -> None:
     await chat(quern, tools=[TOOL], tool_choice="required")
     await chat(quern, tools=[TOOL], tool_choice=choice)
+    first, second = quern.engine.requests
+    assert (first.prompt, first.grammar) == (second.prompt, second.grammar)
+
+
+@pytest.mark.parametrize("mode", ["auto", "none"])
+async def test_a_mode_in_anthropics_shape_is_the_same_mode(quern: Quern, mode: str) -> None:
+    await chat(quern, tools=[TOOL], tool_choice=mode)
+    await chat(quern, tools=[TOOL], tool_choice={"type": mode})
     first, second = quern.engine.requests
     assert (first.prompt, first.grammar) == (second.prompt, second.grammar)
 

@@ -105,6 +105,22 @@ async def test_the_official_client_reads_its_stream(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
+    ("choice", "meant"),
+    [
+        ("any", "required"),
+        ({"type": "any"}, "required"),
+        ({"type": "auto"}, "auto"),
+        ({"type": "none"}, "none"),
+        ({"type": "required"}, "required"),
+        ({"type": "function", "function": {"name": "apply"}}, {"type": "function", "name": "apply"}),
+    ],
+)
+async def test_a_choice_in_the_shape_of_another_api_means_the_same(start: Start, choice: Any, meant: Any) -> None:
+    async with start(saying("x")) as quern:
+        assert (await responded(quern, tools=[KEPT], tool_choice=choice))["tool_choice"] == meant
+
+
+@pytest.mark.parametrize(
     "choice", [None, "auto", "required", {"type": "custom", "name": "apply"}, {"type": "function", "name": "apply"}]
 )
 async def test_a_grammar_is_kept_to_whether_a_call_is_demanded_or_not(start: Start, choice: Any) -> None:

@@ -67,6 +67,7 @@ RESULTS: list[tuple[dict[str, Any], str]] = [
                    "content": [{"type": "text", "text": "Sun"}, {"type": "text", "text": "all day"}]}]},
      ("<search_result>\n<source>\nhttps://example.org\n</source>\n<title>\nWeather\n</title>\n"
       "<content>\nSun\nall day\n</content>\n</search_result>")),
+    ({"content": [{"type": "text", "text": {"value": "x"}}]}, '{"type": "text", "text": {"value": "x"}}'),
     ({"content": [{"type": "browser_state", "tabs": []}]}, "[a part of the type 'browser_state' was here]"),
     ({"content": [{"type": "tool_reference", "tool_name": "news"}]}, "The tool news can be called now."),
 ]  # fmt: skip
@@ -129,6 +130,30 @@ async def test_what_says_nothing_to_this_model_leaves_no_trace(quern: Quern, blo
     plain = await shown(quern, *USER, assistant({"type": "text", "text": "ok"}), *USER)
     assert await shown(quern, *USER, assistant(block, {"type": "text", "text": "ok"}, block), *USER) == plain
     assert await shown(quern, *USER, assistant("ok"), user(block, {"type": "text", "text": "hi"})) == plain
+
+
+NO_BLOCKS: list[tuple[Any, str]] = [
+    ({}, "{}"),
+    (5, "5"),
+    ([None, "x"], "x"),
+    ([["x"]], '["x"]'),
+    ({"odd": [1]}, '{"odd": [1]}'),
+    ([{"type": 5, "text": "x"}], '{"type": 5, "text": "x"}'),
+    ([{"type": "text", "text": ["x"]}], '{"type": "text", "text": ["x"]}'),
+]
+
+
+@pytest.mark.parametrize(("content", "seen"), NO_BLOCKS)
+@pytest.mark.parametrize("role", ["user", "assistant", "system"])
+async def test_what_is_no_block_is_shown_as_json(quern: Quern, role: str, content: Any, seen: str) -> None:
+    assert f"{role}\n{seen}\n" in await shown(quern, *USER, {"role": role, "content": content}, *USER)
+
+
+@pytest.mark.parametrize("content", [{}, [5], [{"type": "text", "text": ["x"]}]])
+async def test_what_is_no_block_is_refused_in_what_the_user_says_now(quern: Quern, content: Any) -> None:
+    response = await message(quern, messages=[{"role": "user", "content": content}])
+    assert response.status_code == 400
+    assert "messages.0.content.0 can't be used: A block has its type" in response.json()["error"]["message"]
 
 
 async def test_a_summary_of_what_was_said_before_is_shown(quern: Quern) -> None:

@@ -184,6 +184,34 @@ async def test_what_editors_send_besides_is_accepted(quern: Quern) -> None:
     assert response.headers["x-quern-ignored"] == "truncate, shift, options.mirostat"
 
 
+@pytest.mark.parametrize("kind", ["web_search", "mcp", "custom", "something_new"])
+async def test_tools_that_only_vendors_have_are_left_out_and_named(quern: Quern, kind: str) -> None:
+    function = {"function": {"name": "weather", "parameters": {"type": "object"}}}
+    body = {"messages": [{"role": "user", "content": "hi"}], "stream": False, "tools": [function, {"type": kind}]}
+    answer = await quern.client.post("/api/chat", json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-quern-ignored"] == f"tools.1 ({kind})"
+    prompt = quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
+    assert "weather" in prompt
+    assert kind not in prompt
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"role": "tool", "content": {"lines": 4}, "tool_name": None, "tool_call_id": 5},
+        {"role": "assistant", "content": [{"type": "text", "text": {"lines": 4}}], "tool_calls": [{"id": 5}, {}]},
+        {"role": "assistant", "content": None, "tool_calls": [{"function": {"arguments": '{"lines": 4'}}]},
+        {"role": "system", "content": {"lines": 4}},
+    ],
+)
+async def test_what_was_said_before_is_shown_whatever_it_is(quern: Quern, odd: dict[str, Any]) -> None:
+    user = {"role": "user", "content": "hi"}
+    answer = await quern.client.post("/api/chat", json={"messages": [user, odd, user], "stream": False})
+    assert answer.status_code == 200, answer.text
+    assert '{"lines": 4}' in quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
+
+
 async def test_images_are_refused_in_what_is_said_now_and_a_sentence_in_what_was_said_before(quern: Quern) -> None:
     picture: list[Any] = [{"role": "user", "content": "Look", "images": ["aGk="]}]
     refused = await quern.client.post("/api/chat", json={"messages": picture})

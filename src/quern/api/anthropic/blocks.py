@@ -21,11 +21,11 @@ from quern.api.anthropic.said import (
     SearchResultBlock,
     SilentBlock,
     TextBlock,
-    blocks_of,
-    listed,
+    history_of,
     tagged,
 )
 from quern.api.anthropic.tools import ClientTool, OfferedTool
+from quern.api.shared.chat_messages import SaidText
 from quern.api.shared.fields import LeftOut, NoOp, RequestObject
 
 
@@ -33,8 +33,8 @@ class ToolUseBlock(RequestObject):
     """A call that the model made, or one that a vendor's server made for it. Its input may have been cut off."""
 
     type: Literal["tool_use", "server_tool_use", "mcp_tool_use"]
-    id: str = ""
-    name: str = ""
+    id: SaidText = ""
+    name: SaidText = ""
     input: Any = None
     cache_control: NoOp = None
     caller: NoOp = None
@@ -58,19 +58,6 @@ class ToolReferenceBlock(RequestObject):
         return f"The tool {self.tool_name} can be called now."
 
 
-def _outputs_of(content: Any) -> Any:
-    """The same of what a tool gave back; what is no block is shown as JSON."""
-    return blocks_of([one if _is_block(one) else _as_text(one) for one in listed(content)])
-
-
-def _is_block(value: Any) -> bool:
-    match value:
-        case {"type": str()} | {"text": str()}:
-            return True
-        case _:
-            return False
-
-
 def _as_text(value: Any) -> str:
     """A text as it is, and anything else as JSON; null is nothing."""
     return value or "" if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -90,8 +77,8 @@ class ToolResultBlock(RequestObject):
     """What a call gave back. No image in it is refused: the client can't take it back."""
 
     type: Literal["tool_result", "mcp_tool_result"]
-    tool_use_id: str = ""
-    content: Annotated[list[OutputBlock], BeforeValidator(_outputs_of)] = Field(default_factory=list[OutputBlock])
+    tool_use_id: SaidText = ""
+    content: Annotated[list[OutputBlock], BeforeValidator(history_of)] = Field(default_factory=list[OutputBlock])
     is_error: bool | None = None
     cache_control: NoOp = None
     toolset_name: NoOp = None
@@ -106,7 +93,7 @@ class ServerResultBlock(RequestObject):
     """What a call gave back that a vendor's server made, as `web_search_tool_result`."""
 
     type: str
-    tool_use_id: str = ""
+    tool_use_id: SaidText = ""
     content: Any = None
     cache_control: NoOp = None
     caller: NoOp = None
@@ -201,5 +188,5 @@ Block = Annotated[
         _alias,
     ),
 ]
-Content = Annotated[list[Block], FailFast(), BeforeValidator(blocks_of)]
+Content = Annotated[list[Block], FailFast(), BeforeValidator(history_of)]
 """A string or blocks."""

@@ -33,10 +33,7 @@ def source_text(source: Any) -> str | None:
         case {"type": "base64", "media_type": str(kind), "data": str(data)} if kind.startswith("text/"):
             return _decoded(data)
         case str() | list():
-            try:
-                return content_of(source).before()
-            except ValueError:
-                return None
+            return content_of(source).before()
         case _:
             return None
 

@@ -5,6 +5,7 @@ Source: "Create a Message" in Anthropic's API reference.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any, Literal, cast
 
@@ -109,6 +110,21 @@ class OtherBlock(RequestObject):
         )
 
 
+class NoBlock(OtherBlock):
+    """What has no type, or is a block of text whose text is none."""
+
+    type: str = ""
+    value: Any
+
+    def said(self) -> str:
+        """The same as JSON."""
+        return "" if self.value is None else json.dumps(self.value, ensure_ascii=False)
+
+    def refusal(self) -> str:
+        """See OtherBlock."""
+        return "A block has its type in the member 'type', and a block of text its text as a string"
+
+
 class SilentBlock(RequestObject):
     """What another model thought, or what a server noted for itself. It is not shown to the model."""
 
@@ -121,6 +137,23 @@ class SilentBlock(RequestObject):
 
 Said = TextBlock | DocumentBlock | SearchResultBlock | CompactionBlock | OtherBlock
 """Blocks of what somebody says."""
+
+
+def history_of(content: Any) -> Any:
+    """The same of messages, which may be history: what is no block is a `NoBlock`."""
+    return [one if _is_block(one) else NoBlock(value=one) for one in blocks_of(content)]
+
+
+def _is_block(value: Any) -> bool:
+    match value:
+        case {"type": "text", "text": text}:
+            return text is None or isinstance(text, str)
+        case {"type": str()}:
+            return True
+        case {"text": str(), **members}:
+            return members.get("type") is None
+        case _:
+            return False
 
 
 def blocks_of(content: Any) -> Any:

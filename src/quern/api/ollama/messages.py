@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
-from quern.api.shared.chat_messages import ArgumentsText
+from quern.api.shared.chat_messages import ArgumentsText, SaidText
 from quern.api.shared.content import Content, ContentField, UnreadablePart
 from quern.api.shared.fields import NoOp, RequestObject
 from quern.types import Item, Message, Role, ToolCall, ToolResult
@@ -23,7 +23,7 @@ ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "assistant": Role.ASSI
 class CalledFunction(RequestObject):
     """What was called, with its arguments as an object."""
 
-    name: str
+    name: SaidText = ""
     arguments: ArgumentsText = ""
     index: NoOp = None
     description: NoOp = None
@@ -32,9 +32,9 @@ class CalledFunction(RequestObject):
 class Call(RequestObject):
     """A call that the model made."""
 
-    id: str = ""
+    id: SaidText = ""
     type: NoOp = None
-    function: CalledFunction
+    function: CalledFunction = CalledFunction()
 
 
 class ChatMessage(RequestObject):
@@ -43,9 +43,9 @@ class ChatMessage(RequestObject):
     role: str
     content: ContentField = Content()
     tool_calls: list[Call] = Field(default_factory=list[Call])
-    tool_name: str = ""
-    name: str = ""
-    tool_call_id: str = ""
+    tool_name: SaidText = ""
+    name: SaidText = ""
+    tool_call_id: SaidText = ""
     images: list[Any] = Field(default_factory=list[Any])
     thinking: NoOp = None
 

@@ -16,8 +16,8 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from quern.api.openai.compaction import summary_of
 from quern.api.openai.items import item_id_of
 from quern.api.openai.tool_items import qualified_name
-from quern.api.shared.chat_messages import ArgumentsText
-from quern.api.shared.content import Content, ContentField
+from quern.api.shared.chat_messages import ArgumentsText, SaidText
+from quern.api.shared.content import Content, ContentField, SaidBefore
 from quern.api.shared.fields import LeftOut, NoOp, RequestObject, type_of
 from quern.types import CUSTOM_INPUT, Item, Message, Role, ToolCall, ToolKind, ToolResult
 
@@ -43,8 +43,8 @@ class MessageItem(RequestObject):
 class _OfCall(RequestObject):
     """What calls and their results have in common."""
 
-    call_id: str = ""
-    id: str | None = None
+    call_id: SaidText = ""
+    id: SaidText = ""
     status: NoOp = None
     caller: NoOp = None
     created_by: NoOp = None
@@ -52,15 +52,15 @@ class _OfCall(RequestObject):
     @property
     def called(self) -> str:
         """The id that names a call to its result."""
-        return self.call_id or self.id or ""
+        return self.call_id or self.id
 
 
 class CallItem(_OfCall):
     """A call of a function."""
 
     type: Literal["function_call"]
-    name: str
-    namespace: str | None = None
+    name: SaidText = ""
+    namespace: SaidText | None = None
     arguments: ArgumentsText = ""
     async_: NoOp = Field(default=None, alias="async")
 
@@ -74,8 +74,8 @@ class CustomCallItem(_OfCall):
     """A call of a custom tool."""
 
     type: Literal["custom_tool_call"]
-    name: str
-    namespace: str | None = None
+    name: SaidText = ""
+    namespace: SaidText | None = None
     input: ArgumentsText = ""
     async_: NoOp = Field(default=None, alias="async")
 
@@ -111,7 +111,7 @@ class ResultItem(_OfCall):
     """What a call of a function or of a custom tool gave back."""
 
     type: Literal["function_call_output", "custom_tool_call_output", "local_shell_call_output"]
-    output: ContentField = Content()
+    output: SaidBefore = Content()
     name: NoOp = None
     namespace: NoOp = None
     tool_name: NoOp = None
@@ -138,10 +138,10 @@ class RemoteCallItem(RequestObject):
     """A call that OpenAI's servers made to another one, with its result."""
 
     type: Literal["mcp_call"]
-    id: str = ""
-    name: str
+    id: SaidText = ""
+    name: SaidText = ""
     arguments: ArgumentsText = ""
-    output: str | None = None
+    output: SaidText = ""
     error: Any = None
     server_label: NoOp = None
     approval_request_id: NoOp = None
@@ -150,14 +150,14 @@ class RemoteCallItem(RequestObject):
     def steps(self) -> list[Item]:
         """The same as values."""
         result = self.output if self.error is None else f"Error: {_text(self.error)}"
-        return [ToolCall(self.id, self.name, self.arguments), ToolResult(self.id, result or "")]
+        return [ToolCall(self.id, self.name, self.arguments), ToolResult(self.id, result)]
 
 
 class CompactionItem(RequestObject):
     """What was said before, made short: by this server, or by another one, whose form only that one knows."""
 
     type: Literal["compaction", "compaction_summary"]
-    encrypted_content: str = ""
+    encrypted_content: SaidText = ""
     id: NoOp = None
     created_by: NoOp = None
     internal_chat_message_metadata_passthrough: NoOp = None

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from quern.api.openai.tool_items import DESCRIPTIONS, PARAMETERS, qualified_name
 from quern.api.shared.fields import JsonSchema, LeftOut, NoOp, RequestObject, type_of
-from quern.api.shared.tools import MOST_TOOLS, NO_PARAMETERS, ToolName, tool_use
+from quern.api.shared.tools import ANY, FUNCTION, MOST_TOOLS, NO_PARAMETERS, ToolName, mode_of, tool_use
 from quern.turns.request import CallMode, ToolUse
 from quern.types import GrammarSyntax, InputGrammar, Tool, ToolKind
 
@@ -167,8 +167,14 @@ def _choice(value: Any) -> Any:
     """One of the modes, a tool, or some of the tools. Raises ValueError."""
     if value is None or value in list(CallMode):
         return value
+    if value == ANY or (mode := mode_of(value)) == ANY:
+        return CallMode.REQUIRED.value
+    if mode is not None:
+        return mode
     members = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
     kind, name = type_of(members), members.get("name")
+    if kind == FUNCTION and isinstance(nested := members.get(FUNCTION), dict):
+        name = cast("dict[str, Any]", nested).get("name")
     if kind in GROUPED and isinstance(name, str):
         return {"type": kind, "name": name, **({"namespace": members["namespace"]} if members.get("namespace") else {})}
     if kind in CLIENTS_TOOLS:

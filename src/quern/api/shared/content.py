@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator
@@ -22,18 +22,24 @@ KNOWN_MEMBERS = frozenset(
 )
 THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
 """Parts of an answer that no model is shown again."""
+NO_CONTENT = "it must be a string or a list of parts, and a part of text has its text as a string in the member 'text'"
 KINDS = ("image", "audio", "video", "file", "document")
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadablePart:
-    """A part that is no text. `place`: where in the content it is."""
+    """A part that is no text. `place`: where in the content it is; `shown`: what it is shown as, where it is no part of
+    any type.
+    """
 
     place: str
     type: str
+    shown: str | None = None
 
     def sentence(self) -> str:
         """What stands in its place in what was said before."""
+        if self.shown is not None:
+            return self.shown
         kind = next((kind for kind in KINDS if kind in self.type), None)
         if kind is None:
             return f"[a part of the type {self.type!r} was here]"
@@ -55,6 +61,10 @@ class Content:
         for part in self.parts:
             if isinstance(part, UnreadablePart):
                 where = f"{field}.{part.place}" if part.place else field
+                if part.shown is not None:
+                    raise InvalidRequest(
+                        f"The field {where} can't be used: {NO_CONTENT}. Send text, or leave it out.", field=where
+                    )
                 raise InvalidRequest(
                     f"The field {where} can't be used: a part of the type {part.type!r} is no text, and the model "
                     f"reads text only. Say in a part of text what it shows, or leave it out.",
@@ -63,24 +73,29 @@ class Content:
         return self.before()
 
     def before(self) -> str:
-        """The text, with sentences in the places of what is none."""
-        return "\n".join(part if isinstance(part, str) else part.sentence() for part in self.parts)
+        """The text, with sentences in the places of what is none, and without what another model thought."""
+        return "\n".join(
+            part if isinstance(part, str) else part.sentence() for part in self.parts if not _is_thought(part)
+        )
 
 
-def content_of(value: Any) -> Any:
-    """A string, a part, or parts; null is nothing. Raises ValueError for another value."""
+def content_of(value: Any) -> Content:
+    """A string, a part, or parts; null is nothing. Another value can't be used now, and is shown as JSON later."""
     if value is None or isinstance(value, Content):
         return value or Content()
     if isinstance(value, str):
         return Content((value,))
     if isinstance(value, dict):
         value = [value]
-    if not isinstance(value, list):
-        msg = "It must be a string or a list of parts"
-        raise ValueError(msg)  # noqa: TRY004 (pydantic makes a sentence of a ValueError)
+    if not isinstance(value, list) or not all(
+        part is None or isinstance(part, str | dict) for part in cast("list[Any]", value)
+    ):
+        return Content((_no_part(value, ""),))
     parts: list[str | UnreadablePart] = []
     unknown: list[str] = []
     for index, part in enumerate(cast("list[Any]", value)):
+        if part is None:
+            continue
         parts.append(_part(part, str(index)))
         if isinstance(part, dict) and isinstance(parts[-1], str):
             members = cast("Mapping[str, Any]", part)
@@ -99,19 +114,15 @@ def _part(part: Any, place: str) -> str | UnreadablePart:
         return str(members.get("refusal") or "")
     if isinstance(text, str) and (kind is None or kind in TEXT_PARTS):
         return text
+    if kind in TEXT_PARTS and text is None:
+        return _no_part("", place)
     if kind in TEXT_PARTS or not isinstance(kind, str):
-        msg = "A part of text has its text as a string in the member 'text'"
-        raise ValueError(msg)
+        return _no_part(part, place)
     return UnreadablePart(place, kind)
 
 
-def said_before(value: Any) -> Any:
-    """The same of what was said before, whatever it is: no text, it is shown as JSON."""
-    try:
-        content = content_of(value)
-    except ValueError:
-        return Content((json.dumps(value, ensure_ascii=False),))
-    return replace(content, parts=tuple(part for part in content.parts if not _is_thought(part)))
+def _no_part(value: Any, place: str) -> UnreadablePart:
+    return UnreadablePart(place, "", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _is_thought(part: str | UnreadablePart) -> bool:
@@ -124,5 +135,5 @@ ContentField = Annotated[
 ]
 """A string or parts in, a `Content` out."""
 
-SaidBefore = Annotated[Content, BeforeValidator(said_before, json_schema_input_type=Any)]
-"""Anything in, a `Content` out."""
+SaidBefore = Annotated[Content, BeforeValidator(content_of, json_schema_input_type=Any)]
+"""The same, of what only was said before: anything."""

@@ -17,6 +17,7 @@ MOST_TOOLS = 256
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,128}$")]
 FUNCTION = "function"
+ANY = "any"
 
 
 class Function(RequestObject):
@@ -123,15 +124,30 @@ def _choice_kind(choice: Any) -> str:
     return kind if kind in {FUNCTION, "allowed_tools"} else "other"
 
 
+def mode_of(choice: Any) -> str | None:
+    """The mode in Anthropic's shape, `{"type": "auto"}`; None for what is none."""
+    kind = type_of(choice)
+    return kind if kind in {*CallMode, ANY} else None
+
+
+def _named(choice: Any) -> Any:
+    """The same in Chat Completions' own shape."""
+    match choice:
+        case {"type": "tool", "name": str(name)}:
+            return {"type": FUNCTION, FUNCTION: {"name": name}}
+        case _:
+            return mode_of(choice) or _nested(choice)
+
+
 ToolChoice = Annotated[
     Annotated[Literal["auto", "none", "required", "any"], Tag("mode")]
     | Annotated[NamedTool, Tag(FUNCTION)]
     | Annotated[AllowedTools, Tag("allowed_tools")]
     | Annotated[OtherTool, Tag("other")],
     Discriminator(_choice_kind),
-    BeforeValidator(_nested),
+    BeforeValidator(_named),
 ]
-"""Whether a tool is called, and which. `any` is Mistral's word for `required`."""
+"""Whether a tool is called, and which. `any` is Mistral's word for `required`; some clients send Anthropic's shape."""
 
 
 def chosen_tools(tools: Sequence[Tool], choice: ToolChoice | None, *, parallel: bool) -> ToolUse:
@@ -152,7 +168,7 @@ def chosen_tools(tools: Sequence[Tool], choice: ToolChoice | None, *, parallel: 
                 field="tool_choice",
             )
         case _:
-            return tool_use(tools, CallMode.REQUIRED if choice == "any" else choice, only=None, parallel=parallel)
+            return tool_use(tools, CallMode.REQUIRED if choice == ANY else choice, only=None, parallel=parallel)
 
 
 def tool_use(

@@ -33,6 +33,7 @@ class XmlCall:
         self._sink = sink
         self._slips = slips
         self._given: set[str] = set()
+        self._doubtful = False
 
     def read(self) -> Steps[None]:
         """Read the call with its end. Raises NotACallError while it may be prose."""
@@ -52,7 +53,9 @@ class XmlCall:
                 self._sink.mend()
             following = yield from self._parameter(types)
         self._sink.write("}" if self._given else "{}")
-        if following != FUNCTION_END:
+        # A value that has a parameter's end in it may have swallowed what is missing.
+        swallowed = self._doubtful and not self._given.issuperset(types.required)
+        for _ in range((following != FUNCTION_END) + swallowed):
             self._sink.mend()
         self._sink.end(whole=following != "")
         if following == CALL_END:
@@ -69,7 +72,9 @@ class XmlCall:
         else:
             self._sink.mend()
         self._sink.write(f"{', ' if self._given else '{'}{as_json(name)}: ")
-        following = yield from XmlValue(self._source, self._sink, types, name, self._given).read()
+        value = XmlValue(self._source, self._sink, types, name, self._given)
+        following = yield from value.read()
+        self._doubtful = self._doubtful or value.holds_an_end
         self._given.add(name)
         return following
 

@@ -70,6 +70,8 @@ class XmlValue:
             *([self._own_end] if self._own_end else []),
         )
         self._markers = (*self._ends, *self._own_opening, *PARAMETERS, FUNCTION, FUNCTION_NAMED, CALL, *ENDS)
+        self.holds_an_end = False
+        """Whether a parameter's end begins a line of it, which was taken for a part of it."""
         self._line_break = "\n"
         self._in_its_lines = True
         self._owned = 0
@@ -179,6 +181,7 @@ class XmlValue:
         if over and following in ENDS and self._is_text:
             over = yield from self._is_over()
         if not over:
+            self.holds_an_end = self.holds_an_end or bool(line_break)
             return self._more(line_break + end, space, following)
         if end != PARAMETER_END:
             self._sink.mend()

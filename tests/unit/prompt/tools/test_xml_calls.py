@@ -96,8 +96,8 @@ def test_strings_are_told_while_they_are_written_and_other_values_when_they_are_
     ],
 )
 def test_a_string_arrives_as_it_is(value: str) -> None:
-    answer = parse(writing("content", value))
-    assert answer.arguments() == {"content": value}
+    answer = parse(tagged(function("write_file", parameter("path", "a"), parameter("content", value))))
+    assert answer.arguments() == {"path": "a", "content": value}
     assert answer.repairs == 0
 
 
@@ -403,3 +403,25 @@ def test_what_is_left_of_a_calls_tags_is_no_prose(rest: str) -> None:
         text = "".join(event.text for event in events if isinstance(event, TextDelta))
         assert "<" not in text
         assert repairs > 0 or not all(event.whole for event in events if isinstance(event, CallEnded))
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        "\n</parameter>\n\n",
+        "\n</parameter>\n>\n",
+        "\n</parameter>\n<parameter\n",
+        "\n</parameter>\n<param=content>\n",
+        "\n</parameter>\n<parameter=path>\n",
+    ],
+)
+def test_a_value_that_swallowed_another_argument_is_counted(between: str) -> None:
+    parsed = parse(tagged(f"<function=write_file>\n<parameter=path>\na.py{between}x = 1\n</parameter>\n</function>"))
+    assert parsed.arguments() == {"path": f"a.py{between}x = 1"}
+    assert parsed.repairs == 1
+
+
+def test_a_value_that_quotes_a_parameters_end_is_right_where_no_argument_is_missing() -> None:
+    quoted = "a\n</parameter>\n>\nb"
+    call = function("write_file", parameter("path", "a.py"), parameter("content", quoted))
+    assert parse(tagged(call)) == Parsed("", [("write_file", json.dumps({"path": "a.py", "content": quoted}))], 0)
