@@ -104,6 +104,16 @@ async def test_the_official_client_reads_its_stream(start: Start) -> None:
         assert item.input == PATCH
 
 
+@pytest.mark.parametrize("tool", [FREE, KEPT, WEATHER], ids=["custom", "grammar", "function"])
+async def test_a_tool_in_the_shape_of_chat_completions_is_the_same_tool(start: Start, tool: dict[str, Any]) -> None:
+    nested = {"type": tool["type"], tool["type"]: {name: it for name, it in tool.items() if name != "type"}}
+    async with start(saying("x")) as quern:
+        flat = await responded(quern, tools=[tool])
+        assert (await responded(quern, tools=[nested]))["tools"] == flat["tools"]
+        first, second = quern.engine.requests
+        assert (first.prompt, first.grammar) == (second.prompt, second.grammar)
+
+
 @pytest.mark.parametrize(
     ("choice", "meant"),
     [

@@ -145,6 +145,8 @@ NUMBERS = {
 @pytest.mark.parametrize("path", NUMBERS)
 async def test_what_is_no_number_is_refused_where_one_is_wanted(quern: Quern, path: str, value: Any) -> None:
     for field in NUMBERS[path]:
+        if (field, value) == ("logprobs", False):
+            continue  # As in chats, which is what clients send in both.
         response = await quern.client.post(path, json={**DIALECTS[path], field: value})
         assert response.status_code == 400, field
         assert f"The field {field} can't be used: Input should be a valid" in response.json()["error"]["message"]

@@ -59,7 +59,7 @@ def custom(grammar: dict[str, str]) -> dict[str, Any]:
             "Two tools have the name 'weather'",
         ),
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
-        ({"tool_choice": "any"}, "tool_choice", "It must be 'auto', 'none', 'required'"),
+        ({"tool_choice": "sometimes"}, "tool_choice", "It must be 'auto', 'none', 'required'"),
         ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice", "It must be 'auto'"),
         (
             {"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [WEB]}},

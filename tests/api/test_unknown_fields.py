@@ -137,3 +137,12 @@ async def test_the_plain_endpoints_refuse_unknown_fields_all_the_same(quern: Que
         response = await quern.client.post(path, data={"prompt": "x", "colour": "red"})
         assert response.status_code == 422
         assert "colour" in response.json()["detail"][0]["msg"]
+
+
+@pytest.mark.parametrize("setting", ["accept", "refuse"])
+@pytest.mark.parametrize("path", BODIES)
+async def test_an_unknown_field_that_is_an_empty_list_says_nothing(start: Start, path: str, setting: str) -> None:
+    async with start(server={"unknown_fields": setting}) as quern:
+        response = await post(quern, path, {**BODIES[path], "colour": [], "mcp_servers": []})
+        assert response.status_code == 200, response.text
+        assert "x-quern-ignored" not in response.headers

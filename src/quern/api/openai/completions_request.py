@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, PlainValidator
 
 from quern.api.openai.extensions import ExtendedFields
 from quern.api.openai.schemas import ResponseFormat
-from quern.api.shared.fields import NoOp, RequestObject
+from quern.api.shared.fields import NoOp, RequestObject, as_number
 from quern.api.shared.sampling_fields import MOST_CHOICES, MostTokens, StreamOptions
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
@@ -53,7 +53,7 @@ Prompts = Annotated[
 
 
 def _without_false(value: Any) -> Any:
-    return None if value is False else value
+    return None if value is False else as_number(value)
 
 
 class Snippet(RequestObject):

@@ -151,6 +151,15 @@ def _kind(value: Any) -> str:
     return KINDS.get(kind or "", LEFT_OUT)
 
 
+def _flat(tool: Any) -> Any:
+    """A function or custom tool that stands inside of its type's member, as in Chat Completions, as one beside it."""
+    members = cast("dict[str, Any]", tool) if isinstance(tool, dict) else {}
+    kind = type_of(members)
+    if kind not in {"function", "custom"} or not isinstance(inner := members.get(kind), dict) or "name" in members:
+        return cast("Any", tool)
+    return {**{name: value for name, value in members.items() if name != kind}, **cast("dict[str, Any]", inner)}
+
+
 ResponseTool = Annotated[
     Annotated[FunctionTool, Tag("function")]
     | Annotated[CustomTool, Tag("custom")]
@@ -159,6 +168,7 @@ ResponseTool = Annotated[
     | Annotated[ClientsTool, Tag("client")]
     | Annotated[LeftOut, Tag(LEFT_OUT)],
     Discriminator(_kind),
+    BeforeValidator(_flat),
 ]
 """A tool. What only OpenAI's own servers have, like a search in the web, is left out, and named."""
 

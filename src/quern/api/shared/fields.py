@@ -49,18 +49,22 @@ class RequestObject(BaseModel):
         numbers = _numbers(cls)
         made = handler(
             {
-                # In a tuple it is no number to pydantic either.
-                name: (it,) if name in numbers and isinstance(it, bool | str) else it
+                name: as_number(it) if name in numbers else it
                 for name, it in members.items()
                 if not (name in optional and it in (None, []))
             }
         )
-        made._unknown = tuple(name for name, it in members.items() if name not in known and it is not None)  # noqa: SLF001 (its own)
+        made._unknown = tuple(name for name, it in members.items() if name not in known and it not in (None, []))  # noqa: SLF001 (its own)
         return made
 
     def ignored(self) -> Sequence[str]:
         """The names of the members that were left out."""
         return self._unknown
+
+
+def as_number(value: Any) -> Any:
+    """What is to be a number, so that true and "12" are none: in a tuple they are none to pydantic either."""
+    return (value,) if isinstance(value, bool | str) else value
 
 
 class LeftOut(RequestObject):

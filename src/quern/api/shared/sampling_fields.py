@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, Field, create_model, field_validator
 
-from quern.api.shared.fields import MOST_STOPS, NoOp, RequestObject, StopText
+from quern.api.shared.fields import MOST_STOPS, NoOp, RequestObject, StopText, as_number
 from quern.config import GenerationSettings
 from quern.sampling import PARAMETERS, Limits, SamplingParams
 
@@ -25,7 +25,7 @@ def _listed(value: Any) -> Any:
 
 
 def _no_limit(value: Any) -> Any:
-    return None if value == -1 else value
+    return None if value == -1 else as_number(value)
 
 
 MostTokens = Annotated[int | None, BeforeValidator(_no_limit)]
