@@ -222,8 +222,8 @@ def _add_middleware(app: FastAPI, dialects: Dialects, bodies: BodyBudget, settin
     paths, origins, style_of = Paths(app.routes), Origins(settings.cors_origins), dialects.style_of
     app.add_middleware(BudgetedBodies, budget=bodies, limit=settings.max_request_bytes)
     app.add_middleware(BodyLimit, limit=settings.max_request_bytes, style_of=style_of)
+    app.add_middleware(NoWebSockets, style_of=style_of)
     app.add_middleware(AnyMethod, paths=paths, style_of=style_of)
-    app.add_middleware(NoWebSockets, style_of=style_of)  # no matter which methods a path takes
     app.add_middleware(
         CrossOrigin,
         hosts=ServedHosts(settings),
