@@ -25,7 +25,7 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"messages": []}, "messages"),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
-    ({"messages": [user({"text": 5})]}, "messages.0.content.0.text"),
+    ({"messages": [user({"text": 5})]}, "messages.0.content.0"),
     ({"messages": [user({"title": "x"})]}, "messages.0.content.0"),
     ({"messages": [user({"type": "image", "source": {}})]}, "messages.0.content.0"),
     ({"system": [{"type": "image"}]}, "system.0.type"),
