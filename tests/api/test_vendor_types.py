@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_params
-from tests.vendor_types import Walk
+from openai.types.responses import response_create_params
+from tests.vendor_types import Case, Walk
 
 from .conftest import Quern, Start
 
@@ -21,7 +22,9 @@ FUNCTION = {"name": "x", "parameters": {"type": "object"}}
 @dataclass(frozen=True)
 class Vendor:
     """A vendor's request: its path and its type. `given`: see `Walk`. `beside`: what a member of the body needs besides
-    it. `refused`: patterns of places, with words of the refusal.
+    it. `refused`: patterns of places, with words of the refusal. `limit`: the member with the most tokens of an
+    answer. `base`: what a request has that the type doesn't ask for. `said_last`: what comes
+    last in a list, so that all else in it was said before.
     """
 
     path: str
@@ -29,6 +32,18 @@ class Vendor:
     given: Mapping[str, Any]
     beside: Mapping[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     refused: Mapping[str, str] = field(default_factory=dict[str, str])
+    limit: str = "max_tokens"
+    base: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    said_last: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def body(self, case: Case) -> dict[str, Any]:
+        """The request of a case."""
+        member = re.split(r"[.=\[]", case.place)[0]
+        body = {**self.base, **case.value, **self.beside.get(member, {}), self.limit: 1}
+        for name, last in self.said_last.items():
+            if isinstance(body.get(name), list):
+                body[name] = [*body[name], last]
+        return body
 
 
 VENDORS = [
@@ -59,6 +74,25 @@ VENDORS = [
         given={"model": "fake"},
         refused={r"prompt=null": "missing", r"prompt\[.*\](\.0)?=\[\]": "prompt"},
     ),
+    Vendor(
+        "/v1/responses",
+        response_create_params.ResponseCreateParamsNonStreaming,
+        given={"model": "fake"},
+        base={"input": "hi"},
+        limit="max_output_tokens",
+        said_last={"input": {"role": "user", "content": "hi"}},
+        beside={"tool_choice": {"tools": [{"type": "function", **FUNCTION}]}},
+        refused={
+            r"input=null": "nothing to answer",
+            r"input\[List\]\.0\[.*item_reference.*": "no such item",
+            r"conversation(?!=null).*": "no such conversation",
+            r"previous_response_id(?!=null).*": "no such response",
+            r"prompt(\[.*)?": "not kept here",
+            r"tool_choice\[allowed_tools\]\.mode=required": "there are no tools",
+            r"tool_choice\[(file_search|mcp|programmatic_tool_calling)\].*": "runs no tools of its own",
+            r"tool_choice\[(apply_patch|shell)\].*": "not among the tools",
+        },
+    ),
 ]
 """Chat Completions' content of an answer or a result is not refused whatever it is, so only the user's stands there."""
 
@@ -72,10 +106,9 @@ async def test_what_the_vendors_types_allow_is_served_or_refused_for_a_documente
     cases = list(Walk(vendor.given).cases(vendor.params))
     async with start() as quern:
         for case in cases:
-            member = re.split(r"[.=\[]", case.place)[0]
-            response = await _post(quern, vendor.path, {**case.value, **vendor.beside.get(member, {})})
+            response = await _post(quern, vendor.path, vendor.body(case))
             pattern = next((one for one in vendor.refused if re.fullmatch(one, case.place)), None)
-            if pattern is not None and response.status_code == 400:
+            if pattern is not None and response.status_code in {400, 404}:
                 met.add(pattern)
                 if vendor.refused[pattern] in response.json()["error"]["message"]:
                     continue
@@ -87,5 +120,5 @@ async def test_what_the_vendors_types_allow_is_served_or_refused_for_a_documente
 
 
 async def _post(quern: Quern, path: str, body: dict[str, Any]) -> Any:
-    content = json.dumps({**body, "max_tokens": 1})
+    content = json.dumps(body)
     return await quern.client.post(path, content=content, headers={"content-type": "application/json"})
