@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from openai.types import completion_create_params
@@ -39,10 +39,11 @@ class Vendor:
     def body(self, case: Case) -> dict[str, Any]:
         """The request of a case."""
         member = re.split(r"[.=\[]", case.place)[0]
-        body = {**self.base, **case.value, **self.beside.get(member, {}), self.limit: 1}
+        body: dict[str, Any] = {**self.base, **case.value, **self.beside.get(member, {}), self.limit: 1}
         for name, last in self.said_last.items():
-            if isinstance(body.get(name), list):
-                body[name] = [*body[name], last]
+            said = body.get(name)
+            if isinstance(said, list):
+                body[name] = [*cast("list[Any]", said), last]
         return body
 
 
