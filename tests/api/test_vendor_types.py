@@ -79,10 +79,10 @@ VENDORS = [
         "/v1/responses",
         response_create_params.ResponseCreateParamsNonStreaming,
         given={"model": "fake"},
-        base={"input": "hi"},
+        base={"input": "hi", "store": False},
         limit="max_output_tokens",
         said_last={"input": {"role": "user", "content": "hi"}},
-        beside={"tool_choice": {"tools": [{"type": "function", **FUNCTION}]}},
+        beside={"tool_choice": {"tools": [{"type": "function", **FUNCTION}]}, "background": {"store": True}},
         refused={
             r"input=null": "nothing to answer",
             r"input\[List\]\.0\[.*item_reference.*": "no such item",
@@ -98,6 +98,7 @@ VENDORS = [
 """Chat Completions' content of an answer or a result is not refused whatever it is, so only the user's stands there."""
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("vendor", VENDORS, ids=lambda vendor: vendor.path)
 async def test_what_the_vendors_types_allow_is_served_or_refused_for_a_documented_reason(
     start: Start, vendor: Vendor
