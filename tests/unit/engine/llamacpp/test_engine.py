@@ -43,8 +43,26 @@ class FakeLlamaServer:
         self.embedding = embedding or {}
         self.embedding_seconds = 0.0
         self.bodies: list[Body] = []
+        self._answering: set[asyncio.Task[Any]] = set()
 
     async def respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._answering.add(task)
+        try:
+            await self._respond(reader, writer)
+        finally:
+            writer.close()
+            self._answering.discard(task)
+
+    async def stop(self) -> None:
+        """Give up what is not answered yet, so that no connection outlives its test."""
+        answering = list(self._answering)
+        for task in answering:
+            task.cancel()
+        await asyncio.gather(*answering, return_exceptions=True)
+
+    async def _respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         length = next((int(line.split(":")[1]) for line in head.splitlines() if "content-length" in line), 0)
         body: Body = json.loads(await reader.readexactly(length)) if length else {}
@@ -52,7 +70,6 @@ class FakeLlamaServer:
             await asyncio.sleep(self.embedding_seconds)
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + self._answer(head.split()[1], body))
         await writer.drain()
-        writer.close()
 
     def _answer(self, path: str, body: Body) -> bytes:
         if path == "/completion":
@@ -94,11 +111,12 @@ async def engine_of(server: FakeLlamaServer, *, embeds: bool = False) -> AsyncGe
         engine = LlamaCppEngine(
             Path(), model_id="m", quantisation="q", settings=settings, vocabulary=VOCABULARY, embeds=embeds
         )
-        await engine.start()
         try:
+            await engine.start()
             yield engine
         finally:
             await engine.close()
+            await server.stop()
 
 
 def trial_children() -> list[psutil.Process]:
