@@ -8,7 +8,6 @@ Source: "Create a Message" in Anthropic's API reference; of blocks that change t
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, FailFast, Field, Tag
@@ -25,7 +24,7 @@ from quern.api.anthropic.said import (
     tagged,
 )
 from quern.api.anthropic.tools import ClientTool, OfferedTool
-from quern.api.shared.chat_messages import SaidText
+from quern.api.shared.chat_messages import ArgumentsText, SaidText
 from quern.api.shared.fields import LeftOut, NoOp, RequestObject
 
 
@@ -35,15 +34,11 @@ class ToolUseBlock(RequestObject):
     type: Literal["tool_use", "server_tool_use", "mcp_tool_use"]
     id: SaidText = ""
     name: SaidText = ""
-    input: Any = None
+    input: ArgumentsText = ""
     cache_control: NoOp = None
     caller: NoOp = None
     server_name: NoOp = None
     toolset_name: NoOp = None
-
-    def arguments(self) -> str:
-        """Its input as text: JSON, as far as it is any."""
-        return _as_text(self.input)
 
 
 class ToolReferenceBlock(RequestObject):
@@ -56,11 +51,6 @@ class ToolReferenceBlock(RequestObject):
     def said(self) -> str:
         """What the model is told of it."""
         return f"The tool {self.tool_name} can be called now."
-
-
-def _as_text(value: Any) -> str:
-    """A text as it is, and anything else as JSON; null is nothing."""
-    return value or "" if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 OutputBlock = Annotated[

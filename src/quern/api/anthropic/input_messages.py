@@ -58,7 +58,7 @@ class InputMessage(RequestObject):
         for block in self.content:
             match block:
                 case ToolUseBlock():
-                    items.append(ToolCall(block.id, block.name, block.arguments()))
+                    items.append(ToolCall(block.id, block.name, block.input))
                 case ToolResultBlock() | ServerResultBlock():
                     items.append(ToolResult(block.tool_use_id, block.output()))
                 case _ if isinstance(block, Said):

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BeforeValidator, Field
 
 from quern.api.ollama.catalog import check_name
-from quern.api.shared.disconnects import ClientDisconnected, unless_disconnected
+from quern.api.shared.disconnects import result_unless_disconnected
 from quern.api.shared.fields import NoOp, RequestObject
 from quern.api.shared.headers import CallerDep, no_conversation_header
 from quern.api.shared.request_body import JsonRoute
@@ -85,7 +85,5 @@ async def _embedded(
     dimensions: int | None,
     field: str = "input",
 ) -> Embeddings:
-    work = asyncio.ensure_future(services.embeddings.embed(inputs, caller, dimensions=dimensions, field=field))
-    if not await unless_disconnected(request.receive, work):
-        raise ClientDisconnected
-    return work.result()
+    work = services.embeddings.embed(inputs, caller, dimensions=dimensions, field=field)
+    return await result_unless_disconnected(request.receive, work)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field, field_validator
 
 from quern.api.ollama.messages import ChatMessage, message_items
-from quern.api.shared.fields import MOST_MESSAGES, JsonSchema, NoOp, RequestObject, refused
+from quern.api.shared.fields import ANY_OBJECT, MOST_MESSAGES, JsonSchema, NoOp, RequestObject, refused
 from quern.api.shared.sampling_fields import MOST_TOP_LOGPROBS, SamplingFields
 from quern.api.shared.tools import MOST_TOOLS, OfferedTool, functions_of, tool_use
 from quern.config import GenerationSettings
@@ -23,7 +23,6 @@ from quern.turns.tokens import EncodedPrompt, TokenService
 from quern.types import Item, Message, Role
 
 RENAMED = {"repetition_penalty": "repeat_penalty"}
-ANY_OBJECT = '{"type":"object"}'
 
 
 def _format(value: Any) -> Any:

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from quern.api.openai.completions_request import Prompts
-from quern.api.shared.disconnects import ClientDisconnected, unless_disconnected
+from quern.api.shared.disconnects import result_unless_disconnected
 from quern.api.shared.fields import NoOp, RequestObject
 from quern.api.shared.headers import CallerDep, no_conversation_header
 from quern.api.shared.request_body import JsonRoute
@@ -42,10 +42,9 @@ async def create_embeddings(
 ) -> Response:
     """A vector for each input, its length 1. Where the served model writes text, a 400."""
     model = services.model.check_name(body.model)
-    work = asyncio.ensure_future(services.embeddings.embed(body.input, caller, dimensions=body.dimensions))
-    if not await unless_disconnected(request.receive, work):
-        raise ClientDisconnected
-    return await asyncio.to_thread(_whole, work.result(), model, as_text=body.encoding_format == "base64")
+    work = services.embeddings.embed(body.input, caller, dimensions=body.dimensions)
+    made = await result_unless_disconnected(request.receive, work)
+    return await asyncio.to_thread(_whole, made, model, as_text=body.encoding_format == "base64")
 
 
 def _whole(embeddings: Embeddings, model: str, *, as_text: bool) -> Response:

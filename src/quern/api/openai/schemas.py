@@ -13,13 +13,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from quern.api.shared.fields import JsonSchema, NoOp, RequestObject, refused
+from quern.api.shared.fields import ANY_OBJECT, JsonSchema, NoOp, RequestObject, refused
 from quern.errors import InvalidRequest
 from quern.types import Language, Syntax
 
 MOST_CHOICES_OF_TEXT = 1000
 NO_TAGS = "Structural tags are not served. Send json, regex, choice or grammar"
-ANY_OBJECT = '{"type":"object"}'
 
 
 class TextFormat(RequestObject):

@@ -6,13 +6,24 @@ uvicorn speaks ASGI 2.3: a handler learns of a closed connection only by listeni
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from starlette.types import Message, Receive
+
+Result = TypeVar("Result")
 
 
 class ClientDisconnected(Exception):
     """The client closed its connection before there was an answer. Nobody receives what it becomes."""
+
+
+async def result_unless_disconnected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+    """What the work comes to. Raises ClientDisconnected where the client went before, and the work was cancelled."""
+    task = asyncio.ensure_future(work)
+    if not await unless_disconnected(receive, task):
+        raise ClientDisconnected
+    return task.result()
 
 
 async def unless_disconnected(receive: Receive, work: Awaitable[object]) -> bool:

@@ -178,6 +178,10 @@ JsonSchema = Annotated[dict[str, Any], AfterValidator(_not_too_deep)]
 """A JSON schema, of which nothing is known but that it can be walked through."""
 
 
+ANY_OBJECT = '{"type":"object"}'
+"""The JSON schema, as text, of any object."""
+
+
 def type_of(value: Any) -> str | None:
     """The member `type` of a JSON object; None where there is no such text."""
     kind = cast("dict[str, Any]", value).get("type") if isinstance(value, dict) else None
