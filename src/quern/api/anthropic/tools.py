@@ -5,6 +5,7 @@ Source: "Create a Message" in Anthropic's API reference.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -21,7 +22,7 @@ DIRECT = "direct"
 TOOL_SEARCH = "tool_search_tool_"
 
 
-class OfferedTool(RequestObject):
+class OfferedTool(RequestObject, ABC):
     """A tool that the client runs. `strict` counts where a call is demanded."""
 
     name: ToolName
@@ -42,9 +43,9 @@ class OfferedTool(RequestObject):
         """What was left out, and `allowed_callers` where that leaves out the tool."""
         return [*super().ignored(), *([] if self.callable else ["allowed_callers"])]
 
+    @abstractmethod
     def tool(self) -> Tool:
         """The same as a value."""
-        raise NotImplementedError
 
 
 class CustomTool(OfferedTool):
