@@ -27,12 +27,12 @@ from pathlib import Path
 
 import httpx2
 import psutil
-import uvicorn
 import uvloop
 
 from quern.app import Application
 from quern.config import LogSettings, Settings
 from quern.engine.fake import FakeEngine
+from quern.http_server.server import HttpServer
 from quern.obs.logging import configure_logging
 from quern.prompt.codec import TextCodec
 
@@ -166,9 +166,10 @@ async def serve(model: Path) -> None:
         token_delay=TOKEN_SECONDS, vocabulary_size=codec.vocabulary_size, reply=lambda _: [100] * 100_000
     )
     with tempfile.TemporaryDirectory() as folder:
-        application = Application(Settings.model_validate({"data_dir": folder}), engine, codec)
+        settings = Settings.model_validate({"data_dir": folder})
+        application = Application(settings, engine, codec)
         listener = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(application.asgi, log_config=None, lifespan="off"))
+        server = HttpServer(application.asgi, settings.server, seconds_to_end=1)
         async with application.running() as loading:
             await loading
             print(listener.getsockname()[1], flush=True)
