@@ -97,7 +97,7 @@ fuzz: $(SANITIZE_STAMP)
 	$(SANITIZED) -m tests.native.fuzz build/fuzz --rounds $(ROUNDS) --seed $(SEED)
 
 fuzz-api: setup
-	QUERN_FUZZ_SECONDS=$(SECONDS) $(BIN)/pytest tests/e2e/test_openapi.py -o timeout=$$(($(SECONDS) + 600))
+	FUZZ_API_SECONDS=$(SECONDS) $(BIN)/pytest tests/e2e/test_openapi.py -o timeout=$$(($(SECONDS) + 600))
 
 lock: setup
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

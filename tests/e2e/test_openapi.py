@@ -12,8 +12,8 @@ from pathlib import Path
 
 from .conftest import ServerProcess
 
-SECONDS = os.environ.get("QUERN_FUZZ_SECONDS", "40")
-RANDOM = "QUERN_FUZZ_SECONDS" in os.environ
+SECONDS = os.environ.get("FUZZ_API_SECONDS", "40")
+RANDOM = "FUZZ_API_SECONDS" in os.environ
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance"
 RUN = "from schemathesis.cli import schemathesis; schemathesis()"
 
