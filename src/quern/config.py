@@ -1,18 +1,15 @@
-"""Every setting, read once at start and frozen.
+"""Every setting, read once at start (`config_sources.py`) and frozen.
 
-Sources, first wins: command line, environment (`QUERN_SERVER__PORT=9000`), the TOML file given by `--config`
-(`[server]` `port = 9000`), the defaults below. The table in docs/operations.md is checked against these classes.
+The table in docs/operations.md is checked against these classes.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
-import tomllib
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, Self
 
 import platformdirs
 from pydantic import (
@@ -22,20 +19,12 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    ValidationError,
     create_model,
     model_validator,
 )
 
-from quern.errors import ConfigError
 from quern.sampling import PARAMETERS, SETTINGS, SamplingParams
 from quern.types import DisconnectPolicy
-
-ENV_PREFIX = "QUERN_"
-ENV_DELIMITER = "__"
-SERVER_VARIABLE = "QUERN_SERVER"
-"""No setting: where the client commands look for their server."""
-SECRET_SETTINGS = frozenset({"engine.api_key", "store.url"})
 
 
 class _Frozen(BaseModel):
@@ -353,91 +342,3 @@ class Settings(_Frozen):
         if self.store.url is not None:
             return self.store.url.get_secret_value()
         return f"sqlite+aiosqlite:///{self.data_dir / 'quern.db'}"
-
-
-def load_settings(config_file: Path | None = None, overrides: dict[str, Any] | None = None) -> Settings:
-    """Read file and environment, put `overrides` (nested, from the command line) on top.
-
-    Raises ConfigError naming the setting and where its value came from.
-    """
-    values: dict[str, Any] = {}
-    for source in (_from_file(config_file), _from_environment(), overrides or {}):
-        _merge(values, source)
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_explain(error)) from error
-
-
-def hub_environment() -> dict[str, str]:
-    """The variables that Hugging Face's own tools honour and so do we: HF_ENDPOINT and HF_TOKEN, where set."""
-    return {name: os.environ[name] for name in ("HF_ENDPOINT", "HF_TOKEN") if name in os.environ}
-
-
-def child_environment() -> dict[str, str]:
-    """The environment for our own child processes: without the variables that may hold secrets."""
-    return {name: value for name, value in os.environ.items() if not name.startswith((ENV_PREFIX, "HF_TOKEN"))}
-
-
-def server_of_clients() -> str | None:
-    """The address in QUERN_SERVER; None where it is not set or empty."""
-    return os.environ.get(SERVER_VARIABLE) or None
-
-
-def port_is_given() -> bool:
-    """Whether the environment has the setting server.port."""
-    return "port" in _from_environment().get("server", {})
-
-
-def _from_file(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"The configuration file {path} can't be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The configuration file {path} is not valid TOML: {error}.") from error
-
-
-def _from_environment() -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, value in sorted(os.environ.items()):
-        if not name.startswith(ENV_PREFIX) or name == SERVER_VARIABLE:
-            continue
-        *rooms, setting = name.removeprefix(ENV_PREFIX).lower().split(ENV_DELIMITER)
-        target = values
-        for room in rooms:
-            inner: Any = target.setdefault(room, {})
-            if not isinstance(inner, dict):
-                raise ConfigError(
-                    f"The variable {name} is a setting of {room}, and another variable gives {room} itself a value. "
-                    f"There is no such setting: unset the other one; docs/operations.md lists them all."
-                )
-            target = cast("dict[str, Any]", inner)
-        target[setting] = value
-    return values
-
-
-def _merge(into: dict[str, Any], source: dict[str, Any]) -> None:
-    for key, value in source.items():
-        present = into.get(key)
-        if isinstance(value, dict) and isinstance(present, dict):
-            _merge(present, value)  # pyright: ignore[reportUnknownArgumentType]
-        else:
-            into[key] = value
-
-
-def _explain(error: ValidationError) -> str:
-    sentences: list[str] = []
-    for item in error.errors(include_url=False, include_context=False):
-        name = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ").rstrip(".")
-        if item["type"] == "extra_forbidden":
-            message = f"There is no setting {name}; docs/operations.md lists them all"
-        elif name in SECRET_SETTINGS:
-            message = f"The setting {name} can't be used: {message}"
-        elif name:
-            message = f"The setting {name} can't be {item['input']!r}: {message}"
-        sentences.append(message + ".")
-    return " ".join(sentences)

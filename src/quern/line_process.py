@@ -11,7 +11,7 @@ import threading
 import weakref
 from typing import IO
 
-from quern.config import child_environment
+from quern.environment import child_environment
 
 INHERITED = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "PYTHONPATH", "SYSTEMROOT", "TZ")
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from quern.api.shared.cross_origin import Origins, ServedHosts
-from quern.config import ServerSettings, load_settings
+from quern.config import ServerSettings
+from quern.config_sources import load_settings
 from quern.engine.fake import FakeEngine
 from quern.errors import ConfigError
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from quern.config import child_environment, load_settings
+from quern.config_sources import load_settings
+from quern.environment import child_environment
 from quern.errors import ConfigError
 from quern.types import DisconnectPolicy
 

@@ -15,7 +15,8 @@ from rich.text import Text
 from quern.cli import checks, facts
 from quern.cli.checks import Check, Status
 from quern.cli.progress import progress_display
-from quern.config import EngineName, Settings, load_settings
+from quern.config import EngineName, Settings
+from quern.config_sources import load_settings
 from quern.models.locate import model_id
 
 STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}

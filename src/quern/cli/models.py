@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from quern.cli.progress import progress_display
-from quern.config import Settings, load_settings
+from quern.config import Settings
+from quern.config_sources import load_settings
 from quern.errors import ModelError
 from quern.models.catalog import CATALOG, CatalogEntry, SourceKind, find
 from quern.models.integrity import read_manifest

@@ -20,7 +20,8 @@ from quern.api.shared.raw_text import AnswerAborted
 from quern.app import Application, ServedModel, build_app
 from quern.cli.progress import progress_display
 from quern.cli.running_server import claimed, find, url_of
-from quern.config import EngineName, LogFormat, Settings, load_settings
+from quern.config import EngineName, LogFormat, Settings
+from quern.config_sources import load_settings
 from quern.engine.base import EngineState
 from quern.errors import ConfigError, StoreError
 from quern.http_server.server import HttpServer

@@ -12,7 +12,9 @@ from typing import Annotated
 import typer
 
 from quern.cli.running_server import find, url_of
-from quern.config import Settings, load_settings, port_is_given, server_of_clients
+from quern.config import Settings
+from quern.config_sources import load_settings, port_is_given
+from quern.environment import server_of_clients
 
 ServerUrl = Annotated[
     str | None,

@@ -19,7 +19,7 @@ import httpx2
 from pydantic import BaseModel, Field, ValidationError
 
 from quern import __version__
-from quern.config import hub_environment
+from quern.environment import hub_environment
 from quern.models.catalog import HubSource, SourceKind
 from quern.models.upstream import SourceFailed
 

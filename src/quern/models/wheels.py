@@ -19,7 +19,7 @@ from shutil import rmtree
 from tempfile import TemporaryDirectory
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
-from quern.config import child_environment
+from quern.environment import child_environment
 from quern.models.catalog import WheelSource
 from quern.models.partial import PartialFile
 from quern.models.upstream import SourceFailed

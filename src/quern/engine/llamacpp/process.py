@@ -16,10 +16,10 @@ import httpx2
 import psutil
 import structlog
 
-from quern.config import child_environment
 from quern.engine.llamacpp.backend import Connected
 from quern.engine.llamacpp.child import ChildConfig
 from quern.engine.llamacpp.client import LlamaServer
+from quern.environment import child_environment
 from quern.errors import ModelCorrupt, ModelLoadError
 from quern.modelfiles.gguf_header import check_magic
 from quern.modelfiles.sizes import size_on_disk

@@ -1,0 +1,91 @@
+"""Where the settings come from.
+
+Sources, first wins: command line, environment (`QUERN_SERVER__PORT=9000`), the TOML file given by `--config`
+(`[server]` `port = 9000`), the defaults of `config.py`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from quern.config import Settings
+from quern.environment import ENV_PREFIX, settings_variables
+from quern.errors import ConfigError
+
+ENV_DELIMITER = "__"
+SECRET_SETTINGS = frozenset({"engine.api_key", "store.url"})
+
+
+def load_settings(config_file: Path | None = None, overrides: dict[str, Any] | None = None) -> Settings:
+    """Read file and environment, put `overrides` (nested, from the command line) on top.
+
+    Raises ConfigError naming the setting and where its value came from.
+    """
+    values: dict[str, Any] = {}
+    for source in (_from_file(config_file), _from_environment(), overrides or {}):
+        _merge(values, source)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from error
+
+
+def port_is_given() -> bool:
+    """Whether the environment has the setting server.port."""
+    return "port" in _from_environment().get("server", {})
+
+
+def _from_file(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The configuration file {path} can't be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration file {path} is not valid TOML: {error}.") from error
+
+
+def _from_environment() -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in settings_variables().items():
+        *rooms, setting = name.removeprefix(ENV_PREFIX).lower().split(ENV_DELIMITER)
+        target = values
+        for room in rooms:
+            inner: Any = target.setdefault(room, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(
+                    f"The variable {name} is a setting of {room}, and another variable gives {room} itself a value. "
+                    f"There is no such setting: unset the other one; docs/operations.md lists them all."
+                )
+            target = cast("dict[str, Any]", inner)
+        target[setting] = value
+    return values
+
+
+def _merge(into: dict[str, Any], source: dict[str, Any]) -> None:
+    for key, value in source.items():
+        present = into.get(key)
+        if isinstance(value, dict) and isinstance(present, dict):
+            _merge(present, value)  # pyright: ignore[reportUnknownArgumentType]
+        else:
+            into[key] = value
+
+
+def _explain(error: ValidationError) -> str:
+    sentences: list[str] = []
+    for item in error.errors(include_url=False, include_context=False):
+        name = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ").rstrip(".")
+        if item["type"] == "extra_forbidden":
+            message = f"There is no setting {name}; docs/operations.md lists them all"
+        elif name in SECRET_SETTINGS:
+            message = f"The setting {name} can't be used: {message}"
+        elif name:
+            message = f"The setting {name} can't be {item['input']!r}: {message}"
+        sentences.append(message + ".")
+    return " ".join(sentences)
