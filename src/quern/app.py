@@ -13,6 +13,8 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute
 
 from quern import __version__
+from quern.access.keys import Keys
+from quern.api.admin.dialect import ADMIN
 from quern.api.anthropic.dialect import ANTHROPIC
 from quern.api.api_page import API_PAGE
 from quern.api.code.dialect import CODE
@@ -21,6 +23,7 @@ from quern.api.llamacpp.dialect import LLAMACPP
 from quern.api.models import MODELS
 from quern.api.ollama.dialect import OLLAMA
 from quern.api.openai.dialect import OPENAI
+from quern.api.shared.authentication import Authentication
 from quern.api.shared.body_budget import BodyBudget, BudgetedBodies
 from quern.api.shared.cross_origin import CorsHeaders, CrossOrigin, Origins, ServedHosts
 from quern.api.shared.dialect import Dialects
@@ -41,6 +44,7 @@ from quern.prompt.codec import TextCodec
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
+from quern.store.keys import KeyStore
 from quern.store.responses import ResponseStore
 from quern.store.turns import TurnStore
 from quern.turns.conversations import ConversationService
@@ -53,7 +57,7 @@ from quern.turns.tokens import TokenService
 
 log = structlog.get_logger(__name__)
 
-DIALECTS = (CODE, OPENAI, LLAMACPP, OLLAMA, ANTHROPIC, MODELS, HEALTH, API_PAGE)
+DIALECTS = (CODE, OPENAI, LLAMACPP, OLLAMA, ANTHROPIC, MODELS, HEALTH, API_PAGE, ADMIN)
 DESCRIPTION = "Code generation with Qwen-Coder models: one shot or in conversations that survive whatever happens."
 
 
@@ -93,6 +97,12 @@ class Application:
             turns=turn_store,
             settings=settings.turns,
         )
+        self.keys = Keys(
+            KeyStore(self.database),
+            open_without_keys=settings.server.loopback,
+            anonymous=settings.server.allow_anonymous,
+            share_cache=settings.access.share_cache,
+        )
         self.embeddings = EmbeddingService(engine, codec, self.turns, settings.turns)
         services = Services(
             turns=self.turns,
@@ -105,6 +115,7 @@ class Application:
             max_request_bytes=settings.server.max_request_bytes,
             unknown_fields=settings.server.unknown_fields,
             bodies=BodyBudget(settings.server.body_bytes),
+            keys=self.keys,
         )
         self.asgi = _build_asgi(services, settings)
 
@@ -116,7 +127,7 @@ class Application:
         """
         await self.database.open()
         try:
-            async with self.turns.running():
+            async with self.keys.running(), self.turns.running():
                 loading = asyncio.get_running_loop().create_task(self.engine.start())
                 try:
                     yield loading
@@ -125,6 +136,17 @@ class Application:
                     await asyncio.wait([loading])
                     await self.drain(0)
                     await self.engine.close()
+        finally:
+            await self.database.close()
+            await asyncio.to_thread(self.codec.close)
+
+    @asynccontextmanager
+    async def administered(self) -> AsyncGenerator[None]:
+        """Answer what administrators ask, and nothing else: no model is loaded, no turn is begun or recovered."""
+        await self.database.open()
+        try:
+            async with self.keys.running():
+                yield
         finally:
             await self.database.close()
             await asyncio.to_thread(self.codec.close)
@@ -146,7 +168,7 @@ def build_app(settings: Settings, model: ServedModel | None, database: Database 
     Raises ConfigError or ModelError.
     """
     if settings.engine.name is EngineName.FAKE:
-        return Application(settings, *_fake(settings), database=database)
+        return Application(settings, *fake_engine(settings), database=database)
     if model is None:
         msg = "This engine needs a model file."
         raise ConfigError(msg)
@@ -162,7 +184,8 @@ def build_app(settings: Settings, model: ServedModel | None, database: Database 
     return Application(settings, make(settings, model, codec), codec, choice.reason, database)
 
 
-def _fake(settings: Settings) -> tuple[Engine, TextCodec]:
+def fake_engine(settings: Settings) -> tuple[Engine, TextCodec]:
+    """An engine without a model, and its codec."""
     codec = TextCodec.builtin()
     engine = FakeEngine(
         parallel=settings.engine.parallel,
@@ -213,23 +236,24 @@ def _build_asgi(services: Services, settings: Settings) -> FastAPI:
     app.state.services = services
     install_error_handlers(app, dialects.style_of)
     document_errors(app, dialects.style_of)
-    _add_middleware(app, dialects, services.bodies, settings.server)
+    _add_middleware(app, dialects, services, settings.server)
     return app
 
 
-def _add_middleware(app: FastAPI, dialects: Dialects, bodies: BodyBudget, settings: ServerSettings) -> None:
+def _add_middleware(app: FastAPI, dialects: Dialects, services: Services, settings: ServerSettings) -> None:
     """What a request passes before it reaches its route, innermost first."""
     paths, origins, style_of = Paths(app.routes), Origins(settings.cors_origins), dialects.style_of
     app.add_middleware(BodyLimit, limit=settings.max_request_bytes, style_of=style_of)
-    app.add_middleware(BudgetedBodies, budget=bodies, limit=settings.max_request_bytes, style_of=style_of)
+    app.add_middleware(BudgetedBodies, budget=services.bodies, limit=settings.max_request_bytes, style_of=style_of)
     app.add_middleware(AnyMethod, paths=paths, style_of=style_of)
+    app.add_middleware(Authentication, keys=services.keys, is_open=dialects.is_open, style_of=style_of)
     app.add_middleware(NoWebSockets, style_of=style_of)  # no matter which methods a path takes
     app.add_middleware(
         CrossOrigin,
-        hosts=ServedHosts(settings),
+        hosts=ServedHosts(settings, lambda: services.keys.closed),
         origins=origins,
         methods_of=paths.methods_of,
-        linked=dialects.linked_paths,
+        is_open=dialects.is_open,
         style_of=style_of,
     )
     app.add_middleware(RequestLog, dialects=dialects)

@@ -9,7 +9,7 @@ import ipaddress
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import platformdirs
 from pydantic import (
@@ -20,7 +20,6 @@ from pydantic import (
     Field,
     SecretStr,
     create_model,
-    model_validator,
 )
 
 from quern.sampling import PARAMETERS, SETTINGS, SamplingParams
@@ -111,7 +110,8 @@ class ServerSettings(_Frozen):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8001, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     allow_anonymous: bool = Field(
-        default=False, description="Serve callers without a key on an address that other machines can reach."
+        default=False,
+        description="Serve callers without a key too: on an address that other machines can reach, or beside keys.",
     )
     shutdown_grace_seconds: float = Field(
         default=30.0, ge=0, description="How long running turns may go on after SIGTERM before they end as interrupted."
@@ -282,6 +282,18 @@ class TurnSettings(_Frozen):
     )
 
 
+class AccessSettings(_Frozen):
+    """Keys, which are in the database: `quern keys`."""
+
+    share_cache: bool = Field(
+        default=False,
+        description=(
+            "Reuse prompts' prefixes between keys too. Saves time where colleagues work on the same code; who measures "
+            "times can then tell which prompts others have sent."
+        ),
+    )
+
+
 class StoreSettings(_Frozen):
     """The database."""
 
@@ -317,19 +329,9 @@ class Settings(_Frozen):
     engine: EngineSettings = EngineSettings()
     generation: GenerationSettings = GenerationSettings()
     turns: TurnSettings = TurnSettings()
+    access: AccessSettings = AccessSettings()
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
-
-    @model_validator(mode="after")
-    def _check_exposure(self) -> Self:
-        if not self.server.loopback and not self.server.allow_anonymous:
-            msg = (
-                f"Refusing to listen on {self.server.host}: other machines could reach it and no access control is "
-                f"configured, so anyone on the network could use the model and read every conversation. Keep to "
-                f"127.0.0.1, or accept that with --allow-anonymous (setting server.allow_anonymous)."
-            )
-            raise ValueError(msg)
-        return self
 
     @property
     def models_dir(self) -> Path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 ENV_PREFIX = "QUERN_"
-SERVER_VARIABLE = "QUERN_SERVER"
-"""No setting: where the client commands look for their server."""
+SERVER_VARIABLE, KEY_VARIABLE = "QUERN_SERVER", "QUERN_API_KEY"
+"""No settings: where the client commands look for their server, and the key that they show it."""
 
 
 def hub_environment() -> dict[str, str]:
@@ -24,10 +24,15 @@ def server_of_clients() -> str | None:
     return os.environ.get(SERVER_VARIABLE) or None
 
 
+def key_of_clients() -> str | None:
+    """The key in QUERN_API_KEY; None where it is not set or empty."""
+    return os.environ.get(KEY_VARIABLE) or None
+
+
 def settings_variables() -> dict[str, str]:
     """The variables that give settings, sorted by name."""
     return {
         name: value
         for name, value in sorted(os.environ.items())
-        if name.startswith(ENV_PREFIX) and name != SERVER_VARIABLE
+        if name.startswith(ENV_PREFIX) and name not in {SERVER_VARIABLE, KEY_VARIABLE}
     }

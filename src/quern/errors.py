@@ -11,6 +11,10 @@
     │   ├── EngineUnavailable       loading or restarting: try again in `retry_after` seconds
     │   └── EngineFailed            a running generation was lost
     │       └── GrammarExhausted    by its request's grammar
+    ├── AccessRefused               who asks, or what they may do
+    │   ├── Unauthorized            no key, or none that is valid
+    │   ├── NotAllowed              a key that may not do this
+    │   └── KeyNotFound
     ├── TurnRefused                 a request that never became a turn
     │   ├── InvalidRequest
     │   ├── ConversationNotFound
@@ -84,6 +88,22 @@ class EngineFailed(EngineError):
 
 class GrammarExhausted(EngineFailed):
     """What the request asks for cost more work than one answer may: the request is to blame, not the engine."""
+
+
+class AccessRefused(QuernError):
+    """Who asks, or what they may do, is the matter."""
+
+
+class Unauthorized(AccessRefused):
+    """No key came with the request, or none that is valid."""
+
+
+class NotAllowed(AccessRefused):
+    """The key is valid and may not do this."""
+
+
+class KeyNotFound(AccessRefused):
+    """There is no such key."""
 
 
 class TurnRefused(QuernError):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from quern.errors import InvalidRequest
@@ -79,6 +80,54 @@ class ResponseRecord:
     previous_id: str | None
     background: bool
     body: dict[str, Any]
+
+
+class KeyRole(StrEnum):
+    """What the holder of a key may do: use the server, or run it too."""
+
+    USER = "user"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """The most that a key may do; what is None is as the settings say (`limits.*`), and 0 is no limit."""
+
+    turns_at_once: int | None = None
+    turns_waiting: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A key as stored. `id` is public and stays through `rotate`: it is the owner of what the key makes. `digest`: of
+    the secret, as `access.secrets` computes it. `weight`: its part where the server is shared, next to others'.
+    """
+
+    id: str
+    name: str
+    role: KeyRole
+    digest: bytes
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+    weight: float = 1.0
+    note: str = ""
+    limits: KeyLimits = field(default_factory=KeyLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """An administrative act: who did what to which key or file. Never a prompt, never a secret."""
+
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    details: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

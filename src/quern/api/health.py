@@ -16,7 +16,7 @@ HEALTH = Dialect(
     errors=DETAIL_ERRORS,
     prefixes=("/health", "/ready"),
     quiet_paths=frozenset({"/health", "/ready"}),
-    linked_paths=("/health", "/ready", "/docs", "/openapi.json"),
+    open_paths=("/health", "/ready", "/docs", "/openapi.json"),
 )
 
 

@@ -14,6 +14,7 @@ from quern.cli.repl import LineReader
 from quern.cli.server_choice import DataDir, ServerUrl, server_address
 from quern.cli.terminal import AnswerWriter
 from quern.client import QuernClient
+from quern.environment import key_of_clients
 from quern.errors import ConfigError, QuernError
 from quern.types import DisconnectPolicy
 
@@ -48,7 +49,7 @@ def chat(server: ServerUrl = None, data_dir: DataDir = None, conversation: Conve
 
     - `printf 'Bubble sort in Python\\nNow in Java\\n' | quern chat > answers.md`
     """
-    with QuernClient(server_address(server, data_dir)) as client:
+    with QuernClient(server_address(server, data_dir), key=key_of_clients()) as client:
         session = ChatSession(client, conversation, _options(server, data_dir))
         try:
             if sys.stdin.isatty() and sys.stdout.isatty():

@@ -25,6 +25,7 @@ from quern.cli.checks import (
 from quern.client import QuernClient
 from quern.config import EngineName, EngineSettings, ServerSettings, Settings
 from quern.engine.engine_choice import EngineChoice, ModelKind, choose, native_facts
+from quern.environment import key_of_clients
 from quern.errors import ClientError, ConfigError, ModelError, StoreError
 from quern.machine import memory, physical_cores, usable_cores
 from quern.modelfiles.model import read_model
@@ -139,7 +140,7 @@ def _who_listens(server: ServerSettings) -> PortFacts:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 (looked at, not bound)
     url = f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
     try:
-        with QuernClient(url, read_timeout=ANSWER_SECONDS) as client:
+        with QuernClient(url, key=key_of_clients(), read_timeout=ANSWER_SECONDS) as client:
             models = tuple(model.id for model in client.models()) if client.ready() else ()
     except ClientError:
         return PortFacts(server.host, server.port, PortState.OTHER)

@@ -12,6 +12,7 @@ import typer
 from quern.cli.server_choice import DataDir, ServerUrl, server_address
 from quern.cli.terminal import AnswerWriter, read_standard_input
 from quern.client import QuernClient
+from quern.environment import key_of_clients
 from quern.errors import ConfigError
 from quern.sampling import PARAMETERS, PLAIN, PlainSampling
 from quern.types import DisconnectPolicy
@@ -65,7 +66,7 @@ def generate(
     text = read_standard_input() if prompt == "-" else _checked(prompt)
     try:
         with (
-            QuernClient(server_address(server, data_dir)) as client,
+            QuernClient(server_address(server, data_dir), key=key_of_clients()) as client,
             client.stream_generate(text, on_disconnect=DisconnectPolicy.CANCEL, stop=stop, **sampling) as answer,
             AnswerWriter(sys.stdout) as writer,
         ):

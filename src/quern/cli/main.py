@@ -33,6 +33,7 @@ COMMANDS = {
     "models": "quern.cli.models",
     "pull": "quern.cli.models",
     "doctor": "quern.cli.doctor",
+    "keys": "quern.cli.keys",
     "status": "quern.cli.status",
     "ps": "quern.cli.status",
     "stop": "quern.cli.stop",
@@ -62,7 +63,11 @@ def build_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
     )
     app.callback()(root)
     for name in names:
-        app.command(name)(getattr(import_module(COMMANDS[name]), name))
+        command = getattr(import_module(COMMANDS[name]), name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     return app
 
 

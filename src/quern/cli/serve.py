@@ -30,6 +30,7 @@ from quern.models.locate import model_id
 from quern.models.pull import ensure
 from quern.obs.logging import configure_logging
 from quern.store.database import Database
+from quern.store.keys import KeyStore
 
 STDOUT, STDERR = 1, 2
 PROGRESS_POLL_SECONDS = 0.1
@@ -71,6 +72,7 @@ def serve(
         with _port_errors_explained(settings):
             listener = _bind(settings)
         claim.announce(url_of(*listener.getsockname()[:2]))
+        _check_exposure(settings)
         database = _claimed_database(settings)
         model_file = _model(settings, console)
         with _port_errors_explained(settings):
@@ -78,6 +80,27 @@ def serve(
         application = build_app(settings, model_file, database)
         if uvloop.run(_Process(application, settings, listener, console).run()) == signal.SIGINT:
             raise KeyboardInterrupt
+
+
+def _check_exposure(settings: Settings) -> None:
+    """Raises ConfigError where other machines could reach a server that nobody could use, or everybody."""
+    if settings.server.loopback or settings.server.allow_anonymous or uvloop.run(_has_keys(settings)):
+        return
+    raise ConfigError(
+        f"Refusing to listen on {settings.server.host}: other machines could reach it, and this server has no keys, so "
+        f"it could only be closed to all or open to everybody on the network, every conversation included. Make the "
+        f"first key with `quern keys create NAME`, keep to 127.0.0.1, or let everybody in with --allow-anonymous "
+        f"(setting server.allow_anonymous)."
+    )
+
+
+async def _has_keys(settings: Settings) -> bool:
+    database = Database(settings.database_url)
+    await database.open()
+    try:
+        return bool(await KeyStore(database).all())
+    finally:
+        await database.close()
 
 
 def _claimed_database(settings: Settings) -> Database:

@@ -46,6 +46,4 @@ def server_address(option: str | None, data_dir: Path | None = None) -> str:
 
 def settings_of(data_dir: Path | None) -> Settings:
     """The settings, with the data directory of the command line. Raises ConfigError."""
-    # Whom the server may listen to is not its clients' business.
-    server = {"allow_anonymous": True}
-    return load_settings(overrides={"server": server, **({"data_dir": data_dir} if data_dir is not None else {})})
+    return load_settings(overrides={"data_dir": data_dir} if data_dir is not None else {})

@@ -15,6 +15,7 @@ import typer
 from quern.cli.running_server import RunningServer, find
 from quern.cli.server_choice import DataDir, ServerUrl, server_address, settings_of
 from quern.client import QuernClient, ServedModel, ServerState
+from quern.environment import key_of_clients
 from quern.errors import ServerRefused, ServerUnreachable
 from quern.models.progress import format_bytes
 
@@ -111,7 +112,7 @@ def look(url: str, process: RunningServer | None, data_dir: Path) -> ServerStatu
         except ServerUnreachable:
             # It listens once its model's file is there and checked.
             return ServerStatus(url, ServerState(status="starting"), process=process, data_dir=data_dir)
-    with QuernClient(url, read_timeout=ANSWER_SECONDS) as client:
+    with QuernClient(url, key=key_of_clients(), read_timeout=ANSWER_SECONDS) as client:
         return ServerStatus(client.server, client.state(), _model(client))
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Named,
     Table,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from quern.records import KeyRole
 from quern.types import ACTIVE_STATES, FinishReason, Role, TurnState
 
 ACTIVE_TURN_INDEX = "uq_turns_active_conversation"
@@ -174,6 +176,34 @@ class _TurnEventColumns(TypedColumns):
     created_at: Named[datetime] = Column(UtcDateTime)
 
 
+class _KeyColumns(TypedColumns):
+    id: Named[str] = Column(StorableText, primary_key=True)
+    name: Named[str] = Column(StorableText)
+    role: Named[KeyRole] = Column(_word(KeyRole))
+    digest: Named[bytes] = Column(LargeBinary)
+    created_at: Named[datetime] = Column(UtcDateTime)
+    expires_at: Named[datetime | None] = Column(UtcDateTime)
+    revoked_at: Named[datetime | None] = Column(UtcDateTime)
+    last_used_at: Named[datetime | None] = Column(UtcDateTime)
+    weight: Named[float]
+    note: Named[str] = Column(StorableText)
+    limits: Named[dict[str, Any]] = Column(JSON[dict[str, Any]])
+
+
+class _KeyHashingColumns(TypedColumns):
+    id: Named[int] = Column(Integer, primary_key=True)
+    value: Named[bytes] = Column(LargeBinary)
+
+
+class _AuditColumns(TypedColumns):
+    number: Named[int] = Column(Integer, primary_key=True)
+    at: Named[datetime] = Column(UtcDateTime)
+    actor: Named[str] = Column(StorableText)
+    action: Named[str] = Column(StorableText)
+    subject: Named[str] = Column(StorableText)
+    details: Named[dict[str, Any]] = Column(JSON[dict[str, Any]])
+
+
 conversations = Table(
     "conversations",
     metadata,
@@ -203,3 +233,9 @@ items = Table(
 responses = Table("responses", metadata, _ResponseColumns)
 
 turn_events = Table("turn_events", metadata, _TurnEventColumns)
+
+api_keys = Table("api_keys", metadata, _KeyColumns)
+
+key_hashing = Table("key_hashing", metadata, _KeyHashingColumns)
+
+audit_log = Table("audit_log", metadata, _AuditColumns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from quern.access.principal import Principal
 from quern.engine.base import Priority
 from quern.records import NewResponse
 from quern.sampling import SamplingParams
@@ -81,9 +82,14 @@ class Caller:
     the policy from the settings.
     """
 
-    owner: str
+    principal: Principal
     request_id: str
     disconnect: DisconnectPolicy | None = None
+
+    @property
+    def owner(self) -> str:
+        """Whose conversations it sees."""
+        return self.principal.owner
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,7 +233,7 @@ class TurnService:
                 sampling=replace(sampling, max_tokens=room),
                 stop_token_ids=self._codec.stop_token_ids | prepared.stop_token_ids,
                 priority=request.priority,
-                cache_salt=request.caller.owner,
+                cache_salt=request.caller.principal.cache_salt,
                 grammar=grammar,
             ),
             decoder=self._decoder(turn_id, request, prepared),

@@ -15,6 +15,7 @@ from quern.errors import ContextExceeded
 
 STATUSES_AND_TYPES: dict[ErrorKind, tuple[int, str]] = {
     ErrorKind.INVALID: (400, "invalid_request_error"),
+    ErrorKind.UNAUTHORIZED: (401, "authentication_error"),
     ErrorKind.FORBIDDEN: (403, "permission_error"),
     ErrorKind.CONTEXT_EXCEEDED: (400, "invalid_request_error"),
     ErrorKind.NOT_FOUND: (404, "not_found_error"),

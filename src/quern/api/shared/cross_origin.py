@@ -38,9 +38,14 @@ LONGEST_QUOTED = 100
 
 
 class ServedHosts:
-    """The names in `Host` that are served: this machine's own, and those of `server.hosts`."""
+    """The names in `Host` that are served: this machine's own, and those of `server.hosts`.
 
-    def __init__(self, settings: ServerSettings) -> None:
+    `closed`: whether nobody comes in without a key. Then a name protects nothing, and unless the settings name some,
+    any is served.
+    """
+
+    def __init__(self, settings: ServerSettings, closed: Callable[[], bool] = lambda: False) -> None:
+        self._closed = closed
         self._named = settings.hosts
         self._loopback = settings.loopback
         names = {*LOOPBACK_NAMES, *FROM_CONTAINERS, settings.host.lower().rstrip(".")}
@@ -51,6 +56,8 @@ class ServedHosts:
 
     def serves(self, host: str) -> bool:
         """Whether a request may name this host, with or without a port."""
+        if self._closed() and not self._named:
+            return True
         name = host_name(host)
         if name is None:
             return "*" in self._named
@@ -121,8 +128,8 @@ class CorsHeaders:
 class CrossOrigin:
     """Refuses hosts that are not served and pages that are not allowed, and answers preflights of those that are.
 
-    `methods_of`: the methods of a path, none where nothing is known there. `linked`: beginnings of paths that a link on
-    any page may lead to.
+    `methods_of`: the methods of a path, none where nothing is known there. `is_open`: whether a link on any page may
+    lead to a path.
     """
 
     def __init__(
@@ -132,14 +139,14 @@ class CrossOrigin:
         hosts: ServedHosts,
         origins: Origins,
         methods_of: Callable[[str], Collection[str]],
-        linked: Sequence[str],
+        is_open: Callable[[str], bool],
         style_of: StyleOf,
     ) -> None:
         self._app = app
         self._hosts = hosts
         self._origins = origins
         self._methods_of = methods_of
-        self._linked = tuple(linked)
+        self._is_open = is_open
         self._style_of = style_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -194,7 +201,7 @@ class CrossOrigin:
         """Whether somebody follows a link to a page that shows nobody's data; the page with the link can't read it."""
         fetch = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
         safe = scope["method"] in {"GET", "HEAD"} and fetch == ("navigate", "document")
-        return safe and scope["path"].startswith(self._linked)
+        return safe and self._is_open(scope["path"])
 
 
 def _is_own(origin: str, headers: Headers) -> bool:

@@ -17,15 +17,15 @@ class Dialect:
     """A way to speak to the server.
 
     `prefixes`: how its paths begin, also those of which no route is known: an unknown path and a body that is too large
-    are refused in its style. `quiet_paths`: requests that are only logged at the level debug. `linked_paths`: how the
-    paths of pages begin that a link on any web page may lead to, since they show nobody's data.
+    are refused in its style. `quiet_paths`: requests that are only logged at the level debug. `open_paths`: with what
+    is below them they show nobody's data, so they need no key, and a link on any web page may lead there.
     """
 
     routers: tuple[APIRouter, ...]
     errors: ErrorStyle
     prefixes: tuple[str, ...]
     quiet_paths: frozenset[str] = frozenset()
-    linked_paths: tuple[str, ...] = ()
+    open_paths: tuple[str, ...] = ()
 
 
 class Dialects:
@@ -36,9 +36,14 @@ class Dialects:
         styles = [(prefix, dialect.errors) for dialect in dialects for prefix in dialect.prefixes]
         self._styles = sorted(styles, key=lambda style: len(style[0]), reverse=True)
         self.routers = [router for dialect in dialects for router in dialect.routers]
-        self.linked_paths = [path for dialect in dialects for path in dialect.linked_paths]
+        self._open = frozenset(path for dialect in dialects for path in dialect.open_paths)
         self.quiet_paths = frozenset[str]().union(*(dialect.quiet_paths for dialect in dialects))
 
     def style_of(self, path: str) -> ErrorStyle:
         """How errors are told at a path: the dialect with the longest prefix of it decides."""
         return next((style for prefix, style in self._styles if path.startswith(prefix)), self._default_style)
+
+    def is_open(self, path: str) -> bool:
+        """Whether a path shows nobody's data."""
+        beginnings = (path[:end] for end, character in enumerate(path) if character == "/" and end)
+        return path in self._open or any(beginning in self._open for beginning in beginnings)

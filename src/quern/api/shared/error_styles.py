@@ -14,6 +14,7 @@ from quern.errors import ContextExceeded
 
 OPENAI_STATUSES_AND_CODES: dict[ErrorKind, tuple[int, str | None]] = {
     ErrorKind.INVALID: (400, None),
+    ErrorKind.UNAUTHORIZED: (401, "invalid_api_key"),
     ErrorKind.FORBIDDEN: (403, "forbidden"),
     ErrorKind.CONTEXT_EXCEEDED: (400, "context_length_exceeded"),
     ErrorKind.NOT_FOUND: (404, "not_found"),
@@ -49,6 +50,7 @@ class OpenAiErrors(ErrorStyle):
 
 DETAIL_STATUSES: dict[ErrorKind, int] = {
     ErrorKind.INVALID: 422,
+    ErrorKind.UNAUTHORIZED: 401,
     ErrorKind.FORBIDDEN: 403,
     ErrorKind.CONTEXT_EXCEEDED: 413,
     ErrorKind.NOT_FOUND: 404,

@@ -4,8 +4,9 @@
 |---|---|
 | a field that can't be used, InvalidRequest | INVALID |
 | ContextExceeded | CONTEXT_EXCEEDED |
-| a host that is not served, a page of a foreign origin | FORBIDDEN |
-| ConversationNotFound, ResponseNotFound, ItemNotFound, no such route | NOT_FOUND |
+| Unauthorized | UNAUTHORIZED |
+| a host that is not served, a page of a foreign origin, NotAllowed | FORBIDDEN |
+| ConversationNotFound, ResponseNotFound, ItemNotFound, KeyNotFound, no such route | NOT_FOUND |
 | ModelNotServed | MODEL_NOT_FOUND |
 | ConversationBusy | CONFLICT |
 | a body over `server.max_request_bytes`, TooLarge | TOO_LARGE |
@@ -40,11 +41,14 @@ from quern.errors import (
     InputTooLong,
     InvalidRequest,
     ItemNotFound,
+    KeyNotFound,
     ModelNotServed,
+    NotAllowed,
     QuernError,
     QueueFull,
     ResponseNotFound,
     TooLarge,
+    Unauthorized,
 )
 
 log = structlog.get_logger(__name__)
@@ -57,6 +61,7 @@ class ErrorKind(Enum):
     """What went wrong, as far as HTTP tells failures apart."""
 
     INVALID = auto()
+    UNAUTHORIZED = auto()
     FORBIDDEN = auto()
     CONTEXT_EXCEEDED = auto()
     NOT_FOUND = auto()
@@ -70,10 +75,13 @@ class ErrorKind(Enum):
 
 KINDS: dict[type[Exception], ErrorKind] = {
     InvalidRequest: ErrorKind.INVALID,
+    Unauthorized: ErrorKind.UNAUTHORIZED,
+    NotAllowed: ErrorKind.FORBIDDEN,
     ContextExceeded: ErrorKind.CONTEXT_EXCEEDED,
     ConversationNotFound: ErrorKind.NOT_FOUND,
     ResponseNotFound: ErrorKind.NOT_FOUND,
     ItemNotFound: ErrorKind.NOT_FOUND,
+    KeyNotFound: ErrorKind.NOT_FOUND,
     ModelNotServed: ErrorKind.MODEL_NOT_FOUND,
     ConversationBusy: ErrorKind.CONFLICT,
     TooLarge: ErrorKind.TOO_LARGE,

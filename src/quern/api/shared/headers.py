@@ -6,19 +6,33 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from quern.access.principal import Principal
 from quern.api.shared.errors import validation_error
-from quern.errors import InvalidRequest
+from quern.errors import InvalidRequest, NotAllowed
 from quern.turns.request import Caller
 from quern.types import DisconnectPolicy
 
-ANONYMOUS = "anonymous"
 DISCONNECT_HEADER = "x-quern-on-disconnect"
 CONVERSATION_HEADER = "x-quern-conversation"
 
 
-def owner() -> str:
+def principal(request: Request) -> Principal:
+    """Who asks, as `Authentication` found out."""
+    return cast("Principal", request.state.principal)
+
+
+def owner(principal: Annotated[Principal, Depends(principal)]) -> str:
     """Whose conversations the caller sees. Without keys, everybody is the same anonymous owner."""
-    return ANONYMOUS
+    return principal.owner
+
+
+def administrator(principal: Annotated[Principal, Depends(principal)]) -> Principal:
+    """Who asks, where that is somebody who may run the server. Raises NotAllowed."""
+    if not principal.is_admin:
+        raise NotAllowed(
+            "This is for administrators: it takes a key with the role admin, or `quern keys` on the server's machine."
+        )
+    return principal
 
 
 def disconnect_policy(request: Request) -> DisconnectPolicy | None:
@@ -53,11 +67,14 @@ Owner = Annotated[str, Depends(owner)]
 
 
 def caller(
-    request: Request, owner: Owner, disconnect: Annotated[DisconnectPolicy | None, Depends(disconnect_policy)]
+    request: Request,
+    principal: Annotated[Principal, Depends(principal)],
+    disconnect: Annotated[DisconnectPolicy | None, Depends(disconnect_policy)],
 ) -> Caller:
     """Who asks, under the request id that `RequestLog` settled."""
-    return Caller(owner, cast("str", request.state.request_id), disconnect)
+    return Caller(principal, cast("str", request.state.request_id), disconnect)
 
 
+AdminDep = Annotated[Principal, Depends(administrator)]
 CallerDep = Annotated[Caller, Depends(caller)]
 ConversationHeader = Annotated[str | None, Depends(conversation_header)]

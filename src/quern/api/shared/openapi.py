@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from quern.api.shared.errors import ErrorKind, StyleOf
 
-ANYWHERE = (ErrorKind.FORBIDDEN, ErrorKind.UNAVAILABLE, ErrorKind.INTERNAL)
+ANYWHERE = (ErrorKind.UNAUTHORIZED, ErrorKind.FORBIDDEN, ErrorKind.UNAVAILABLE, ErrorKind.INTERNAL)
 WITH_PARAMETERS = (ErrorKind.INVALID, ErrorKind.NOT_FOUND, ErrorKind.CONFLICT)
 WITH_BODY = (
     *WITH_PARAMETERS,
@@ -19,7 +19,8 @@ WITH_BODY = (
 )
 DESCRIPTIONS = {
     ErrorKind.INVALID: "Something in the request can't be used",
-    ErrorKind.FORBIDDEN: "A host that is not served, or a web page of another origin",
+    ErrorKind.UNAUTHORIZED: "No key, or none that is valid",
+    ErrorKind.FORBIDDEN: "Not with this key, a host that is not served, or a web page of another origin",
     ErrorKind.CONTEXT_EXCEEDED: "The prompt does not fit the context",
     ErrorKind.NOT_FOUND: "There is no such thing",
     ErrorKind.MODEL_NOT_FOUND: "Another model is served",

@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from quern.access.keys import Keys
 from quern.api.shared.body_budget import BodyBudget
 from quern.config import GenerationSettings, UnknownFields
 from quern.turns.conversations import ConversationService
@@ -31,6 +32,7 @@ class Services:
     max_request_bytes: int
     unknown_fields: UnknownFields
     bodies: BodyBudget
+    keys: Keys
 
 
 def services_of(request: Request) -> Services:

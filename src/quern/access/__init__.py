@@ -1,0 +1,1 @@
+"""Who may use the server, as what: keys, owners, roles."""

@@ -1,0 +1,1 @@
+"""Running the server over HTTP: its keys, and who changed what."""

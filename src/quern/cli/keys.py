@@ -1,0 +1,218 @@
+"""`quern keys`: who may use the server, and how much of it.
+
+Where a server runs on the data directory it is told at once; where none does, the database is changed.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from quern.cli.administration import administer
+from quern.errors import ConfigError
+from quern.records import KeyRole
+
+keys = typer.Typer(help="Make, list and change the keys that open the server.", no_args_is_help=True)
+
+DataDir = Annotated[Path | None, typer.Option(help="The data directory whose server is meant.", show_default=False)]
+Key = Annotated[str, typer.Argument(help="A key's name or id.")]
+Role = Annotated[KeyRole | None, typer.Option(help="`admin` may run the server too.", show_default=False)]
+Weight = Annotated[
+    float | None, typer.Option(help="The key's part where the server is shared; 1 is usual.", show_default=False)
+]
+Expires = Annotated[
+    str | None,
+    typer.Option(
+        help="Until when it opens something: a date (2027-01-31) or from now on (90d, 12h).", show_default=False
+    ),
+]
+Note = Annotated[str | None, typer.Option(help="What the key is for.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
+
+
+def _limit(what: str) -> Any:
+    return typer.Option(help=f"{what} at most; 0 is no limit.", min=0, show_default=False)
+
+
+TurnsAtOnce = Annotated[int | None, _limit("Turns that run at once")]
+TurnsWaiting = Annotated[int | None, _limit("Turns that wait")]
+RequestsPerMinute = Annotated[int | None, _limit("Requests a minute")]
+TokensPerMinute = Annotated[int | None, _limit("Tokens a minute")]
+TokensPerDay = Annotated[int | None, _limit("Tokens a day")]
+
+
+@keys.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Whose it is: a person, a script, an editor.")],
+    role: Role = None,
+    weight: Weight = None,
+    expires: Expires = None,
+    note: Note = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and show it, this once. The first one closes the server to everybody without a key.
+
+    Example: quern keys create anna --note "her editor" --expires 90d
+    """
+    body = {"name": name, **_values(role, weight, expires, note)}
+    _show_secret(administer("POST", "keys", data_dir=data_dir, body=body), as_json=as_json)
+
+
+@keys.command("list")
+def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Show all keys: whose, what they may, when they were last used."""
+    found = administer("GET", "keys", data_dir=data_dir)["data"]
+    if as_json:
+        print(json.dumps(found, indent=2))
+    elif found:
+        Console(soft_wrap=True).print(_table(found))
+    else:
+        typer.echo("There are no keys yet. Make one with `quern keys create NAME`.")
+
+
+@keys.command()
+def revoke(key: Key, data_dir: DataDir = None) -> None:
+    """Let a key open nothing from now on. What it made stays; turns that run go on."""
+    shown = administer("DELETE", f"keys/{quote(key, safe='')}", data_dir=data_dir)
+    typer.echo(f"The key {shown['name']} ({shown['id']}) is revoked.")
+
+
+@keys.command()
+def rotate(key: Key, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Give a key another secret and show it, this once. The old one opens nothing from now on."""
+    _show_secret(administer("POST", f"keys/{quote(key, safe='')}/rotate", data_dir=data_dir), as_json=as_json)
+
+
+@keys.command()
+def limit(
+    key: Key,
+    turns_at_once: TurnsAtOnce = None,
+    turns_waiting: TurnsWaiting = None,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    tokens_per_day: TokensPerDay = None,
+    weight: Weight = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Change how much a key may use; what is not named stays, and what was never named is as `limits.*` say.
+
+    Example: quern keys limit anna --tokens-per-day 2000000 --turns-at-once 4
+    """
+    limits = {
+        "turns_at_once": turns_at_once,
+        "turns_waiting": turns_waiting,
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "tokens_per_day": tokens_per_day,
+    }
+    body = {"limits": _given(limits), **_values(None, weight, None, None)}
+    _show_one(administer("POST", f"keys/{quote(key, safe='')}", data_dir=data_dir, body=body))
+
+
+@keys.command()
+def change(
+    key: Key,
+    name: Annotated[str | None, typer.Option(help="Another name.", show_default=False)] = None,
+    role: Role = None,
+    weight: Weight = None,
+    expires: Expires = None,
+    note: Note = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Change a key's name, role, weight, note, or when it expires."""
+    body = {**_given({"name": name}), **_values(role, weight, expires, note)}
+    _show_one(administer("POST", f"keys/{quote(key, safe='')}", data_dir=data_dir, body=body))
+
+
+@keys.command()
+def adopt(key: Key, data_dir: DataDir = None) -> None:
+    """Give a key the conversations that were made before there were keys."""
+    moved = administer("POST", f"keys/{quote(key, safe='')}/adopt", data_dir=data_dir)["conversations"]
+    typer.echo(f"{moved} conversations are {key}'s now.")
+
+
+@keys.command()
+def audit(
+    number: Annotated[int, typer.Option(help="How many of the latest.", min=1, max=1000)] = 20,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show who changed what, the newest first."""
+    entries = administer("GET", "audit", data_dir=data_dir, limit=str(number))["data"]
+    if as_json:
+        print(json.dumps(entries, indent=2))
+        return
+    for entry in entries:
+        details = " ".join(f"{name}={value}" for name, value in entry["details"].items())
+        print(f"{entry['at']}  {entry['actor']:12}  {entry['action']:14}  {entry['subject']}  {details}")
+
+
+def expiry(text: str, now: datetime) -> datetime:
+    """When a key expires: a date, a time with an offset, or so many days (`90d`) or hours (`12h`) from now.
+
+    Raises ConfigError.
+    """
+    unit = {"d": timedelta(days=1), "h": timedelta(hours=1)}.get(text[-1:])
+    try:
+        if unit is not None:
+            return now + unit * int(text[:-1])
+        at = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise ConfigError(
+            f"--expires takes a date like 2027-01-31, or a time from now on like 90d or 12h, and {text!r} is neither."
+        ) from None
+    return at if at.tzinfo is not None else at.astimezone()
+
+
+def _values(role: KeyRole | None, weight: float | None, expires: str | None, note: str | None) -> dict[str, Any]:
+    at = expiry(expires, datetime.now(UTC)).isoformat() if expires is not None else None
+    return _given({"role": role, "weight": weight, "expires_at": at, "note": note})
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _show_secret(made: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(made, indent=2))
+        return
+    typer.echo(f"The key {made['name']}, which is shown this once:", err=True)
+    print(made["key"])
+    typer.echo("Clients send it as `Authorization: Bearer …` or `x-api-key: …`.", err=True)
+
+
+def _show_one(key: dict[str, Any]) -> None:
+    limits = ", ".join(f"{name} {value}" for name, value in key["limits"].items()) or "as the settings say"
+    typer.echo(f"{key['name']} ({key['id']}): {key['role']}, weight {key['weight']:g}, limits: {limits}")
+
+
+def _table(found: list[dict[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("name", "id", "role", "weight", "made", "last used", "state", "limits", "note"):
+        table.add_column(column, no_wrap=column not in {"limits", "note"}, overflow="fold")
+    for key in found:
+        limits = " ".join(f"{name}={value}" for name, value in key["limits"].items())
+        used = (key["last_used_at"] or "never").partition("+")[0]
+        made = key["created_at"].partition("T")[0]
+        row = (key["name"], key["id"], key["role"], f"{key['weight']:g}", made, used, _state(key), limits, key["note"])
+        table.add_row(*row)
+    return table
+
+
+def _state(key: dict[str, Any]) -> str:
+    if key["revoked_at"] is not None:
+        return "revoked"
+    if key["expires_at"] is None:
+        return "valid"
+    expired = datetime.fromisoformat(key["expires_at"]) <= datetime.now(UTC)
+    return "expired" if expired else f"until {key['expires_at'].partition('T')[0]}"

@@ -1,0 +1,82 @@
+"""Keys and the log of administrative acts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import insert, select, update
+
+from quern.records import AuditEntry, KeyLimits, KeyRecord
+from quern.store.database import Database
+from quern.store.schema import api_keys, audit_log, conversations, key_hashing, turns
+from quern.store.uninterrupted import uninterrupted
+
+_COLUMNS = tuple(api_keys.c[field.name] for field in fields(KeyRecord))
+
+
+class KeyStore:
+    """Reads and writes keys. Every method raises StoreError where the database can't be used."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @uninterrupted
+    async def hash_key(self, new: bytes) -> bytes:
+        """What this database's hashes are keyed with; `new` from now on where there was nothing yet."""
+        async with self._database.transaction() as connection:
+            kept = (await connection.execute(select(key_hashing.c.value))).scalar_one_or_none()
+            if kept is None:
+                await connection.execute(insert(key_hashing).values(id=1, value=new))
+            return kept or new
+
+    @uninterrupted
+    async def all(self) -> list[KeyRecord]:
+        """Every key, the oldest first, revoked ones too."""
+        wanted = select(*_COLUMNS).order_by(api_keys.c.created_at, api_keys.c.id)
+        async with self._database.transaction() as connection:
+            rows: Sequence[Any] = (await connection.execute(wanted)).all()
+        return [KeyRecord(*row[:-1], limits=KeyLimits(**row.limits)) for row in rows]
+
+    @uninterrupted
+    async def create(self, key: KeyRecord, audit: AuditEntry) -> None:
+        """Keep a new key."""
+        async with self._database.transaction() as connection:
+            await connection.execute(insert(api_keys).values(asdict(key)))
+            await connection.execute(insert(audit_log).values(asdict(audit)))
+
+    @uninterrupted
+    async def change(self, key: KeyRecord, audit: AuditEntry) -> None:
+        """Keep a key's new values."""
+        values = {name: value for name, value in asdict(key).items() if name not in {"id", "last_used_at"}}
+        async with self._database.transaction() as connection:
+            await connection.execute(update(api_keys).where(api_keys.c.id == key.id).values(values))
+            await connection.execute(insert(audit_log).values(asdict(audit)))
+
+    @uninterrupted
+    async def adopt(self, owner: str, key_id: str, audit: AuditEntry) -> int:
+        """Give all that `owner` has to a key; how many conversations that were."""
+        async with self._database.transaction() as connection:
+            moved = await connection.execute(
+                update(conversations).where(conversations.c.owner == owner).values(owner=key_id)
+            )
+            await connection.execute(update(turns).where(turns.c.owner == owner).values(owner=key_id))
+            await connection.execute(insert(audit_log).values(asdict(audit)))
+        return moved.rowcount
+
+    @uninterrupted
+    async def note_uses(self, uses: Mapping[str, datetime]) -> None:
+        """When keys were last used."""
+        async with self._database.transaction() as connection:
+            for key_id, at in uses.items():
+                await connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(last_used_at=at))
+
+    @uninterrupted
+    async def audit(self, limit: int) -> list[AuditEntry]:
+        """The latest acts, the newest first."""
+        columns = audit_log.c.at, audit_log.c.actor, audit_log.c.action, audit_log.c.subject, audit_log.c.details
+        wanted = select(*columns).order_by(audit_log.c.number.desc()).limit(limit)
+        async with self._database.transaction() as connection:
+            return [AuditEntry(*row) for row in await connection.execute(wanted)]
