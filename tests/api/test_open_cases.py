@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from sqlalchemy import update
 
-from quern.api.shared.headers import ANONYMOUS
+from quern.access.principal import ANONYMOUS_OWNER
 from quern.engine.fake import FakeEngine
 from quern.store import schema
 from quern.turns.decoder import OutputParser
@@ -78,7 +78,7 @@ async def test_another_owners_conversation_is_the_same_404(quern: Quern) -> None
     ):
         assert response.status_code == 404
         assert response.json() == body
-    await _give(quern, conversation_id, ANONYMOUS)
+    await _give(quern, conversation_id, ANONYMOUS_OWNER)
     assert (await quern.client.get(f"/v1/conversations/{conversation_id}")).status_code == 200
 
 

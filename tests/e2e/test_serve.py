@@ -29,10 +29,11 @@ def test_the_printed_curl_line_returns_code(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_an_address_that_others_can_reach_is_refused_with_an_explanation(host: str) -> None:
-    result = _run("serve", "--engine", "fake", "--host", host)
+def test_an_address_that_others_can_reach_is_refused_with_an_explanation(host: str, tmp_path: Path) -> None:
+    result = _run("serve", "--engine", "fake", "--host", host, "--data-dir", str(tmp_path))
     assert result.returncode == 2
     assert f"Refusing to listen on {host}" in result.stderr
+    assert "quern keys create" in result.stderr
     assert "--allow-anonymous" in result.stderr
     assert "Traceback" not in result.stderr
 

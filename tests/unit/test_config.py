@@ -104,14 +104,12 @@ def test_a_file_that_cannot_be_read_or_parsed_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "quern.example", ""])
-def test_an_address_beyond_loopback_is_refused_unless_everybody_is_let_in_on_purpose(host: str) -> None:
-    with pytest.raises(ConfigError, match="--allow-anonymous"):
-        load_settings(overrides={"server": {"host": host}})
-    assert load_settings(overrides={"server": {"host": host, "allow_anonymous": True}}).server.host == host
+def test_addresses_that_others_can_reach_are_no_loopback(host: str) -> None:
+    assert not load_settings(overrides={"server": {"host": host}}).server.loopback
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
-def test_loopback_addresses_need_no_permission(host: str) -> None:
+def test_loopback_addresses_are_known_as_such(host: str) -> None:
     assert load_settings(overrides={"server": {"host": host}}).server.loopback
 
 

@@ -20,7 +20,9 @@ from quern.cli.administration import administer
 from quern.errors import ConfigError
 from quern.records import KeyRole
 
-keys = typer.Typer(help="Make, list and change the keys that open the server.", no_args_is_help=True)
+keys = typer.Typer(
+    help="Make, list and change the keys that open the server.\n\nExample: quern keys create anna", no_args_is_help=True
+)
 
 DataDir = Annotated[Path | None, typer.Option(help="The data directory whose server is meant.", show_default=False)]
 Key = Annotated[str, typer.Argument(help="A key's name or id.")]

@@ -69,10 +69,10 @@ def serve(
     configure_logging(settings.log, expected=(AnswerAborted,))
     console = Console()
     with claimed(settings.data_dir) as claim:
+        _check_exposure(settings)
         with _port_errors_explained(settings):
             listener = _bind(settings)
         claim.announce(url_of(*listener.getsockname()[:2]))
-        _check_exposure(settings)
         database = _claimed_database(settings)
         model_file = _model(settings, console)
         with _port_errors_explained(settings):
