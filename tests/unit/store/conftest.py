@@ -16,11 +16,11 @@ from tests.unit.store.example_items import new_item
 
 from quern.records import NewResponse
 from quern.sampling import SamplingParams
+from quern.store import schema
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
-from quern.store.schema import conversations, items, responses, turn_events, turns
 from quern.store.turn_rows import JournalEntry, NewTurn, TurnEnd
 from quern.store.turns import TurnStore
 from quern.types import FinishReason, Item, Message, Role, Timings, TurnState, Usage
@@ -82,7 +82,7 @@ def rows(database: Database) -> Callable[[], Awaitable[dict[str, int]]]:
         async with database.transaction() as connection:
             return {
                 table.name: (await connection.execute(select(func.count()).select_from(table))).scalar_one()
-                for table in (conversations, turns, items, turn_events, responses)
+                for table in (schema.conversations, schema.turns, schema.items, schema.turn_events, schema.responses)
             }
 
     return count_rows
