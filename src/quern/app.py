@@ -14,6 +14,8 @@ from starlette.routing import BaseRoute
 
 from quern import __version__
 from quern.access.keys import Keys
+from quern.access.limits import Limits
+from quern.access.usage import UsageMeter
 from quern.api.admin.dialect import ADMIN
 from quern.api.anthropic.dialect import ANTHROPIC
 from quern.api.api_page import API_PAGE
@@ -31,10 +33,12 @@ from quern.api.shared.error_styles import OPENAI_ERRORS
 from quern.api.shared.errors import install_error_handlers
 from quern.api.shared.openapi import document_errors
 from quern.api.shared.paths import AnyMethod, Paths, TidyPaths
+from quern.api.shared.rate_limits import RateLimits
 from quern.api.shared.request_body import BodyLimit
 from quern.api.shared.request_log import RequestLog
 from quern.api.shared.services import Services
 from quern.api.shared.websockets import NoWebSockets
+from quern.api.usage import USAGE
 from quern.config import EngineName, ServerSettings, Settings
 from quern.engine.base import Engine
 from quern.engine.engine_choice import ModelKind, choose, native_facts
@@ -47,6 +51,7 @@ from quern.store.history import HistoryStore
 from quern.store.keys import KeyStore
 from quern.store.responses import ResponseStore
 from quern.store.turns import TurnStore
+from quern.store.usage import UsageStore
 from quern.turns.conversations import ConversationService
 from quern.turns.embeddings import EmbeddingService
 from quern.turns.history import HistoryLoader
@@ -57,7 +62,7 @@ from quern.turns.tokens import TokenService
 
 log = structlog.get_logger(__name__)
 
-DIALECTS = (CODE, OPENAI, LLAMACPP, OLLAMA, ANTHROPIC, MODELS, HEALTH, API_PAGE, ADMIN)
+DIALECTS = (CODE, OPENAI, LLAMACPP, OLLAMA, ANTHROPIC, MODELS, HEALTH, API_PAGE, ADMIN, USAGE)
 DESCRIPTION = "Code generation with Qwen-Coder models: one shot or in conversations that survive whatever happens."
 
 
@@ -90,11 +95,13 @@ class Application:
         turn_store = TurnStore(self.database)
         response_store = ResponseStore(self.database)
         history = HistoryStore(self.database)
+        self.usage = UsageMeter(Limits(settings.limits), UsageStore(self.database))
         self.turns = TurnService(
             engine=engine,
             codec=codec,
             history=HistoryLoader(response_store, history),
             turns=turn_store,
+            usage=self.usage,
             settings=settings.turns,
         )
         self.keys = Keys(
@@ -103,7 +110,7 @@ class Application:
             anonymous=settings.server.allow_anonymous,
             share_cache=settings.access.share_cache,
         )
-        self.embeddings = EmbeddingService(engine, codec, self.turns, settings.turns)
+        self.embeddings = EmbeddingService(engine, codec, self.turns, self.usage, settings.turns)
         services = Services(
             turns=self.turns,
             conversations=ConversationService(conversation_store, history, turn_store, self.turns),
@@ -116,6 +123,7 @@ class Application:
             unknown_fields=settings.server.unknown_fields,
             bodies=BodyBudget(settings.server.body_bytes),
             keys=self.keys,
+            usage=self.usage,
         )
         self.asgi = _build_asgi(services, settings)
 
@@ -127,7 +135,7 @@ class Application:
         """
         await self.database.open()
         try:
-            async with self.keys.running(), self.turns.running():
+            async with self.keys.running(), self.usage.running(), self.turns.running():
                 loading = asyncio.get_running_loop().create_task(self.engine.start())
                 try:
                     yield loading
@@ -246,6 +254,7 @@ def _add_middleware(app: FastAPI, dialects: Dialects, services: Services, settin
     app.add_middleware(BodyLimit, limit=settings.max_request_bytes, style_of=style_of)
     app.add_middleware(BudgetedBodies, budget=services.bodies, limit=settings.max_request_bytes, style_of=style_of)
     app.add_middleware(AnyMethod, paths=paths, style_of=style_of)
+    app.add_middleware(RateLimits, usage=services.usage, style_of=style_of)
     app.add_middleware(Authentication, keys=services.keys, is_open=dialects.is_open, style_of=style_of)
     app.add_middleware(NoWebSockets, style_of=style_of)  # no matter which methods a path takes
     app.add_middleware(

@@ -294,6 +294,22 @@ class AccessSettings(_Frozen):
     )
 
 
+class LimitSettings(_Frozen):
+    """What each key may use, where it has no limit of its own (`quern keys limit`), and everybody without a key
+    together. 0 is no limit.
+    """
+
+    turns_at_once: int = Field(default=0, ge=0, description="Turns of a key that run at once; further ones wait.")
+    turns_waiting: int = Field(
+        default=0, ge=0, description="Turns of a key that wait, with `turns_at_once`; one more is a 429."
+    )
+    requests_per_minute: int = Field(default=0, ge=0, description="Requests that compute something; more are a 429.")
+    tokens_per_minute: int = Field(
+        default=0, ge=0, description="Tokens that a key's requests cost: computed of prompts, and generated."
+    )
+    tokens_per_day: int = Field(default=0, ge=0, description="The same a day, which begins at midnight UTC.")
+
+
 class StoreSettings(_Frozen):
     """The database."""
 
@@ -330,6 +346,7 @@ class Settings(_Frozen):
     generation: GenerationSettings = GenerationSettings()
     turns: TurnSettings = TurnSettings()
     access: AccessSettings = AccessSettings()
+    limits: LimitSettings = LimitSettings()
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
 

@@ -25,7 +25,8 @@
     │   ├── ContextExceeded
     │   │   └── InputTooLong        an input that is embedded
     │   ├── TooLarge                a body that is more than can be read
-    │   └── QueueFull               try again in `retry_after` seconds
+    │   ├── LimitExceeded           a key has used what it may: try again in `retry_after` seconds
+    │   └── QueueFull               the same, of the server
     ├── TurnNotCompleted            an admitted turn ended as failed, cancelled or interrupted
     ├── StoreError                  the database can't be used
     └── ClientError                 what `quern.client` raises
@@ -176,6 +177,14 @@ class TooLarge(TurnRefused):
 
 class QueueFull(TurnRefused):
     """Every place is taken; `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class LimitExceeded(TurnRefused):
+    """A key has used what it may; `retry_after` is in seconds."""
 
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
@@ -117,6 +117,22 @@ class KeyRecord:
     weight: float = 1.0
     note: str = ""
     limits: KeyLimits = field(default_factory=KeyLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """What an owner has used on a day (UTC) with a model. `cached_tokens` are those of the prompts that a cache had;
+    `compute_ms`: the time that prompts and answers took, summed over what ran side by side.
+    """
+
+    day: date
+    owner: str
+    model_id: str
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    compute_ms: float
 
 
 @dataclass(frozen=True, slots=True)

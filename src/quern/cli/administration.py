@@ -1,6 +1,6 @@
 """How commands that run a server reach it: through its control socket while it runs, else on its database.
 
-Both ways they speak to the routes below `/v1/admin/`, so what they do is the same.
+Both ways they speak to the same routes, those below `/v1/admin/` most often, so what they do is the same.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def administer(method: str, path: str, *, data_dir: Path | None = None, body: An
 async def _administer(settings: Settings, method: str, path: str, body: Any, query: dict[str, str]) -> Any:
     async with _client(settings) as client:
         try:
-            answer = await client.request(method, f"/v1/admin/{path}", json=body, params=query)
+            answer = await client.request(method, path, json=body, params=query)
         except httpx2.HTTPError as error:
             raise ServerUnreachable(
                 f"The server that runs on {settings.data_dir} does not answer at its control socket: {error}. Stop it "

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from quern.cli.administration import administer
+from quern.cli.server_choice import DataDir
 from quern.errors import ConfigError
 from quern.records import KeyRole
 
@@ -24,7 +24,8 @@ keys = typer.Typer(
     help="Make, list and change the keys that open the server.\n\nExample: quern keys create anna", no_args_is_help=True
 )
 
-DataDir = Annotated[Path | None, typer.Option(help="The data directory whose server is meant.", show_default=False)]
+KEYS = "/v1/admin/keys"
+
 Key = Annotated[str, typer.Argument(help="A key's name or id.")]
 Role = Annotated[KeyRole | None, typer.Option(help="`admin` may run the server too.", show_default=False)]
 Weight = Annotated[
@@ -66,13 +67,13 @@ def create(
     Example: quern keys create anna --note "her editor" --expires 90d
     """
     body = {"name": name, **_values(role, weight, expires, note)}
-    _show_secret(administer("POST", "keys", data_dir=data_dir, body=body), as_json=as_json)
+    _show_secret(administer("POST", KEYS, data_dir=data_dir, body=body), as_json=as_json)
 
 
 @keys.command("list")
 def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Show all keys: whose, what they may, when they were last used."""
-    found = administer("GET", "keys", data_dir=data_dir)["data"]
+    found = administer("GET", KEYS, data_dir=data_dir)["data"]
     if as_json:
         print(json.dumps(found, indent=2))
     elif found:
@@ -84,14 +85,14 @@ def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 @keys.command()
 def revoke(key: Key, data_dir: DataDir = None) -> None:
     """Let a key open nothing from now on. What it made stays; turns that run go on."""
-    shown = administer("DELETE", f"keys/{quote(key, safe='')}", data_dir=data_dir)
+    shown = administer("DELETE", f"{KEYS}/{quote(key, safe='')}", data_dir=data_dir)
     typer.echo(f"The key {shown['name']} ({shown['id']}) is revoked.")
 
 
 @keys.command()
 def rotate(key: Key, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Give a key another secret and show it, this once. The old one opens nothing from now on."""
-    _show_secret(administer("POST", f"keys/{quote(key, safe='')}/rotate", data_dir=data_dir), as_json=as_json)
+    _show_secret(administer("POST", f"{KEYS}/{quote(key, safe='')}/rotate", data_dir=data_dir), as_json=as_json)
 
 
 @keys.command()
@@ -117,7 +118,7 @@ def limit(
         "tokens_per_day": tokens_per_day,
     }
     body = {"limits": _given(limits), **_values(None, weight, None, None)}
-    _show_one(administer("POST", f"keys/{quote(key, safe='')}", data_dir=data_dir, body=body))
+    _show_one(administer("POST", f"{KEYS}/{quote(key, safe='')}", data_dir=data_dir, body=body))
 
 
 @keys.command()
@@ -132,13 +133,13 @@ def change(
 ) -> None:
     """Change a key's name, role, weight, note, or when it expires."""
     body = {**_given({"name": name}), **_values(role, weight, expires, note)}
-    _show_one(administer("POST", f"keys/{quote(key, safe='')}", data_dir=data_dir, body=body))
+    _show_one(administer("POST", f"{KEYS}/{quote(key, safe='')}", data_dir=data_dir, body=body))
 
 
 @keys.command()
 def adopt(key: Key, data_dir: DataDir = None) -> None:
     """Give a key the conversations that were made before there were keys."""
-    moved = administer("POST", f"keys/{quote(key, safe='')}/adopt", data_dir=data_dir)["conversations"]
+    moved = administer("POST", f"{KEYS}/{quote(key, safe='')}/adopt", data_dir=data_dir)["conversations"]
     typer.echo(f"{moved} conversations are {key}'s now.")
 
 
@@ -149,7 +150,7 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Show who changed what, the newest first."""
-    entries = administer("GET", "audit", data_dir=data_dir, limit=str(number))["data"]
+    entries = administer("GET", "/v1/admin/audit", data_dir=data_dir, limit=str(number))["data"]
     if as_json:
         print(json.dumps(entries, indent=2))
         return

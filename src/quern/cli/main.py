@@ -34,6 +34,7 @@ COMMANDS = {
     "pull": "quern.cli.models",
     "doctor": "quern.cli.doctor",
     "keys": "quern.cli.keys",
+    "usage": "quern.cli.usage",
     "status": "quern.cli.status",
     "ps": "quern.cli.status",
     "stop": "quern.cli.stop",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Column,
+    Date,
     DateTime,
     Dialect,
     Enum,
@@ -195,6 +197,17 @@ class _KeyHashingColumns(TypedColumns):
     value: Named[bytes] = Column(LargeBinary)
 
 
+class _UsageColumns(TypedColumns):
+    day: Named[date] = Column(Date, primary_key=True)
+    owner: Named[str] = Column(StorableText, primary_key=True)
+    model_id: Named[str] = Column(StorableText, primary_key=True)
+    requests: Named[int] = Column(BigInteger)
+    prompt_tokens: Named[int] = Column(BigInteger)
+    cached_tokens: Named[int] = Column(BigInteger)
+    completion_tokens: Named[int] = Column(BigInteger)
+    compute_ms: Named[float]
+
+
 class _AuditColumns(TypedColumns):
     number: Named[int] = Column(Integer, primary_key=True)
     at: Named[datetime] = Column(UtcDateTime)
@@ -237,5 +250,7 @@ turn_events = Table("turn_events", metadata, _TurnEventColumns)
 api_keys = Table("api_keys", metadata, _KeyColumns)
 
 key_hashing = Table("key_hashing", metadata, _KeyHashingColumns)
+
+usage = Table("usage", metadata, _UsageColumns)
 
 audit_log = Table("audit_log", metadata, _AuditColumns)

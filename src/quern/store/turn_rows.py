@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from quern.records import NewResponse, TurnRecord
+from quern.records import NewResponse, TurnRecord, UsageRecord
 from quern.sampling import SamplingParams
 from quern.store.items import NewItem
 from quern.types import FinishReason, Timings, TurnState, Usage
@@ -50,7 +50,7 @@ class JournalEntry:
 class TurnEnd:
     """How a turn ended. `text`: all that the model wrote, or wrote so far; None where none is to be kept. `items`: the
     same as an answer, for the history of what follows. `journal`: all of its pieces, where they are to be kept.
-    `started_at`: None where it never ran, or that is saved.
+    `started_at`: None where it never ran, or that is saved. `used`: what it adds to its owner's usage.
     """
 
     turn_id: str
@@ -65,6 +65,7 @@ class TurnEnd:
     repairs: int = 0
     journal: tuple[JournalEntry, ...] | None = None
     started_at: datetime | None = None
+    used: UsageRecord | None = None
 
 
 def queued_columns(turn: NewTurn) -> dict[str, Any]:

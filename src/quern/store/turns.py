@@ -17,6 +17,7 @@ from quern.store.items import append_items, check_storable
 from quern.store.schema import ACTIVE_TURN_INDEX, active_turn, conversations, responses, turn_events, turns
 from quern.store.turn_rows import JournalEntry, NewTurn, TurnEnd, ended_columns, queued_columns, turn_record
 from quern.store.uninterrupted import uninterrupted
+from quern.store.usage import add_usage
 from quern.types import TurnState
 
 NOTHING_STARTED: Mapping[str, datetime] = {}
@@ -93,10 +94,12 @@ class TurnStore:
     async def finish(self, end: TurnEnd) -> bool:
         """Store how the turn ended, and its answer if it is complete. Its journal goes, or becomes whole if it is kept.
 
-        False, and nothing happens, if the conversation or response was deleted. Raises TurnAlreadyEnded if it has ended
-        before: it keeps that end.
+        False, and only the usage counts, if the conversation or response was deleted. Raises TurnAlreadyEnded if it has
+        ended before: it keeps that end.
         """
         async with self._database.transaction() as connection:
+            if end.used is not None:
+                await add_usage(connection, end.used)
             wanted = select(turns.c.conversation_id).where(turns.c.id == end.turn_id)
             conversation_id = (await connection.execute(wanted)).scalar_one_or_none()
             if conversation_id is not None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quern.access.principal import Principal
+from quern.access.usage import UsageMeter
 from quern.config import TurnSettings
 from quern.engine.base import EmbedRequest, Engine, Priority, Vector
 from quern.errors import EngineUnavailable, InputTooLong, InvalidRequest, QueueFull
@@ -42,10 +43,13 @@ class EmbeddingService:
     and not for all. One input alone is probably somebody's question; many are an index that is built, behind it.
     """
 
-    def __init__(self, engine: Engine, codec: TextCodec, turns: TurnService, settings: TurnSettings) -> None:
+    def __init__(
+        self, engine: Engine, codec: TextCodec, turns: TurnService, usage: UsageMeter, settings: TurnSettings
+    ) -> None:
         self._engine = engine
         self._codec = codec
         self._turns = turns
+        self._usage = usage
         self._settings = settings
         self._running: set[asyncio.Task[Embeddings]] = set()
         self._interrupted = False
@@ -74,7 +78,11 @@ class EmbeddingService:
             raise
         finally:
             self._running.discard(work)
-        self._measure(time.monotonic() - began)
+        seconds = time.monotonic() - began
+        self._measure(seconds)
+        await self._usage.charge_embedding(
+            caller.principal, self._engine.info.model_id, embeddings.prompt_tokens, seconds
+        )
         return embeddings
 
     async def drain(self, grace_seconds: float) -> None:

@@ -14,10 +14,12 @@ import structlog
 from quern.engine.base import Engine
 from quern.errors import EngineError, GrammarExhausted, StoreError
 from quern.events import TurnEnded
+from quern.records import UsageRecord
 from quern.store.turn_rows import TurnEnd
 from quern.store.turns import TurnAlreadyEnded, TurnStore
 from quern.turns.generation import Generation
 from quern.turns.journal import Journal
+from quern.turns.owner_turns import OwnerTurns
 from quern.turns.turn import Turn
 from quern.types import TurnState
 
@@ -33,8 +35,9 @@ SERVER_STOPPED = (
 class TurnRunner:
     """Generates a turn, ends it exactly once, stores the end."""
 
-    def __init__(self, engine: Engine, store: TurnStore, journal: Journal) -> None:
+    def __init__(self, engine: Engine, store: TurnStore, journal: Journal, owner_turns: OwnerTurns) -> None:
         self._engine = engine
+        self._owner_turns = owner_turns
         self._store = store
         self._journal = journal
 
@@ -69,7 +72,7 @@ class TurnRunner:
 
     async def _generate(self, turn: Turn) -> TurnEnded:
         generation = Generation(turn, self._journal)
-        task = asyncio.get_running_loop().create_task(generation.consume(self._engine))
+        task = asyncio.get_running_loop().create_task(self._consume(turn, generation))
         turn.generation = task
         if turn.ending is not None:
             task.cancel()
@@ -86,6 +89,10 @@ class TurnRunner:
         log.error("turn_crashed", turn=turn.id, exc_info=error)
         return generation.crashed(f"{type(error).__name__}: {error}")
 
+    async def _consume(self, turn: Turn, generation: Generation) -> TurnEnded:
+        async with self._owner_turns.running(turn.principal):
+            return await generation.consume(self._engine)
+
     async def _store_end(self, turn: Turn, end: TurnEnded) -> bool:
         return await self._store.finish(
             TurnEnd(
@@ -101,7 +108,20 @@ class TurnRunner:
                 items=turn.answer().new_items(turn.id, turn.prefill) if turn.kept else (),
                 repairs=end.repairs,
                 journal=turn.journal() if turn.keeps_events else None,
+                used=self._used(turn, end),
             )
+        )
+
+    def _used(self, turn: Turn, end: TurnEnded) -> UsageRecord:
+        return UsageRecord(
+            day=datetime.now(UTC).date(),
+            owner=turn.owner,
+            model_id=self._engine.info.model_id,
+            requests=1,
+            prompt_tokens=end.usage.prompt_tokens,
+            cached_tokens=end.usage.cached_tokens,
+            completion_tokens=end.usage.completion_tokens,
+            compute_ms=end.timings.prefill_ms + end.timings.decode_ms,
         )
 
     async def _store_end_later(self, turn: Turn, end: TurnEnded) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 
 import structlog
 
+from quern.access.usage import UsageMeter
 from quern.config import TurnSettings
 from quern.engine.base import Engine, EngineState, GenerateRequest
 from quern.errors import EngineUnavailable, InvalidRequest
@@ -29,6 +30,7 @@ from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.disconnect_policy import Abandonment
 from quern.turns.history import HistoryLoader
 from quern.turns.journal import Journal
+from quern.turns.owner_turns import OwnerTurns
 from quern.turns.preparation import LONG_PROMPT, Prepared, call_parser, check_ids, prepare, prompt_size
 from quern.turns.queue_limit import Places, Progress, TurnLengths, retry_after
 from quern.turns.request import ChatInput, TokenInput, TurnRequest
@@ -51,16 +53,19 @@ class TurnService:
         codec: TextCodec,
         history: HistoryLoader,
         turns: TurnStore,
+        usage: UsageMeter,
         settings: TurnSettings,
     ) -> None:
         self._engine = engine
+        self._usage = usage
         self._codec = codec
         self._history = history
         self._grammars = GrammarChoice(engine.check_grammar, codec.tool_format)
         self._store = turns
         self._settings = settings
         self._journal = Journal(turns, interval=settings.save_interval_ms / 1000, token_limit=settings.save_tokens)
-        self._runner = TurnRunner(engine, turns, self._journal)
+        self._owner_turns = OwnerTurns(usage, lambda: engine.info.parallel, self._retry_after)
+        self._runner = TurnRunner(engine, turns, self._journal, self._owner_turns)
         self._lengths = TurnLengths()
         self._places = Places(self._retry_after)
         self._active: dict[str, Turn] = {}
@@ -87,8 +92,8 @@ class TurnService:
     async def start(self, request: TurnRequest) -> Turn:
         """Admit a turn: when this returns, the turn is stored as queued and runs whoever listens.
 
-        Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy, QueueFull, ContextExceeded,
-        InvalidRequest or StoreError; then nothing was stored.
+        Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy, LimitExceeded, QueueFull,
+        ContextExceeded, InvalidRequest or StoreError; then nothing was stored.
         """
         self.check_serving()
         check_ids(request.sampling.logit_bias, self._codec.vocabulary_size, "logit_bias")
@@ -96,7 +101,10 @@ class TurnService:
         limit = self._engine.info.parallel + self._settings.max_queued
         with self._places.alone_in(request.conversation_id, request.caller.owner, active):
             history = await self._history.load(request)
-            with self._places.place(request.priority, active, limit):
+            with (
+                self._owner_turns.place(request.caller.principal, active),
+                self._places.place(request.priority, active, limit),
+            ):
                 prepared = await self._prepare(history, request.input)
                 grammar = await self._grammars.choose(prepared.grammars, prepared.grammar_field, prepared.demanded)
                 turn = self._turn(request, prepared, grammar)
@@ -226,7 +234,7 @@ class TurnService:
         turn_id = str(uuid.uuid4())
         return Turn(
             turn_id,
-            owner=request.caller.owner,
+            principal=request.caller.principal,
             conversation_id=conversation_id,
             request=GenerateRequest(
                 prompt=prepared.ids,
@@ -297,5 +305,11 @@ class TurnService:
                 turn.log.append(TurnEnded(TurnState.FAILED, error=f"{type(error).__name__}: {error}"))
         finally:
             del self._active[turn.id]
+            self._charge(turn)
         if turn.log.end is not None and turn.log.end.state is TurnState.COMPLETED:
             self._lengths.add(turn.log.end.usage.completion_tokens)
+
+    def _charge(self, turn: Turn) -> None:
+        if turn.log.end is not None:
+            used = turn.log.end.usage
+            self._usage.charge(turn.principal, used.prompt_tokens - used.cached_tokens + used.completion_tokens)

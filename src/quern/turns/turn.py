@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 
+from quern.access.principal import Principal
 from quern.engine.base import GenerateRequest
 from quern.events import TurnEnded
 from quern.store.turn_rows import JournalEntry
@@ -30,7 +31,7 @@ class Turn:
         self,
         turn_id: str,
         *,
-        owner: str,
+        principal: Principal,
         conversation_id: str | None,
         request: GenerateRequest,
         decoder: AnswerDecoder,
@@ -42,7 +43,8 @@ class Turn:
         ignored: tuple[str, ...] = (),
     ) -> None:
         self.id = turn_id
-        self.owner = owner
+        self.principal = principal
+        self.owner = principal.owner
         self.conversation_id = conversation_id
         self.request = request
         self.decoder = decoder

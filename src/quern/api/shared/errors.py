@@ -10,6 +10,7 @@
 | ModelNotServed | MODEL_NOT_FOUND |
 | ConversationBusy | CONFLICT |
 | a body over `server.max_request_bytes`, TooLarge | TOO_LARGE |
+| LimitExceeded, with Retry-After | RATE_LIMITED |
 | QueueFull, with Retry-After | OVERLOADED |
 | EngineUnavailable, with Retry-After | UNAVAILABLE |
 | anything else | INTERNAL |
@@ -42,6 +43,7 @@ from quern.errors import (
     InvalidRequest,
     ItemNotFound,
     KeyNotFound,
+    LimitExceeded,
     ModelNotServed,
     NotAllowed,
     QuernError,
@@ -57,6 +59,10 @@ CLIENT_CLOSED_REQUEST = 499
 """What the log says of a request whose client went away; nobody receives it."""
 
 
+LONGEST_RETRY = 60
+"""Seconds. OpenAI's and Anthropic's libraries take a longer Retry-After for none, and try again at once."""
+
+
 class ErrorKind(Enum):
     """What went wrong, as far as HTTP tells failures apart."""
 
@@ -68,6 +74,7 @@ class ErrorKind(Enum):
     MODEL_NOT_FOUND = auto()
     CONFLICT = auto()
     TOO_LARGE = auto()
+    RATE_LIMITED = auto()
     OVERLOADED = auto()
     UNAVAILABLE = auto()
     INTERNAL = auto()
@@ -85,6 +92,7 @@ KINDS: dict[type[Exception], ErrorKind] = {
     ModelNotServed: ErrorKind.MODEL_NOT_FOUND,
     ConversationBusy: ErrorKind.CONFLICT,
     TooLarge: ErrorKind.TOO_LARGE,
+    LimitExceeded: ErrorKind.RATE_LIMITED,
     QueueFull: ErrorKind.OVERLOADED,
     EngineUnavailable: ErrorKind.UNAVAILABLE,
 }
@@ -184,8 +192,8 @@ def install_error_handlers(app: FastAPI, style_of: StyleOf) -> None:
         failure = _failure(error, style, "body" if request.method == "POST" else "query")
         if failure.kind is ErrorKind.INTERNAL:
             log.error("request_failed", error=str(error))
-        headers = {"retry-after": str(error.retry_after)} if isinstance(error, QueueFull | EngineUnavailable) else None
-        return style.response(failure, headers=headers)
+        waits = isinstance(error, LimitExceeded | QueueFull | EngineUnavailable)
+        return style.response(failure, headers=retry_headers(error.retry_after) if waits else None)
 
     async def client_disconnected(_request: Request, _error: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -194,6 +202,12 @@ def install_error_handlers(app: FastAPI, style_of: StyleOf) -> None:
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(QuernError, quern_error)
     app.add_exception_handler(ClientDisconnected, client_disconnected)
+
+
+def retry_headers(seconds: int) -> dict[str, str]:
+    """When to come back; the vendors' libraries don't by themselves where that is long."""
+    no = {"x-should-retry": "false"} if seconds > LONGEST_RETRY else {}
+    return {"retry-after": str(seconds), **no}
 
 
 def _failure(error: Exception, style: ErrorStyle, where: str) -> Failure:

@@ -15,6 +15,7 @@ WITH_BODY = (
     ErrorKind.CONTEXT_EXCEEDED,
     ErrorKind.MODEL_NOT_FOUND,
     ErrorKind.TOO_LARGE,
+    ErrorKind.RATE_LIMITED,
     ErrorKind.OVERLOADED,
 )
 DESCRIPTIONS = {
@@ -26,6 +27,7 @@ DESCRIPTIONS = {
     ErrorKind.MODEL_NOT_FOUND: "Another model is served",
     ErrorKind.CONFLICT: "A turn of the conversation is running",
     ErrorKind.TOO_LARGE: "The body is too large",
+    ErrorKind.RATE_LIMITED: "The key has used what it may",
     ErrorKind.OVERLOADED: "Every place is taken",
     ErrorKind.UNAVAILABLE: "The model is not there yet, or the server is about to stop",
     ErrorKind.INTERNAL: "A fault of the server's",

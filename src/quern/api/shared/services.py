@@ -8,6 +8,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from quern.access.keys import Keys
+from quern.access.usage import UsageMeter
 from quern.api.shared.body_budget import BodyBudget
 from quern.config import GenerationSettings, UnknownFields
 from quern.turns.conversations import ConversationService
@@ -33,6 +34,7 @@ class Services:
     unknown_fields: UnknownFields
     bodies: BodyBudget
     keys: Keys
+    usage: UsageMeter
 
 
 def services_of(request: Request) -> Services:
