@@ -87,10 +87,11 @@ async def test_a_days_tokens_are_remembered_over_a_restart(start: Start) -> None
 async def test_openais_client_does_not_try_again_for_a_limit_of_a_day(start: Start) -> None:
     async with start(live=True) as quern:
         anna = await make(quern, "anna", limits={"tokens_per_day": 5})
-        client = openai.AsyncOpenAI(api_key=anna, base_url=f"{str(quern.client.base_url).rstrip(chr(47))}/v1", max_retries=5)
-        await client.chat.completions.create(model="any", messages=[{"role": "user", "content": "hi"}])
-        with pytest.raises(openai.RateLimitError, match="tokens a day"):
+        url = str(quern.client.base_url).rstrip("/")
+        async with openai.AsyncOpenAI(api_key=anna, base_url=f"{url}/v1", max_retries=5) as client:
             await client.chat.completions.create(model="any", messages=[{"role": "user", "content": "hi"}])
+            with pytest.raises(openai.RateLimitError, match="tokens a day"):
+                await client.chat.completions.create(model="any", messages=[{"role": "user", "content": "hi"}])
         assert len(quern.engine.requests) == 1
 
 
