@@ -89,9 +89,9 @@ async def test_openais_client_does_not_try_again_for_a_limit_of_a_day(start: Sta
         anna = await make(quern, "anna", limits={"tokens_per_day": 5})
         url = str(quern.client.base_url).rstrip("/")
         async with openai.AsyncOpenAI(api_key=anna, base_url=f"{url}/v1", max_retries=5) as client:
-            await client.chat.completions.create(model="any", messages=[{"role": "user", "content": "hi"}])
+            await client.chat.completions.create(model="fake", messages=[{"role": "user", "content": "hi"}])
             with pytest.raises(openai.RateLimitError, match="tokens a day"):
-                await client.chat.completions.create(model="any", messages=[{"role": "user", "content": "hi"}])
+                await client.chat.completions.create(model="fake", messages=[{"role": "user", "content": "hi"}])
         assert len(quern.engine.requests) == 1
 
 
