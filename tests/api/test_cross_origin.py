@@ -148,7 +148,7 @@ async def test_a_foreign_host_is_refused_with_a_sentence_whatever_it_asks_for(qu
     assert not quern.engine.requests
 
 
-@pytest.mark.parametrize("path", [*GETS, "/health", "/docs", "/openapi.json"])
+@pytest.mark.parametrize("path", [*GETS, "/", "/health", "/docs", "/openapi.json"])
 async def test_a_foreign_host_sees_nothing(quern: Quern, path: str) -> None:
     assert (await quern.client.get(path, headers={"host": "evil.example"})).status_code == 403
 
@@ -209,8 +209,10 @@ async def test_programs_and_the_servers_own_pages_are_served(quern: Quern) -> No
 
 async def test_a_link_on_any_page_leads_to_the_api_page_but_to_no_data(quern: Quern) -> None:
     link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
-    assert (await quern.client.get("/docs", headers=link)).status_code == 200
-    assert (await quern.client.get("/v1/conversations", headers=link)).status_code == 403
+    for path in ("/", "/docs", "/docs/swagger-ui.css", "/openapi.json", "/health"):
+        assert (await quern.client.get(path, headers=link)).status_code == 200
+    for path in ("/v1/conversations", "/v1/models", "/docsx", "/nowhere", "//v1/models"):
+        assert (await quern.client.get(f"http://localhost{path}", headers=link)).status_code == 403
     assert (await quern.client.get("/docs", headers={**link, "sec-fetch-dest": "iframe"})).status_code == 403
 
 

@@ -121,8 +121,8 @@ class CorsHeaders:
 class CrossOrigin:
     """Refuses hosts that are not served and pages that are not allowed, and answers preflights of those that are.
 
-    `methods_of`: the methods of a path, none where nothing is known there. `linked`: beginnings of paths that a link on
-    any page may lead to.
+    `methods_of`: the methods of a path, none where nothing is known there. `linked`: paths that a link on any page may
+    lead to, and what is below them.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class CrossOrigin:
         self._hosts = hosts
         self._origins = origins
         self._methods_of = methods_of
-        self._linked = tuple(linked)
+        self._linked = tuple(f"{path}/" for path in linked)
         self._style_of = style_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -199,7 +199,7 @@ class CrossOrigin:
         """Whether somebody follows a link to a page that shows nobody's data; the page with the link can't read it."""
         fetch = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
         safe = scope["method"] in {"GET", "HEAD"} and fetch == ("navigate", "document")
-        return safe and scope["path"].startswith(self._linked)
+        return safe and f"{scope['path']}/".startswith(self._linked)
 
 
 def _is_own(origin: str, headers: Headers) -> bool:
