@@ -165,7 +165,7 @@ class HttpProtocol(BoundedConnection):
         elif version not in SPOKEN_VERSIONS:
             refusal = refusals.wrong_version(version)
         elif method == "CONNECT":
-            refusal = refusals.no_proxy()
+            refusal = refusals.NO_PROXY
         elif len(hosts) > 1:
             refusal = refusals.malformed("it has two Host headers")
         elif version == "1.1" and not (hosts and hosts[0].strip()):
