@@ -121,8 +121,8 @@ class CorsHeaders:
 class CrossOrigin:
     """Refuses hosts that are not served and pages that are not allowed, and answers preflights of those that are.
 
-    `methods_of`: the methods of a path, none where nothing is known there. `linked`: beginnings of paths that a link on
-    any page may lead to.
+    `methods_of`: the methods of a path, none where nothing is known there. `linked`: paths that a link on any page may
+    lead to, and what is below them.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class CrossOrigin:
         self._hosts = hosts
         self._origins = origins
         self._methods_of = methods_of
-        self._linked = tuple(linked)
+        self._linked = tuple(f"{path}/" for path in linked)
         self._style_of = style_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -150,11 +150,16 @@ class CrossOrigin:
         failure = self._foreign_host(headers) or self._foreign_page(scope, headers)
         if failure is not None:
             await self._style_of(scope["path"]).response(failure)(scope, receive, send)
-        elif scope["method"] == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers:
+        elif self._is_preflight(scope, headers):
             methods = self._methods_of(scope["path"]) or {headers["access-control-request-method"]}
             await _cors(self._app, self._origins, sorted(methods)).preflight_response(headers)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    def _is_preflight(self, scope: Scope, headers: Headers) -> bool:
+        """Whether a page of another origin asks what it may do. One of our own need not ask."""
+        asks = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
+        return asks and headers.get("origin", "") in self._origins
 
     def _foreign_host(self, headers: Headers) -> Failure | None:
         foreign = next((host for host in headers.getlist("host") if host and not self._hosts.serves(host)), None)
@@ -194,7 +199,7 @@ class CrossOrigin:
         """Whether somebody follows a link to a page that shows nobody's data; the page with the link can't read it."""
         fetch = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
         safe = scope["method"] in {"GET", "HEAD"} and fetch == ("navigate", "document")
-        return safe and scope["path"].startswith(self._linked)
+        return safe and f"{scope['path']}/".startswith(self._linked)
 
 
 def _is_own(origin: str, headers: Headers) -> bool:

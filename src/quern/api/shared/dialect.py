@@ -17,8 +17,8 @@ class Dialect:
     """A way to speak to the server.
 
     `prefixes`: how its paths begin, also those of which no route is known: an unknown path and a body that is too large
-    are refused in its style. `quiet_paths`: requests that are only logged at the level debug. `linked_paths`: how the
-    paths of pages begin that a link on any web page may lead to, since they show nobody's data.
+    are refused in its style; `/` is that path alone. `quiet_paths`: requests that are only logged at the level debug.
+    `linked_paths`: paths that a link on any web page may lead to, and what is below them, as they show nobody's data.
     """
 
     routers: tuple[APIRouter, ...]
@@ -41,4 +41,7 @@ class Dialects:
 
     def style_of(self, path: str) -> ErrorStyle:
         """How errors are told at a path: the dialect with the longest prefix of it decides."""
-        return next((style for prefix, style in self._styles if path.startswith(prefix)), self._default_style)
+        owned = (
+            style for prefix, style in self._styles if path == prefix or (prefix != "/" and path.startswith(prefix))
+        )
+        return next(owned, self._default_style)
