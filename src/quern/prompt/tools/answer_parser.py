@@ -14,7 +14,7 @@ from quern.events import AnswerEvent, ArgumentsDelta, CallEnded, CallStarted, Te
 from quern.grammar.parameter_types import ParameterTypes
 from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.tools.json_calls import JsonCall
-from quern.prompt.tools.protocols import LONGEST_NAME, AnswerParser, NotACallError, merged
+from quern.prompt.tools.protocols import LONGEST_NAME, AnswerParser, NotACallError, cleaned, merged
 from quern.prompt.tools.source import Source, Steps
 from quern.prompt.tools.surroundings import FENCE, INVENTED_TAGS, LIST, LIST_ENDS, LISTED, Surroundings
 from quern.prompt.tools.xml_calls import XmlCall
@@ -25,6 +25,7 @@ PROSE = re.compile(r"[^\s<{`]+")
 INFO_STRING = re.compile(r"[\w-]+")
 LIST_NAMES = ('tool_calls"', 'function_calls"', 'calls"')
 LIST_MARKS = frozenset(",]}")
+SEPARATOR = re.compile(r"[.:/]+")
 BLANKS = re.compile(r"[ \t]+")
 
 
@@ -79,9 +80,13 @@ class CallFinder:
         self._source.end()
         return self._advance()
 
-    def knows(self, name: str) -> bool:
-        """See CallSink."""
-        return name in self._types
+    def tool_called(self, written: str) -> str | None:
+        """See CallSink. Models put what they take for the tools' group before a name: `functions.write`."""
+        if written in self._tools:
+            return written
+        name = cleaned(written)
+        parts = [name, *(name[separator.end() :] for separator in SEPARATOR.finditer(name))]
+        return next((part for part in parts if part in self._tools), None)
 
     def types_of(self, name: str) -> ParameterTypes:
         """See CallSink."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from quern.grammar.parameter_types import ParameterTypes
 from quern.prompt.tools.coercion import as_json
-from quern.prompt.tools.protocols import LONGEST_NAME, CallSink, NotACallError
+from quern.prompt.tools.protocols import LONGEST_NAME, CallSink, NotACallError, cleaned
 from quern.prompt.tools.source import Source, Steps
 from quern.prompt.tools.xml_values import (
     CALL_END,
@@ -21,7 +21,6 @@ from quern.prompt.tools.xml_values import (
     PARAMETER_NAMED,
     PARAMETERS,
     XmlValue,
-    cleaned,
 )
 
 
@@ -38,7 +37,7 @@ class XmlCall:
     def read(self) -> Steps[None]:
         """Read the call with its end. Raises NotACallError while it may be prose."""
         written = yield from self._name()
-        name = written if self._sink.knows(written) else cleaned(written)
+        name = self._sink.tool_called(written) or cleaned(written)
         if not name or (yield from self._source.peek()) != ">":
             raise NotACallError
         self._slips += name != written

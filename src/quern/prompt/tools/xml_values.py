@@ -14,7 +14,7 @@ from typing import Protocol
 from quern.grammar.parameter_types import ParameterTypes, Types
 from quern.prompt.tools.coercion import STRING, from_text
 from quern.prompt.tools.json_strings import escaped
-from quern.prompt.tools.protocols import LONGEST_NAME, CallSink
+from quern.prompt.tools.protocols import LONGEST_NAME, CallSink, cleaned
 from quern.prompt.tools.source import Source, Steps
 
 PARAMETER = "<parameter="
@@ -39,11 +39,6 @@ TAIL_OR_END = re.compile(rf"{TAIL.pattern}|</parameter>\s*\Z")
 NEXT_CALL = re.compile(r"<tool_call>\s*\{|<function(?:| name)=[^<>\n]+>\s*(?:<parameter[= ]|</function>)")
 MOST_AHEAD = 2000
 """Characters that are looked at behind a call's end, to see whether it was one."""
-
-
-def cleaned(name: str) -> str:
-    """A name without what small models put around it: `"path"`, `path=`, `path/`."""
-    return name.strip().rstrip("=/ ").strip("\"'` ")
 
 
 class XmlValue:

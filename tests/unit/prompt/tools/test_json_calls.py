@@ -61,8 +61,8 @@ def test_arguments_are_told_while_they_are_written() -> None:
     assert parser.push('"path": "a.py", "con') == [ArgumentsDelta(0, '"path": "a.py"')]
     assert parser.push('tent": "print(') == [ArgumentsDelta(0, ', "content": "print(')]
     assert parser.push('\\"中\\"') == [ArgumentsDelta(0, '\\"中\\"')]
-    assert parser.push(')"}') == [ArgumentsDelta(0, ')"}'), CallEnded(0)]
-    assert parser.push("}\n</tool_call>") == []
+    assert parser.push(')"}') == [ArgumentsDelta(0, ')"')]
+    assert parser.push("}\n</tool_call>") == [ArgumentsDelta(0, "}"), CallEnded(0)]
     assert parser.finish() == []
     assert parser.repairs == 0
 
