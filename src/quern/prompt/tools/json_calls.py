@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from quern.grammar.parameter_types import ParameterTypes, Types
 from quern.prompt.tools.coercion import as_json, from_json
-from quern.prompt.tools.json_strings import BARE_NAME, QUOTES, JsonString, Place, blank, call_tag_follows
+from quern.prompt.tools.json_strings import BARE_NAME, QUOTES, JsonString, Place, blank, to_call_tag
 from quern.prompt.tools.json_values import COLON, JsonValue
 from quern.prompt.tools.protocols import LONGEST_NAME, CallSink, NotACallError, plausible
 from quern.prompt.tools.source import Source, Steps, result_of
@@ -29,7 +29,6 @@ BEGINNING = ARGUMENTS | ENVELOPE | AROUND | {"name"}
 """All that may stand in what is not marked as a call, before it shows that it is one."""
 NO_ARGUMENTS = frozenset({"", "null", "None", "[]"})
 WORD = {quote: re.compile(rf"[^{quote}\\\x00-\x1f]+") for quote in "\"'"}
-BEFORE_TAG = re.compile(r"[^<]+")
 KINDS = {"{": "object", "[": "array", '"': "string", "'": "string"}
 
 
@@ -75,7 +74,7 @@ class JsonCall:
                 self._call_by_end()
         yield from self._rest()
         if self._in_doubt and not self._known_only:
-            yield from self._to_call_tag()
+            yield from to_call_tag(self._source)
         self._end()
 
     def _member(self) -> Steps[None]:
@@ -369,14 +368,6 @@ class JsonCall:
         yield from value.read()
         self._doubtful = self._doubtful or value.doubtful
         self._add(json.loads("".join(key)), "".join(said))
-
-    def _to_call_tag(self) -> Steps[None]:
-        """What follows up to the call's tag belongs to it, as text."""
-        while (yield from self._source.peek()):
-            if not (yield from self._source.some(BEFORE_TAG)):
-                if (yield from call_tag_follows(self._source)):
-                    return
-                self._source.skip()
 
     def _mend(self) -> None:
         self._mends = True

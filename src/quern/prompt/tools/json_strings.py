@@ -29,6 +29,7 @@ CLOSINGS = re.compile(r"[\s}\]]+")
 COMMENTS = ("//", "#", "/*")
 LINE = re.compile(r"[^\n<]+")
 BLOCK = re.compile(r"[^*<]+")
+BEFORE_TAG = re.compile(r"[^<]+")
 CALL_TAGS = ("</tool_call>", "<tool_call>")
 
 
@@ -68,6 +69,15 @@ def call_tag_follows(source: Source) -> Steps[bool]:
     follows = seen in CALL_TAGS or not (yield from source.peek())
     source.unread(seen)
     return follows
+
+
+def to_call_tag(source: Source) -> Steps[None]:
+    """Read up to the next tag of a call, or to the answer's end: of a call that is not whole, all is its text."""
+    while (yield from source.peek()):
+        if not (yield from source.some(BEFORE_TAG)):
+            if (yield from call_tag_follows(source)):
+                return
+            source.skip()
 
 
 class Place(Enum):

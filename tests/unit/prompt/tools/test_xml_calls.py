@@ -67,8 +67,8 @@ def test_strings_are_told_while_they_are_written_and_other_values_when_they_are_
     assert parser.push("</parameter") == []
     assert parser.push(" x>") == [ArgumentsDelta(0, "\\n</parameter x>")]
     assert parser.push("\n</parameter>\n<parameter=lines>\n[1, ") == [ArgumentsDelta(0, '", "lines": ')]
-    assert parser.push("2]\n</parameter>\n</function>") == [ArgumentsDelta(0, "[1, 2]}"), CallEnded(0)]
-    assert parser.push("\n</tool_call>") == []
+    assert parser.push("2]\n</parameter>\n</function>") == [ArgumentsDelta(0, "[1, 2]")]
+    assert parser.push("\n</tool_call>") == [ArgumentsDelta(0, "}"), CallEnded(0)]
     assert parser.finish() == []
     assert parser.repairs == 0
 
