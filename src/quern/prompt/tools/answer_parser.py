@@ -14,18 +14,25 @@ from quern.events import AnswerEvent, ArgumentsDelta, CallEnded, CallStarted, Te
 from quern.grammar.parameter_types import ParameterTypes
 from quern.grammar.tool_calls import ToolFormat
 from quern.prompt.tools.json_calls import JsonCall
-from quern.prompt.tools.protocols import LONGEST_NAME, AnswerParser, NotACallError, cleaned, merged
+from quern.prompt.tools.protocols import FENCE, LONGEST_NAME, AnswerParser, NotACallError, cleaned, merged
 from quern.prompt.tools.source import Source, Steps
-from quern.prompt.tools.surroundings import FENCE, INVENTED_TAGS, LIST, LIST_ENDS, LISTED, Surroundings
+from quern.prompt.tools.surroundings import INVENTED_TAGS, LIST, LIST_ENDS, LISTED, CodeInProse, Surroundings
 from quern.prompt.tools.xml_calls import XmlCall
-from quern.prompt.tools.xml_values import CALL, CALL_END, FUNCTION, FUNCTION_END, FUNCTION_NAMED, PARAMETER_END
+from quern.prompt.tools.xml_values import CALL, CALL_END, FUNCTION, FUNCTION_END, FUNCTION_NAMED, PARAMETER_END, TAGS
 from quern.types import Tool
 
 PROSE = re.compile(r"[^\s<{`]+")
 INFO_STRING = re.compile(r"[\w-]+")
 LIST_NAMES = ('tool_calls"', 'function_calls"', 'calls"')
+SCRAPS = frozenset("/>")
+SCRAP_RUN = re.compile(r"[/>]+")
+TAG_NAME = re.compile(r"[a-z_]+")
+TAG_END = re.compile(r"[=/ \t]+")
+BESIDE_TICKS = re.compile(r"[^`]+")
+TICKS = re.compile(r"`+")
 LIST_MARKS = frozenset(",]}")
 SEPARATOR = re.compile(r"[.:/]+")
+ONE = re.compile(r".", re.DOTALL)
 BLANKS = re.compile(r"[ \t]+")
 
 
@@ -64,6 +71,8 @@ class CallFinder:
         self._calls = 0
         self._repairs = 0
         self._cut_off = False
+        self._code = CodeInProse()
+        self._quoted: tuple[str, bool] = ("", False)
 
     @property
     def repairs(self) -> int:
@@ -93,7 +102,9 @@ class CallFinder:
         return self._types.get(name) or ParameterTypes({})
 
     def begin(self, name: str, slips: int) -> ParameterTypes:
-        """See CallSink."""
+        """See CallSink. In a code block it may be an example, so there the tool has to be known."""
+        if self._around.in_code_block and name not in self._tools:
+            raise NotACallError
         self._repairs += slips + self._around.enter()
         self._space.clear()
         self._after_call = self._at_line_start = True
@@ -138,10 +149,12 @@ class CallFinder:
             self.mend()
 
     def _may_begin_call(self, character: str) -> bool:
-        if character in {"{", "["} and self._at_line_start:
+        if character in {"{", "["} and self._at_line_start and not self._code.in_block:
             return self._bare_json or self._around.in_call_tag
         if character in LIST_MARKS:
             return self._after_call and self._around.in_list
+        if character in SCRAPS:
+            return self._after_call
         return character == "<" or (character == "`" and self._at_line_start)
 
     def _attempt(self) -> Steps[None]:
@@ -152,7 +165,7 @@ class CallFinder:
             while (yield from self._opened_further()):
                 pass
         except NotACallError:
-            self._give_out(self._source.recorded())
+            self._give_out(self._source.recorded() or (yield from self._source.some(ONE)))
         else:
             self._source.recorded()
 
@@ -166,18 +179,80 @@ class CallFinder:
             return (yield from self._list_goes_on())
         if character in {"{", "["} and (self._bare_json or self._around.in_call_tag):
             return (yield from self._json())
+        if not character and self._after_call and self._around.opening:
+            self._repairs += self._around.take_scraps()
+            return False
         markers = self._markers()
         marker = yield from self._source.marker(markers)
         if marker not in markers:
+            self._source.unread(marker)
+            return (yield from self._scrap())
+        if not marker.startswith("</") and (yield from self._is_quoted()):
             raise NotACallError
         if marker in {FUNCTION, FUNCTION_NAMED}:
             slips = int(self._bare_json) + (marker == FUNCTION_NAMED)
             yield from XmlCall(self._source, self, slips=slips).read()
             return False
         if marker.startswith("</"):
-            self._repairs += self._around.close(marker.replace("</", "<"))
+            self._repairs += self._around.close(marker.replace("</", "<")) + self._around.take_scraps()
+            yield from self._loose_end()
             return False
         return self._around.add(marker)
+
+    def _scrap(self) -> Steps[bool]:
+        """Read what is left of a tag of the format, before a call or between a call and the end of its tag."""
+        if self._code.in_block or self._code.in_span:
+            raise NotACallError
+        if (yield from self._source.whole(SCRAP_RUN)):
+            self._around.add_scrap()
+            return True
+        if (yield from self._source.peek()) != "<":
+            raise NotACallError
+        self._source.skip()
+        closing = yield from self._source.marker(("/",))
+        name = yield from self._source.whole(TAG_NAME, LONGEST_NAME)
+        yield from self._source.whole(TAG_END, LONGEST_NAME)
+        end = yield from self._source.peek()
+        if name not in TAGS or not (closing or end == ">" or self._after_call or self._around.opening):
+            raise NotACallError
+        if end == ">":
+            self._source.skip()
+        elif end and not end.isspace() and end != "<":
+            raise NotACallError
+        self._around.add_scrap()
+        return True
+
+    def _loose_end(self) -> Steps[None]:
+        """Read what is too much at the end of a tag."""
+        run = yield from self._source.whole(SCRAP_RUN)
+        end = yield from self._source.peek()
+        if run and (not end or end.isspace() or end == "<"):
+            self._repairs += 1
+        else:
+            self._source.unread(run)
+
+    def _is_quoted(self) -> Steps[bool]:
+        """Whether prose quotes the tag that was read: it stands within backticks, or in a code block that has other
+        text too, and those are closed behind it.
+        """
+        code, (fence, quoted) = self._code, self._quoted
+        if not code.fence or self._around.in_call_tag:
+            return False
+        if not fence and (code.in_block or code.in_span):
+            fence, quoted = code.fence, (yield from self._closes(code.fence, in_block=code.in_block))
+            self._quoted = fence, quoted
+        return quoted and fence == code.fence
+
+    def _closes(self, fence: str, *, in_block: bool) -> Steps[bool]:
+        ahead: list[str] = []
+        closes = False
+        while not closes and (yield from self._source.peek()):
+            ahead.append((yield from self._source.whole(BESIDE_TICKS)))
+            ticks = yield from self._source.whole(TICKS)
+            closes = len(ticks) >= len(FENCE) and ahead[-1].endswith("\n") if in_block else ticks == fence
+            ahead.append(ticks)
+        self._source.unread("".join(ahead))
+        return closes
 
     def _json(self) -> Steps[bool]:
         """Read the beginning of a list of calls, or a call."""
@@ -199,7 +274,7 @@ class CallFinder:
             return markers
         if self._after_call:
             markers += [tag.replace("<", "</") for tag in INVENTED_TAGS if around.closes(tag)]
-        if self._after_call or (self._calls and self._at_line_start):
+        if self._after_call or (self._calls and self._at_line_start and not self._code.fence):
             # What is left of a call's tags is no prose.
             markers += [CALL_END] if self._bare_json else [CALL_END, FUNCTION_END, PARAMETER_END]
         return list(dict.fromkeys(markers))
@@ -246,6 +321,7 @@ class CallFinder:
 
     def _hold_back(self, space: str) -> None:
         self._at_line_start = self._at_line_start or "\n" in space
+        self._code.take(space)
         if not self._after_call:
             self._space.append(space)
 
@@ -253,6 +329,9 @@ class CallFinder:
         """It is prose. White space at its end is held back, as a call may follow."""
         self._repairs += self._around.leave()
         self._after_call = False
+        self._code.take(text)
+        if not self._code.fence:
+            self._quoted = "", False
         prose = text.rstrip()
         if prose:
             self._events += [TextDelta(space) for space in self._space if space]

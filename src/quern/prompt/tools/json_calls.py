@@ -376,6 +376,7 @@ class JsonCall:
     def _slip(self) -> None:
         self._slips += 1
 
+
 def _unwrapped(text: str) -> str:
     """What is within a JSON string, and the only object of a list; other JSON as it is."""
     said = json.loads(text).strip() if text.startswith('"') else text
@@ -392,7 +393,7 @@ def _unwrapped(text: str) -> str:
 def _within(said: str, types: ParameterTypes) -> str:
     """What is called the arguments in an object that has nothing else; else the object itself."""
     value = json.loads(said)
-    if isinstance(value, dict) and len(members := cast(dict[str, Any], value)) == 1:
+    if isinstance(value, dict) and len(members := cast("dict[str, Any]", value)) == 1:
         ((key, inner),) = members.items()
         if key in {*ARGUMENTS, *OTHER_ARGUMENTS} and not types.names(key):
             return as_json(inner)

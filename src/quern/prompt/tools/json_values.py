@@ -13,11 +13,10 @@ import re
 from collections.abc import Callable
 
 from quern.prompt.tools.json_strings import BARE_NAME, QUOTES, JsonString, Place, blank
-from quern.prompt.tools.protocols import LONGEST_NAME
+from quern.prompt.tools.protocols import FENCE, LONGEST_NAME
 from quern.prompt.tools.source import Source, Steps
 
 CLOSING = {"{": "}", "[": "]"}
-FENCE = "```"
 TAGS = ("</", "<tool_call>")
 """Outside strings these, and the end of a code block, end a value that lacks its brackets."""
 

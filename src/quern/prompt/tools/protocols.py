@@ -13,6 +13,8 @@ from quern.grammar.parameter_types import ParameterTypes
 LONGEST_NAME = 200
 """Characters of a tool's or an argument's name; what goes on for longer is prose."""
 
+FENCE = "```"
+"""Opens a code block, and closes it."""
 NAME_LIKE = re.compile(r"[\w$-]+")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+from quern.prompt.tools.protocols import FENCE
 from quern.prompt.tools.xml_values import CALL
 
-FENCE = "```"
 LIST = "["
 LISTED = '{"tool_calls":['
 """Around several calls: an array, and an array in OpenAI's message."""
@@ -16,6 +18,59 @@ INVENTED_TAGS = tuple(
     )
 )  # fmt: skip
 """Instead of `<tool_call>`: those that llama.cpp's parsers know, and their neighbours."""
+
+TICKS_AND_LINES = re.compile(r"(`+|\n)")
+
+
+class CodeInProse:
+    """Whether prose, as it is given out, stands within backticks or in a code block, as Markdown has them."""
+
+    def __init__(self) -> None:
+        self.fence = ""
+        """What closes the code block or the span that is open; nothing where none is."""
+        self._ticks = ""
+        self._line = ""
+        self._blank = True
+
+    @property
+    def in_block(self) -> bool:
+        """Whether a code block is open."""
+        self._end_ticks()
+        return len(self.fence) >= len(FENCE)
+
+    @property
+    def in_span(self) -> bool:
+        """Whether backticks are open, in a line that is not at its beginning."""
+        self._end_ticks()
+        return bool(self.fence) and not self._blank
+
+    def take(self, text: str) -> None:
+        """The next prose."""
+        for part in TICKS_AND_LINES.split(text):
+            if part.startswith("`"):
+                self._ticks += part
+            elif part:
+                self._end_ticks()
+                self._take_line(part)
+
+    def _take_line(self, part: str) -> None:
+        if part != "\n":
+            self._blank = self._blank and part.isspace()
+            return
+        if self._blank and len(self.fence) < len(FENCE):
+            self.fence = ""
+        self._blank = True
+
+    def _end_ticks(self) -> None:
+        ticks, self._ticks = self._ticks, ""
+        if not ticks:
+            return
+        is_block = len(ticks) >= len(FENCE) and self._blank
+        if not self.fence and (is_block or len(ticks) < len(FENCE)):
+            self.fence = ticks
+        elif self.fence and (ticks == self.fence if len(self.fence) < len(FENCE) else is_block):
+            self.fence = ""
+        self._blank = False
 
 
 class Surroundings:
@@ -31,6 +86,13 @@ class Surroundings:
         self._waiting_for_call = demanded
         self._needs_no_end = demanded
         self._untagged = False
+        self._scraps = 0
+
+    @property
+    def in_code_block(self) -> bool:
+        """Whether the call that comes next stands in a code block that no `<tool_call>` is around."""
+        parts = [part for part in (*self._open, *self._opening) if part in {FENCE, CALL}]
+        return parts[:1] == [FENCE]
 
     @property
     def in_call_tag(self) -> bool:
@@ -40,7 +102,7 @@ class Surroundings:
     @property
     def opening(self) -> bool:
         """Whether the opening that is tried has parts."""
-        return bool(self._opening)
+        return bool(self._opening or self._scraps)
 
     @property
     def in_list(self) -> bool:
@@ -50,6 +112,16 @@ class Surroundings:
     def try_opening(self) -> None:
         """Begin to try an opening."""
         self._opening = []
+        self._scraps = 0
+
+    def add_scrap(self) -> None:
+        """What is left of a tag is a part of the opening; it means nothing."""
+        self._scraps += 1
+
+    def take_scraps(self) -> int:
+        """The slips that the opening has in such leftovers."""
+        scraps, self._scraps = self._scraps, 0
+        return scraps
 
     def add(self, part: str) -> bool:
         """The opening that is tried goes on; whether it may: a code block is not in another."""
@@ -61,7 +133,7 @@ class Surroundings:
     def enter(self) -> int:
         """A call begins. Returns the slips: what is not `<tool_call>`, or that it is missing, or has no end before."""
         tagged = CALL in self._opening
-        slips = len(self._opening) - tagged + (tagged and CALL in self._open)
+        slips = len(self._opening) - tagged + (tagged and CALL in self._open) + self.take_scraps()
         if not self._opening and not self._waiting_for_call and LIST not in self._open:
             slips += 1
         self._untagged = not self.in_call_tag

@@ -12,8 +12,7 @@ from __future__ import annotations
 from quern.grammar.parameter_types import ParameterTypes
 from quern.prompt.tools.coercion import as_json
 from quern.prompt.tools.json_strings import to_call_tag
-from quern.prompt.tools.json_values import FENCE
-from quern.prompt.tools.protocols import LONGEST_NAME, NAME_LIKE, CallSink, NotACallError, cleaned, plausible
+from quern.prompt.tools.protocols import FENCE, LONGEST_NAME, NAME_LIKE, CallSink, NotACallError, cleaned, plausible
 from quern.prompt.tools.source import Source, Steps
 from quern.prompt.tools.xml_values import (
     CALL,
