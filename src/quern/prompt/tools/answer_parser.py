@@ -24,6 +24,7 @@ from quern.types import Tool
 PROSE = re.compile(r"[^\s<{`]+")
 INFO_STRING = re.compile(r"[\w-]+")
 LIST_NAMES = ('tool_calls"', 'function_calls"', 'calls"')
+OPENINGS = ("<tool_call", "<function", "<parameter")
 SCRAPS = frozenset("/>")
 SCRAP_RUN = re.compile(r"[/>]+")
 TAG_NAME = re.compile(r"[a-z_]+")
@@ -72,7 +73,8 @@ class CallFinder:
         self._repairs = 0
         self._cut_off = False
         self._code = CodeInProse()
-        self._quoted: tuple[str, bool] = ("", False)
+        self._quoted = (0, False)
+        self._tag_in_prose = False
 
     @property
     def repairs(self) -> int:
@@ -108,6 +110,7 @@ class CallFinder:
         self._repairs += slips + self._around.enter()
         self._space.clear()
         self._after_call = self._at_line_start = True
+        self._tag_in_prose = False
         tool = self._tools.get(name) or Tool(name)
         self._events.append(CallStarted(self._calls, self._call_id(self._calls), name, tool.kind, tool.namespace))
         return self.types_of(name)
@@ -172,14 +175,15 @@ class CallFinder:
     def _opened_further(self) -> Steps[bool]:
         """Read the next part; whether more of the opening, or the call, has to follow."""
         space = yield from self._source.space()
+        self._at_line_start = self._at_line_start or "\n" in space
         character = yield from self._source.peek()
-        if character == "`" and (not self._around.opening or "\n" in space):
+        if character == "`" and (not self._around.tried or "\n" in space):
             return (yield from self._fence())
-        if character in LIST_MARKS and self._after_call and self._around.in_list and not self._around.opening:
+        if character in LIST_MARKS and self._after_call and self._around.in_list and not self._around.tried:
             return (yield from self._list_goes_on())
         if character in {"{", "["} and (self._bare_json or self._around.in_call_tag):
             return (yield from self._json())
-        if not character and self._after_call and self._around.opening:
+        if not character and self._after_call and self._around.tried and not self._around.opening:
             self._repairs += self._around.take_scraps()
             return False
         markers = self._markers()
@@ -213,7 +217,7 @@ class CallFinder:
         name = yield from self._source.whole(TAG_NAME, LONGEST_NAME)
         yield from self._source.whole(TAG_END, LONGEST_NAME)
         end = yield from self._source.peek()
-        if name not in TAGS or not (closing or end == ">" or self._after_call or self._around.opening):
+        if name not in TAGS or not (closing or end == ">" or self._after_call or self._around.tried):
             raise NotACallError
         if end == ">":
             self._source.skip()
@@ -235,13 +239,12 @@ class CallFinder:
         """Whether prose quotes the tag that was read: it stands within backticks, or in a code block that has other
         text too, and those are closed behind it.
         """
-        code, (fence, quoted) = self._code, self._quoted
+        code = self._code
         if not code.fence or self._around.in_call_tag:
             return False
-        if not fence and (code.in_block or code.in_span):
-            fence, quoted = code.fence, (yield from self._closes(code.fence, in_block=code.in_block))
-            self._quoted = fence, quoted
-        return quoted and fence == code.fence
+        if self._quoted[0] != code.opened and (code.in_block or code.in_span):
+            self._quoted = code.opened, (yield from self._closes(code.fence, in_block=code.in_block))
+        return self._quoted == (code.opened, True)
 
     def _closes(self, fence: str, *, in_block: bool) -> Steps[bool]:
         ahead: list[str] = []
@@ -266,7 +269,7 @@ class CallFinder:
         """The tags that may come next."""
         around = self._around
         markers = [CALL]
-        if self._at_line_start or around.opening:
+        if self._at_line_start or around.tried:
             markers += INVENTED_TAGS
         if around.in_call_tag or (self._at_line_start and not self._bare_json):
             markers += [FUNCTION, FUNCTION_NAMED]
@@ -274,7 +277,9 @@ class CallFinder:
             return markers
         if self._after_call:
             markers += [tag.replace("<", "</") for tag in INVENTED_TAGS if around.closes(tag)]
-        if self._after_call or (self._calls and self._at_line_start and not self._code.fence):
+        if self._after_call or (
+            self._calls and self._at_line_start and not self._tag_in_prose and not self._code.fence
+        ):
             # What is left of a call's tags is no prose.
             markers += [CALL_END] if self._bare_json else [CALL_END, FUNCTION_END, PARAMETER_END]
         return list(dict.fromkeys(markers))
@@ -307,7 +312,7 @@ class CallFinder:
 
     def _fence(self) -> Steps[bool]:
         """Read the line that opens a code block, or the one that closes the block around a call."""
-        if (yield from self._source.marker((FENCE,))) != FENCE:
+        if self._code.in_block or (yield from self._source.marker((FENCE,))) != FENCE:
             raise NotACallError
         character = yield from self._source.peek()
         if self._around.closes(FENCE) and not self._around.opening and not character.isalnum() and character != "`":
@@ -330,8 +335,7 @@ class CallFinder:
         self._repairs += self._around.leave()
         self._after_call = False
         self._code.take(text)
-        if not self._code.fence:
-            self._quoted = "", False
+        self._tag_in_prose = self._tag_in_prose or text.startswith(OPENINGS)
         prose = text.rstrip()
         if prose:
             self._events += [TextDelta(space) for space in self._space if space]

@@ -26,22 +26,26 @@ class CodeInProse:
     """Whether prose, as it is given out, stands within backticks or in a code block, as Markdown has them."""
 
     def __init__(self) -> None:
-        self.fence = ""
-        """What closes the code block or the span that is open; nothing where none is."""
+        self.opened = 0
+        """How often code began."""
+        self._fence = ""
         self._ticks = ""
-        self._line = ""
         self._blank = True
+
+    @property
+    def fence(self) -> str:
+        """What closes the code block or the span that is open; nothing where none is."""
+        self._end_ticks()
+        return self._fence
 
     @property
     def in_block(self) -> bool:
         """Whether a code block is open."""
-        self._end_ticks()
         return len(self.fence) >= len(FENCE)
 
     @property
     def in_span(self) -> bool:
         """Whether backticks are open, in a line that is not at its beginning."""
-        self._end_ticks()
         return bool(self.fence) and not self._blank
 
     def take(self, text: str) -> None:
@@ -57,19 +61,20 @@ class CodeInProse:
         if part != "\n":
             self._blank = self._blank and part.isspace()
             return
-        if self._blank and len(self.fence) < len(FENCE):
-            self.fence = ""
+        if self._blank and not self.in_block:
+            self._fence = ""  # a span ends with its paragraph
         self._blank = True
 
     def _end_ticks(self) -> None:
         ticks, self._ticks = self._ticks, ""
         if not ticks:
             return
-        is_block = len(ticks) >= len(FENCE) and self._blank
-        if not self.fence and (is_block or len(ticks) < len(FENCE)):
-            self.fence = ticks
-        elif self.fence and (ticks == self.fence if len(self.fence) < len(FENCE) else is_block):
-            self.fence = ""
+        is_fence = len(ticks) >= len(FENCE)
+        if not self._fence and (self._blank or not is_fence):
+            self._fence = ticks
+            self.opened += 1
+        elif is_fence and self._blank if len(self._fence) >= len(FENCE) else ticks == self._fence:
+            self._fence = ""
         self._blank = False
 
 
@@ -102,6 +107,11 @@ class Surroundings:
     @property
     def opening(self) -> bool:
         """Whether the opening that is tried has parts."""
+        return bool(self._opening)
+
+    @property
+    def tried(self) -> bool:
+        """Whether it has, or leftovers of tags."""
         return bool(self._opening or self._scraps)
 
     @property

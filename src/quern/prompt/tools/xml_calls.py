@@ -55,12 +55,14 @@ class XmlCall:
         if following not in FUNCTION_MARKERS:
             raise NotACallError
         types = self._sink.begin(name, self._slips)
-        while following in PARAMETERS:
+        while True:
+            if following == FUNCTION_END:
+                following = yield from self._after_function_end(types)
+            if following not in PARAMETERS:
+                break
             if following == PARAMETER_NAMED:
                 self._sink.mend()
             following = yield from self._parameter(types)
-            if following == FUNCTION_END:
-                following = yield from self._after_function_end(types)
         if following != FUNCTION_END:
             self._sink.mend()
         # A value that has a parameter's end in it may have swallowed what is missing.
@@ -111,6 +113,7 @@ class XmlCall:
         value = XmlValue(self._source, self._sink, types, name, self._given)
         following = yield from value.read()
         self._holds_an_end = self._holds_an_end or value.holds_an_end
+        self._doubtful = self._doubtful or (value.holds_an_end and value.unclosed)
         self._given.add(name)
         return following
 

@@ -93,6 +93,8 @@ class XmlValue:
         self._markers = (*self._ends, *self._own_opening, *PARAMETERS, FUNCTION, FUNCTION_NAMED, CALL, *ENDS)
         self.holds_an_end = False
         """Whether a parameter's end begins a line of it, which was taken for a part of it."""
+        self.unclosed = False
+        """Whether it has no end of its own."""
         self._line_break = "\n"
         self._in_its_lines = True
         self._owned = 0
@@ -143,6 +145,7 @@ class XmlValue:
             return (yield from self._after_call_end(line_break, seen))
         if seen in PARAMETERS and on_its_line and (yield from self._is_next(stated=True)):
             self._sink.mend()
+            self.unclosed = True
             return seen
         self._quoted_functions += seen in {FUNCTION, FUNCTION_NAMED} and (yield from self._function_follows())
         self._argument.add(line_break + seen)
@@ -239,6 +242,7 @@ class XmlValue:
         if not over:
             return self._more(text, space, following)
         self._sink.mend()
+        self.unclosed = True
         self._source.unread((CALL_END if text != line_break + end else "") + (CALL if following == CALL else ""))
         return end
 
