@@ -152,7 +152,7 @@ class CallFinder:
             self.mend()
 
     def _may_begin_call(self, character: str) -> bool:
-        if character in {"{", "["} and self._at_line_start and not self._code.in_block:
+        if character in {"{", "["} and self._at_line_start and not self._code.in_block and not self._in_quotation:
             return self._bare_json or self._around.in_call_tag
         if character in LIST_MARKS:
             return self._after_call and self._around.in_list
@@ -235,6 +235,10 @@ class CallFinder:
         else:
             self._source.unread(run)
 
+    @property
+    def _in_quotation(self) -> bool:
+        return bool(self._code.fence) and self._quoted == (self._code.opened, True)
+
     def _is_quoted(self) -> Steps[bool]:
         """Whether prose quotes the tag that was read: it stands within backticks, or in a code block that has other
         text too, and those are closed behind it.
@@ -242,9 +246,11 @@ class CallFinder:
         code = self._code
         if not code.fence or self._around.in_call_tag:
             return False
+        if code.in_span and (yield from self._source.peek()) == "`":
+            return True
         if self._quoted[0] != code.opened and (code.in_block or code.in_span):
             self._quoted = code.opened, (yield from self._closes(code.fence, in_block=code.in_block))
-        return self._quoted == (code.opened, True)
+        return self._in_quotation
 
     def _closes(self, fence: str, *, in_block: bool) -> Steps[bool]:
         ahead: list[str] = []

@@ -90,5 +90,5 @@ class CallSink(Protocol):
         ...
 
     def end(self, *, whole: bool) -> None:
-        """Its arguments are complete; `whole`: not because the answer ended within them, and what was meant is clear."""
+        """Its arguments are complete; `whole`: the answer did not end within them, and what was meant is clear."""
         ...

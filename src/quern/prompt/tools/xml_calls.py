@@ -55,14 +55,7 @@ class XmlCall:
         if following not in FUNCTION_MARKERS:
             raise NotACallError
         types = self._sink.begin(name, self._slips)
-        while True:
-            if following == FUNCTION_END:
-                following = yield from self._after_function_end(types)
-            if following not in PARAMETERS:
-                break
-            if following == PARAMETER_NAMED:
-                self._sink.mend()
-            following = yield from self._parameter(types)
+        following = yield from self._parameters(types, following)
         if following != FUNCTION_END:
             self._sink.mend()
         # A value that has a parameter's end in it may have swallowed what is missing.
@@ -76,6 +69,17 @@ class XmlCall:
             yield from to_call_tag(self._source)
         self._sink.write("}" if self._given else "{}")
         self._sink.end(whole=following != "" and not self._doubtful)
+
+    def _parameters(self, types: ParameterTypes, following: str) -> Steps[str]:
+        """Read the parameters that follow; return the marker behind them."""
+        while True:
+            if following == FUNCTION_END:
+                following = yield from self._after_function_end(types)
+            if following not in PARAMETERS:
+                return following
+            if following == PARAMETER_NAMED:
+                self._sink.mend()
+            following = yield from self._parameter(types)
 
     def _after_function_end(self, types: ParameterTypes) -> Steps[str]:
         """Where another parameter of the tool follows, the function's end came too soon: read on to that."""
