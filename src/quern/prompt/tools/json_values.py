@@ -24,7 +24,7 @@ BARE = re.compile(r'[^,:{}\[\]"<`\n]+')
 BARE_KEY = re.compile(r"[^\s,;:={}\[\]\"'<`]+")
 BARE_END = re.compile(r"(?<!\s)\s+(?:(?://|/\*|#).*)?$")
 COLON = re.compile(r"[:=>]+")
-PREFIXES = re.compile(r"[rRbBuUfF]{1,2}")
+PREFIX = re.compile(r"[rRbBuUfF]+")
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 LITERALS = frozenset({"true", "false", "null"})
 PYTHON_LITERALS = {"True": "true", "False": "false", "None": "null"}
@@ -125,11 +125,13 @@ class JsonValue:
 
     def _bare(self) -> Steps[None]:
         """Read a value without quotes; after the prefix of a string in Python, the string."""
-        text = yield from self._source.whole(BARE)
-        if PREFIXES.fullmatch(text) and (yield from self._source.peek()) in QUOTES:
+        prefix = yield from self._source.whole(PREFIX, 2)
+        if (yield from self._source.peek()) in QUOTES:
             self._mend()
-            yield from self._string(raw="r" in text.lower())
+            yield from self._string(raw="r" in prefix.lower())
             return
+        self._source.unread(prefix)
+        text = yield from self._source.whole(BARE)
         if not text:
             text = self._source.skip()
         elif end := BARE_END.search(text):
@@ -223,9 +225,10 @@ class JsonValue:
         return self._key if in_object else self._value
 
     def _unquoted_follows(self, in_object: bool) -> Steps[bool]:
-        """Whether without a comma a member whose name has no quotes comes next, or in an array a container."""
+        """Whether without a comma a member whose name has no quotes comes next, or in an array a container or number."""
         if not in_object:
-            return (yield from self._source.peek()) in CLOSING
+            character = yield from self._source.peek()
+            return character in CLOSING or character.isdigit() or character == "-"
         name = yield from self._source.whole(BARE_NAME, LONGEST_NAME)
         space = yield from self._source.space()
         character = yield from self._source.peek()
