@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 from quern.events import AnswerEvent, ArgumentsDelta, CallEnded, CallStarted, TextDelta
 from quern.grammar.parameter_types import ParameterTypes
 from quern.grammar.tool_calls import ToolFormat
+from quern.prompt.tools.code_in_prose import CodeInProse
 from quern.prompt.tools.json_calls import JsonCall
 from quern.prompt.tools.protocols import FENCE, LONGEST_NAME, AnswerParser, NotACallError, cleaned, merged
+from quern.prompt.tools.scraps import loose_end, scrap
 from quern.prompt.tools.source import Source, Steps
-from quern.prompt.tools.surroundings import INVENTED_TAGS, LIST, LIST_ENDS, LISTED, CodeInProse, Surroundings
+from quern.prompt.tools.surroundings import INVENTED_TAGS, LIST, LIST_ENDS, LISTED, Surroundings
 from quern.prompt.tools.xml_calls import XmlCall
-from quern.prompt.tools.xml_values import CALL, CALL_END, FUNCTION, FUNCTION_END, FUNCTION_NAMED, PARAMETER_END, TAGS
+from quern.prompt.tools.xml_values import CALL, CALL_END, FUNCTION, FUNCTION_END, FUNCTION_NAMED, PARAMETER_END
 from quern.types import Tool
 
 PROSE = re.compile(r"[^\s<{`]+")
@@ -26,11 +28,6 @@ INFO_STRING = re.compile(r"[\w-]+")
 LIST_NAMES = ('tool_calls"', 'function_calls"', 'calls"')
 OPENINGS = ("<tool_call", "<function", "<parameter")
 SCRAPS = frozenset("/>")
-SCRAP_RUN = re.compile(r"[/>]+")
-TAG_NAME = re.compile(r"[a-z_]+")
-TAG_END = re.compile(r"[=/ \t]+")
-BESIDE_TICKS = re.compile(r"[^`]+")
-TICKS = re.compile(r"`+")
 LIST_MARKS = frozenset(",]}")
 SEPARATOR = re.compile(r"[.:/]+")
 ONE = re.compile(r".", re.DOTALL)
@@ -72,8 +69,7 @@ class CallFinder:
         self._calls = 0
         self._repairs = 0
         self._cut_off = False
-        self._code = CodeInProse()
-        self._quoted = (0, False)
+        self._code = CodeInProse(self._source)
         self._tag_in_prose = False
 
     @property
@@ -152,7 +148,7 @@ class CallFinder:
             self.mend()
 
     def _may_begin_call(self, character: str) -> bool:
-        if character in {"{", "["} and self._at_line_start and not self._code.in_block and not self._in_quotation:
+        if character in {"{", "["} and self._at_line_start and not self._code.in_block and not self._code.quotes:
             return self._bare_json or self._around.in_call_tag
         if character in LIST_MARKS:
             return self._after_call and self._around.in_list
@@ -183,6 +179,10 @@ class CallFinder:
             return (yield from self._list_goes_on())
         if character in {"{", "["} and (self._bare_json or self._around.in_call_tag):
             return (yield from self._json())
+        return (yield from self._tag(character))
+
+    def _tag(self, character: str) -> Steps[bool]:
+        """Read a tag of calls, with the call in it, or what is left of one."""
         if not character and self._after_call and self._around.tried and not self._around.opening:
             self._repairs += self._around.take_scraps()
             return False
@@ -191,7 +191,7 @@ class CallFinder:
         if marker not in markers:
             self._source.unread(marker)
             return (yield from self._scrap())
-        if not marker.startswith("</") and (yield from self._is_quoted()):
+        if not marker.startswith("</") and not self._around.in_call_tag and (yield from self._code.quotes_tag()):
             raise NotACallError
         if marker in {FUNCTION, FUNCTION_NAMED}:
             slips = int(self._bare_json) + (marker == FUNCTION_NAMED)
@@ -199,69 +199,17 @@ class CallFinder:
             return False
         if marker.startswith("</"):
             self._repairs += self._around.close(marker.replace("</", "<")) + self._around.take_scraps()
-            yield from self._loose_end()
+            self._repairs += yield from loose_end(self._source)
             return False
         return self._around.add(marker)
 
     def _scrap(self) -> Steps[bool]:
-        """Read what is left of a tag of the format, before a call or between a call and the end of its tag."""
         if self._code.in_block or self._code.in_span:
             raise NotACallError
-        if (yield from self._source.whole(SCRAP_RUN)):
-            self._around.add_scrap()
-            return True
-        if (yield from self._source.peek()) != "<":
-            raise NotACallError
-        self._source.skip()
-        closing = yield from self._source.marker(("/",))
-        name = yield from self._source.whole(TAG_NAME, LONGEST_NAME)
-        yield from self._source.whole(TAG_END, LONGEST_NAME)
-        end = yield from self._source.peek()
-        if name not in TAGS or not (closing or end == ">" or self._after_call or self._around.tried):
-            raise NotACallError
-        if end == ">":
-            self._source.skip()
-        elif end and not end.isspace() and end != "<":
+        if not (yield from scrap(self._source, any_tag=self._after_call or self._around.tried)):
             raise NotACallError
         self._around.add_scrap()
         return True
-
-    def _loose_end(self) -> Steps[None]:
-        """Read what is too much at the end of a tag."""
-        run = yield from self._source.whole(SCRAP_RUN)
-        end = yield from self._source.peek()
-        if run and (not end or end.isspace() or end == "<"):
-            self._repairs += 1
-        else:
-            self._source.unread(run)
-
-    @property
-    def _in_quotation(self) -> bool:
-        return bool(self._code.fence) and self._quoted == (self._code.opened, True)
-
-    def _is_quoted(self) -> Steps[bool]:
-        """Whether prose quotes the tag that was read: it stands within backticks, or in a code block that has other
-        text too, and those are closed behind it.
-        """
-        code = self._code
-        if not code.fence or self._around.in_call_tag:
-            return False
-        if code.in_span and (yield from self._source.peek()) == "`":
-            return True
-        if self._quoted[0] != code.opened and (code.in_block or code.in_span):
-            self._quoted = code.opened, (yield from self._closes(code.fence, in_block=code.in_block))
-        return self._in_quotation
-
-    def _closes(self, fence: str, *, in_block: bool) -> Steps[bool]:
-        ahead: list[str] = []
-        closes = False
-        while not closes and (yield from self._source.peek()):
-            ahead.append((yield from self._source.whole(BESIDE_TICKS)))
-            ticks = yield from self._source.whole(TICKS)
-            closes = len(ticks) >= len(FENCE) and ahead[-1].endswith("\n") if in_block else ticks == fence
-            ahead.append(ticks)
-        self._source.unread("".join(ahead))
-        return closes
 
     def _json(self) -> Steps[bool]:
         """Read the beginning of a list of calls, or a call."""

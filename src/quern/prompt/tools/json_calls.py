@@ -8,26 +8,28 @@ import json
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
 
 from quern.grammar.parameter_types import ParameterTypes, Types
 from quern.prompt.tools.coercion import as_json, from_json
+from quern.prompt.tools.json_arguments import (
+    ARGUMENTS,
+    ENVELOPE,
+    NO_ARGUMENTS,
+    among_members,
+    is_clear,
+    unwrapped,
+    within,
+)
 from quern.prompt.tools.json_strings import BARE_NAME, QUOTES, JsonString, Place, blank, to_call_tag
 from quern.prompt.tools.json_values import COLON, JsonValue
 from quern.prompt.tools.protocols import LONGEST_NAME, CallSink, NotACallError, plausible
 from quern.prompt.tools.source import Source, Steps, result_of
 
-ARGUMENTS = frozenset({"arguments", "parameters"})
-OTHER_ARGUMENTS = ("input", "args", "params", "kwargs", "tool_input", "action_input")
-"""These may as well be an argument's name, which shows only when the call is complete."""
 OTHER_NAMES = ("tool_name", "tool", "function_name", "function", "action")
-ENVELOPE = frozenset({"id", "type", "index", "call_id", "tool_call_id"})
-"""Members of calls in APIs; a tool may have arguments of these names all the same."""
 AROUND = frozenset({"function", "function_call", "tool_call"})
 """Members whose value may be the call."""
 BEGINNING = ARGUMENTS | ENVELOPE | AROUND | {"name"}
 """All that may stand in what is not marked as a call, before it shows that it is one."""
-NO_ARGUMENTS = frozenset({"", "null", "None", "[]"})
 WORD = {quote: re.compile(rf"[^{quote}\\\x00-\x1f]+") for quote in "\"'"}
 KINDS = {"{": "object", "[": "array", '"': "string", "'": "string"}
 
@@ -146,7 +148,7 @@ class JsonCall:
         if character in QUOTES:
             pieces: list[str] = []
             yield from JsonString(self._source, pieces.append, self._slip).read()
-            if self._source.exhausted and _unwrapped("".join(pieces)) in NO_ARGUMENTS:
+            if self._source.exhausted and unwrapped("".join(pieces)) in NO_ARGUMENTS:
                 raise NotACallError  # the text may have been cut off
             self._call(name, "".join(pieces))
         elif (yield from self._source.marker(("null",))) == "null":
@@ -161,7 +163,7 @@ class JsonCall:
         name = self._name or self._other_name()
         if self._arguments is None:
             self._slip()
-            self._arguments = self._arguments_among_members(self._sink.types_of(name))
+            self._arguments = among_members(self._members, self._sink.types_of(name))
             self._members.clear()
         else:
             self._slips += self._arguments[:1] != "{"
@@ -180,50 +182,29 @@ class JsonCall:
             name = self._sink.tool_called(key)
             if name is not None:
                 self._members.clear()
-                self._arguments = _within(said, self._sink.types_of(name))
+                self._arguments = within(said, self._sink.types_of(name))
                 self._slip()
                 return name
         raise NotACallError
-
-    def _arguments_among_members(self, types: ParameterTypes) -> str:
-        for key in OTHER_ARGUMENTS:
-            said = _unwrapped(self._members.get(key, "0"))
-            if (said.startswith("{") or said in NO_ARGUMENTS) and not types.names(key):
-                return said
-        beside = [(key, said) for key, said in self._members.items() if key not in ENVELOPE or types.names(key)]
-        return "{" + ", ".join(f"{as_json(key)}: {said}" for key, said in beside) + "}"
 
     def _call(self, name: str, arguments: str) -> None:
         """It is a call with these arguments: an object, or a text or a list that has one, or nothing. Else it is none,
         and where it can't be told what is meant by them.
         """
-        arguments = _unwrapped(arguments)
+        arguments = unwrapped(arguments)
         if arguments in NO_ARGUMENTS:
             arguments = "{}"
         if not arguments.startswith("{"):
             raise NotACallError
         cut_off = self._source.exhausted
-        self._check(arguments, self._sink.types_of(name), cut_off=cut_off)
+        if not (cut_off or is_clear(arguments, self._sink.types_of(name), mended=self._slips > 0)):
+            raise NotACallError
+        self._mends = self._mends or self._slips > 0
         self._begin(name)
         value = self._arguments_from(Source.of(arguments))
         result_of(value.read())
         self._cut_off = value.cut_off and cut_off
         self._doubtful = value.doubtful
-
-    def _check(self, arguments: str, types: ParameterTypes, *, cut_off: bool) -> None:
-        names: list[str] = []
-        slips: list[None] = []
-        value = JsonValue(
-            Source.of(arguments),
-            lambda _: None,
-            lambda: slips.append(None),
-            lambda name, _: names.append(name),
-            may_have=types.may_have,
-        )
-        result_of(value.read())
-        in_doubt = (slips or self._slips) and not all(plausible(name, types) for name in names)
-        if not (value.cut_off and cut_off) and (value.doubtful or in_doubt):
-            raise NotACallError
 
     def _begin(self, name: str) -> None:
         self._begun = True
@@ -375,26 +356,3 @@ class JsonCall:
 
     def _slip(self) -> None:
         self._slips += 1
-
-
-def _unwrapped(text: str) -> str:
-    """What is within a JSON string, and the only object of a list; other JSON as it is."""
-    said = json.loads(text).strip() if text.startswith('"') else text
-    if said.startswith("["):
-        try:
-            listed = json.loads(said)
-        except (ValueError, RecursionError):
-            return said
-        if len(listed) == 1 and isinstance(listed[0], dict):
-            return as_json(listed[0])
-    return said
-
-
-def _within(said: str, types: ParameterTypes) -> str:
-    """What is called the arguments in an object that has nothing else; else the object itself."""
-    value = json.loads(said)
-    if isinstance(value, dict) and len(members := cast("dict[str, Any]", value)) == 1:
-        ((key, inner),) = members.items()
-        if key in {*ARGUMENTS, *OTHER_ARGUMENTS} and not types.names(key):
-            return as_json(inner)
-    return said

@@ -1,8 +1,9 @@
 """A JSON string as a model writes it, read while it arrives and given out as valid JSON.
 
-Beyond JSON: other quotes, Python's triple quotes and raw strings, quotes and line breaks that should have been escaped,
+Beyond JSON: other quotes, Python's triple quotes and raw strings, quotes and line breaks that should be escaped,
 escapes that JSON does not know, comments behind it. All of these were seen in answers of small models, or are what they
-copy from Python. Half a character (`\\ud83d` without the other half), which JSON knows and UTF-8 does not, becomes U+FFFD.
+copy from Python. Half a character (`\\ud83d` without the other half), which JSON knows and UTF-8 does not, becomes
+U+FFFD.
 """
 
 from __future__ import annotations

@@ -225,7 +225,7 @@ class JsonValue:
         return self._key if in_object else self._value
 
     def _unquoted_follows(self, in_object: bool) -> Steps[bool]:
-        """Whether without a comma a member whose name has no quotes comes next, or in an array a container or number."""
+        """Whether, without a comma, a member whose name has no quotes follows, or in an array a container or number."""
         if not in_object:
             character = yield from self._source.peek()
             return character in CLOSING or character.isdigit() or character == "-"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from quern.prompt.tools.protocols import FENCE
 from quern.prompt.tools.xml_values import CALL
 
@@ -18,64 +16,6 @@ INVENTED_TAGS = tuple(
     )
 )  # fmt: skip
 """Instead of `<tool_call>`: those that llama.cpp's parsers know, and their neighbours."""
-
-TICKS_AND_LINES = re.compile(r"(`+|\n)")
-
-
-class CodeInProse:
-    """Whether prose, as it is given out, stands within backticks or in a code block, as Markdown has them."""
-
-    def __init__(self) -> None:
-        self.opened = 0
-        """How often code began."""
-        self._fence = ""
-        self._ticks = ""
-        self._blank = True
-
-    @property
-    def fence(self) -> str:
-        """What closes the code block or the span that is open; nothing where none is."""
-        self._end_ticks()
-        return self._fence
-
-    @property
-    def in_block(self) -> bool:
-        """Whether a code block is open."""
-        return len(self.fence) >= len(FENCE)
-
-    @property
-    def in_span(self) -> bool:
-        """Whether backticks are open, in a line that is not at its beginning."""
-        return bool(self.fence) and not self._blank
-
-    def take(self, text: str) -> None:
-        """The next prose."""
-        for part in TICKS_AND_LINES.split(text):
-            if part.startswith("`"):
-                self._ticks += part
-            elif part:
-                self._end_ticks()
-                self._take_line(part)
-
-    def _take_line(self, part: str) -> None:
-        if part != "\n":
-            self._blank = self._blank and part.isspace()
-            return
-        if self._blank and not self.in_block:
-            self._fence = ""  # a span ends with its paragraph
-        self._blank = True
-
-    def _end_ticks(self) -> None:
-        ticks, self._ticks = self._ticks, ""
-        if not ticks:
-            return
-        is_fence = len(ticks) >= len(FENCE)
-        if not self._fence and (self._blank or not is_fence):
-            self._fence = ticks
-            self.opened += 1
-        elif is_fence and self._blank if len(self._fence) >= len(FENCE) else ticks == self._fence:
-            self._fence = ""
-        self._blank = False
 
 
 class Surroundings:

@@ -25,7 +25,8 @@ PARTS = (
     "\\ud83d", "\\ude00", "\\\\ud83d", '"function": {', '{"tool_calls": [', '[{', '}, {', '"input"', '"type"', "\r\n",
     "</city>", "</parameter/>", "<parameter=\"city\">", "<function='fly'>", "<parameter=content>\n", "\n</parameter>\n",
     "\n</parameter>\n</function>\n</tool_call>", "</parameter=city>", '<parameter name="path">',
-    " = ", "=>", ";", "// c\n", "# c\n", "/* c */", 'r"', "f'", "`", "“", "”", "path: ", '"write_file": {', '[{"path": ',
+    " = ", "=>", ";", "// c\n", "# c\n", "/* c */", 'r"', "f'", "`", "“", "”", "path: ", '"write_file": {',
+    '[{"path": ',
     '"name": "functions.get_weather"', "<parameter", "</function", "/", ">", "</tool_call>/", "<function=write_file>\n",
     "</function>\n<parameter=path>\n", "`<tool_call>", "```\n", "<tool_call/>",
 )  # fmt: skip
@@ -130,8 +131,10 @@ def test_whatever_stands_in_a_text_it_arrives_or_its_call_is_not_whole(value: st
 
 
 PIECES_OF_ARGUMENTS = (
-    '"path"', '"content"', "path", "content", '"x"', "x", '"print("hi")"', "'", '"', ":", " = ", " ", ", ", ",", ";", "\n",
-    "{", "}", "[", "]", "1", "true", "None", 'r"a\\d"', '"""y"""', "`z`", "// c\n", "# c\n", "/* c */", "+", "“u”", "<b>",
+    '"path"', '"content"', "path", "content", '"x"', "x", '"print("hi")"', "'", '"', ":", " = ", " ", ",",
+    ", ", ";", "\n",
+    "{", "}", "[", "]", "1", "true", "None", 'r"a\\d"', '"""y"""', "`z`", "// c\n", "# c\n", "/* c */", "+", "“u”",
+    "<b>",
     '"path": "a.py"', '"content": "x = 1"', '"lines": [1, 2]', '"path" "a.py"', '"content" = "b"', '"unknown": 1',
 )  # fmt: skip
 NO_COMMENTS = [piece for piece in PIECES_OF_ARGUMENTS if piece[:1] not in {"/", "#"}]

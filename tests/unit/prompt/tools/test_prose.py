@@ -68,7 +68,8 @@ def test_a_code_block_waits_no_longer_than_it_may_hold_a_call() -> None:
 
 CALLS = {
     ToolFormat.JSON: '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Berlin"}}\n</tool_call>',
-    ToolFormat.XML: "<tool_call>\n<function=get_weather>\n<parameter=city>\nBerlin\n</parameter>\n</function>\n</tool_call>",
+    ToolFormat.XML: "<tool_call>\n<function=get_weather>\n<parameter=city>\nBerlin\n</parameter>\n</function>\n"
+    "</tool_call>",
 }
 
 

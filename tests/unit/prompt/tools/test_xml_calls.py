@@ -480,9 +480,9 @@ def test_a_call_that_stays_prose_keeps_its_tags() -> None:
     "function_and_more",
     [
         "<function=write_file>\n</function>\na.py\nx = 1\n",
-        "<function=write_file>\n</function>\na.py\n</parameter>\n<parameter=content>\nx = 1\n</parameter>\n</function>\n",
+        f"<function=write_file>\n</function>\na.py\n</parameter>\n{parameter('content', 'x')}\n</function>\n",
         "<function=write_file>\n</function>\n<path>a.py</path>\n",
-        "<function=write_file>\n<parameter=path>\na.py\n</parameter>\n<param=content>\nx = 1\n</parameter>\n</function>\n",
+        f"<function=write_file>\n{parameter('path', 'a')}\n<param=content>\nx = 1\n</parameter>\n</function>\n",
         "<function=write_file>\n<parameter=ratio>\n1\n</parameter>\n<parameter=ratio>\n2\n</parameter>\n</function>\n",
         "<function=write_file>\n<parameter=a.py, content>\nx\n</parameter>\n</function>\n",
         "<function=write_file>\n<parameter=path>\na\n</parameter>\nb\n<parameter=content>\nx\n</parameter>\n</function>\n",
