@@ -30,6 +30,8 @@ CLOSINGS = re.compile(r"[\s}\]]+")
 COMMENTS = ("//", "#", "/*")
 LINE = re.compile(r"[^\n<]+")
 BLOCK = re.compile(r"[^*<]+")
+LONGEST_COMMENT = 1000
+"""Characters; what goes on for longer has no end, since behind every quote it is looked whether there is one."""
 BEFORE_TAG = re.compile(r"[^<]+")
 CALL_TAGS = ("</tool_call>", "<tool_call>")
 
@@ -48,11 +50,12 @@ def blank(source: Source, *, before_value: bool = False) -> Steps[tuple[str, boo
     while (mark := (yield from source.marker(COMMENTS))) in COMMENTS:
         if before_value and not (yield from source.peek()).isspace():
             break
+        begun = len(read)
         read += mark
         while (character := (yield from source.peek())) and (mark == "/*" or character != "\n"):
-            if character == "<" and (yield from call_tag_follows(source)):
+            if len(read) - begun > LONGEST_COMMENT or (character == "<" and (yield from call_tag_follows(source))):
                 return read, True
-            piece = (yield from source.some(BLOCK if mark == "/*" else LINE)) or source.skip()
+            piece = (yield from source.some(BLOCK if mark == "/*" else LINE, LONGEST_COMMENT)) or source.skip()
             read += piece
             if piece == "*" and (yield from source.peek()) == "/":
                 read += source.skip()
