@@ -32,7 +32,7 @@ import uvloop
 from quern.app import Application
 from quern.config import LogSettings, Settings
 from quern.engine.fake import FakeEngine
-from quern.http_server.server import HttpServer
+from quern.http_server.server import HttpServer, freeze_garbage_collection
 from quern.obs.logging import configure_logging
 from quern.prompt.codec import TextCodec
 
@@ -172,6 +172,7 @@ async def serve(model: Path) -> None:
         server = HttpServer(application.asgi, settings.server, seconds_to_end=1)
         async with application.running() as loading:
             await loading
+            freeze_garbage_collection()
             print(listener.getsockname()[1], flush=True)
             serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
             await asyncio.to_thread(sys.stdin.read)

@@ -57,8 +57,8 @@ class ArgumentsDelta:
 class CallEnded:
     """The arguments of a call are complete.
 
-    `whole`: the model completed them, slips aside. If not, the end of the answer cut them off: more could have
-    followed, so such a call must not be carried out. `written`: all of such a call so far, as the model wrote it.
+    `whole`: the model completed them, slips aside. If not, the end of the answer cut them off, or there is no telling
+    what was meant, so such a call must not be carried out. `written`: all of such a call so far, as the model wrote it.
     """
 
     index: int

@@ -149,7 +149,7 @@ async def test_a_foreign_host_is_refused_with_a_sentence_whatever_it_asks_for(qu
     assert not quern.engine.requests
 
 
-@pytest.mark.parametrize("path", [*GETS, "/health", "/docs", "/openapi.json"])
+@pytest.mark.parametrize("path", [*GETS, "/", "/health", "/docs", "/openapi.json"])
 async def test_a_foreign_host_sees_nothing(quern: Quern, path: str) -> None:
     assert (await quern.client.get(path, headers={"host": "evil.example"})).status_code == 403
 
@@ -210,8 +210,10 @@ async def test_programs_and_the_servers_own_pages_are_served(quern: Quern) -> No
 
 async def test_a_link_on_any_page_leads_to_the_api_page_but_to_no_data(quern: Quern) -> None:
     link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
-    assert (await quern.client.get("/docs", headers=link)).status_code == 200
-    assert (await quern.client.get("/v1/conversations", headers=link)).status_code == 403
+    for path in ("/", "/docs", "/docs/swagger-ui.css", "/openapi.json", "/health"):
+        assert (await quern.client.get(path, headers=link)).status_code == 200
+    for path in ("/v1/conversations", "/v1/models", "/docsx", "/nowhere", "//v1/models"):
+        assert (await quern.client.get(f"http://localhost{path}", headers=link)).status_code == 403
     assert (await quern.client.get("/docs", headers={**link, "sec-fetch-dest": "iframe"})).status_code == 403
 
 
@@ -278,6 +280,31 @@ async def test_a_preflight_tells_the_methods_of_its_path_and_takes_every_clients
             assert "Origin" in response.headers["vary"]
         unknown = await quern.client.options("/nowhere", headers=preflight("https://app.example"))
         assert unknown.status_code == 200, "so that the page can read the 404 that follows"
+
+
+@pytest.mark.parametrize("named", ["", "https://app.example", "*"])
+@pytest.mark.parametrize("own", ["http://localhost", "https://localhost", "http://localhost:80"])
+async def test_a_preflight_of_the_servers_own_page_is_told_the_methods(start: Start, own: str, named: str) -> None:
+    async with start(server={"cors_origins": named}) as quern:
+        for path, methods in {"/v1/chat/completions": "OPTIONS, POST", "/v1/models/": "GET, HEAD, OPTIONS"}.items():
+            for method in ("POST", "GET", "DELETE"):
+                headers = {**preflight(own, method), "sec-fetch-site": "same-origin"}
+                response = await quern.client.options(path, headers=headers)
+                if named == "*":
+                    assert response.headers["access-control-allow-methods"] == methods
+                else:
+                    assert (response.status_code, response.content) == (204, b"")
+                    assert response.headers["allow"] == methods
+                    assert "access-control-allow-origin" not in response.headers
+        unknown = await quern.client.options("/nowhere", headers=preflight(own) | {"sec-fetch-site": "same-origin"})
+        assert unknown.status_code == (200 if named == "*" else 404)
+
+
+async def test_a_preflight_for_another_host_or_port_of_this_machine_is_refused(quern: Quern) -> None:
+    for origin in ("http://localhost:3000", "http://127.0.0.1", "ftp://localhost"):
+        response = await quern.client.options("/v1/chat/completions", headers=preflight(origin))
+        assert response.status_code == 403
+        assert "access-control-allow-origin" not in response.headers
 
 
 async def test_a_preflight_of_another_origin_is_refused_with_a_sentence(quern: Quern) -> None:

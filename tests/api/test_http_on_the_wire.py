@@ -83,7 +83,7 @@ async def test_a_websocket_is_a_426_that_says_what_to_do_in_the_dialects_style(s
             assert answer.headers["upgrade"] == "HTTP/1.1"
             assert "plain HTTP" in answer.body.decode()
             assert ("type" in answer.json()) == (path == "/v1/messages")
-            assert ("detail" in answer.json()) == (path == "/v1/code/generate")
+            assert ("detail" in answer.json()) == (path in {"/", "/v1/code/generate"})
             assert await client.closed() == b""
 
 
@@ -213,7 +213,13 @@ MALFORMED = {
     "unknown method": b"BREW / HTTP/1.1\r\n" + HOST + b"\r\n",
     "blank in the target": b"GET /a b HTTP/1.1\r\n" + HOST + b"\r\n",
     "raw bytes in the target": b"GET /\xff\xfe HTTP/1.1\r\n" + HOST + b"\r\n",
-    "no such version": b"GET / HTTP/1.7\r\n" + HOST + b"\r\n",
+    "no version's number": b"GET / HTTP\r\n" + HOST + b"\r\n",
+    "half a version": b"GET / HTTP/1\r\n" + HOST + b"\r\n",
+    "another protocol": b"GET / FTP/1.1\r\n" + HOST + b"\r\n",
+    "a tab for a blank": b"GET\t/\tHTTP/1.1\r\n" + HOST + b"\r\n",
+    "no slash": b"GET health HTTP/1.1\r\n" + HOST + b"\r\n",
+    "a target without a host": b"GET http:///health HTTP/1.1\r\n" + HOST + b"\r\n",
+    "a target's port": b"GET http://a:99999/health HTTP/1.1\r\n" + HOST + b"\r\n",
     "nul in a header": b"GET / HTTP/1.1\r\n" + HOST + b"X: a\x00b\r\n\r\n",
     "no name": b"GET / HTTP/1.1\r\n" + HOST + b": b\r\n\r\n",
     "blank in a name": b"GET / HTTP/1.1\r\n" + HOST + b"A b: c\r\n\r\n",
@@ -230,8 +236,28 @@ MALFORMED = {
     "chunks and length": b"POST / HTTP/1.1\r\n"
     + HOST
     + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+    "length and another coding": b"POST / HTTP/1.1\r\n"
+    + HOST
+    + b"Content-Length: 3\r\nTransfer-Encoding: identity\r\n\r\nabc",
+    "another coding and length": b"POST / HTTP/1.1\r\n"
+    + HOST
+    + b"Transfer-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+    "length and chunks with an upgrade": b"POST / HTTP/1.1\r\n"
+    + HOST
+    + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks twice": b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+    "something after chunks": b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+    "no coding": b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding:\r\n\r\n0\r\n\r\n",
     "chunks in HTTP/1.0": b"POST / HTTP/1.0\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a coding in HTTP/1.0": b"POST / HTTP/1.0\r\n" + HOST + b"Transfer-Encoding: gzip\r\n\r\nabc",
+    "no host": b"GET /health HTTP/1.1\r\n\r\n",
+    "no host but in the target": b"GET http://localhost/health HTTP/1.1\r\n\r\n",
+    "an empty host": b"GET /health HTTP/1.1\r\nHost: \r\n\r\n",
     "two hosts": b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "a host twice": b"GET /health HTTP/1.1\r\nHost: localhost\r\nA: b\r\nHost: localhost\r\n\r\n",
+    "two hosts and an upgrade": b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n"
+    b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+    "two hosts in HTTP/1.0": b"GET /health HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
     "no chunk size": b"POST /v1/chat/completions HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
     "chunk without end": b"POST /v1/chat/completions HTTP/1.1\r\n"
     + HOST
@@ -259,18 +285,29 @@ async def _refused(client: RawClient, status: int) -> str:
     return answer.sentence()
 
 
-@pytest.mark.parametrize(
-    ("sent", "status", "sentence"),
-    [
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "http://"),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x12\x04", 400, "HTTP/1.1"),
-        (b"GET /health HTTP/2.0\r\nHost: a\r\n\r\n", 505, "HTTP/1.1"),
-        (b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n\r\n", 405, "no proxy"),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, "Content-Encoding"),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 501, "chunked"),
-    ],
-    ids=["TLS", "HTTP/2", "version 2", "CONNECT", "a transfer coding", "nearly chunked"],
-)
+NOT_SPOKEN = {
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "http://"),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x12\x04", 400, "HTTP/1.1"),
+    "version 2": (b"GET /health HTTP/2.0\r\n" + HOST + b"\r\n", 505, "HTTP/2.0 is not spoken"),
+    "version 1.7": (b"GET /health HTTP/1.7\r\n" + HOST + b"\r\n", 505, "HTTP/1.7 is not spoken"),
+    "version 9.9 with chunks": (b"GET / HTTP/9.9\r\nTransfer-Encoding: gzip\r\n\r\n", 505, "HTTP/9.9 is not spoken"),
+    "version 0.9, as it is": (b"GET /health\r\n", 505, "HTTP/0.9 is not spoken"),
+    "version 0.9, with headers": (b"GET /health HTTP/0.9\r\n" + HOST + b"\r\n", 505, "HTTP/0.9 is not spoken"),
+    "CONNECT": (b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n\r\n", 405, "no proxy"),
+} | {
+    f"coding {coding}": (
+        b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: " + coding.encode() + b"\r\n\r\n0\r\n\r\n",
+        501,
+        "Content-Encoding",
+    )
+    for coding in (
+        *("gzip", "gzip, chunked", "identity", "identity, chunked", "xchunked", "chunked;q=1", '"chunked"', ",chunked"),
+        *("trailers", "identity\r\nTransfer-Encoding: chunked"),
+    )
+}
+
+
+@pytest.mark.parametrize(("sent", "status", "sentence"), NOT_SPOKEN.values(), ids=NOT_SPOKEN)
 async def test_what_is_known_but_not_spoken_is_named(
     start: Start, connect: Connect, sent: bytes, status: int, sentence: str
 ) -> None:
@@ -278,6 +315,80 @@ async def test_what_is_known_but_not_spoken_is_named(
         client = await connect(quern)
         await client.send(sent)
         assert sentence in await _refused(client, status)
+
+
+@pytest.mark.parametrize("coding", ["chunked", "Chunked", "\tCHUNKED", " chunked  "])
+async def test_chunks_may_be_named_in_any_case_with_blanks_around_them(
+    start: Start, connect: Connect, coding: str
+) -> None:
+    async with start(live=True) as quern:
+        client = await connect(quern)
+        await client.send(request("POST", CHAT, f"Transfer-Encoding:{coding}", length=-1) + chunked(HELLO) + HEALTH)
+        assert (await client.answer()).status == 200
+        assert (await client.answer()).json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    "pieces", [[b"GET /health\r\n"], [b"GET /heal", b"th", b"\n"], [b"\r\n", b"GET /health\r", b"\n"]]
+)
+async def test_a_request_of_http_0_9_is_refused_at_once_however_it_comes(
+    start: Start, connect: Connect, pieces: list[bytes]
+) -> None:
+    async with start(live=True, server={"header_seconds": 3600}) as quern:
+        client = await connect(quern)
+        for piece in pieces:
+            await client.send(piece)
+            await asyncio.sleep(0.01)
+        assert "HTTP/0.9" in await _refused(client, 505)
+
+
+async def test_http_1_0_needs_no_host(start: Start, connect: Connect) -> None:
+    async with start(live=True) as quern:
+        for host in (b"", b"Host:\r\n", b"Host: localhost\r\n"):
+            client = await connect(quern)
+            await client.send(b"GET /health HTTP/1.0\r\n" + host + b"\r\n")
+            assert (await client.answer()).status == 200
+
+
+SERVED_AS = {
+    "http://localhost": 200,
+    "http://127.0.0.1:8001": 200,
+    "HTTP://LocalHost": 200,
+    "https://[::1]:443": 200,
+    "http://evil.example": 403,
+    "http://evil.example:80": 403,
+    "http://localhost@evil.example": 403,
+    "http://evil.example@localhost": 403,
+    "http://a:b@localhost": 403,
+    "http://localhost.evil.example": 403,
+    "ws://evil.example": 403,
+}
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize("upgrade", [(), H2C], ids=["plain", "upgrade"])
+async def test_the_host_in_a_target_counts_and_not_the_header(
+    start: Start, connect: Connect, version: str, upgrade: tuple[str, ...]
+) -> None:
+    async with start(live=True) as quern:
+        for base, status in SERVED_AS.items():
+            for host in (b"127.0.0.1", b"evil.example"):
+                sent = post(f"{base}{CHAT}", *upgrade, body=HELLO, version=version)
+                client = await connect(quern)
+                await client.send(sent.replace(b"Host: 127.0.0.1", b"Host: " + host))
+                answer = await client.answer()
+                assert answer.status == status, (base, host)
+                if status == 403:
+                    assert "server.hosts" in answer.sentence()
+        assert len(quern.engine.requests) == 2 * list(SERVED_AS.values()).count(200)
+
+
+async def test_a_page_is_the_servers_own_by_the_host_in_the_target(start: Start, connect: Connect) -> None:
+    async with start(live=True) as quern:
+        client = await connect(quern)
+        for origin, status in (("http://localhost:8001", 200), ("http://127.0.0.1", 403)):
+            await client.send(post(f"http://localhost:8001{CHAT}", f"Origin: {origin}", body=HELLO))
+            assert (await client.answer()).status == status
 
 
 async def test_targets_of_every_kind_get_an_answer_and_the_connection_goes_on(start: Start, connect: Connect) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import httpx2
 import pydantic
 import pytest
 
+from quern.api.anthropic import answer
 from quern.api.shared import sse
 
 from .conftest import Quern, Start
@@ -147,12 +149,92 @@ async def test_an_answer_that_fails_ends_with_an_error_event(start: Start) -> No
     assert "failed after 2 tokens" in sent[-1]["error"]["message"]
 
 
-async def test_silence_is_filled_with_pings(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def silent_stream(
+    start: Start, monkeypatch: pytest.MonkeyPatch, text: str, **delays: float
+) -> tuple[list[dict[str, Any]], anthropic.types.Message]:
+    """An answer that comes after many silences: its events, and what the library makes of them."""
     monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.005)
-    async with start(saying("ab", token_delay=0.05)) as quern:
-        sent = await streamed(quern)
+    monkeypatch.setattr(answer, "SILENCES_FOR_A_DELTA", 3)
+    async with start(saying(text, **delays), live=True) as quern, library(quern) as client:
+        sent = await streamed(quern, tools=[WEATHER])
+        async with client.messages.stream(model="fake", max_tokens=1000, messages=USER, tools=[WEATHER]) as stream:
+            final = await stream.get_final_message()
+    return sent, final
+
+
+def kinds(sent: list[dict[str, Any]]) -> list[str]:
+    """The types of the events, those of deltas and blocks with what they are of; the same ones in a row once."""
+    named = [
+        f"{data['type']} {data['content_block']['type']}" if "content_block" in data else data["type"] for data in sent
+    ]
+    return [name for name, before in zip(named, [None, *named], strict=False) if name != before]
+
+
+EMPTY_TEXT = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": ""}}
+
+
+async def test_silence_is_filled_with_pings_and_now_and_then_with_an_empty_text(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, final = await silent_stream(start, monkeypatch, "ab", token_delay=0.05)
     assert sent.count({"type": "ping"}) > 1
-    assert "".join(data["delta"]["text"] for data in sent if data["type"] == "content_block_delta") == "ab"
+    assert EMPTY_TEXT in sent
+    deltas = [data for data in sent if data["type"] == "content_block_delta"]
+    assert "".join(data["delta"]["text"] for data in deltas) == "ab"
+    assert {data["index"] for data in deltas} == {0}
+    assert [block.type for block in final.content] == ["text"]
+    assert final.content[0].model_dump()["text"] == "ab"
+
+
+async def test_a_call_after_a_long_silence_comes_whole_behind_an_empty_text(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, final = await silent_stream(start, monkeypatch, CALL, prefill_delay=0.2)
+    assert EMPTY_TEXT in sent
+    assert [kind for kind in kinds(sent) if kind.startswith("content_block_start")] == [
+        "content_block_start text",
+        "content_block_start tool_use",
+    ]
+    assert [block.type for block in final.content] == ["text", "tool_use"]
+    assert final.content[0].model_dump()["text"] == ""
+    assert final.content[1].model_dump()["input"] == {"city": "Paris"}
+    assert final.stop_reason == "tool_use"
+
+
+async def test_silence_within_a_call_leaves_its_arguments_alone(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent, final = await silent_stream(start, monkeypatch, CALL, token_delay=0.02)
+    empty = [data for data in sent if data.get("delta") == {"type": "input_json_delta", "partial_json": ""}]
+    assert empty
+    assert final.content[-1].model_dump()["input"] == {"city": "Paris"}
+
+
+async def test_a_message_that_waits_for_its_place_starts_all_the_same(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.005)
+    engine = saying("a" * 10, token_delay=0.03, parallel=1)
+    async with start(engine) as quern:
+        first = asyncio.ensure_future(streamed(quern))
+        while not quern.engine.stats().running:
+            await asyncio.sleep(0.005)
+        sent = await streamed(quern)
+        await first
+    assert [data["type"] for data in sent[:2]] == ["message_start", "ping"]
+    assert [data["type"] for data in sent].count("message_start") == 1
+    assert sent[0]["message"]["usage"]["input_tokens"] == 21
+    usage = sent[-2]["usage"]
+    assert (usage["input_tokens"] + usage["cache_read_input_tokens"], usage["output_tokens"]) == (21, 10)
+    assert usage["cache_read_input_tokens"] > 0, "what is known only later is told at the end"
+
+
+async def test_an_empty_text_sent_back_is_nothing_to_the_model(start: Start) -> None:
+    call = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Paris"}}
+    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "sunny"}]}
+    async with start(saying("ok")) as quern:
+        for content in ([call], [{"type": "text", "text": ""}, call]):
+            await streamed(quern, tools=[WEATHER], messages=[*USER, {"role": "assistant", "content": content}, result])
+        first, second = quern.engine.requests
+    assert first.prompt == second.prompt
 
 
 async def test_a_refused_stream_is_a_plain_error(quern: Quern) -> None:

@@ -54,6 +54,27 @@ def prompt_text(request: GenerateRequest) -> str:
     return TextCodec.builtin().tokenizer.decode(request.prompt)
 
 
+async def test_at_the_root_is_what_ollamas_clients_compare_to_the_letter(start: Start) -> None:
+    async with start(live=True) as quern:
+        for accept in ("*/*", "application/json", "text/html, image/gif, image/jpeg, */*; q=.2", ""):
+            response = await quern.client.get("/", headers={"accept": accept})
+            assert (response.status_code, response.content) == (200, b"Ollama is running")
+            assert response.headers["content-type"] == "text/plain; charset=utf-8"
+        head = await quern.client.head("/")
+        assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", "17")
+        assert (await quern.client.get(str(quern.client.base_url).rstrip("/"))).text == "Ollama is running"
+        assert (await quern.client.post("/", json={})).status_code == 405
+
+
+async def test_at_the_root_a_browser_reads_what_this_server_is(quern: Quern) -> None:
+    accept = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+    response = await quern.client.get("/", headers={"accept": accept, "sec-fetch-site": "none"})
+    assert response.status_code == 200
+    assert response.text.startswith("Quern is running")
+    assert "/docs" in response.text
+    assert "accept" in response.headers["vary"].lower()
+
+
 async def test_the_official_client_chats_whole_and_streamed(start: Start) -> None:
     async with start(saying("Hello there"), live=True) as quern, official(quern) as client:
         model = quern.engine.info.model_id

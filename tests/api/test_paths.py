@@ -100,6 +100,18 @@ async def test_slashes_too_many_never_delete_more_than_was_meant(quern: Quern) -
         ("/v1/infill", "POST /infill"),
         ("/v1/tokenize", "POST /tokenize"),
         ("/v1/completion", "POST /v1/completions"),
+        ("/chat/completion", "POST /v1/chat/completions"),
+        ("/V1/Chat/Completions", "POST /v1/chat/completions"),
+        ("/openai/deployments/gpt/chat/completions", "POST /v1/chat/completions"),
+        ("/v1/response", "POST /v1/responses"),
+        ("/v1/embedding", "POST /v1/embeddings"),
+        ("/v1/engines/x/completion", "POST /v1/engines/{engine}/completions"),
+        ("/engines/x/completions", "POST /v1/engines/{engine}/completions"),
+        ("/v1/model", "GET /v1/models"),
+        ("/v1/modelss/x", "GET /v1/models/{model}"),
+        ("/conversation", "POST /v1/conversations"),
+        ("/conversations/x", "POST /v1/conversations/{conversation_id}"),
+        ("/tokenise", "POST /tokenize"),
     ],
 )
 async def test_an_unknown_path_is_told_the_nearest_route_and_the_base_urls(quern: Quern, path: str, meant: str) -> None:
@@ -122,7 +134,44 @@ async def test_where_anthropics_clients_go_wrong_they_are_told_in_their_style(qu
     assert "/v1/messages" in response.json()["error"]["message"]
 
 
-async def test_a_path_like_nothing_here_is_told_the_base_urls_only(quern: Quern) -> None:
-    message = (await quern.client.get("/favicon.ico")).json()["error"]["message"]
-    assert "probably" not in message
-    assert "http://localhost/v1" in message
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/metrics", "/favicon.ico", "/robots.txt", "/index.html", "/sitemap.xml", "/.well-known/x", "/.env"),
+        *("/nowhere", "/x", "/v1", "/api", "/v1/chat", "/v1/nothing", "/v1/moderations", "/v1/files", "/stats"),
+        *("/v1/images/generations", "/v1/audio/transcriptions", "/v1/edits", "/v1/batches", "/v1/messages/batches"),
+        *("/v1/threads", "/v1/rerank", "/livez", "/status", "/test", "/generate", "/invocations", "/version"),
+        *("/v1/chat-completions", "/v1/chatcompletions", "/openapi.yaml", "/metrics/x", "/a/b/c/d/e/f/g/h"),
+    ],
+)
+async def test_a_path_like_nothing_here_is_told_the_base_urls_only(quern: Quern, path: str) -> None:
+    for response in (await quern.client.get(path), await quern.client.post(path, json={})):
+        assert response.status_code == 404
+        assert "probably" not in response.text
+        assert "http://localhost/v1" in response.text
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [("/api/chats", "POST /api/chat"), ("/api/tag", "GET /api/tags"), ("/ollama/api/generate", "POST /api/generate")],
+)
+async def test_where_ollamas_clients_go_wrong_they_are_told_in_their_style(quern: Quern, path: str, meant: str) -> None:
+    response = await quern.client.post(path, json={})
+    assert response.status_code == 404
+    assert meant in response.json()["error"]
+
+
+async def test_where_healths_callers_go_wrong_they_are_told_in_its_style(quern: Quern) -> None:
+    for path, meant in {"/healthz": "GET /health", "/readyz": "GET /ready", "/doc": "GET /docs"}.items():
+        assert f"You probably mean {meant}. " in (await quern.client.get(path)).json()["detail"]
+
+
+async def test_a_slip_with_any_method_is_told_what_the_path_takes(quern: Quern) -> None:
+    for method, told in {"DELETE": "DELETE", "GET": "GET", "PUT": "DELETE or GET or POST"}.items():
+        message = (await quern.client.request(method, "/v1/conversation")).json()["error"]["message"]
+        assert f"You probably mean {told} /v1/conversations. " in message
+
+
+async def test_paths_of_any_length_are_answered(quern: Quern) -> None:
+    for path in ("/" + "a" * 5000, "/a" * 2500, "/v1/" + "chat/" * 900 + "completions", "/%00%ff/..;/x"):
+        assert (await quern.client.get(path)).status_code == 404

@@ -89,6 +89,7 @@ async def test_the_api_page_and_its_description_list_every_route_and_form_field(
         "/v1/admin/keys/{key}",
         "/v1/admin/keys/{key}/adopt",
         "/v1/admin/keys/{key}/rotate",
+        "/",
         "/api/chat",
         "/api/embed",
         "/api/embeddings",

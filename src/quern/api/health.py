@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from quern.api.shared.dialect import Dialect
 from quern.api.shared.error_styles import DETAIL_ERRORS
+from quern.api.shared.openapi import PLAIN_TEXT
 from quern.api.shared.services import ServicesDep
+
+OLLAMA_IS_RUNNING = "Ollama is running"
+"""What Ollama answers at `/`, to the letter: its client wants the status, many others compare the text."""
+FOR_BROWSERS = "Quern is running. It speaks the APIs of OpenAI, Anthropic, Ollama and llama.cpp: see /docs.\n"
+ONLY_BROWSERS_ACCEPT = "application/xhtml+xml"
 
 router = APIRouter(tags=["health"])
 
 HEALTH = Dialect(
     (router,),
     errors=DETAIL_ERRORS,
-    prefixes=("/health", "/ready"),
+    prefixes=("/", "/health", "/ready"),
     quiet_paths=frozenset({"/health", "/ready"}),
-    open_paths=("/health", "/ready", "/docs", "/openapi.json"),
+    open_paths=("/", "/health", "/ready", "/docs", "/openapi.json"),
 )
+
+
+@router.get("/", response_model=None, responses=PLAIN_TEXT)
+async def running(request: Request) -> Response:
+    """What Ollama's clients look for first; a browser is told the truth."""
+    is_browser = ONLY_BROWSERS_ACCEPT in request.headers.get("accept", "")
+    return PlainTextResponse(FOR_BROWSERS if is_browser else OLLAMA_IS_RUNNING, headers={"vary": "accept"})
 
 
 @router.get("/health")

@@ -24,7 +24,7 @@ from quern.config import EngineName, LogFormat, Settings
 from quern.config_sources import load_settings
 from quern.engine.base import EngineState
 from quern.errors import ConfigError, StoreError
-from quern.http_server.server import HttpServer
+from quern.http_server.server import HttpServer, freeze_garbage_collection
 from quern.modelfiles.sizes import size_on_disk
 from quern.models.locate import model_id
 from quern.models.pull import ensure
@@ -173,6 +173,7 @@ class _Process:
         self._signal: signal.Signals | None = None
         self._stop = asyncio.Event()
         self._terminals = [output for output in (STDOUT, STDERR) if os.isatty(output)]
+        freeze_garbage_collection()
         self._server = HttpServer(application.asgi, settings.server, seconds_to_end=CONNECTIONS_END_SECONDS)
 
     async def run(self) -> signal.Signals | None:

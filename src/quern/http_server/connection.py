@@ -105,7 +105,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self._quiet:
             self.transport.close()
         else:
-            self._stop(refusals.gave_way())
+            self._stop(refusals.GAVE_WAY)
 
     def cut_off(self) -> None:
         """Close at once."""
@@ -158,7 +158,7 @@ class BoundedConnection(HttpToolsProtocol):
         """Refuse what comes now, and all that follows it, once what came before it is answered."""
         self._refusal = refusal
         host = self.client[0] if self.client else ""
-        log.info("connection_refused", status=refusal.status, code=refusal.code, client=host, reason=refusal.message)
+        log.info("connection_refused", status=refusal.status, code=refusal.code, client=host, reason=refusal.reason)
         if self._active is None or self._active.response_complete:
             self._answer_refusal(refusal)
         elif not self._in_body:

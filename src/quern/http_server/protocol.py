@@ -6,13 +6,16 @@ llhttp (httptools' parser) refuses what is no HTTP; what it leaves open is decid
   request's headers for another protocol's, so the headers are parsed a second time, without it.
 - The bytes and the number of headers, and of whatever else in a request is not its body.
 - What follows a body in chunks never becomes one of the request's headers.
+- HTTP/1.1 names one host. Where the target has one too (its absolute form), that one counts (RFC 9112, 3.2).
+- A body is framed by its length or in chunks, and by nothing else that `Transfer-Encoding` may say.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import urllib.parse
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
@@ -25,7 +28,10 @@ from quern.http_server.refusals import Refusal
 AHEAD_AT_MOST = 64
 """Requests that may be sent ahead of the answer to the one before them."""
 SPOKEN_VERSIONS = frozenset({"1.0", "1.1"})
-LOOKED_AT = frozenset({b"expect", b"host", b"transfer-encoding"})
+NO_VERSION_YET = "0.0"
+"""What the parser says before it has read one."""
+AUTHORITY = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
+"""Of a target in absolute form."""
 
 
 class _Stopped(Exception):
@@ -37,10 +43,17 @@ class HttpProtocol(BoundedConnection):
 
     def __init__(self, *uvicorns: Any, **more: Any) -> None:
         super().__init__(*uvicorns, **more)
+        self.parser = self._new_parser()
         self._most = self._settings.max_header_bytes
         self.url: bytes = b""
         self._size = self._unfinished = self._piece = 0
         self._upgrade: list[tuple[bytes, bytes]] = []
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        # Versions that are not spoken are refused here, by name.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True, lenient_version=True)
+        return parser
 
     def data_received(self, data: bytes) -> None:
         """Parse, count, and look at the clock."""
@@ -70,21 +83,24 @@ class HttpProtocol(BoundedConnection):
             except httptools.HttpParserError as error:
                 self._stop(self._refusal or refusals.malformed(str(error), data))
             else:
-                self._check_unfinished(len(data))
+                self._check_unfinished(data)
             return
 
-    def _check_unfinished(self, size: int) -> None:
+    def _check_unfinished(self, data: bytes) -> None:
         """What brings neither a whole header nor a part of a body: the parser may keep it, or read it for ever."""
-        self._unfinished += size
-        if not self._quiet and self._unfinished > self._most:
+        self._unfinished += len(data)
+        if self._quiet:
+            return
+        if self._unfinished > self._most:
             self._stop(refusals.headers_too_large(self._most))
+        elif self._in_head and self.url and data.endswith(b"\n") and self.parser.get_http_version() == NO_VERSION_YET:
+            self._stop(refusals.wrong_version("0.9"))  # its requests are over with their first line
 
     def _head_without_upgrade(self) -> bytes:
         self._upgrade = [header for header in self.headers if header[0] == b"upgrade"]
         kept = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
         method, version = self.scope["method"].encode(), self.scope["http_version"].encode()
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser = self._new_parser()
         return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(kept))
 
     # The parser's callbacks
@@ -113,31 +129,17 @@ class HttpProtocol(BoundedConnection):
         if not self._in_head:
             return
         name = name.lower()
-        if name in LOOKED_AT:
-            self._look_at(name, value)
-        self.headers.append((name, value))
-
-    def _look_at(self, name: bytes, value: bytes) -> None:
         if name == b"expect":
             self.expect_100_continue = value.lower() == b"100-continue"
-        elif name == b"transfer-encoding" and value.lower() != b"chunked":
-            self._halt(refusals.transfer_coding(value))
-        elif name == b"host" and any(known == b"host" for known, _ in self.headers):
-            self._halt(refusals.malformed("it has two Host headers"))
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """A request for ASGI, whose body is still to come."""
-        version, method = self.parser.get_http_version(), self.parser.get_method()
-        self.scope["method"] = method.decode("ascii")
-        self.scope["http_version"] = version
-        if len(self.headers) > self._settings.max_headers:
-            self._halt(refusals.too_many_headers(self._settings.max_headers))
-        if version not in SPOKEN_VERSIONS:
-            self._halt(refusals.wrong_version(version))
-        if method == b"CONNECT":
-            self._halt(refusals.no_proxy())
-        if version == "1.0" and any(name == b"transfer-encoding" for name, _ in self.headers):
-            self._halt(refusals.malformed("HTTP/1.0 has no Transfer-Encoding"))
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = self.parser.get_http_version()
+        fault = self._fault(self.scope["method"], self.scope["http_version"])
+        if fault is not None:
+            self._halt(fault)
         if self.parser.should_upgrade():
             return
         self.headers += self._upgrade
@@ -152,8 +154,35 @@ class HttpProtocol(BoundedConnection):
         self._began = self._heard = self.loop.time()
         self._received = 0
 
+    def _fault(self, method: str, version: str) -> Refusal | None:
+        """Why a request whose headers have all come is refused."""
+        hosts = [value for name, value in self.headers if name == b"host"]
+        codings = [value.rstrip(b" ") for name, value in self.headers if name == b"transfer-encoding"]
+        unknown = next((coding for coding in codings if coding.lower() != b"chunked"), None)
+        refusal = None
+        if len(self.headers) > self._settings.max_headers:
+            refusal = refusals.too_many_headers(self._settings.max_headers)
+        elif version not in SPOKEN_VERSIONS:
+            refusal = refusals.wrong_version(version)
+        elif method == "CONNECT":
+            refusal = refusals.NO_PROXY
+        elif len(hosts) > 1:
+            refusal = refusals.malformed("it has two Host headers")
+        elif version == "1.1" and not (hosts and hosts[0].strip()):
+            refusal = refusals.malformed("it names no host, as the header Host has to")
+        elif codings and version == "1.0":
+            refusal = refusals.malformed("HTTP/1.0 has no Transfer-Encoding")
+        elif unknown is not None:
+            refusal = refusals.transfer_coding(unknown)
+        return refusal
+
     def _target(self) -> tuple[bytes, bytes]:
-        parsed = httptools.parse_url(self.url)  # what it raises is the parser's error
+        try:
+            parsed = httptools.parse_url(self.url)
+        except httptools.HttpParserInvalidURLError:
+            self._halt(refusals.malformed("its target can't be read as a URL"))
+        if absolute := AUTHORITY.match(self.url):
+            self.headers[:] = [*(header for header in self.headers if header[0] != b"host"), (b"host", absolute[1])]
         return cast("bytes | None", parsed.path) or b"/", cast("bytes | None", parsed.query) or b""
 
     def _begin_cycle(self, *, keep_alive: bool) -> None:
@@ -201,7 +230,7 @@ class HttpProtocol(BoundedConnection):
         self._quiet = True
         super().on_message_complete()
 
-    def _halt(self, refusal: Refusal) -> None:
+    def _halt(self, refusal: Refusal) -> NoReturn:
         """Stop the parser from within one of its callbacks."""
         self._refusal = refusal
         raise _Stopped

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import resource
-import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from math import ceil
@@ -53,18 +52,18 @@ class HttpServer(uvicorn.Server):
         super().__init__(config)
         self.connections = config.connections
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen. What was made until now lives as long as the server: Python's collector, which stops every stream
-        while it looks at all objects (a tenth of a second for the imported modules' alone), needn't look at it again.
-        """
-        gc.collect()
-        gc.freeze()
-        await super().startup(sockets)
-
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         """Leave signals to the process: it lets running turns finish first."""
         yield
+
+
+def freeze_garbage_collection() -> None:
+    """Have Python's collector not look again at what was made until now, since it lives as long as the server. Every
+    stream stands while it looks at all objects: a tenth of a second for those of the imported modules alone.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _connections(wanted: int) -> int:

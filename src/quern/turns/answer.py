@@ -12,9 +12,13 @@ from quern.types import Item, Message, Role, ToolCall
 PARAGRAPH_BREAK = "\n\n"
 """Stands between the texts before and after a call, where they are one text."""
 
+OF_PREFILL = -1
+IN_PLACE_OF_A_CALL = -2
+"""Places of what is told nowhere else: before all the others, or the place of a call below this one."""
+
 
 class Answer:
-    """Texts and calls in the order in which they came. A call that was cut off is none: what the model wrote of it is
+    """Texts and calls in the order in which they came. A call that is not whole is none: what the model wrote of it is
     text, so that nothing is lost and nobody carries it out.
     """
 
@@ -30,7 +34,7 @@ class Answer:
         """Add an event; those that say nothing of the answer change nothing."""
         match event:
             case TextDelta(text):
-                if not self._parts or isinstance(self._parts[-1], CallStarted):
+                if not self._parts or isinstance(self._parts[-1], CallStarted) or self._places[-1] < 0:
                     self._add([])
                 self._last_text().append(text)
             case CallStarted(index):
@@ -40,9 +44,10 @@ class Answer:
                 self._arguments[index].append(fragment)
             case CallEnded(whole=False, written=written):
                 self._parts.pop()
-                self._places.pop()
+                place = self._places.pop()
                 if written:
-                    self._add([written])
+                    self._parts.append([written])
+                    self._places.append(IN_PLACE_OF_A_CALL - place)
             case _:
                 return
 
@@ -63,13 +68,13 @@ class Answer:
 
     def new_items(self, turn_id: str, prefill: str = "") -> tuple[NewItem, ...]:
         """The same after the `prefill`, with their ids. What stands for a cut call does not get the id under which the
-        call was told.
+        call was told, nor one that anything else has.
         """
         places, items = self._places or [self._told], self.items()
         if prefill and isinstance(begun := items[0], Message):
             items[0] = Message(Role.ASSISTANT, prefill + begun.content)
         elif prefill:
-            places, items = [-1, *places], [Message(Role.ASSISTANT, prefill), *items]
+            places, items = [OF_PREFILL, *places], [Message(Role.ASSISTANT, prefill), *items]
         return tuple(NewItem(item_id(turn_id, place), item) for place, item in zip(places, items, strict=True))
 
     def _add(self, part: list[str] | CallStarted) -> None:
@@ -90,7 +95,7 @@ class Answer:
 
 class OneText:
     """The texts of an answer as one text, while it is told; joined, the pieces are `Answer.text` of the same events,
-    but for a call that was cut off: whoever reads along was told that as a call.
+    but for a call that is not whole: whoever reads along was told that as a call.
     """
 
     def __init__(self) -> None:

@@ -80,7 +80,7 @@ class OutputParser:
         self._arguments_begun = False
         self.calls_ended = 0
         self.cut_off = False
-        """Whether the end of the answer cut off a call."""
+        """Whether a call is not whole: the end of the answer cut it off, or it can't be mended."""
 
     @property
     def repairs(self) -> int:
@@ -96,11 +96,11 @@ class OutputParser:
         """Take what comes next."""
         if self._parser is None:
             return [TextDelta(text)] if text else []
-        return [] if self.complete else self._counted(self._parser.push(text))
+        return [] if self.complete else self._counted(_unclosed(self._parser.push(text)))
 
     def finish(self) -> Sequence[AnswerEvent]:
         """The end: what was held back. A call that it cuts off gets nothing that would make it look whole."""
-        return [] if self._parser is None or self.complete else self._counted(self._unclosed(self._parser.finish()))
+        return [] if self._parser is None or self.complete else self._counted(self._cut(self._parser.finish()))
 
     def _counted(self, parsed: Iterable[AnswerEvent]) -> list[AnswerEvent]:
         events: list[AnswerEvent] = []
@@ -113,23 +113,38 @@ class OutputParser:
                     self._arguments_begun = True
                 case CallEnded(whole=whole):
                     self.calls_ended += 1
-                    self.cut_off = not whole
+                    self.cut_off = self.cut_off or not whole
                 case TextDelta():
                     continue
             if self.complete:
                 break
         return events
 
-    def _unclosed(self, parsed: Sequence[AnswerEvent]) -> Iterable[AnswerEvent]:
+    def _cut(self, parsed: Sequence[AnswerEvent]) -> Iterable[AnswerEvent]:
         """The last events, without what completes the arguments of a call that is cut off: many clients carry out
         whatever they can parse. What has no arguments yet gets a brace, as none at all are taken for an empty object.
         """
-        cut = {event.index for event in parsed if isinstance(event, CallEnded) and not event.whole}
+        cut = _not_whole(parsed)
         for event in parsed:
             if not isinstance(event, ArgumentsDelta) or event.index not in cut:
                 yield event
             elif not self._arguments_begun:
                 yield ArgumentsDelta(event.index, "{")
+
+
+def _not_whole(parsed: Sequence[AnswerEvent]) -> set[int]:
+    return {event.index for event in parsed if isinstance(event, CallEnded) and not event.whole}
+
+
+def _unclosed(parsed: Sequence[AnswerEvent]) -> Iterable[AnswerEvent]:
+    """The events, without the brace that closes the arguments of a call that is not whole; it comes with the end."""
+    unclosed = _not_whole(parsed)
+    for event in parsed:
+        if isinstance(event, ArgumentsDelta) and event.index in unclosed:
+            if fragment := event.fragment.removesuffix("}"):
+                yield ArgumentsDelta(event.index, fragment)
+        else:
+            yield event
 
 
 class AlignedLogprobs:

@@ -41,6 +41,14 @@ def test_a_cut_body_is_never_taken_for_a_whole_one(coding: str, text: bytes, dat
         unpack(packed[:cut], coding, 1000)
 
 
+@given(texts=st.lists(st.tuples(TEXTS, st.integers(0, 600)), min_size=1, max_size=5))
+def test_zeros_behind_gzips_members_are_padding(texts: list[tuple[bytes, int]]) -> None:
+    packed = b"".join(gzip.compress(text) + b"\0" * zeros for text, zeros in texts)
+    assert unpack(packed, "gzip", 10**6) == b"".join(text for text, _ in texts)
+    with pytest.raises(Corrupt):
+        unpack(packed + b"\0\1", "gzip", 10**6)
+
+
 @pytest.mark.parametrize("coding", PACK)
 @given(body=st.binary(min_size=1, max_size=3000))
 def test_any_bytes_are_unpacked_or_refused(coding: str, body: bytes) -> None:

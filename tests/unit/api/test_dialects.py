@@ -118,6 +118,12 @@ async def test_a_dialects_own_headers_come_with_every_answer_of_it(client: httpx
     assert "x-teapot" not in (await client.get("/elsewhere")).headers
 
 
+def test_the_root_is_a_path_of_its_own_and_no_prefix_of_others() -> None:
+    dialects = Dialects(DIALECTS, default_style=TeapotErrors())
+    assert dialects.style_of("/") is DETAIL_ERRORS
+    assert isinstance(dialects.style_of("/nowhere"), TeapotErrors)
+
+
 async def test_the_longest_prefix_decides_and_other_paths_have_a_style_too(client: httpx2.AsyncClient) -> None:
     assert (await client.get("/tea/ceremony/x")).json() == {"detail": "Not Found"}
     assert (await client.get("/coffee")).json()["error"]["code"] == "not_found"

@@ -88,4 +88,29 @@ def test_what_was_written_of_a_cut_call_is_a_message_of_its_own_without_the_call
     before, item = Answer(told(ToolFormat.JSON, f"I run it.\n\n{written}")).new_items(TURN)
     assert before.item == Message(Role.ASSISTANT, "I run it.")
     assert item.item == Message(Role.ASSISTANT, written)
-    assert [before.id, item.id] == [item_id(TURN, 0), item_id(TURN, 2)], "the call was told under the second id"
+    assert before.id == item_id(TURN, 0)
+    assert item.id not in {item_id(TURN, place) for place in range(4)}, "the call was told under the second id"
+
+
+@pytest.mark.parametrize("rest", ["Then more.", CALLS[ToolFormat.JSON][0]])
+def test_what_follows_a_call_that_can_not_be_mended_keeps_the_id_under_which_it_was_told(rest: str) -> None:
+    junk = CALLS[ToolFormat.JSON][0].replace('"cmd": ', '"cmd", ')
+    events = told(ToolFormat.JSON, f"{junk}\n{rest}")
+    reader = [event for event in events if isinstance(event, CallEnded)]
+    assert reader[0] == CallEnded(0, whole=False)
+    assert not is_json(
+        "".join(event.fragment for event in events if isinstance(event, ArgumentsDelta) and event.index == 0)
+    )
+    written, after = Answer(events).new_items(TURN)
+    assert isinstance(written.item, Message)
+    assert junk.startswith(written.item.content)
+    assert '"rm -rf /tmp/build", "times": 12' in written.item.content
+    assert after.id == item_id(TURN, 1)
+
+
+def test_an_answer_with_a_call_that_can_not_be_mended_does_not_end_with_calls() -> None:
+    call = CALLS[ToolFormat.JSON][0]
+    reader = OutputParser(answer_parser(ToolFormat.JSON, [RUN], "call_{}".format))
+    events = [*reader.push(call.replace('"cmd": ', '"cmd", ') + call), *reader.finish()]
+    assert [event.whole for event in events if isinstance(event, CallEnded)] == [False, True]
+    assert reader.cut_off

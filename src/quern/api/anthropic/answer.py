@@ -15,6 +15,8 @@ from quern.turns.answer import Answer
 from quern.types import FinishReason, Item, Message, ToolCall, ToolResult, TurnState, Usage
 
 PING: dict[str, Any] = {"type": "ping"}
+SILENCES_FOR_A_DELTA = 8
+"""Of so many silences in a row the last is filled with a delta that is empty, not with a ping."""
 
 
 class MessageEvents:
@@ -31,6 +33,7 @@ class MessageEvents:
         self._begun = False
         self._index = -1
         self._open: str | None = None
+        self._silences = 0
 
     def take(self, event: TurnEvent) -> list[dict[str, Any]]:
         """What an event adds. A turn that did not complete ends without more: the error is the caller's."""
@@ -52,7 +55,26 @@ class MessageEvents:
                 added = [*self._begin(), *self._end_block(), *self._end(event)]
             case _:
                 pass
+        if added:
+            self._silences = 0
         return added
+
+    def in_silence(self) -> list[dict[str, Any]]:
+        """What says that the server is still there, and changes nothing of the message.
+
+        Claude Code counts few pings (thirty in a row) or none, and gives a message up after five minutes without
+        anything that it counts. So it gets the message's start, if that has to wait, and later empty deltas. As long as
+        there is no block they are a text's: an answer that begins with a call then has an empty text before it.
+        """
+        self._silences += 1
+        if not self._begun:
+            return self._begin()
+        if self._silences % SILENCES_FOR_A_DELTA or (self._open is None and self._index >= 0):
+            return [PING]
+        if self._open == "tool_use":
+            return [self._delta({"type": "input_json_delta", "partial_json": ""})]
+        opening = [] if self._open else self._begin_block({"type": "text", "text": ""})
+        return [*opening, self._delta({"type": "text_delta", "text": ""})]
 
     def _begin(self, cached: int = 0) -> list[dict[str, Any]]:
         if self._begun:

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from quern.api.anthropic.answer import PING, MessageEvents, message_heading, unanswered, whole_message
+from quern.api.anthropic.answer import MessageEvents, message_heading, unanswered, whole_message
 from quern.api.anthropic.errors import ANTHROPIC_ERRORS
 from quern.api.anthropic.request import CountTokensRequest, MessagesRequest
 from quern.api.shared.headers import CallerDep, ConversationHeader
@@ -66,8 +66,8 @@ class MessageEncoder(StreamEncoder):
         return b"".join(frames)
 
     def keep_alive(self) -> bytes:
-        """An event that adds nothing."""
-        return _frame(PING)
+        """Events that add nothing."""
+        return b"".join(map(_frame, self._events.in_silence()))
 
 
 def _all(event: TurnEvent) -> TurnEvent:

@@ -110,7 +110,9 @@ class ResponseEvents:
         return index, item_id(self._head.turn_id, index)
 
     def _open(self, item: OutputItem) -> list[Event]:
-        closed = self._output[-1].close(COMPLETED) if self._output else []
+        last = self._output[-1] if self._output else None
+        whole = not isinstance(last, OutputCall) or last.whole
+        closed = last.close(COMPLETED if whole else INCOMPLETE) if last is not None else []
         self._output.append(item)
         return [*closed, *item.opening()]
 
@@ -127,9 +129,8 @@ class ResponseEvents:
         return [*opened, *closed, self._lifecycle(LAST_EVENTS[status])]
 
     def _ended_as(self, end: TurnEnded) -> str:
-        """How the response ended: a call that was cut off, by whatever, leaves it incomplete."""
-        last = self._output[-1] if self._output else None
-        cut_off = isinstance(last, OutputCall) and not last.whole
+        """How the response ended: a call that is not whole, for whatever reason, leaves it incomplete."""
+        cut_off = any(isinstance(item, OutputCall) and not item.whole for item in self._output)
         return INCOMPLETE if cut_off and end.state is TurnState.COMPLETED else end_status(end)
 
     def _lifecycle(self, kind: str) -> Event:

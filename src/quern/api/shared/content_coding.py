@@ -1,7 +1,7 @@
 """Bodies that came packed (`Content-Encoding`): unpacked, and bounded while they are.
 
-Sources: RFC 9110, 8.4.1 (gzip, and deflate, which is zlib's format, though some send raw deflate); RFC 8878 and
-RFC 9659 (zstd, with a window of 8 MB at most).
+Sources: RFC 9110, 8.4.1 (gzip, and deflate, which is zlib's format, though some send raw deflate); gzip's manual (what
+follows a member may be padded with zeros); RFC 8878 and RFC 9659 (zstd, with a window of 8 MB at most).
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ PARTS_AT_MOST = 64
 ZSTD_WINDOW_BYTES = 8 * 2**20
 PIECE_BYTES = 256
 """zstd unpacks a piece at once, at worst to some 32,000 times its size."""
+
+
+GZIP = 16 + zlib.MAX_WBITS
+"""What tells zlib to read gzip."""
 
 
 class UnpackedTooLarge(Exception):
@@ -64,19 +68,21 @@ def unpack(body: bytes, coding: str, limit: int) -> bytes:
 def _window_bits(body: bytes, coding: str) -> int:
     """How zlib is told which format to read. A header of zlib's names method 8 and is a multiple of 31."""
     if coding == "gzip":
-        return 16 + zlib.MAX_WBITS
+        return GZIP
     is_zlib = len(body) > 1 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
     return zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS
 
 
 def _unpack_zlib(body: bytes, window_bits: int, limit: int) -> bytes:
+    padding = b"\0" if window_bits == GZIP else b""
+
     def unpacked(rest: bytes, room: int) -> tuple[bytes, bytes]:
         unpacker = zlib.decompressobj(window_bits)
         part = unpacker.decompress(rest, room + 1)
         if len(part) > room:
             raise UnpackedTooLarge
         _check_whole(unpacker)
-        return part, unpacker.unused_data
+        return part, unpacker.unused_data.lstrip(padding)
 
     return _all_parts(body, limit, unpacked)
 

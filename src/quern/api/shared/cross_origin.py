@@ -157,11 +157,16 @@ class CrossOrigin:
         failure = self._foreign_host(headers) or self._foreign_page(scope, headers)
         if failure is not None:
             await self._style_of(scope["path"]).response(failure)(scope, receive, send)
-        elif scope["method"] == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers:
+        elif self._is_preflight(scope, headers):
             methods = self._methods_of(scope["path"]) or {headers["access-control-request-method"]}
             await _cors(self._app, self._origins, sorted(methods)).preflight_response(headers)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    def _is_preflight(self, scope: Scope, headers: Headers) -> bool:
+        """Whether a page of another origin asks what it may do. One of our own need not ask."""
+        asks = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
+        return asks and headers.get("origin", "") in self._origins
 
     def _foreign_host(self, headers: Headers) -> Failure | None:
         foreign = next((host for host in headers.getlist("host") if host and not self._hosts.serves(host)), None)

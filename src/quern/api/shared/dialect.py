@@ -17,8 +17,9 @@ class Dialect:
     """A way to speak to the server.
 
     `prefixes`: how its paths begin, also those of which no route is known: an unknown path and a body that is too large
-    are refused in its style. `quiet_paths`: requests that are only logged at the level debug. `open_paths`: with what
-    is below them they show nobody's data, so they need no key, and a link on any web page may lead there.
+    are refused in its style; `/` is that path alone. `quiet_paths`: requests that are only logged at the level debug.
+    `open_paths`: with what is below them they show nobody's data, so they need no key, and a link on any web page may
+    lead there.
     """
 
     routers: tuple[APIRouter, ...]
@@ -41,7 +42,10 @@ class Dialects:
 
     def style_of(self, path: str) -> ErrorStyle:
         """How errors are told at a path: the dialect with the longest prefix of it decides."""
-        return next((style for prefix, style in self._styles if path.startswith(prefix)), self._default_style)
+        owned = (
+            style for prefix, style in self._styles if path == prefix or (prefix != "/" and path.startswith(prefix))
+        )
+        return next(owned, self._default_style)
 
     def is_open(self, path: str) -> bool:
         """Whether a path shows nobody's data."""

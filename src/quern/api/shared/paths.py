@@ -7,6 +7,7 @@ too many taken for what is meant. A redirect would lose a POST's body with many 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Sequence
 
@@ -20,9 +21,9 @@ from quern.api.shared.errors import ErrorKind, Failure, StyleOf
 SLASHES = re.compile("//+")
 VERSION = "v1"
 LONGEST_QUOTED = 100
-LIKENESS = 0.6
-"""Of a path to a route's, from 0 to 1, for it to be named."""
-NEARLY_THE_SAME = 0.95
+LONGEST_COMPARED = 500
+LIKENESS = 0.85
+"""Of two segments of paths, for one to be taken for the other: twice the letters that they share, over all of them."""
 
 
 def tidied(path: str) -> str:
@@ -56,24 +57,36 @@ class Paths:
             return frozenset()
         return frozenset({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})
 
-    def nearest(self, path: str) -> tuple[str, str] | None:
-        """The method and path of the route that was probably meant; None where none is like it."""
-        # The longest first, so that of two that end alike the one that has more of the path is named.
-        known_routes = sorted(
-            (route for route in self._routes if isinstance(route, Route)), key=lambda it: -len(it.path)
-        )
-        routes = {route.path_format: "/".join(sorted(route.methods or ())) for route in known_routes}
-        if slip := difflib.get_close_matches(path[:LONGEST_QUOTED], routes, n=1, cutoff=NEARLY_THE_SAME):
-            return routes[slip[0]], slip[0]
-        wanted = [segment for segment in path.split("/") if segment]
-        for known, methods in routes.items():
-            # A wrong base URL: parts of the path are there twice, or missing, or somebody else's.
-            own = known.strip("/").split("/")
-            bare = own[1:] if own[0] == VERSION else own
-            if wanted[-len(bare) :] == bare:
-                return methods, known
-        like = difflib.get_close_matches(path[:LONGEST_QUOTED], routes, n=1, cutoff=LIKENESS)
-        return (routes[like[0]], like[0]) if like else None
+    def nearest(self, path: str) -> str | None:
+        """The path of the route that was probably meant; None where none is near.
+
+        A route is near where one segment is written a little differently, or where the path ends with all of the route,
+        or all but its version (a wrong base URL: parts are there twice, or missing, or somebody else's), or both.
+        """
+        wanted = _segments(path[:LONGEST_COMPARED].lower())
+        near: list[tuple[bool, int, float, int, str]] = []
+        for known in {route.path_format for route in self._routes if isinstance(route, Route)}:
+            own = _segments(known)
+            end = own[1:] if own[:1] == [VERSION] else own
+            if (slips := _slips(wanted, own)) <= 1:
+                near.append((False, -len(own), slips, 0, known))
+            elif end and (slips := _slips(wanted[-len(end) :], end)) <= 1:
+                near.append((True, -len(end), slips, -len(own), known))
+        return min(near)[-1] if near else None
+
+
+def _segments(path: str) -> list[str]:
+    return [segment for segment in path.split("/") if segment]
+
+
+def _slips(given: Sequence[str], known: Sequence[str]) -> float:
+    """How many segments are written a little differently; infinitely many where it is more than a little. Anything
+    fits a parameter.
+    """
+    pairs = [(one, own) for one, own in zip(given, known, strict=False) if one != own and not own.startswith("{")]
+    if len(given) != len(known) or not all(difflib.SequenceMatcher(None, *pair).ratio() >= LIKENESS for pair in pairs):
+        return math.inf
+    return len(pairs)
 
 
 class AnyMethod:
@@ -108,14 +121,19 @@ class AnyMethod:
     def _unknown(self, scope: Scope) -> Response:
         path = scope["path"]
         nearest = self._paths.nearest(path)
-        meant = f"You probably mean {nearest[0]} {nearest[1]}. " if nearest else ""
+        meant = f"You probably mean {self._usable(nearest, scope['method'])} {nearest}. " if nearest else ""
         base = _base_url(scope)
         failure = Failure(
             ErrorKind.NOT_FOUND,
             f"There is nothing at {path[:LONGEST_QUOTED]} here. {meant}The base URL is {base}/{VERSION} for OpenAI's "
             f"clients and {base} for Anthropic's; {base}/docs has all routes.",
         )
-        return self._style_of(nearest[1] if nearest else path).response(failure)
+        return self._style_of(nearest or path).response(failure)
+
+    def _usable(self, path: str, method: str) -> str:
+        """The method that was used, or else those that the path takes."""
+        methods = self._paths.methods_of(path)
+        return method if method in methods else " or ".join(sorted(methods - {"HEAD", "OPTIONS"}))
 
 
 def _base_url(scope: Scope) -> str:

@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from quern.events import AnswerEvent, ArgumentsDelta, CallEnded, CallStarted, TextDelta
 from quern.grammar.parameter_types import ParameterTypes
 from quern.grammar.tool_calls import ToolFormat
+from quern.prompt.tools.code_in_prose import CodeInProse
 from quern.prompt.tools.json_calls import JsonCall
-from quern.prompt.tools.protocols import LONGEST_NAME, AnswerParser, NotACallError, merged
+from quern.prompt.tools.protocols import FENCE, LONGEST_NAME, AnswerParser, NotACallError, cleaned, merged
+from quern.prompt.tools.scraps import loose_end, scrap
 from quern.prompt.tools.source import Source, Steps
-from quern.prompt.tools.surroundings import FENCE, INVENTED_TAGS, LIST, LIST_ENDS, LISTED, Surroundings
+from quern.prompt.tools.surroundings import INVENTED_TAGS, LIST, LIST_ENDS, LISTED, Surroundings
 from quern.prompt.tools.xml_calls import XmlCall
 from quern.prompt.tools.xml_values import CALL, CALL_END, FUNCTION, FUNCTION_END, FUNCTION_NAMED, PARAMETER_END
 from quern.types import Tool
@@ -24,7 +26,11 @@ from quern.types import Tool
 PROSE = re.compile(r"[^\s<{`]+")
 INFO_STRING = re.compile(r"[\w-]+")
 LIST_NAMES = ('tool_calls"', 'function_calls"', 'calls"')
+OPENINGS = ("<tool_call", "<function", "<parameter")
+SCRAPS = frozenset("/>")
 LIST_MARKS = frozenset(",]}")
+SEPARATOR = re.compile(r"[.:/]+")
+ONE = re.compile(r".", re.DOTALL)
 BLANKS = re.compile(r"[ \t]+")
 
 
@@ -63,6 +69,8 @@ class CallFinder:
         self._calls = 0
         self._repairs = 0
         self._cut_off = False
+        self._code = CodeInProse(self._source)
+        self._tag_in_prose = False
 
     @property
     def repairs(self) -> int:
@@ -79,19 +87,26 @@ class CallFinder:
         self._source.end()
         return self._advance()
 
-    def knows(self, name: str) -> bool:
-        """See CallSink."""
-        return name in self._types
+    def tool_called(self, written: str) -> str | None:
+        """See CallSink. Models put what they take for the tools' group before a name: `functions.write`."""
+        if written in self._tools:
+            return written
+        name = cleaned(written)
+        parts = [name, *(name[separator.end() :] for separator in SEPARATOR.finditer(name))]
+        return next((part for part in parts if part in self._tools), None)
 
     def types_of(self, name: str) -> ParameterTypes:
         """See CallSink."""
         return self._types.get(name) or ParameterTypes({})
 
     def begin(self, name: str, slips: int) -> ParameterTypes:
-        """See CallSink."""
+        """See CallSink. In a code block it may be an example, so there the tool has to be known."""
+        if self._around.in_code_block and name not in self._tools:
+            raise NotACallError
         self._repairs += slips + self._around.enter()
         self._space.clear()
         self._after_call = self._at_line_start = True
+        self._tag_in_prose = False
         tool = self._tools.get(name) or Tool(name)
         self._events.append(CallStarted(self._calls, self._call_id(self._calls), name, tool.kind, tool.namespace))
         return self.types_of(name)
@@ -133,10 +148,12 @@ class CallFinder:
             self.mend()
 
     def _may_begin_call(self, character: str) -> bool:
-        if character in {"{", "["} and self._at_line_start:
+        if character in {"{", "["} and self._at_line_start and not self._code.in_block and not self._code.quotes:
             return self._bare_json or self._around.in_call_tag
         if character in LIST_MARKS:
             return self._after_call and self._around.in_list
+        if character in SCRAPS:
+            return self._after_call
         return character == "<" or (character == "`" and self._at_line_start)
 
     def _attempt(self) -> Steps[None]:
@@ -147,32 +164,52 @@ class CallFinder:
             while (yield from self._opened_further()):
                 pass
         except NotACallError:
-            self._give_out(self._source.recorded())
+            self._give_out(self._source.recorded() or (yield from self._source.some(ONE)))
         else:
             self._source.recorded()
 
     def _opened_further(self) -> Steps[bool]:
         """Read the next part; whether more of the opening, or the call, has to follow."""
         space = yield from self._source.space()
+        self._at_line_start = self._at_line_start or "\n" in space
         character = yield from self._source.peek()
-        if character == "`" and (not self._around.opening or "\n" in space):
+        if character == "`" and (not self._around.tried or "\n" in space):
             return (yield from self._fence())
-        if character in LIST_MARKS and self._after_call and self._around.in_list and not self._around.opening:
+        if character in LIST_MARKS and self._after_call and self._around.in_list and not self._around.tried:
             return (yield from self._list_goes_on())
         if character in {"{", "["} and (self._bare_json or self._around.in_call_tag):
             return (yield from self._json())
+        return (yield from self._tag(character))
+
+    def _tag(self, character: str) -> Steps[bool]:
+        """Read a tag of calls, with the call in it, or what is left of one."""
+        if not character and self._after_call and self._around.tried and not self._around.opening:
+            self._repairs += self._around.take_scraps()
+            return False
         markers = self._markers()
         marker = yield from self._source.marker(markers)
         if marker not in markers:
+            self._source.unread(marker)
+            return (yield from self._scrap())
+        if not marker.startswith("</") and not self._around.in_call_tag and (yield from self._code.quotes_tag()):
             raise NotACallError
         if marker in {FUNCTION, FUNCTION_NAMED}:
             slips = int(self._bare_json) + (marker == FUNCTION_NAMED)
             yield from XmlCall(self._source, self, slips=slips).read()
             return False
         if marker.startswith("</"):
-            self._repairs += self._around.close(marker.replace("</", "<"))
+            self._repairs += self._around.close(marker.replace("</", "<")) + self._around.take_scraps()
+            self._repairs += yield from loose_end(self._source)
             return False
         return self._around.add(marker)
+
+    def _scrap(self) -> Steps[bool]:
+        if self._code.in_block or self._code.in_span:
+            raise NotACallError
+        if not (yield from scrap(self._source, any_tag=self._after_call or self._around.tried)):
+            raise NotACallError
+        self._around.add_scrap()
+        return True
 
     def _json(self) -> Steps[bool]:
         """Read the beginning of a list of calls, or a call."""
@@ -186,7 +223,7 @@ class CallFinder:
         """The tags that may come next."""
         around = self._around
         markers = [CALL]
-        if self._at_line_start or around.opening:
+        if self._at_line_start or around.tried:
             markers += INVENTED_TAGS
         if around.in_call_tag or (self._at_line_start and not self._bare_json):
             markers += [FUNCTION, FUNCTION_NAMED]
@@ -194,7 +231,9 @@ class CallFinder:
             return markers
         if self._after_call:
             markers += [tag.replace("<", "</") for tag in INVENTED_TAGS if around.closes(tag)]
-        if self._after_call or (self._calls and self._at_line_start):
+        if self._after_call or (
+            self._calls and self._at_line_start and not self._tag_in_prose and not self._code.fence
+        ):
             # What is left of a call's tags is no prose.
             markers += [CALL_END] if self._bare_json else [CALL_END, FUNCTION_END, PARAMETER_END]
         return list(dict.fromkeys(markers))
@@ -227,7 +266,7 @@ class CallFinder:
 
     def _fence(self) -> Steps[bool]:
         """Read the line that opens a code block, or the one that closes the block around a call."""
-        if (yield from self._source.marker((FENCE,))) != FENCE:
+        if self._code.in_block or (yield from self._source.marker((FENCE,))) != FENCE:
             raise NotACallError
         character = yield from self._source.peek()
         if self._around.closes(FENCE) and not self._around.opening and not character.isalnum() and character != "`":
@@ -241,6 +280,7 @@ class CallFinder:
 
     def _hold_back(self, space: str) -> None:
         self._at_line_start = self._at_line_start or "\n" in space
+        self._code.take(space)
         if not self._after_call:
             self._space.append(space)
 
@@ -248,6 +288,8 @@ class CallFinder:
         """It is prose. White space at its end is held back, as a call may follow."""
         self._repairs += self._around.leave()
         self._after_call = False
+        self._code.take(text)
+        self._tag_in_prose = self._tag_in_prose or text.startswith(OPENINGS)
         prose = text.rstrip()
         if prose:
             self._events += [TextDelta(space) for space in self._space if space]

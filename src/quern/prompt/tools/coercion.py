@@ -85,7 +85,7 @@ def _read(text: str) -> Coerced | None:
     slips: list[None] = []
     value = JsonValue(source, pieces.append, lambda: slips.append(None))
     result_of(value.read())
-    if not text or value.broken_off or value.invented or not source.exhausted:
+    if not text or value.broken_off or value.doubtful or not source.exhausted:
         return None
     return Coerced("".join(pieces), mended=bool(slips))
 

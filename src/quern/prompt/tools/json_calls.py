@@ -11,20 +11,25 @@ from functools import partial
 
 from quern.grammar.parameter_types import ParameterTypes, Types
 from quern.prompt.tools.coercion import as_json, from_json
-from quern.prompt.tools.json_strings import JsonString
-from quern.prompt.tools.json_values import QUOTES, JsonValue
-from quern.prompt.tools.protocols import LONGEST_NAME, CallSink, NotACallError
+from quern.prompt.tools.json_arguments import (
+    ARGUMENTS,
+    ENVELOPE,
+    NO_ARGUMENTS,
+    among_members,
+    is_clear,
+    unwrapped,
+    within,
+)
+from quern.prompt.tools.json_strings import BARE_NAME, QUOTES, JsonString, Place, blank, to_call_tag
+from quern.prompt.tools.json_values import COLON, JsonValue
+from quern.prompt.tools.protocols import LONGEST_NAME, CallSink, NotACallError, plausible
 from quern.prompt.tools.source import Source, Steps, result_of
 
-ARGUMENTS = frozenset({"arguments", "parameters"})
-OTHER_ARGUMENTS = ("input", "args", "params", "kwargs", "tool_input", "action_input")
-"""These may as well be an argument's name, which shows only when the call is complete."""
 OTHER_NAMES = ("tool_name", "tool", "function_name", "function", "action")
-ENVELOPE = frozenset({"id", "type", "index", "call_id", "tool_call_id"})
-"""Members of calls in APIs; a tool may have arguments of these names all the same."""
-BEGINNING = ARGUMENTS | ENVELOPE | {"name", "function"}
+AROUND = frozenset({"function", "function_call", "tool_call"})
+"""Members whose value may be the call."""
+BEGINNING = ARGUMENTS | ENVELOPE | AROUND | {"name"}
 """All that may stand in what is not marked as a call, before it shows that it is one."""
-NO_ARGUMENTS = frozenset({"", "null", "None", "[]"})
 WORD = {quote: re.compile(rf"[^{quote}\\\x00-\x1f]+") for quote in "\"'"}
 KINDS = {"{": "object", "[": "array", '"': "string", "'": "string"}
 
@@ -53,6 +58,9 @@ class JsonCall:
         self._ended = False
         self._broken_off = False
         self._cut_off = False
+        self._doubtful = False
+        self._mends = False
+        self._repeated = False
 
     def read(self) -> Steps[None]:
         """Read the call, and closing braces that it has too many. Raises NotACallError while it may be prose."""
@@ -66,25 +74,21 @@ class JsonCall:
             yield from self._member()
             if not self._begun and not (yield from self._another_follows()):
                 self._call_by_end()
-        if self._broken_off or self._given.issuperset(self._types.required):
-            self._end()
         yield from self._rest()
+        if self._in_doubt and not self._known_only:
+            yield from to_call_tag(self._source)
         self._end()
 
     def _member(self) -> Steps[None]:
         """Read a member. If it is the arguments and the name is known, this was the call."""
         key = yield from self._word()
-        if (yield from self._source.significant()) != ":":
-            raise NotACallError
-        self._source.skip()
+        yield from self._colon()
         if self._known_only and key not in BEGINNING:
             raise NotACallError
-        first = yield from self._source.significant()
+        first = yield from self._significant()
         if key == "name" and self._name is None and (first in QUOTES or self._known_only):
-            self._name = yield from self._word()
-            if self._known_only and not self._sink.knows(self._name):
-                raise NotACallError
-        elif key == "function" and first == "{" and not self._in_function:
+            self._name = yield from self._tool()
+        elif key in AROUND and first == "{" and not self._in_function:
             self._in_function = True
             self._slip()
             self._source.skip()
@@ -101,6 +105,14 @@ class JsonCall:
         else:
             self._members[key] = yield from self._held_back()
 
+    def _tool(self) -> Steps[str]:
+        written = yield from self._word()
+        name = self._sink.tool_called(written)
+        if self._known_only and name is None:
+            raise NotACallError
+        self._slips += name not in {None, written}
+        return name or written
+
     def _is_arguments(self, key: str) -> bool:
         """In OpenAI's shape around what is not marked as a call, `parameters` are those of a tool that is described."""
         return key == "arguments" if self._known_only and self._in_function else key in ARGUMENTS
@@ -108,7 +120,7 @@ class JsonCall:
     def _another_follows(self) -> Steps[bool]:
         """Read what stands between two members, or closes the call, or only OpenAI's shape within it."""
         closed = False
-        while (character := (yield from self._source.significant())) == "}":
+        while (character := (yield from self._significant())) == "}":
             self._source.skip()
             self._open_braces -= 1
             closed = True
@@ -117,71 +129,82 @@ class JsonCall:
         if character == ",":
             self._source.skip()
             return True
+        if character in QUOTES and not self._known_only:
+            self._slip()
+            return True
         if not closed:
             raise NotACallError
         return False
 
     def _call_as_it_comes(self, name: str) -> Steps[None]:
-        character = yield from self._source.significant()
+        character = yield from self._significant()
         if character == "{":
             self._begin(name)
             value = self._arguments_from(self._source)
             yield from value.read()
-            self._broken_off, self._cut_off = value.broken_off, value.cut_off
+            self._broken_off, self._cut_off, self._doubtful = value.broken_off, value.cut_off, value.doubtful
             return
         self._slip()
         if character in QUOTES:
             pieces: list[str] = []
             yield from JsonString(self._source, pieces.append, self._slip).read()
-            if self._source.exhausted and _unquoted("".join(pieces)) in NO_ARGUMENTS:
+            if self._source.exhausted and unwrapped("".join(pieces)) in NO_ARGUMENTS:
                 raise NotACallError  # the text may have been cut off
             self._call(name, "".join(pieces))
         elif (yield from self._source.marker(("null",))) == "null":
             self._call(name, "{}")
         else:
-            self._call(name, (yield from self._held_back()))
+            self._call(name, (yield from self._mended()))
 
     def _call_by_end(self) -> None:
         """The object has ended, and its arguments came before the name, or under another name, or beside it."""
         if self._known_only:
             raise NotACallError
-        name = self._name
-        for key in OTHER_NAMES if name is None else ():
-            said = json.loads(self._members.get(key, "null"))
-            if isinstance(said, str) and self._sink.knows(said):
-                name = said
-                del self._members[key]
-                self._slip()
-                break
-        if name is None:
-            raise NotACallError
+        name = self._name or self._other_name()
         if self._arguments is None:
             self._slip()
-            self._arguments = self._arguments_among_members(self._sink.types_of(name))
+            self._arguments = among_members(self._members, self._sink.types_of(name))
             self._members.clear()
         else:
             self._slips += self._arguments[:1] != "{"
         self._call(name, self._arguments)
 
-    def _arguments_among_members(self, types: ParameterTypes) -> str:
-        for key in OTHER_ARGUMENTS:
-            said = _unquoted(self._members.get(key, "0"))
-            if (said.startswith("{") or said in NO_ARGUMENTS) and not types.names(key):
-                return said
-        beside = [(key, said) for key, said in self._members.items() if key not in ENVELOPE or types.names(key)]
-        return "{" + ", ".join(f"{as_json(key)}: {said}" for key, said in beside) + "}"
+    def _other_name(self) -> str:
+        """The tool, where no member is called `name`: another member's value, or the name of the only one."""
+        for key in OTHER_NAMES:
+            said = json.loads(self._members.get(key, "null"))
+            if isinstance(said, str) and (name := self._sink.tool_called(said)) is not None:
+                del self._members[key]
+                self._slip()
+                return name
+        if len(self._members) == 1 and self._arguments is None:
+            ((key, said),) = self._members.items()
+            name = self._sink.tool_called(key)
+            if name is not None:
+                self._members.clear()
+                self._arguments = within(said, self._sink.types_of(name))
+                self._slip()
+                return name
+        raise NotACallError
 
     def _call(self, name: str, arguments: str) -> None:
-        """It is a call with these arguments: an object, or a text that has one, or nothing. Else it is none."""
-        arguments = _unquoted(arguments)
+        """It is a call with these arguments: an object, or a text or a list that has one, or nothing. Else it is none,
+        and where it can't be told what is meant by them.
+        """
+        arguments = unwrapped(arguments)
         if arguments in NO_ARGUMENTS:
             arguments = "{}"
         if not arguments.startswith("{"):
             raise NotACallError
+        cut_off = self._source.exhausted
+        if not (cut_off or is_clear(arguments, self._sink.types_of(name), mended=self._slips > 0)):
+            raise NotACallError
+        self._mends = self._mends or self._slips > 0
         self._begin(name)
         value = self._arguments_from(Source.of(arguments))
         result_of(value.read())
-        self._cut_off = value.cut_off and self._source.exhausted
+        self._cut_off = value.cut_off and cut_off
+        self._doubtful = value.doubtful
 
     def _begin(self, name: str) -> None:
         self._begun = True
@@ -194,11 +217,19 @@ class JsonCall:
             self._add(name, said)
         self._ended = True
         self._sink.write("}")
-        self._sink.end(whole=not self._cut_off)
+        self._sink.end(whole=not self._cut_off and not self._in_doubt)
+
+    @property
+    def _in_doubt(self) -> bool:
+        """Whether there is no telling what the arguments were meant to be: in mended ones the tool has to know all."""
+        known = all(plausible(name, self._types) for name in self._given)
+        return self._doubtful or (self._mends and (self._repeated or not known))
 
     def _add(self, name: str, said: str) -> None:
         """A member that stood beside the arguments is one of them where the tool has such an argument."""
-        if self._types.names(name) and name not in self._given:
+        if self._types.names(name) and name in self._given:
+            self._doubtful = True
+        elif self._types.names(name):
             separator = "" if self._empty else ", "
             self._write(f"{separator}{as_json(name)}: {self._coerced(self._types.of(name), said)}")
             self._given.add(name)
@@ -209,9 +240,12 @@ class JsonCall:
 
     def _arguments_from(self, source: Source) -> JsonValue:
         """Arguments, of which the last brace is not given out: more of them may stand behind it."""
-        return JsonValue(source, self._write, self._sink.mend, self._conversion, open_end=True)
+        return JsonValue(
+            source, self._write, self._mend, self._conversion, may_have=self._types.may_have, open_end=True
+        )
 
     def _conversion(self, name: str, first: str) -> Callable[[str], str] | None:
+        self._repeated = self._repeated or name in self._given
         self._given.add(name)
         wanted = self._types.of(name)
         return None if not wanted or KINDS.get(first) in wanted else partial(self._coerced, wanted)
@@ -223,10 +257,10 @@ class JsonCall:
         return value.text
 
     def _word(self) -> Steps[str]:
-        """A short string without escapes, as names are."""
-        quote = yield from self._source.significant()
-        if quote not in QUOTES:
-            raise NotACallError
+        """A short string without escapes, as names are; marked as a call, it needs no quotes."""
+        quote = yield from self._significant()
+        if quote not in WORD:
+            return (yield from self._bare_word())
         self._slips += quote == "'"
         self._source.skip()
         word = yield from self._source.whole(WORD[quote], LONGEST_NAME)
@@ -235,60 +269,90 @@ class JsonCall:
         self._source.skip()
         return word
 
+    def _bare_word(self) -> Steps[str]:
+        word = "" if self._known_only else (yield from self._source.whole(BARE_NAME, LONGEST_NAME))
+        if not word or not (yield from self._source.peek()):
+            raise NotACallError
+        self._slip()
+        return word
+
+    def _colon(self) -> Steps[None]:
+        yield from self._significant()
+        colon = yield from self._source.whole(COLON, 1 if self._known_only else 2)
+        if colon != ":":
+            if self._known_only or not (yield from self._source.peek()):
+                raise NotACallError
+            self._slip()
+
+    def _significant(self) -> Steps[str]:
+        """Read white space, and comments in what is marked as a call, then peek."""
+        if self._known_only and not self._begun:
+            return (yield from self._source.significant())
+        read, endless = yield from blank(self._source)
+        if endless and not self._begun:
+            raise NotACallError
+        if read and not read.isspace():
+            (self._mend if self._begun else self._slip)()
+            self._doubtful = self._doubtful or endless
+        return (yield from self._source.peek())
+
     def _held_back(self) -> Steps[str]:
-        """A value that has to wait for the name. It has to be right, since what may be prose is not mended."""
+        """A value that has to wait for the name."""
         if self._known_only:
             raise NotACallError
+        return (yield from self._mended())
+
+    def _mended(self) -> Steps[str]:
+        """A value before the call begins. Where it can't be told what is meant by it, this is none."""
         pieces: list[str] = []
-        yield from JsonValue(self._source, pieces.append, _refuse).read()
+        value = JsonValue(self._source, pieces.append, self._slip, place=Place.MEMBER)
+        yield from value.read()
+        if value.doubtful or value.broken_off:
+            raise NotACallError
         return "".join(pieces)
 
     def _rest(self) -> Steps[None]:
         """Read what follows the arguments: members that mean nothing or should have stood within, and all braces."""
         while True:
-            character = yield from self._source.significant()
+            character = yield from self._significant()
+            missing = self._open_braces > 0 or not self._given.issuperset(self._types.required)
             if character == "}":
                 self._source.skip()
                 self._open_braces -= 1
-                if self._open_braces == 0:
+                if self._open_braces == 0 and self._given.issuperset(self._types.required) and not self._in_doubt:
                     self._end()
                 elif self._open_braces < 0:
                     self._sink.mend()
-            elif character == "," and self._open_braces > 0:
-                self._source.skip()
+            elif character and (character == "," or character in WORD) and missing and not self._ended:
+                if character == ",":
+                    self._source.skip()
                 self._sink.mend()
                 yield from self._surplus_member()
-                if not self._ended:
-                    self._cut_off = self._source.exhausted
+                self._cut_off = self._cut_off or self._source.exhausted
             else:
                 break
         if self._open_braces > 0 and not self._broken_off:
             self._sink.mend()
 
     def _surplus_member(self) -> Steps[None]:
-        if (yield from self._source.significant()) not in QUOTES:
+        character = yield from self._significant()
+        if character not in WORD:
+            self._doubtful = self._doubtful or character not in {"", "}", "<", "`"}
             return
         key: list[str] = []
-        yield from JsonString(self._source, key.append, self._sink.mend).read()
-        if (yield from self._source.significant()) != ":":
-            return
-        self._source.skip()
+        yield from JsonString(self._source, key.append, self._mend, Place.KEY).read()
+        yield from self._significant()
+        if (yield from self._source.whole(COLON, 2)) != ":":
+            self._mend()
         said: list[str] = []
-        value = JsonValue(self._source, said.append, self._sink.mend)
+        value = JsonValue(self._source, said.append, self._mend, may_have=self._types.may_have, place=Place.MEMBER)
         yield from value.read()
-        name = json.loads("".join(key))
-        if not self._ended:
-            self._add(name, "".join(said))
+        self._doubtful = self._doubtful or value.doubtful
+        self._add(json.loads("".join(key)), "".join(said))
+
+    def _mend(self) -> None:
+        self._mends = True
+        self._sink.mend()
 
     def _slip(self) -> None:
         self._slips += 1
-
-
-def _unquoted(text: str) -> str:
-    """What is within a JSON string; other JSON as it is."""
-    said = json.loads(text) if text.startswith('"') else text
-    return said.strip()
-
-
-def _refuse() -> None:
-    raise NotACallError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import groupby
 from typing import Protocol
@@ -11,6 +12,10 @@ from quern.grammar.parameter_types import ParameterTypes
 
 LONGEST_NAME = 200
 """Characters of a tool's or an argument's name; what goes on for longer is prose."""
+
+FENCE = "```"
+"""Opens a code block, and closes it."""
+NAME_LIKE = re.compile(r"[\w$-]+")
 
 
 class AnswerParser(Protocol):
@@ -28,7 +33,7 @@ class AnswerParser(Protocol):
     def finish(self) -> list[AnswerEvent]:
         """End of the answer: return what was held back.
 
-        The arguments of a call that it cuts off are completed to be JSON; its `CallEnded` says that it is not whole.
+        The arguments of a call that is not whole are completed to be JSON all the same; its `CallEnded` tells.
         """
         ...
 
@@ -47,6 +52,16 @@ def merged(events: Iterable[AnswerEvent]) -> list[AnswerEvent]:
     return result
 
 
+def cleaned(name: str) -> str:
+    """A name without what small models put around it: `"path"`, `path=`, `path/`, `write()`."""
+    return name.strip().rstrip("=/() ").strip("\"'` ")
+
+
+def plausible(name: str, types: ParameterTypes) -> bool:
+    """Whether a tool whose arguments have these types may have one of that name, where slips leave it in doubt."""
+    return types.names(name) or (types.may_have(name) and NAME_LIKE.fullmatch(name) is not None)
+
+
 class NotACallError(Exception):
     """What looked like a call's beginning is prose."""
 
@@ -54,8 +69,8 @@ class NotACallError(Exception):
 class CallSink(Protocol):
     """Takes one call. Nothing of it is told before `begin`; until then its reader may raise NotACallError."""
 
-    def knows(self, name: str) -> bool:
-        """Whether there is a tool of that name."""
+    def tool_called(self, written: str) -> str | None:
+        """The name of the tool that is meant, whatever small models put around it; None where there is none."""
         ...
 
     def types_of(self, name: str) -> ParameterTypes:
@@ -75,5 +90,5 @@ class CallSink(Protocol):
         ...
 
     def end(self, *, whole: bool) -> None:
-        """Its arguments are complete; `whole`: not because the answer ended within them."""
+        """Its arguments are complete; `whole`: the answer did not end within them, and what was meant is clear."""
         ...

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from quern.prompt.tools.protocols import FENCE
 from quern.prompt.tools.xml_values import CALL
 
-FENCE = "```"
 LIST = "["
 LISTED = '{"tool_calls":['
 """Around several calls: an array, and an array in OpenAI's message."""
@@ -31,6 +31,13 @@ class Surroundings:
         self._waiting_for_call = demanded
         self._needs_no_end = demanded
         self._untagged = False
+        self._scraps = 0
+
+    @property
+    def in_code_block(self) -> bool:
+        """Whether the call that comes next stands in a code block that no `<tool_call>` is around."""
+        parts = [part for part in (*self._open, *self._opening) if part in {FENCE, CALL}]
+        return parts[:1] == [FENCE]
 
     @property
     def in_call_tag(self) -> bool:
@@ -43,6 +50,11 @@ class Surroundings:
         return bool(self._opening)
 
     @property
+    def tried(self) -> bool:
+        """Whether it has, or leftovers of tags."""
+        return bool(self._opening or self._scraps)
+
+    @property
     def in_list(self) -> bool:
         """Whether a list of calls is open."""
         return bool({LIST, LISTED} & {*self._open, *self._opening})
@@ -50,6 +62,16 @@ class Surroundings:
     def try_opening(self) -> None:
         """Begin to try an opening."""
         self._opening = []
+        self._scraps = 0
+
+    def add_scrap(self) -> None:
+        """What is left of a tag is a part of the opening; it means nothing."""
+        self._scraps += 1
+
+    def take_scraps(self) -> int:
+        """The slips that the opening has in such leftovers."""
+        scraps, self._scraps = self._scraps, 0
+        return scraps
 
     def add(self, part: str) -> bool:
         """The opening that is tried goes on; whether it may: a code block is not in another."""
@@ -61,7 +83,7 @@ class Surroundings:
     def enter(self) -> int:
         """A call begins. Returns the slips: what is not `<tool_call>`, or that it is missing, or has no end before."""
         tagged = CALL in self._opening
-        slips = len(self._opening) - tagged + (tagged and CALL in self._open)
+        slips = len(self._opening) - tagged + (tagged and CALL in self._open) + self.take_scraps()
         if not self._opening and not self._waiting_for_call and LIST not in self._open:
             slips += 1
         self._untagged = not self.in_call_tag

@@ -14,7 +14,7 @@ from typing import Protocol
 from quern.grammar.parameter_types import ParameterTypes, Types
 from quern.prompt.tools.coercion import STRING, from_text
 from quern.prompt.tools.json_strings import escaped
-from quern.prompt.tools.protocols import LONGEST_NAME, CallSink
+from quern.prompt.tools.protocols import LONGEST_NAME, CallSink, cleaned
 from quern.prompt.tools.source import Source, Steps
 
 PARAMETER = "<parameter="
@@ -41,9 +41,30 @@ MOST_AHEAD = 2000
 """Characters that are looked at behind a call's end, to see whether it was one."""
 
 
-def cleaned(name: str) -> str:
-    """A name without what small models put around it: `"path"`, `path=`, `path/`."""
-    return name.strip().rstrip("=/ ").strip("\"'` ")
+def next_parameter(source: Source, types: ParameterTypes, given: set[str]) -> Steps[tuple[str, str]]:
+    """Read white space, and `<parameter=` where the tool has such an argument, which the call does not have yet: return
+    that, or nothing, and what was read.
+    """
+    space = yield from source.space()
+    seen = yield from source.marker(PARAMETERS)
+    if seen not in PARAMETERS:
+        return "", space + seen
+    follows = yield from argument_follows(source, types, given)
+    return seen if follows else "", space + seen
+
+
+def argument_follows(source: Source, types: ParameterTypes, given: set[str], *, stated: bool = True) -> Steps[bool]:
+    """Whether the name that comes next may be that of an argument of the tool which the call does not have yet.
+    `stated`: one that the tool names, or that has its end where the tool names none.
+    """
+    read = yield from source.whole(NAME, LONGEST_NAME)
+    end = yield from source.peek()
+    source.unread(read)
+    if not end:
+        return not stated
+    name = read.strip() if types.names(read.strip()) else cleaned(read)
+    known = types.names(name) or (types.may_have(name) and (end == ">" or not stated))
+    return known and name not in given
 
 
 class XmlValue:
@@ -72,6 +93,8 @@ class XmlValue:
         self._markers = (*self._ends, *self._own_opening, *PARAMETERS, FUNCTION, FUNCTION_NAMED, CALL, *ENDS)
         self.holds_an_end = False
         """Whether a parameter's end begins a line of it, which was taken for a part of it."""
+        self.unclosed = False
+        """Whether it has no end of its own."""
         self._line_break = "\n"
         self._in_its_lines = True
         self._owned = 0
@@ -122,6 +145,7 @@ class XmlValue:
             return (yield from self._after_call_end(line_break, seen))
         if seen in PARAMETERS and on_its_line and (yield from self._is_next(stated=True)):
             self._sink.mend()
+            self.unclosed = True
             return seen
         self._quoted_functions += seen in {FUNCTION, FUNCTION_NAMED} and (yield from self._function_follows())
         self._argument.add(line_break + seen)
@@ -155,19 +179,10 @@ class XmlValue:
         return seen in PARAMETERS or seen == FUNCTION_END
 
     def _is_next(self, *, stated: bool) -> Steps[bool]:
-        """Whether the parameter whose name comes next may be the tool's, and is no part of a text. `stated`: only one
-        that the tool names, or that has a name with its end where the tool names none.
-        """
+        """Whether the parameter whose name comes next may be the tool's, and is no part of a text."""
         if not self._is_text and not stated:
             return True
-        read = yield from self._source.whole(NAME, LONGEST_NAME)
-        end = yield from self._source.peek()
-        self._source.unread(read)
-        if not end:
-            return not stated
-        name = read.strip() if self._types.names(read.strip()) else cleaned(read)
-        known = self._types.names(name) or (self._types.may_have(name) and (end == ">" or not stated))
-        return known and name not in self._given
+        return (yield from argument_follows(self._source, self._types, self._given, stated=stated))
 
     def _after_parameter_end(self, line_break: str, end: str, *, on_its_line: bool) -> Steps[str | None]:
         if end == self._own_end and not on_its_line:
@@ -179,7 +194,7 @@ class XmlValue:
         if over and following in PARAMETERS:
             over = yield from self._is_next(stated=False)
         if over and following in ENDS and self._is_text:
-            over = yield from self._is_over()
+            over = yield from self._is_over(following)
         if not over:
             self.holds_an_end = self.holds_an_end or bool(line_break)
             return self._more(line_break + end, space, following)
@@ -194,11 +209,15 @@ class XmlValue:
             self._argument.add("\r")
         self._in_its_lines = self._in_its_lines and bool(line_break)
 
-    def _is_over(self) -> Steps[bool]:
-        """Whether the call ends here. It does not if a parameter's end, with what has to follow that, is still to come
-        before another call: then the value has a call's end in it.
+    def _is_over(self, end: str) -> Steps[bool]:
+        """Whether the value ends here. It does not if a parameter's end, with what has to follow that, is still to come
+        before another call: then the value has a call's end in it. But another argument directly behind a function's
+        end is one.
         """
-        ahead = ""
+        following, ahead = yield from next_parameter(self._source, self._types, self._given)
+        if following and end == FUNCTION_END:
+            self._source.unread(ahead)
+            return True
         while len(ahead) < MOST_AHEAD and (yield from self._source.peek()):
             ahead += yield from self._source.some(AHEAD, MOST_AHEAD - len(ahead))
             if ahead[-1] in ">=" and (NEXT_CALL.search(ahead) or TAIL.search(ahead)):
@@ -223,6 +242,7 @@ class XmlValue:
         if not over:
             return self._more(text, space, following)
         self._sink.mend()
+        self.unclosed = True
         self._source.unread((CALL_END if text != line_break + end else "") + (CALL if following == CALL else ""))
         return end
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.prompt.tools.answers import events_of, parse
+from tests.unit.prompt.tools.answers import WRITE, events_of, parse
 
 from quern.events import AnswerEvent, ArgumentsDelta, CallEnded, CallStarted, TextDelta
 from quern.grammar.tool_calls import ToolFormat
@@ -25,6 +25,10 @@ PARTS = (
     "\\ud83d", "\\ude00", "\\\\ud83d", '"function": {', '{"tool_calls": [', '[{', '}, {', '"input"', '"type"', "\r\n",
     "</city>", "</parameter/>", "<parameter=\"city\">", "<function='fly'>", "<parameter=content>\n", "\n</parameter>\n",
     "\n</parameter>\n</function>\n</tool_call>", "</parameter=city>", '<parameter name="path">',
+    " = ", "=>", ";", "// c\n", "# c\n", "/* c */", 'r"', "f'", "`", "“", "”", "path: ", '"write_file": {',
+    '[{"path": ',
+    '"name": "functions.get_weather"', "<parameter", "</function", "/", ">", "</tool_call>/", "<function=write_file>\n",
+    "</function>\n<parameter=path>\n", "`<tool_call>", "```\n", "<tool_call/>",
 )  # fmt: skip
 BEGINNINGS = (
     "",
@@ -124,6 +128,49 @@ def test_whatever_stands_in_a_text_it_arrives_or_its_call_is_not_whole(value: st
         assert json.loads("".join(fragments))["content"] == value
     if all(whole) and "<function=" not in value:  # else another call may begin in it
         assert not any("</parameter>" in event.text for event in events if isinstance(event, TextDelta))
+
+
+PIECES_OF_ARGUMENTS = (
+    '"path"', '"content"', "path", "content", '"x"', "x", '"print("hi")"', "'", '"', ":", " = ", " ", ",",
+    ", ", ";", "\n",
+    "{", "}", "[", "]", "1", "true", "None", 'r"a\\d"', '"""y"""', "`z`", "// c\n", "# c\n", "/* c */", "+", "“u”",
+    "<b>",
+    '"path": "a.py"', '"content": "x = 1"', '"lines": [1, 2]', '"path" "a.py"', '"content" = "b"', '"unknown": 1',
+)  # fmt: skip
+NO_COMMENTS = [piece for piece in PIECES_OF_ARGUMENTS if piece[:1] not in {"/", "#"}]
+
+
+@given(st.lists(st.sampled_from(PIECES_OF_ARGUMENTS), max_size=10).map("".join))
+def test_a_whole_call_whose_json_was_mended_has_no_argument_that_the_tool_does_not_have(written: str) -> None:
+    answer = f'<tool_call>\n{{"name": "write_file", "arguments": {{{written}}}}}\n</tool_call>'
+    events, repairs = events_of([answer], ToolFormat.JSON)
+    if repairs and all(event.whole for event in events if isinstance(event, CallEnded)):
+        fragments = [event.fragment for event in events if isinstance(event, ArgumentsDelta) and event.index == 0]
+        names = json.loads("".join(fragments) or "{}")
+        assert set(names) <= set(WRITE.parameters["properties"])
+
+
+@given(
+    st.lists(st.sampled_from(NO_COMMENTS) | st.just("WORD"), max_size=10),
+    st.sampled_from(
+        ['{"name": "write_file", "arguments": {%s}}', '{"name": "write_file", %s}', '{"write_file": {%s}}']
+    ),
+)
+def test_no_word_of_an_answer_in_json_is_lost(parts: list[str], shape: str) -> None:
+    parts = [f'"w{index}"' if part == "WORD" else part for index, part in enumerate(parts)]
+    events, _ = events_of([f"<tool_call>\n{shape % ''.join(parts)}\n</tool_call>"], ToolFormat.JSON)
+    kept = "".join(
+        text
+        for event in events
+        for text in astuple(event)
+        if isinstance(text, str) and not (isinstance(event, ArgumentsDelta) and not whole(events, event.index))
+    )
+    kept += "".join(event.written or "" for event in events if isinstance(event, CallEnded))
+    assert all(part.strip('"') in kept for part in parts if part.startswith('"w'))
+
+
+def whole(events: list[AnswerEvent], index: int) -> bool:
+    return any(isinstance(event, CallEnded) and event.index == index and event.whole for event in events)
 
 
 def refuse(constant: str) -> NoReturn:

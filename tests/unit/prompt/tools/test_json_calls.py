@@ -61,8 +61,8 @@ def test_arguments_are_told_while_they_are_written() -> None:
     assert parser.push('"path": "a.py", "con') == [ArgumentsDelta(0, '"path": "a.py"')]
     assert parser.push('tent": "print(') == [ArgumentsDelta(0, ', "content": "print(')]
     assert parser.push('\\"中\\"') == [ArgumentsDelta(0, '\\"中\\"')]
-    assert parser.push(')"}') == [ArgumentsDelta(0, ')"}'), CallEnded(0)]
-    assert parser.push("}\n</tool_call>") == []
+    assert parser.push(')"}') == [ArgumentsDelta(0, ')"')]
+    assert parser.push("}\n</tool_call>") == [ArgumentsDelta(0, "}"), CallEnded(0)]
     assert parser.finish() == []
     assert parser.repairs == 0
 
@@ -517,3 +517,175 @@ def test_blank_arguments_that_may_have_been_cut_off_are_no_call() -> None:
     for cut in ('"', '" ', '"null', "nul"):
         written = f'<tool_call>{{"name": "get_time", "arguments": {cut}'
         assert parse(written) == Parsed(written, [], 0)
+
+
+XY = {"path": "a.py", "content": "x = 1"}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '{"path": "a.py", "content" "x = 1"}',
+        '{"path" "a.py", "content": "x = 1"}',
+        '{"path" = "a.py", "content": "x = 1"}',
+        '{"path" => "a.py", "content" := "x = 1"}',
+        '{path="a.py", content="x = 1"}',
+        '{"path": "a.py" "content": "x = 1"}',
+        '{"path": "a.py"; "content": "x = 1"}',
+        '{"path": "a.py"\n content: "x = 1"}',
+        '{"path": r"a.py", "content": f"x = 1"}',
+        "{'path': b'a.py', 'content': u'x = 1'}",
+        '{"path": "a.py", "content": r"""x = 1"""}',
+        '{"path": `a.py`, "content": `x = 1`}',
+        "{“path”: “a.py”, “content”: ‘x = 1’}",
+        '{"path": "a.py", // where to\n "content": "x = 1"}',
+        '{// first, "a": 1\n"path": "a.py", "content": "x = 1" # last\n}',
+        '{"path" /* c */ : /* "d": 2, */ "a.py", /* e */ "content": "x = 1"}',
+        '{"path": # where\n "a.py", # it is, "so":\n "content": "x = 1"}',
+        '{"path": "a.py", "content": "x = 1",} // done\n',
+        '[{"path": "a.py", "content": "x = 1"}]',
+        '"[{\\"path\\": \\"a.py\\", \\"content\\": \\"x = 1\\"}]"',
+        '{"path": "a.py"}, "content" "x = 1"',
+        '{"path": "a.py"}} "content": "x = 1"',
+    ],
+)
+def test_slips_between_names_and_values_make_no_other_arguments(written: str) -> None:
+    answer = parse(writing(written))
+    assert (answer.text, answer.arguments()) == ("", XY)
+    assert answer.repairs > 0
+    assert whole_calls(writing(written), ToolFormat.JSON) == [True]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ('{"content": "print("hi", end="")"}', 'print("hi", end="")'),
+        ('{"content": "d = {"a": 1, "b": [2]}", "path": "a"}', 'd = {"a": 1, "b": [2]}'),
+        ('{"content": "f("a", "b")"}', 'f("a", "b")'),
+        ('{"content": "a = "x" # y\n"}', 'a = "x" # y\n'),
+        ('{"content": r"C:\\new \\d+"}', "C:\\new \\d+"),
+        ('{"content": "https://x.org/#a // b"}', "https://x.org/#a // b"),
+    ],
+)
+def test_quotes_and_marks_of_comments_in_a_text_are_its_own(written: str, meant: str) -> None:
+    written = written.replace("C:\\\\new \\\\d+", "C:\\new \\d+")
+    answer = parse(writing(written))
+    assert answer.arguments()["content"] == meant
+    assert whole_calls(writing(written), ToolFormat.JSON) == [True]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ('{"lines": [1 2\n3]}', {"lines": [1, 2, 3]}),
+        ('{"lines": [1, # one\n 2 /* two */]}', {"lines": [1, 2]}),
+        ('{"options": {"a": true "b": [{"c": 1} {"d": 2}]}}', {"options": {"a": True, "b": [{"c": 1}, {"d": 2}]}}),
+        ('{"options": {"names": ["a" "b"]}}', {"options": {"names": ["a", "b"]}}),
+        ('{"path": /etc/hosts, "ratio": 1 // one\n}', {"path": "/etc/hosts", "ratio": 1}),
+        ('{"mode": #fff}', {"mode": "#fff"}),
+    ],
+)
+def test_values_that_lack_their_commas_or_quotes_are_mended(written: str, meant: dict[str, object]) -> None:
+    answer = parse(writing(written))
+    assert answer.arguments() == meant
+    assert answer.repairs > 0
+    assert whole_calls(writing(written), ToolFormat.JSON) == [True]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '{"path", "a.py", "content", "x = 1"}',
+        '{"path": "a.py", "content"}',
+        '{"path": "a.py", "content": }',
+        '{"path": "a.py", "junk", "content": "x = 1"}',
+        '{"path": "a.py", "content": x = 1, y = 2}',
+        '{"path": http://x.org, "content": "x"}',
+        '{"path": <b>a.py</b>, "content": "x"}',
+        '{"path": "a.py"}, {"content": "x = 1"}',
+        '{"path": "a.py", // to "content": "x = 1"}}',
+        '{"path": "a.py", "content": "x", "path" = "b.py"}',
+        '{"path": "a.py"}, "path": "b.py"',
+        '{"path": "a.py" /* "content": "x = 1"}',
+        '{"path": "a.py", "x=1;y": 2, "content": \'x\'}',
+    ],
+)
+def test_where_it_can_not_be_told_what_was_meant_the_call_is_not_whole_and_all_is_kept(written: str) -> None:
+    answer = f"First.\n{writing(written)}\n{tagged(BERLIN)}"
+    assert whole_calls(answer, ToolFormat.JSON) == [False, True]
+    events, _ = events_of([answer], ToolFormat.JSON)
+    kept = next(event.written for event in events if isinstance(event, CallEnded))
+    assert kept is not None
+    assert f"{kept.strip()}\n</tool_call>" == writing(written)
+    assert [event.text for event in events if isinstance(event, TextDelta)] == ["First."]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        '["a.py", "x"]',
+        '[{"path": "a"}, {"content": "x"}]',
+        '[{"name": "path", "value": "a"}]',
+        '"[1]"',
+        '"{\\"path\\"}"',
+    ],
+)
+def test_a_list_that_is_not_the_arguments_stays_text(arguments: str) -> None:
+    assert parse(writing(arguments)) == Parsed(writing(arguments), [], 0)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '{"write_file": OBJECT}',
+        '{"write_file": TEXT}',
+        '{"write_file": [OBJECT]}',
+        '{"write_file": {"arguments": OBJECT}}',
+        '{"functions.write_file": {"input": OBJECT}}',
+        '[{"write_file": OBJECT}]',
+        '{"function_call": {"name": "write_file", "arguments": OBJECT}}',
+        '{"name": "functions.write_file", "arguments": OBJECT}',
+        '{"name": "functions:write_file", "arguments": OBJECT}',
+        '{"name": "default_api.write_file", "parameters": OBJECT}',
+        '{"tool": "tools/write_file", "args": OBJECT}',
+        '{"name": "write_file()", "arguments": OBJECT}',
+        '{"name" "write_file" "arguments" OBJECT}',
+        '{name = "write_file", arguments = OBJECT}',
+        '{"name": "write_file", // which\n "arguments": OBJECT /* all */}',
+    ],
+)
+def test_the_tool_is_told_by_whatever_names_it(written: str) -> None:
+    written = tagged(written.replace("OBJECT", ARGUMENTS).replace("TEXT", json.dumps(ARGUMENTS)))
+    answer = parse(written)
+    assert (answer.text, answer.calls) == ("", [FILE])
+    assert answer.repairs > 0
+    assert whole_calls(written, ToolFormat.JSON) == [True]
+
+
+def test_a_tool_that_has_such_a_name_is_that_one_and_an_unknown_name_stays() -> None:
+    tools = [Tool("write"), Tool("fs.write"), Tool("functions.fs.read")]
+    for written, name in [
+        ("functions.write", "write"),
+        ("functions.fs.write", "fs.write"),
+        ("fs.write", "fs.write"),
+        ("functions.fs.read", "functions.fs.read"),
+        ("functions.fly", "functions.fly"),
+    ]:
+        answer = parse_answer(tagged(f'{{"name": "{written}", "arguments": {{}}}}'), ToolFormat.JSON, tools)
+        assert answer == Parsed("", [(name, "{}")], int(name != written))
+
+
+def test_right_json_may_name_an_argument_that_the_tool_does_not_have() -> None:
+    written = writing('{"path": "a", "content": "b", "encoding": "utf-8"}')
+    assert parse(written).arguments() == {"path": "a", "content": "b", "encoding": "utf-8"}
+    assert whole_calls(written, ToolFormat.JSON) == [True]
+
+
+@pytest.mark.parametrize("left", ["<tool_call>/\n", "<tool_call>>\n", "</tool_call>\n<tool_call>\n", "<tool_call/>\n"])
+@pytest.mark.parametrize(
+    "end", ["\n</tool_call>/", "\n/\n</tool_call>", "\n</tool_call>>", "\n</tool_call", "\n</tool_call>"]
+)
+def test_what_is_left_of_tags_beside_a_call_is_no_prose(left: str, end: str) -> None:
+    answer = parse(f"{left}{BERLIN}{end}")
+    assert (answer.text, answer.calls) == ("", [BERLIN_CALL])
+    assert answer.repairs > 0

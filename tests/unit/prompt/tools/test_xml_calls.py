@@ -67,8 +67,8 @@ def test_strings_are_told_while_they_are_written_and_other_values_when_they_are_
     assert parser.push("</parameter") == []
     assert parser.push(" x>") == [ArgumentsDelta(0, "\\n</parameter x>")]
     assert parser.push("\n</parameter>\n<parameter=lines>\n[1, ") == [ArgumentsDelta(0, '", "lines": ')]
-    assert parser.push("2]\n</parameter>\n</function>") == [ArgumentsDelta(0, "[1, 2]}"), CallEnded(0)]
-    assert parser.push("\n</tool_call>") == []
+    assert parser.push("2]\n</parameter>\n</function>") == [ArgumentsDelta(0, "[1, 2]")]
+    assert parser.push("\n</tool_call>") == [ArgumentsDelta(0, "}"), CallEnded(0)]
     assert parser.finish() == []
     assert parser.repairs == 0
 
@@ -425,3 +425,77 @@ def test_a_value_that_quotes_a_parameters_end_is_right_where_no_argument_is_miss
     quoted = "a\n</parameter>\n>\nb"
     call = function("write_file", parameter("path", "a.py"), parameter("content", quoted))
     assert parse(tagged(call)) == Parsed("", [("write_file", json.dumps({"path": "a.py", "content": quoted}))], 0)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        f"<tool_call>/\n{RIGHT}\n</tool_call>",
+        f"<tool_call>/{RIGHT}\n</tool_call>",
+        f"<tool_call/>\n{RIGHT}\n</tool_call>",
+        f"<tool_call>\n</function>\n{RIGHT}\n</tool_call>",
+        f"<tool_call>\n<parameter>\n{RIGHT}\n</tool_call>",
+        f"</parameter>\n</function>\n</tool_call>\n{tagged(RIGHT)}",
+        f"<tool_call>\n{RIGHT}\n</function><parameter\n</tool_call>",
+        f"<tool_call>\n{RIGHT}<parameter\n</tool_call>",
+        f"<tool_call>\n{RIGHT}\n<parameter=\n</tool_call>",
+        f"<tool_call>\n{RIGHT}/\n</tool_call>",
+        f"<tool_call>\n{RIGHT}>\n</tool_call>>",
+        f"<tool_call>\n{RIGHT}\n</function\n</tool_call",
+        f"{tagged(RIGHT)}/\n",
+        tagged(RIGHT.replace("=write_file>", "=functions.write_file>")),
+        tagged(RIGHT.replace("=write_file>", "=default_api:write_file>")),
+        tagged(RIGHT.replace("</parameter>\n<", "</parameter>\n</function>\n<")),
+        tagged(RIGHT.replace("write_file>\n", "write_file>\n</function>\n")),
+    ],
+)
+def test_leftovers_of_tags_and_functions_that_end_too_soon_are_mended(written: str) -> None:
+    answer = parse(written)
+    assert (answer.text, answer.calls) == ("", [NOTE])
+    assert answer.repairs > 0
+    assert whole_calls(written, ToolFormat.XML) == [True]
+
+
+@pytest.mark.parametrize(
+    ("between", "text"),
+    [
+        ("\nNow the other.\n</parameter>\n", "Now the other."),
+        ("\nNow </parameter>\n", "Now"),
+        ("\n</parameter>\n", ""),
+        ("\nNow:</function>\n<tool_call>\n", "Now:"),
+    ],
+)
+def test_a_stray_end_between_two_calls_is_no_prose(between: str, text: str) -> None:
+    answer = parse(f"{tagged(RIGHT)}{between}{BERLIN}\n</tool_call>")
+    assert (answer.text, answer.calls) == (text, [NOTE, BERLIN_CALL])
+    assert answer.repairs > 0
+
+
+def test_a_call_that_stays_prose_keeps_its_tags() -> None:
+    prose = f"So </parameter> I write {BERLIN}\n</tool_call>"
+    assert parse(f"{tagged(RIGHT)}\n{prose}") == Parsed(prose, [NOTE], 0)
+
+
+@pytest.mark.parametrize(
+    "function_and_more",
+    [
+        "<function=write_file>\n</function>\na.py\nx = 1\n",
+        f"<function=write_file>\n</function>\na.py\n</parameter>\n{parameter('content', 'x')}\n</function>\n",
+        "<function=write_file>\n</function>\n<path>a.py</path>\n",
+        f"<function=write_file>\n{parameter('path', 'a')}\n<param=content>\nx = 1\n</parameter>\n</function>\n",
+        "<function=write_file>\n<parameter=ratio>\n1\n</parameter>\n<parameter=ratio>\n2\n</parameter>\n</function>\n",
+        "<function=write_file>\n<parameter=a.py, content>\nx\n</parameter>\n</function>\n",
+        "<function=write_file>\n<parameter=path>\na\n</parameter>\nb\n<parameter=content>\nx\n</parameter>\n</function>\n",
+    ],
+)
+def test_where_it_can_not_be_told_what_was_meant_the_call_is_not_whole_and_all_is_kept(function_and_more: str) -> None:
+    events, repairs = events_of([f"<tool_call>\n{function_and_more}</tool_call>\n{tagged(BERLIN)}"], ToolFormat.XML)
+    broken, right = [event for event in events if isinstance(event, CallEnded)]
+    assert (broken.whole, right.whole, repairs > 0) == (False, True, True)
+    assert broken.written == f"<tool_call>\n{function_and_more}"
+    assert not [event for event in events if isinstance(event, TextDelta)]
+
+
+def test_a_function_of_which_nothing_is_missing_may_be_empty_and_text_may_follow() -> None:
+    assert parse("<tool_call>\n<function=get_time>\n</function>\nNow.") == Parsed("Now.", [("get_time", "{}")], 1)
+    assert whole_calls(tagged("<function=write_file>\n</function>"), ToolFormat.XML) == [True]
