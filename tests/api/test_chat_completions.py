@@ -330,7 +330,7 @@ async def test_a_conversation_of_the_original_endpoints_goes_on_here_and_back(qu
         ({"tools": [WEATHER, {"function": {"name": "weather"}}]}, "tools", "Two tools"),
         ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "tool_choice", "no tools"),
         ({"tools": [WEATHER], "tool_choice": {"type": "web_search"}}, "tool_choice", "'web_search'"),
-        ({"tools": [WEATHER], "tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice", "'custom'"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice", "'x'"),
         ({"tools": [WEATHER], "tool_choice": named("other")}, "tool_choice", "'other'"),
         ({"tools": [WEATHER], "tool_choice": allowed("other")}, "tool_choice", "'other'"),
         ({"tools": [WEATHER], "tool_choice": allowed()}, "tool_choice.allowed_tools.tools", "at least 1"),

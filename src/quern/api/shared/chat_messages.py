@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field
 from quern.api.shared.content import Content, ContentField, SaidBefore
 from quern.api.shared.fields import NoOp, RequestObject
 from quern.errors import InvalidRequest
-from quern.types import Item, Message, Role, ToolCall, ToolResult
+from quern.types import CUSTOM_INPUT, Item, Message, Role, ToolCall, ToolKind, ToolResult
 
 
 class SystemMessage(RequestObject):
@@ -82,7 +82,8 @@ class Call(RequestObject):
     def item(self) -> ToolCall:
         """The step that it stands for."""
         if self.custom is not None:
-            return ToolCall(self.id, self.custom.name, self.custom.input)
+            arguments = json.dumps({CUSTOM_INPUT: self.custom.input}, ensure_ascii=False)
+            return ToolCall(self.id, self.custom.name, arguments, ToolKind.CUSTOM)
         function = self.function or CalledFunction()
         return ToolCall(self.id, function.name, function.arguments)
 
