@@ -7,6 +7,7 @@ every field.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, FailFast, Field, Tag
@@ -22,16 +23,14 @@ from quern.api.anthropic.said import TextBlock, Texts
 from quern.api.anthropic.tools import ClientTool, ToolChoice, use_of
 from quern.api.shared.fields import (
     MOST_MESSAGES,
-    MOST_STOPS,
     JsonSchema,
     LeftOut,
     NoOp,
     RequestObject,
-    StopText,
     refused,
     type_of,
 )
-from quern.api.shared.sampling_fields import with_sampling
+from quern.api.shared.sampling_fields import Stops, empty_stops, stop_texts, with_sampling
 from quern.api.shared.tools import MOST_TOOLS
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
@@ -137,7 +136,7 @@ class MessagesRequest(
     max_tokens: int = PARAMETERS["max_tokens"].field(
         default=..., ge=0, description="Most tokens of the answer; with 0 the prompt is read into the cache, no more."
     )
-    stop_sequences: list[StopText] | None = Field(default=None, max_length=MOST_STOPS)
+    stop_sequences: Stops = Field(default_factory=list[str])
     stream: bool | None = None
     billing_policy: NoOp = None
     diagnostics: NoOp = None
@@ -146,6 +145,10 @@ class MessagesRequest(
     inference_geo: NoOp = None
     metadata: NoOp = None
     service_tier: NoOp = None
+
+    def ignored(self) -> Sequence[str]:
+        """See `RequestObject.ignored`."""
+        return [*super().ignored(), *empty_stops("stop_sequences", self.stop_sequences)]
 
     def sampling(self, defaults: GenerationSettings) -> SamplingParams:
         """These values over the defaults. A prompt that is only read has an answer of one token, which nobody sees."""
@@ -168,6 +171,6 @@ class MessagesRequest(
             sampling=self.sampling(defaults),
             remember=conversation_id is not None,
             conversation_id=conversation_id,
-            stops=tuple(self.stop_sequences or ()),
+            stops=stop_texts(self.stop_sequences),
             fit_answer=True,
         )

@@ -108,7 +108,7 @@ class TextRequest(RequestObject):
             caller,
             input=ChatInput(items, schema=self.schema_text(), schema_field="format", **more),
             sampling=self.sampling(defaults),
-            stops=tuple(self.options.stop),
+            stops=self.options.stops(),
             fit_answer=True,
         )
 
@@ -166,7 +166,7 @@ class GenerateRequest(TextRequest):
             caller,
             input=encoded.input,
             sampling=self.sampling(defaults),
-            stops=tuple(self.options.stop),
+            stops=self.options.stops(),
             priority=encoded.priority,
             fit_answer=True,
         )

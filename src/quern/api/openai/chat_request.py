@@ -141,6 +141,6 @@ class ChatCompletionRequest(ExtendedFields):
             sampling=self.sampling(defaults, max_tokens=self.answer_tokens(), logprobs=self.logprobs_count()),
             remember=conversation_id is not None,
             conversation_id=conversation_id,
-            stops=tuple(self.stop),
+            stops=self.stops(),
             fit_answer=True,
         )
