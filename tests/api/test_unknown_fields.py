@@ -159,9 +159,13 @@ EMPTY_FORMATS: list[tuple[str, dict[str, Any], str]] = [
 EMPTY_TEXT_FORMATS: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/responses", {"input": "hi", "text": {"format": empty}}, "text.format") for empty in ({}, {"type": None})
 ]
+EMPTY_MESSAGE_FORMATS: list[tuple[str, dict[str, Any], str]] = [
+    ("/v1/messages", {**BODIES["/v1/messages"], "output_config": {"format": {}}}, "output_config.format"),
+    ("/v1/messages", {**BODIES["/v1/messages"], "output_format": {}}, "output_format"),
+]
 
 
-@pytest.mark.parametrize(("path", "body", "named"), EMPTY_FORMATS + EMPTY_TEXT_FORMATS)
+@pytest.mark.parametrize(("path", "body", "named"), EMPTY_FORMATS + EMPTY_TEXT_FORMATS + EMPTY_MESSAGE_FORMATS)
 async def test_a_format_that_says_nothing_is_left_out_and_named(
     quern: Quern, path: str, body: dict[str, Any], named: str
 ) -> None:

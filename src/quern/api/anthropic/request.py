@@ -45,10 +45,20 @@ class JsonFormat(RequestObject):
     schema_: JsonSchema = Field(alias="schema")
 
 
+def _format(value: Any) -> str:
+    return "nothing" if value == {} or isinstance(value, LeftOut) else "schema"
+
+
+AskedFormat = Annotated[
+    Annotated[JsonFormat, Tag("schema")] | Annotated[LeftOut, Tag("nothing")], Discriminator(_format)
+]
+"""A format; one that says nothing is left out, and named."""
+
+
 class OutputConfig(RequestObject):
     """What the answer is like."""
 
-    format: JsonFormat | None = None
+    format: AskedFormat | None = None
     effort: NoOp = None
     task_budget: NoOp = None
 
@@ -89,7 +99,7 @@ class CountTokensRequest(RequestObject):
     tools: list[ClientTool] | None = Field(default=None, max_length=MOST_TOOLS)
     tool_choice: ToolChoice | None = None
     output_config: OutputConfig | None = None
-    output_format: JsonFormat | None = None
+    output_format: AskedFormat | None = None
     context_management: ContextManagement | None = None
     compaction: Annotated[
         None, refused("This server makes no summaries by itself. Leave it out, and ask for one in a message")
@@ -106,7 +116,8 @@ class CountTokensRequest(RequestObject):
         """What is said to the model; `continuing`: there is more before it. Raises InvalidRequest."""
         check_said_now(self.messages)
         system = "\n".join(text for block in self.system if (text := without_billing(block.text)))
-        wanted = (self.output_config and self.output_config.format) or self.output_format
+        configured = self.output_config.format if self.output_config is not None else None
+        wanted = configured if isinstance(configured, JsonFormat) else self.output_format
         tools = self.tools or []
         items, prefill = split_prefill(items_of(self.messages), alone=continuing)
         return ChatInput(
@@ -114,7 +125,7 @@ class CountTokensRequest(RequestObject):
             prefill=prefill,
             instructions=system or None,
             tool_use=use_of(offered_tools(tools, self.messages), self.tool_choice, tools),
-            schema=json.dumps(wanted.schema_) if wanted is not None else None,
+            schema=json.dumps(wanted.schema_) if isinstance(wanted, JsonFormat) else None,
             schema_field="output_format" if wanted is self.output_format else "output_config.format",
             items_field="messages",
         )
