@@ -255,8 +255,11 @@ async def test_what_changes_nothing_changes_nothing(quern: Quern, path: str) -> 
 async def test_empty_stop_texts_end_nothing(start: Start, path: str) -> None:
     async with start(saying("abc")) as quern:
         for stop, text in (("", "abc"), ([""], "abc"), (["", "b"], "a"), (None, "abc"), ("c", "ab")):
-            choice = (await post(quern, path, stop=stop)).json()["choices"][0]
+            answer = await post(quern, path, stop=stop)
+            choice = answer.json()["choices"][0]
             assert (choice["text"] if "text" in choice else choice["message"]["content"]) == text
+            empty = stop is not None and "" in (stop or [""])
+            assert answer.headers.get("x-quern-ignored") == ("stop.0" if empty and stop != "c" else None)
 
 
 async def test_no_likeliest_tokens_need_no_logprobs(quern: Quern) -> None:

@@ -309,7 +309,7 @@ async def test_a_conversation_of_the_original_endpoints_goes_on_here_and_back(qu
     [
         ({"messages": []}, "messages", "at least 1 item"),
         ({"messages": [{"role": "user"}]}, "messages.0.content", "missing"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0", "robot"),
+        ({"messages": [None, {}, 5, {"role": "robot"}]}, "messages", "an object with a role and content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0", "image_url"),
         ({"messages": [*USER, {"role": "user", "content": None}]}, "messages.1.content", "missing"),
         ({"temperature": 2.5}, "temperature", "less than or equal to 2"),
@@ -330,7 +330,7 @@ async def test_a_conversation_of_the_original_endpoints_goes_on_here_and_back(qu
         ({"tools": [WEATHER, {"function": {"name": "weather"}}]}, "tools", "Two tools"),
         ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "tool_choice", "no tools"),
         ({"tools": [WEATHER], "tool_choice": {"type": "web_search"}}, "tool_choice", "'web_search'"),
-        ({"tools": [WEATHER], "tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice", "'custom'"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice", "'x'"),
         ({"tools": [WEATHER], "tool_choice": named("other")}, "tool_choice", "'other'"),
         ({"tools": [WEATHER], "tool_choice": allowed("other")}, "tool_choice", "'other'"),
         ({"tools": [WEATHER], "tool_choice": allowed()}, "tool_choice.allowed_tools.tools", "at least 1"),

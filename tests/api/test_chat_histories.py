@@ -13,7 +13,7 @@ USER: dict[str, Any] = {"role": "user", "content": "hi"}
 MISSING = object()
 
 
-def history(*messages: dict[str, Any]) -> list[dict[str, Any]]:
+def history(*messages: Any) -> list[dict[str, Any]]:
     return [USER, *messages, {"role": "user", "content": "and now?"}]
 
 
@@ -74,8 +74,19 @@ async def test_arguments_of_any_kind_are_shown_as_well_as_can_be(quern: Quern, a
         (calling(call("{}", id=None)), '"name": "f"'),
         (calling(call("{}", id=7, type=None, index=0)), '"name": "f"'),
         (calling({"function": {"name": None, "arguments": "{}"}}), '"name": ""'),
-        (calling({"id": "c1", "type": "custom", "custom": {"name": "f", "input": "ls"}}), '"arguments": "ls"'),
+        (calling({"id": "c1", "type": "custom", "custom": {"name": "f", "input": "ls"}}),
+         '"arguments": {"input": "ls"}'),
         (calling({}), '"name": ""'),
+        (calling({"id": "c1", "function": "f"}), '{"name": "f", "arguments": {}}'),
+        (calling({"id": "c1", "custom": "f"}), '{"name": "f", "arguments": {"input": ""}}'),
+        (history({"role": "assistant", "tool_calls": call('{"x": 1}')}), '{"name": "f", "arguments": {"x": 1}}'),
+        (history({"role": "assistant", "function_call": "f"}), '{"name": "f", "arguments": {}}'),
+        (history("said"), "user\nsaid"),
+        (history({"content": "said"}), "user\nsaid"),
+        (history({"role": None, "content": ["said"]}), "user\nsaid"),
+        (history({"role": "critic", "content": "said"}), "user\nsaid"),
+        (history({"type": "message", "id": "m", "status": "completed", "role": "assistant", "content": "said"}),
+         "assistant\nsaid"),
         (calling(call("{}"), content="Look."), "Look."),
         (calling(call("{}"), content=""), '"name": "f"'),
         (calling(content="No calls."), "No calls."),
@@ -142,3 +153,77 @@ async def test_what_the_user_says_now_is_refused_where_it_is_no_text(quern: Quer
         assert response.status_code == 400
         assert response.json()["error"]["param"] == "messages.1.content.1"
         assert part in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+@pytest.mark.parametrize(
+    ("odd", "ignored"),
+    [
+        (None, ""),
+        ({}, ""),
+        (5, ""),
+        ([], ""),
+        ([USER], ""),
+        (True, ""),
+        ({"role": "assistant_2"}, ""),
+        ({"type": 5}, ""),
+        ({"type": "message"}, " (message)"),
+        ({"type": "memory", "text": "x"}, " (memory)"),
+        ({"role": "critic", "content": "said"}, ".role"),
+        ({"role": 5, "content": "said"}, ".role"),
+        ({"role": "System", "content": "said"}, ".role"),
+        ({"role": "assistant", "content": "x", "tool_calls": [None]}, ".tool_calls.0"),
+        ({"role": "assistant", "content": "x", "tool_calls": "f"}, ".tool_calls.0"),
+        ("said", None),
+        ({"content": "said"}, None),
+        ({"role": "tool", "tool_call_id": "c1", "content": "said"}, None),
+        ({"role": "tool", "tool_call_id": None, "content": None}, None),
+        ({"role": "function", "name": "f", "content": "said"}, None),
+        ({"role": "assistant", "content": None, "tool_calls": [call("{}"), call('{"x": "ab')]}, None),
+        ({"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}, None),
+        ({"type": "message", "id": "m1", "status": "completed", "role": "tool", "content": "said"}, None),
+    ],
+)
+async def test_what_is_no_message_is_left_out_and_named_and_all_else_is_shown(
+    quern: Quern, path: str, odd: Any, ignored: str | None
+) -> None:
+    field = "input" if path == "/v1/responses" else "messages"
+    plain, strange = (json.dumps({field: said}) for said in (history(), history(odd)))
+    headers = {"content-type": "application/json"}
+    assert (await quern.client.post(path, content=plain, headers=headers)).status_code == 200
+    answer = await quern.client.post(path, content=strange, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers.get("x-quern-ignored") == (None if ignored is None else f"{field}.1{ignored}")
+    first, second = quern.engine.requests
+    left_out = ignored is not None and "." not in ignored
+    assert (first.prompt == second.prompt) == left_out
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+async def test_calls_and_results_in_chats_shape_are_shown_as_calls_and_results(quern: Quern, path: str) -> None:
+    said = [
+        {"role": "assistant", "content": "Look.", "tool_calls": [call('{"x": 1}')]},
+        {"role": "tool", "tool_call_id": "c1", "content": "4 lines"},
+        {"role": "assistant", "content": None, "function_call": {"name": "g", "arguments": "{}"}},
+        {"role": "function", "name": "g", "content": "5 lines"},
+    ]
+    field = "input" if path == "/v1/responses" else "messages"
+    answer = await quern.client.post(path, json={field: history(*said)})
+    assert answer.status_code == 200, answer.text
+    prompt = quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
+    parts = ["Look.", '{"name": "f", "arguments": {"x": 1}}', "4 lines", '{"name": "g", "arguments": {}}', "5 lines"]
+    places = [prompt.index(part) for part in parts]
+    assert places == sorted(places)
+    assert prompt.count("tool\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("odd", "shown"),
+    [({"role": "critic", "content": "said"}, "said"), ("said", "said"), ({"content": [{"text": "said"}]}, "said")],
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+async def test_so_is_what_is_said_last(quern: Quern, path: str, odd: Any, shown: str) -> None:
+    field = "input" if path == "/v1/responses" else "messages"
+    answer = await quern.client.post(path, json={field: [odd, None]})
+    assert answer.status_code == 200, answer.text
+    assert f"user\n{shown}" in quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)

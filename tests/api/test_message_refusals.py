@@ -34,7 +34,7 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"temperature": 1.1}, "temperature"),
     ({"top_p": -0.1}, "top_p"),
     ({"top_k": -2}, "top_k"),
-    ({"stop_sequences": [""]}, "stop_sequences.0"),
+    ({"stop_sequences": [1]}, "stop_sequences.0"),
     ({"stop_sequences": ["x"] * 17}, "stop_sequences"),
     ({"tools": [{**WEATHER, "name": "two words"}]}, "tools.0.name"),
     ({"tools": [{"name": "weather"}]}, "tools.0.input_schema"),

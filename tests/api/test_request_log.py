@@ -65,7 +65,7 @@ def refused(
 
 
 REFUSED = {
-    "a field": refused("/v1/chat/completions", "invalid", json={"messages": [{"role": SECRET, "content": SECRET}]}),
+    "a field": refused("/v1/responses", "invalid", json={"input": SECRET, "text": {"format": {"type": SECRET}}}),
     "a value": refused("/v1/completions", "invalid", "temperature", json={"prompt": SECRET, "temperature": SECRET}),
     "a message": refused("/v1/messages", "invalid", "messages", json={"messages": SECRET, "max_tokens": 5}),
     "too long": refused("/v1/responses", "context_exceeded", json={"input": SECRET * 5000}),

@@ -104,7 +104,7 @@ async def test_a_conversation_is_rendered_with_the_models_template(quern: Quern)
         ("/tokenize", {}, "content", "one of content, prompt and messages"),
         ("/tokenize", {"content": "a", "prompt": "b"}, "content", "one of content, prompt and messages"),
         ("/tokenize", {"content": 1}, "content", "valid string"),
-        ("/tokenize", {"messages": [{"role": "robot"}]}, "messages.0", "robot"),
+        ("/tokenize", {"messages": [{"role": "robot"}]}, "messages", "an object with a role and content"),
         ("/detokenize", {}, "tokens", "missing"),
         ("/detokenize", {"tokens": "a"}, "tokens", "valid list"),
         ("/detokenize", {"tokens": [-1]}, "tokens", "ids are 0 to"),

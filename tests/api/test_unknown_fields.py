@@ -8,7 +8,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from quern.grammar.kinds import JsonGrammar
+
 from .conftest import Quern, Start
+from .engines import saying
 
 USER: list[Any] = [{"role": "user", "content": "hi"}]
 FUNCTION = {"name": "f", "parameters": {"type": "object"}}
@@ -146,3 +149,63 @@ async def test_an_unknown_field_that_is_an_empty_list_says_nothing(start: Start,
         response = await post(quern, path, {**BODIES[path], "colour": [], "mcp_servers": []})
         assert response.status_code == 200, response.text
         assert "x-quern-ignored" not in response.headers
+
+
+EMPTY_FORMATS: list[tuple[str, dict[str, Any], str]] = [
+    (path, {**BODIES[path], "response_format": empty}, "response_format")
+    for path in ("/v1/chat/completions", "/v1/completions")
+    for empty in ({}, "", {"type": None}, {"type": "", "json_schema": None})
+]
+EMPTY_TEXT_FORMATS: list[tuple[str, dict[str, Any], str]] = [
+    ("/v1/responses", {"input": "hi", "text": {"format": empty}}, "text.format") for empty in ({}, {"type": None})
+]
+EMPTY_MESSAGE_FORMATS: list[tuple[str, dict[str, Any], str]] = [
+    ("/v1/messages", {**BODIES["/v1/messages"], "output_config": {"format": {}}}, "output_config.format"),
+    ("/v1/messages", {**BODIES["/v1/messages"], "output_format": {}}, "output_format"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "named"), EMPTY_FORMATS + EMPTY_TEXT_FORMATS + EMPTY_MESSAGE_FORMATS)
+async def test_a_format_that_says_nothing_is_left_out_and_named(
+    quern: Quern, path: str, body: dict[str, Any], named: str
+) -> None:
+    answer = await post(quern, path, body)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-quern-ignored"] == named
+    assert quern.engine.requests[-1].grammar is None
+    if path == "/v1/responses":
+        assert answer.json()["text"] == {"format": {"type": "text"}}
+
+
+@pytest.mark.parametrize("format_", [{"json_schema": {"schema": {"type": "object"}}}, {"schema": {"type": "object"}}])
+async def test_a_format_without_a_type_is_that_of_its_schema(quern: Quern, format_: dict[str, Any]) -> None:
+    answer = await post(quern, CHAT, {"messages": USER, "response_format": format_})
+    assert answer.status_code == 200, answer.text
+    assert "x-quern-ignored" not in answer.headers
+    assert quern.engine.requests[-1].grammar == JsonGrammar('{"type": "object"}')
+
+
+STOPS = {
+    "/v1/chat/completions": ("stop", {"messages": USER}),
+    "/v1/completions": ("stop", {"prompt": "hi"}),
+    "/v1/fim/completions": ("stop", {"prompt": "hi"}),
+    "/v1/responses": ("stop", {"input": "hi"}),
+    "/v1/messages": ("stop_sequences", {"model": "fake", "max_tokens": 50, "messages": USER}),
+    "/infill": ("stop", {"input_prefix": "hi", "input_suffix": ""}),
+    "/completion": ("stop", {"prompt": "hi"}),
+}
+
+
+@pytest.mark.parametrize("path", STOPS)
+@pytest.mark.parametrize("stops", [["", "b", None], ["b"], [" ", "b"], ["", None]])
+async def test_an_empty_stop_text_ends_nothing_and_is_named_in_every_dialect(
+    start: Start, path: str, stops: list[str | None]
+) -> None:
+    field, body = STOPS[path]
+    async with start(saying("abc")) as quern:
+        answer = await post(quern, path, {**body, field: stops})
+    assert answer.status_code == 200, answer.text
+    named = [f"{field}.{index}" for index, stop in enumerate(stops) if not stop]
+    assert answer.headers.get("x-quern-ignored") == (", ".join(named) or None)
+    assert ('"abc' in answer.text) == ("b" not in stops)
+    assert '"a' in answer.text

@@ -66,7 +66,6 @@ VENDORS = [
             r"messages\.0\[user\]\.content\[Iterable\]\.0\[(image_url|input_audio|file)\].*": "no text",
             r"audio(?!=null).*": "text only",
             r"modalities\[List\]\.0=audio": "text only",
-            r"tool_choice\[custom\].*": "'custom'",
         },
     ),
     Vendor(

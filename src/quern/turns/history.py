@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from quern.errors import ConversationBusy, ConversationNotFound, InvalidRequest, ResponseNotFound
 from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
 from quern.turns.request import TurnRequest
-from quern.types import Item, TurnState
+from quern.types import Item, ToolCall, ToolKind, ToolResult, TurnState
 
 NO_CONVERSATION = (
     "There is no such conversation. Send a conversation_id exactly as the server gave it, or leave it out to begin a "
@@ -18,6 +19,18 @@ NO_RESPONSE = (
     "There is no such response: the id is wrong, it was deleted, or it was created with store=false. Send an id "
     "exactly as the server gave it."
 )
+
+
+def with_custom_results(items: Sequence[Item], history: Sequence[Item]) -> list[Item]:
+    """The items, in which results of custom calls say so: Chat Completions has the same messages for all results."""
+    calls = (item for item in (*history, *items) if isinstance(item, ToolCall))
+    custom = {call.id for call in calls if call.kind is ToolKind.CUSTOM}
+    return [
+        replace(item, kind=ToolKind.CUSTOM)
+        if isinstance(item, ToolResult) and item.kind is ToolKind.FUNCTION and item.call_id in custom
+        else item
+        for item in items
+    ]
 
 
 class HistoryLoader:

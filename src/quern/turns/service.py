@@ -28,7 +28,7 @@ from quern.store.turns import TurnStore
 from quern.turns.context_limit import room_for_answer
 from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.disconnect_policy import Abandonment
-from quern.turns.history import HistoryLoader
+from quern.turns.history import HistoryLoader, with_custom_results
 from quern.turns.journal import Journal
 from quern.turns.owner_turns import OwnerTurns
 from quern.turns.preparation import LONG_PROMPT, Prepared, call_parser, check_ids, prepare, prompt_size
@@ -108,7 +108,7 @@ class TurnService:
                 prepared = await self._prepare(history, request.input)
                 grammar = await self._grammars.choose(prepared.grammars, prepared.grammar_field, prepared.demanded)
                 turn = self._turn(request, prepared, grammar)
-                await self._store_queued(turn, request)
+                await self._store_queued(turn, request, history)
                 return self._launch(turn)
 
     async def count_tokens(self, given: ChatInput) -> int:
@@ -264,11 +264,11 @@ class TurnService:
             stored=request.kept,
         )
 
-    async def _store_queued(self, turn: Turn, request: TurnRequest) -> None:
+    async def _store_queued(self, turn: Turn, request: TurnRequest, history: Sequence[Item]) -> None:
         given = request.input
         items, field = (given.items, given.items_field) if isinstance(given, ChatInput) else ((), None)
         try:
-            await self._store.create(self._record(turn, request, items))
+            await self._store.create(self._record(turn, request, with_custom_results(items, history)))
         except InvalidRequest as error:
             raise InvalidRequest(str(error), field) from error
 

@@ -7,6 +7,7 @@ every field.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, FailFast, Field, Tag
@@ -22,16 +23,14 @@ from quern.api.anthropic.said import TextBlock, Texts
 from quern.api.anthropic.tools import ClientTool, ToolChoice, use_of
 from quern.api.shared.fields import (
     MOST_MESSAGES,
-    MOST_STOPS,
     JsonSchema,
     LeftOut,
     NoOp,
     RequestObject,
-    StopText,
     refused,
     type_of,
 )
-from quern.api.shared.sampling_fields import with_sampling
+from quern.api.shared.sampling_fields import Stops, empty_stops, stop_texts, with_sampling
 from quern.api.shared.tools import MOST_TOOLS
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
@@ -46,10 +45,20 @@ class JsonFormat(RequestObject):
     schema_: JsonSchema = Field(alias="schema")
 
 
+def _format(value: Any) -> str:
+    return "nothing" if value == {} or isinstance(value, LeftOut) else "schema"
+
+
+AskedFormat = Annotated[
+    Annotated[JsonFormat, Tag("schema")] | Annotated[LeftOut, Tag("nothing")], Discriminator(_format)
+]
+"""A format; one that says nothing is left out, and named."""
+
+
 class OutputConfig(RequestObject):
     """What the answer is like."""
 
-    format: JsonFormat | None = None
+    format: AskedFormat | None = None
     effort: NoOp = None
     task_budget: NoOp = None
 
@@ -90,7 +99,7 @@ class CountTokensRequest(RequestObject):
     tools: list[ClientTool] | None = Field(default=None, max_length=MOST_TOOLS)
     tool_choice: ToolChoice | None = None
     output_config: OutputConfig | None = None
-    output_format: JsonFormat | None = None
+    output_format: AskedFormat | None = None
     context_management: ContextManagement | None = None
     compaction: Annotated[
         None, refused("This server makes no summaries by itself. Leave it out, and ask for one in a message")
@@ -107,7 +116,8 @@ class CountTokensRequest(RequestObject):
         """What is said to the model; `continuing`: there is more before it. Raises InvalidRequest."""
         check_said_now(self.messages)
         system = "\n".join(text for block in self.system if (text := without_billing(block.text)))
-        wanted = (self.output_config and self.output_config.format) or self.output_format
+        configured = self.output_config.format if self.output_config is not None else None
+        wanted = configured if isinstance(configured, JsonFormat) else self.output_format
         tools = self.tools or []
         items, prefill = split_prefill(items_of(self.messages), alone=continuing)
         return ChatInput(
@@ -115,7 +125,7 @@ class CountTokensRequest(RequestObject):
             prefill=prefill,
             instructions=system or None,
             tool_use=use_of(offered_tools(tools, self.messages), self.tool_choice, tools),
-            schema=json.dumps(wanted.schema_) if wanted is not None else None,
+            schema=json.dumps(wanted.schema_) if isinstance(wanted, JsonFormat) else None,
             schema_field="output_format" if wanted is self.output_format else "output_config.format",
             items_field="messages",
         )
@@ -137,7 +147,7 @@ class MessagesRequest(
     max_tokens: int = PARAMETERS["max_tokens"].field(
         default=..., ge=0, description="Most tokens of the answer; with 0 the prompt is read into the cache, no more."
     )
-    stop_sequences: list[StopText] | None = Field(default=None, max_length=MOST_STOPS)
+    stop_sequences: Stops = Field(default_factory=list[str])
     stream: bool | None = None
     billing_policy: NoOp = None
     diagnostics: NoOp = None
@@ -146,6 +156,10 @@ class MessagesRequest(
     inference_geo: NoOp = None
     metadata: NoOp = None
     service_tier: NoOp = None
+
+    def ignored(self) -> Sequence[str]:
+        """See `RequestObject.ignored`."""
+        return [*super().ignored(), *empty_stops("stop_sequences", self.stop_sequences)]
 
     def sampling(self, defaults: GenerationSettings) -> SamplingParams:
         """These values over the defaults. A prompt that is only read has an answer of one token, which nobody sees."""
@@ -168,6 +182,6 @@ class MessagesRequest(
             sampling=self.sampling(defaults),
             remember=conversation_id is not None,
             conversation_id=conversation_id,
-            stops=tuple(self.stop_sequences or ()),
+            stops=stop_texts(self.stop_sequences),
             fit_answer=True,
         )

@@ -146,7 +146,7 @@ class GenerationFields(SamplingFields):
             if schema is None
             else replace(encoded.input, schema=schema, schema_field="json_schema"),
             sampling=replace(sampling, ignore_eos=self.ignore_eos),
-            stops=tuple(self.stop),
+            stops=self.stops(),
             priority=encoded.priority,
             fit_answer=True,
         )

@@ -21,7 +21,7 @@ from quern.api.shared.chat_messages import AssistantMessage, ChatMessage, messag
 from quern.api.shared.fields import MOST_MESSAGES, NoOp, RequestObject
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.services import ServicesDep
-from quern.api.shared.tools import MOST_TOOLS, OfferedTool, functions_of
+from quern.api.shared.tools import MOST_TOOLS, OfferedTool, shown_tools
 from quern.errors import InvalidRequest
 from quern.turns.request import ChatInput, ToolUse, split_prefill
 from quern.turns.tokens import TokenService
@@ -56,7 +56,7 @@ class Conversation(RequestObject):
             items, prefill = split_prefill(items)
         else:
             prefill = ""
-        return ChatInput(items, prefill=prefill, tool_use=ToolUse(tuple(functions_of(self.tools))))
+        return ChatInput(items, prefill=prefill, tool_use=ToolUse(tuple(shown_tools(self.tools))))
 
 
 class TokenizeRequest(Conversation):

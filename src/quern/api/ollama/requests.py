@@ -14,7 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field, field_validator
 from quern.api.ollama.messages import ChatMessage, message_items
 from quern.api.shared.fields import ANY_OBJECT, MOST_MESSAGES, JsonSchema, NoOp, RequestObject, refused
 from quern.api.shared.sampling_fields import MOST_TOP_LOGPROBS, SamplingFields
-from quern.api.shared.tools import MOST_TOOLS, OfferedTool, functions_of, tool_use
+from quern.api.shared.tools import MOST_TOOLS, OfferedFunction, shown_tools, tool_use
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
 from quern.sampling import PARAMETERS, SamplingParams
@@ -108,7 +108,7 @@ class TextRequest(RequestObject):
             caller,
             input=ChatInput(items, schema=self.schema_text(), schema_field="format", **more),
             sampling=self.sampling(defaults),
-            stops=tuple(self.options.stop),
+            stops=self.options.stops(),
             fit_answer=True,
         )
 
@@ -117,14 +117,14 @@ class ChatRequest(TextRequest):
     """`POST /api/chat`."""
 
     messages: list[ChatMessage] = Field(default_factory=list[ChatMessage], max_length=MOST_MESSAGES)
-    tools: list[OfferedTool] = Field(default_factory=list[OfferedTool], max_length=MOST_TOOLS)
+    tools: list[OfferedFunction] = Field(default_factory=list[OfferedFunction], max_length=MOST_TOOLS)
 
     def turn(self, caller: Caller, defaults: GenerationSettings) -> TurnRequest | None:
         """The turn that is asked for; None where the model is only to be loaded. Raises InvalidRequest."""
         if not self.messages:
             return None
         items, prefill = split_prefill(message_items(self.messages))
-        use = tool_use(functions_of(self.tools), None, only=None, parallel=True)
+        use = tool_use(shown_tools(self.tools), None, only=None, parallel=True)
         return self.chat_turn(caller, items, defaults, prefill=prefill, tool_use=use, items_field="messages")
 
 
@@ -166,7 +166,7 @@ class GenerateRequest(TextRequest):
             caller,
             input=encoded.input,
             sampling=self.sampling(defaults),
-            stops=tuple(self.options.stop),
+            stops=self.options.stops(),
             priority=encoded.priority,
             fit_answer=True,
         )

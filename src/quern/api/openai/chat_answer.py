@@ -8,9 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from quern.events import ArgumentsDelta, CallStarted, TextDelta, TextLogprobs, TokenLogprob, TurnEnded, TurnEvent
+from quern.api.openai.tool_items import CustomInput, custom_input
+from quern.api.shared.custom_tools import CUSTOM
+from quern.events import (
+    ArgumentsDelta,
+    CallEnded,
+    CallStarted,
+    TextDelta,
+    TextLogprobs,
+    TokenLogprob,
+    TurnEnded,
+    TurnEvent,
+)
 from quern.turns.answer import Answer, OneText
-from quern.types import FinishReason, ToolCall, Usage
+from quern.types import FinishReason, ToolCall, ToolKind, Usage
 
 
 class ChoiceChunks:
@@ -21,6 +32,7 @@ class ChoiceChunks:
         self._legacy = legacy
         self._logprobs: list[dict[str, Any]] = []
         self._content = OneText()
+        self._inputs: dict[int, CustomInput] = {}
 
     def keep_alive(self) -> dict[str, Any]:
         """A chunk that adds nothing."""
@@ -38,25 +50,50 @@ class ChoiceChunks:
                 return []
             case TextDelta():
                 return [self._chunk({"content": self._content.take(event)})]
-            case CallStarted(index, call_id, name):
+            case CallStarted() | ArgumentsDelta() | CallEnded():
                 self._content.take(event)
-                return self._call(index, {"name": name, "arguments": ""}, {"id": call_id, "type": "function"})
-            case ArgumentsDelta(index, fragment):
-                return self._call(index, {"arguments": fragment}, {})
+                return [self._chunk(delta) for delta in self._call(event)]
             case TurnEnded(finish_reason=reason) if reason is not None:
                 return [self._chunk({}, _finish_reason(reason, legacy=self._legacy))]
             case _:
                 return []
 
-    def _call(self, index: int, function: dict[str, str], heading: dict[str, str]) -> list[dict[str, Any]]:
+    def _call(self, event: CallStarted | ArgumentsDelta | CallEnded) -> list[dict[str, Any]]:
+        """What an event adds to a call, as deltas."""
+        custom = self._inputs.get(event.index)
+        match event:
+            case CallStarted(index, call_id, name, ToolKind.CUSTOM):
+                self._inputs[index] = CustomInput()
+                return _call_delta(index, CUSTOM, {"name": name, "input": ""}, call_id)
+            case CallStarted(index, call_id, name):
+                return self._function(index, {"name": name, "arguments": ""}, call_id)
+            case ArgumentsDelta(index, fragment) if custom is not None:
+                return _input_delta(index, custom.write(fragment))
+            case ArgumentsDelta(index, fragment):
+                return self._function(index, {"arguments": fragment})
+            case CallEnded(index):
+                return _input_delta(index, custom.rest()) if custom is not None else []
+
+    def _function(self, index: int, members: dict[str, str], call_id: str | None = None) -> list[dict[str, Any]]:
         if not self._legacy:
-            return [self._chunk({"tool_calls": [{"index": index, **heading, "function": function}]})]
-        return [self._chunk({"function_call": function})] if index == 0 else []
+            return _call_delta(index, "function", members, call_id)
+        return [{"function_call": members}] if index == 0 else []
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         tokens, self._logprobs = self._logprobs, []
         logprobs = {"content": tokens, "refusal": None} if tokens else None
         return {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def _call_delta(index: int, kind: str, members: dict[str, str], call_id: str | None = None) -> list[dict[str, Any]]:
+    """More of a call; with its id, its beginning."""
+    heading = {} if call_id is None else {"id": call_id, "type": kind}
+    return [{"tool_calls": [{"index": index, **heading, kind: members}]}]
+
+
+def _input_delta(index: int, text: str) -> list[dict[str, Any]]:
+    """More of a custom tool's text. OpenAI's reference has no custom calls in chunks; this is what its server sends."""
+    return _call_delta(index, CUSTOM, {"input": text}) if text else []
 
 
 def whole_choice(
@@ -94,6 +131,8 @@ def _finish_reason(reason: FinishReason | None, *, legacy: bool) -> str | None:
 
 
 def _call_json(call: ToolCall) -> dict[str, Any]:
+    if call.kind is ToolKind.CUSTOM:
+        return {"id": call.id, "type": CUSTOM, CUSTOM: {"name": call.name, "input": custom_input(call.arguments)}}
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 

@@ -16,7 +16,7 @@ from quern.api.openai.schemas import ResponseFormat
 from quern.api.shared.chat_messages import AssistantMessage, ChatMessage, message_items
 from quern.api.shared.fields import MOST_MESSAGES, NoOp, RequestObject, refused
 from quern.api.shared.sampling_fields import MOST_CHOICES, MOST_TOP_LOGPROBS, MostTokens, StreamOptions
-from quern.api.shared.tools import MOST_TOOLS, Function, OfferedTool, ToolChoice, chosen_tools, functions_of, tool_use
+from quern.api.shared.tools import MOST_TOOLS, Function, OfferedTool, ToolChoice, chosen_tools, shown_tools, tool_use
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
 from quern.sampling import PARAMETERS
@@ -101,7 +101,7 @@ class ChatCompletionRequest(ExtendedFields):
         """Raises InvalidRequest."""
         if not self.legacy:
             parallel = self.parallel_tool_calls is not False
-            return chosen_tools(functions_of(self.tools), self.tool_choice, parallel=parallel)
+            return chosen_tools(shown_tools(self.tools), self.tool_choice, parallel=parallel)
         choice = self.function_call
         return tool_use(
             [function.tool() for function in self.functions or []],
@@ -141,6 +141,6 @@ class ChatCompletionRequest(ExtendedFields):
             sampling=self.sampling(defaults, max_tokens=self.answer_tokens(), logprobs=self.logprobs_count()),
             remember=conversation_id is not None,
             conversation_id=conversation_id,
-            stops=tuple(self.stop),
+            stops=self.stops(),
             fit_answer=True,
         )

@@ -154,7 +154,7 @@ class CompletionRequest(ExtendedFields):
             caller,
             input=replace(encoded.input, schema=wanted.schema, language=wanted.language, schema_field=wanted.field),
             sampling=self.sampling(defaults, max_tokens=self.max_tokens, logprobs=self.logprobs),
-            stops=tuple(self.stop),
+            stops=self.stops(),
             priority=encoded.priority,
             fit_answer=True,
         )

@@ -62,7 +62,7 @@ class FimRequest(SamplingFields):
             caller,
             input=encoded.input,
             sampling=sampling,
-            stops=tuple(self.stop),
+            stops=self.stops(),
             priority=encoded.priority,
             fit_answer=True,
         )

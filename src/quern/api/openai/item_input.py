@@ -16,7 +16,18 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from quern.api.openai.compaction import summary_of
 from quern.api.openai.items import item_id_of
 from quern.api.openai.tool_items import qualified_name
-from quern.api.shared.chat_messages import ArgumentsText, SaidText
+from quern.api.shared.chat_messages import (
+    OTHER,
+    SOMEBODY,
+    ArgumentsText,
+    AssistantMessage,
+    FunctionMessage,
+    OtherMessage,
+    SaidText,
+    ToolMessage,
+    object_or_left_out,
+    speaker_of,
+)
 from quern.api.shared.content import Content, ContentField, SaidBefore
 from quern.api.shared.fields import LeftOut, NoOp, RequestObject, type_of
 from quern.types import CUSTOM_INPUT, Item, Message, Role, ToolCall, ToolKind, ToolResult
@@ -217,22 +228,45 @@ READ = {
 
 
 def _with_type(value: Any) -> Any:
-    """A message may leave its type out, and so may what has nothing but an id, which refers to an item."""
-    if not isinstance(value, dict):
-        return value
-    members = cast("dict[str, Any]", value)
-    if members.get("type") is not None:
+    """A message may leave its type out, and so may what has nothing but an id, which refers to an item. A text is what
+    the user says, and what is no object is left out.
+    """
+    if isinstance(value, str):
+        return {"type": "message", "role": "user", "content": value}
+    members = cast("dict[str, Any]", object_or_left_out(value))
+    if not isinstance(value, dict) or type_of(members) is not None:
         return members
-    return {**members, "type": "item_reference" if members.keys() <= {"id", "type"} else "message"}
+    if speaker_of(members) != OTHER:
+        return {**members, "type": "message"}
+    is_reference = isinstance(members.get("id"), str) and members.keys() <= {"id", "type"}
+    return {**members, "type": "item_reference" if is_reference else None}
 
 
 def _kind(value: Any) -> str:
-    return READ.get(type_of(value) or "", LEFT_OUT)
+    if not isinstance(value, dict):
+        return LEFT_OUT if isinstance(value, LeftOut) else READ[value.type]
+    members = cast("dict[str, Any]", value)
+    kind = READ.get(type_of(members) or "", LEFT_OUT)
+    if kind == "reference":
+        return kind if isinstance(members.get("id"), str) else LEFT_OUT
+    return _message_kind(members) if kind == "message" else kind
+
+
+def _message_kind(members: Mapping[str, Any]) -> str:
+    """Results, and calls that stand in a message, have Chat Completions' shape."""
+    speaker = speaker_of(members)
+    if speaker == "assistant" and not (members.get("tool_calls") or members.get("function_call")):
+        return "message"
+    return {"system": "message", "user": "message", OTHER: LEFT_OUT}.get(speaker, speaker)
 
 
 InputItem = Annotated[
     Annotated[
         Annotated[MessageItem, Tag("message")]
+        | Annotated[AssistantMessage, Tag("assistant")]
+        | Annotated[ToolMessage, Tag("tool")]
+        | Annotated[FunctionMessage, Tag("function")]
+        | Annotated[OtherMessage, Tag(SOMEBODY)]
         | Annotated[CallItem, Tag("call")]
         | Annotated[CustomCallItem, Tag("custom")]
         | Annotated[ActionItem, Tag("action")]
@@ -268,6 +302,8 @@ def steps(items: Sequence[InputItem], referenced: Mapping[str, Item], field: str
                 values.append(referenced[item_id_of(item.id)])
             case LeftOut():
                 continue
+            case AssistantMessage() | ToolMessage() | FunctionMessage() | OtherMessage():
+                values += item.items()
             case _:
                 values += item.steps()
     return tuple(values)

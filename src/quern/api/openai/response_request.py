@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, FailFast, Field
+from pydantic import BeforeValidator, Discriminator, FailFast, Field, Tag
 
 from quern.api.openai.compaction import TASK
 from quern.api.openai.conversation_request import Metadata
@@ -19,7 +19,15 @@ from quern.api.openai.item_input import MOST_ITEMS, InputItem, references, steps
 from quern.api.openai.items import turn_id_of
 from quern.api.openai.response_includes import LOGPROBS, Includes
 from quern.api.openai.response_tools import Json, ResponseTool, ToolChoice, read_tool_use
-from quern.api.openai.schemas import JsonObjectFormat, TextFormat
+from quern.api.openai.schemas import (
+    NO_FORMAT,
+    SOME_FORMAT,
+    JsonObjectFormat,
+    NoFormat,
+    TextFormat,
+    format_or_none,
+    with_type,
+)
 from quern.api.shared.fields import LeftOut, NoOp, RequestObject, refused
 from quern.api.shared.sampling_fields import MOST_TOP_LOGPROBS, SamplingFields
 from quern.api.shared.tools import MOST_TOOLS
@@ -47,10 +55,18 @@ class SchemaFormat(RequestObject):
         return json.dumps(self.schema_)
 
 
+AnswersFormat = Annotated[
+    Annotated[Annotated[TextFormat | JsonObjectFormat | SchemaFormat, Field(discriminator="type")], Tag(SOME_FORMAT)]
+    | Annotated[NoFormat, Tag(NO_FORMAT)],
+    Discriminator(format_or_none),
+    BeforeValidator(with_type),
+]
+
+
 class TextSettings(RequestObject):
     """How the answer's text is to look."""
 
-    format: Annotated[TextFormat | JsonObjectFormat | SchemaFormat, Field(discriminator="type")] | None = None
+    format: AnswersFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = Field(default=None, json_schema_extra={"no_op": True})
 
 
@@ -67,9 +83,9 @@ class ResponseStreamOptions(RequestObject):
     include_usage: NoOp = None
 
 
-def _message(value: Any) -> Any:
-    """A text is what a user says."""
-    return [{"role": "user", "content": value}] if isinstance(value, str) else [] if value is None else value
+def _items(value: Any) -> Any:
+    """A text or an item is a list of one."""
+    return [] if value is None else [value] if isinstance(value, str | dict) else value
 
 
 def _named(value: Any) -> Any:
@@ -79,7 +95,7 @@ def _named(value: Any) -> Any:
 class PromptFields(RequestObject):
     """What makes a response's prompt."""
 
-    input: Annotated[list[InputItem], FailFast(), Field(max_length=MOST_ITEMS), BeforeValidator(_message)] = Field(
+    input: Annotated[list[InputItem], FailFast(), Field(max_length=MOST_ITEMS), BeforeValidator(_items)] = Field(
         default_factory=list[InputItem], description="A text, or items."
     )
     model: str | None = None
@@ -214,7 +230,8 @@ class ResponseRequest(PromptFields, SamplingFields):
     def settings(self, defaults: GenerationSettings) -> dict[str, Any]:
         """What was asked for, as JSON: kept with the response, and shown with it."""
         sampling = self._sampling(defaults)
-        text = self.text.model_dump(by_alias=True, exclude_none=True) if self.text is not None else {}
+        unsaid = {"format"} if self.text is not None and isinstance(self.text.format, NoFormat) else None
+        text = self.text.model_dump(by_alias=True, exclude_none=True, exclude=unsaid) if self.text is not None else {}
         return {
             **self.tool_settings(),
             "instructions": self.instructions,
@@ -250,7 +267,7 @@ class ResponseRequest(PromptFields, SamplingFields):
             conversation_id=self.conversation_id,
             previous_id=previous,
             response=NewResponse(previous, background, settings) if stored else None,
-            stops=tuple(self.stop),
+            stops=self.stops(),
             fit_answer=True,
         )
 

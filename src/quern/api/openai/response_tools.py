@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from quern.api.openai.tool_items import DESCRIPTIONS, PARAMETERS, qualified_name
+from quern.api.shared.custom_tools import CUSTOM, GRAMMAR, CustomFormat, custom_tool
 from quern.api.shared.fields import JsonSchema, LeftOut, NoOp, RequestObject, type_of
 from quern.api.shared.tools import ANY, FUNCTION, MOST_TOOLS, NO_PARAMETERS, ToolName, mode_of, tool_use
 from quern.turns.request import CallMode, ToolUse
@@ -20,7 +22,6 @@ KINDS = {
     **{kind: kind for kind in ("function", "custom", "namespace", "shell")},
     **dict.fromkeys(("local_shell", "apply_patch"), "client"),
 }
-NAMES_OF_SYNTAXES = {GrammarSyntax.LARK: "a Lark grammar", GrammarSyntax.REGEX: "a regular expression"}
 
 
 def _writable(value: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -54,35 +55,22 @@ class FunctionTool(RequestObject):
         return self.model_dump(include={"type", "name", "description", "parameters", "strict"})
 
 
-class TextFormat(RequestObject):
-    """Any text."""
-
-    type: Literal["text"]
-
-
-class GrammarFormat(RequestObject):
-    """A text of this grammar."""
-
-    type: Literal["grammar"]
-    syntax: GrammarSyntax
-    definition: str
-
-
 class CustomTool(RequestObject):
     """A tool that takes one text."""
 
     type: Literal["custom"]
     name: ToolName
     description: str | None = None
-    format: Annotated[TextFormat | GrammarFormat, Field(discriminator="type")] | None = None
+    format: CustomFormat = None
     allowed_callers: NoOp = None
     async_: NoOp = Field(default=None, alias="async")
     defer_loading: NoOp = None
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON."""
-        format_ = self.format.model_dump(mode="json") if self.format is not None else {"type": "text"}
-        return {"type": "custom", "name": self.name, "description": self.description, "format": format_}
+        grammar = self.format.input_grammar() if self.format is not None else None
+        format_ = {"type": "text"} if grammar is None else {"type": GRAMMAR, **asdict(grammar)}
+        return {"type": CUSTOM, "name": self.name, "description": self.description, "format": format_}
 
 
 class ClientsTool(RequestObject):
@@ -243,10 +231,7 @@ def _tools(described: Mapping[str, Any], namespace: str | None = None) -> Iterat
     else:
         name, description = qualified_name(namespace, described["name"]), described["description"] or ""
         if kind == "custom":
-            grammar = _grammar(described["format"])
-            shown = "\n".join(filter(None, [description, _shown_grammar(grammar)]))
-            parameters = PARAMETERS[ToolKind.CUSTOM]
-            yield Tool(name, shown, parameters, kind=ToolKind.CUSTOM, namespace=namespace, input_grammar=grammar)
+            yield custom_tool(name, description, _grammar(described["format"]), namespace)
         else:
             parameters = described["parameters"] or NO_PARAMETERS
             yield Tool(name, description, parameters, bool(described["strict"]), namespace=namespace)
@@ -256,13 +241,6 @@ def _grammar(described: Mapping[str, Any]) -> InputGrammar | None:
     if described["type"] == "text":
         return None
     return InputGrammar(GrammarSyntax(described["syntax"]), described["definition"])
-
-
-def _shown_grammar(grammar: InputGrammar | None) -> str:
-    """The model has to know the grammar: what it would write otherwise can't be kept to it."""
-    if grammar is None:
-        return ""
-    return f"The input has this form ({NAMES_OF_SYNTAXES[grammar.syntax]}):\n{grammar.definition}"
 
 
 def _is_meant(tool: Tool, choice: Mapping[str, Any]) -> bool:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from quern.api.shared.fields import ANY_OBJECT, JsonSchema, NoOp, RequestObject, refused
+from quern.api.shared.fields import ANY_OBJECT, JsonSchema, LeftOut, NoOp, RequestObject, refused
 from quern.errors import InvalidRequest
 from quern.types import Language, Syntax
 
 MOST_CHOICES_OF_TEXT = 1000
+NO_FORMAT, SOME_FORMAT = "no format", "some format"
 NO_TAGS = "Structural tags are not served. Send json, regex, choice or grammar"
 
 
@@ -67,7 +68,37 @@ class JsonSchemaFormat(RequestObject):
         return ANY_OBJECT if schema is None else json.dumps(schema)
 
 
-ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+class NoFormat(LeftOut):
+    """A format that says nothing: left out, and named."""
+
+    def schema_text(self) -> str | None:
+        """None: nothing to keep to."""
+        return None
+
+
+def with_type(value: Any) -> Any:
+    """A format that does not say its type is that of the schema in it. Without one it says nothing."""
+    if value == "":
+        return {}
+    if not isinstance(value, dict) or (members := cast("dict[str, Any]", value)).get("type"):
+        return cast("Any", value)
+    told = {name: it for name, it in members.items() if it is not None and name != "type"}
+    return {"type": "json_schema", **told} if told.keys() & {"json_schema", "schema"} else told
+
+
+def format_or_none(value: Any) -> str:
+    """The tag of what `with_type` gives."""
+    return NO_FORMAT if value == {} or isinstance(value, NoFormat) else SOME_FORMAT
+
+
+ResponseFormat = Annotated[
+    Annotated[
+        Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")], Tag(SOME_FORMAT)
+    ]
+    | Annotated[NoFormat, Tag(NO_FORMAT)],
+    Discriminator(format_or_none),
+    BeforeValidator(with_type),
+]
 
 
 @dataclass(frozen=True, slots=True)

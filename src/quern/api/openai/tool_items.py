@@ -43,12 +43,6 @@ CHARACTERS = re.compile(
 TEXT: dict[str, Any] = {"type": "string"}
 NUMBER: dict[str, Any] = {"type": "integer"}
 PARAMETERS: dict[ToolKind, dict[str, Any]] = {
-    ToolKind.CUSTOM: {
-        "type": "object",
-        "properties": {CUSTOM_INPUT: TEXT},
-        "required": [CUSTOM_INPUT],
-        "additionalProperties": False,
-    },
     ToolKind.LOCAL_SHELL: {
         "type": "object",
         "properties": {
@@ -83,7 +77,7 @@ PARAMETERS: dict[ToolKind, dict[str, Any]] = {
         "additionalProperties": False,
     },
 }
-"""What the model is shown of tools that have no parameters of their own."""
+"""What the model is shown of OpenAI's own tools."""
 DESCRIPTIONS = {
     ToolKind.LOCAL_SHELL: "Runs a command on the user's machine.",
     ToolKind.SHELL: "Runs shell commands on the user's machine.",

@@ -7,35 +7,45 @@ ever.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from quern.api.shared.content import Content, ContentField, SaidBefore
-from quern.api.shared.fields import NoOp, RequestObject
+from quern.api.shared.fields import LeftOut, NoOp, RequestObject
 from quern.errors import InvalidRequest
-from quern.types import Item, Message, Role, ToolCall, ToolResult
+from quern.types import CUSTOM_INPUT, Item, Message, Role, ToolCall, ToolKind, ToolResult
+
+CALL, SOMEBODY, OTHER = "call", "somebody", "other"
 
 
-class SystemMessage(RequestObject):
+class _Said(RequestObject):
+    """What all messages may have: the members of Responses' messages, too."""
+
+    name: NoOp = None
+    id: NoOp = None
+    phase: NoOp = None
+    status: NoOp = None
+    type: NoOp = None
+
+
+class SystemMessage(_Said):
     """Instructions; `developer` is the newer name of the role."""
 
     role: Literal["system", "developer"]
     content: ContentField = Content()
-    name: NoOp = None
 
     def items(self) -> list[Item]:
         """The steps that it stands for."""
         return [Message(Role.SYSTEM, self.content.before())]
 
 
-class UserMessage(RequestObject):
+class UserMessage(_Said):
     """What the user says."""
 
     role: Literal["user"]
     content: ContentField = Content()
-    name: NoOp = None
 
     def items(self) -> list[Item]:
         """The steps that it stands for."""
@@ -70,32 +80,63 @@ class CalledCustomTool(RequestObject):
     input: SaidText = ""
 
 
+def _called(value: Any) -> Any:
+    """What is no object has nothing but the name."""
+    return cast("Any", value) if value is None or isinstance(value, dict | BaseModel) else {"name": value}
+
+
 class Call(RequestObject):
     """A call that the model made."""
 
     id: SaidText = ""
     type: NoOp = None
-    function: CalledFunction | None = None
-    custom: CalledCustomTool | None = None
+    function: Annotated[CalledFunction | None, BeforeValidator(_called)] = None
+    custom: Annotated[CalledCustomTool | None, BeforeValidator(_called)] = None
     index: NoOp = None
 
     def item(self) -> ToolCall:
         """The step that it stands for."""
         if self.custom is not None:
-            return ToolCall(self.id, self.custom.name, self.custom.input)
+            arguments = json.dumps({CUSTOM_INPUT: self.custom.input}, ensure_ascii=False)
+            return ToolCall(self.id, self.custom.name, arguments, ToolKind.CUSTOM)
         function = self.function or CalledFunction()
         return ToolCall(self.id, function.name, function.arguments)
 
 
-class AssistantMessage(RequestObject):
+def object_or_left_out(value: Any) -> Any:
+    """What is no object is left out."""
+    return cast("Any", value) if isinstance(value, dict | BaseModel) else LeftOut()
+
+
+def _call_kind(value: Any) -> str:
+    return OTHER if isinstance(value, LeftOut) else CALL
+
+
+def _list_of_calls(value: Any) -> Any:
+    return cast("Any", value) if isinstance(value, list) else [value] if value else []
+
+
+Calls = Annotated[
+    list[
+        Annotated[
+            Annotated[Call, Tag(CALL)] | Annotated[LeftOut, Tag(OTHER)],
+            Discriminator(_call_kind),
+            BeforeValidator(object_or_left_out),
+        ]
+    ],
+    BeforeValidator(_list_of_calls),
+]
+"""Calls that the model made; what is none is left out, and named."""
+
+
+class AssistantMessage(_Said):
     """What the model said and called."""
 
     role: Literal["assistant"]
     content: SaidBefore = Content()
     refusal: SaidText = ""
-    tool_calls: list[Call] = Field(default_factory=list[Call])
-    function_call: CalledFunction | None = None
-    name: NoOp = None
+    tool_calls: Calls = Field(default_factory=list[Call | LeftOut])
+    function_call: Annotated[CalledFunction | None, BeforeValidator(_called)] = None
     annotations: NoOp = None
     audio: NoOp = None
     reasoning_content: NoOp = None
@@ -107,7 +148,7 @@ class AssistantMessage(RequestObject):
 
     def calls(self) -> list[ToolCall]:
         """What was called."""
-        calls = [call.item() for call in self.tool_calls]
+        calls = [call.item() for call in self.tool_calls if isinstance(call, Call)]
         if self.function_call is not None and not calls:
             called = self.function_call
             calls.append(ToolCall(legacy_call_id(called.name), called.name, called.arguments))
@@ -120,20 +161,19 @@ class AssistantMessage(RequestObject):
         return [*message, *calls]
 
 
-class ToolMessage(RequestObject):
+class ToolMessage(_Said):
     """What a call gave back."""
 
     role: Literal["tool"]
     content: SaidBefore = Content()
     tool_call_id: SaidText = ""
-    name: NoOp = None
 
     def items(self) -> list[Item]:
         """The steps that it stands for."""
         return [ToolResult(self.tool_call_id, self.content.before())]
 
 
-class FunctionMessage(RequestObject):
+class FunctionMessage(_Said):
     """What a function gave back, when calls had no ids yet."""
 
     role: Literal["function"]
@@ -150,23 +190,81 @@ def legacy_call_id(name: str) -> str:
     return f"function_{name}"
 
 
+class OtherMessage(_Said):
+    """What somebody says whose role models don't know, so the user says it."""
+
+    role: SaidText = ""
+    content: SaidBefore = Content()
+
+    def ignored(self) -> Sequence[str]:
+        """See `RequestObject.ignored`."""
+        return [*super().ignored(), "role"] if self.role else super().ignored()
+
+    def items(self) -> list[Item]:
+        """The steps that it stands for."""
+        return [Message(Role.USER, self.content.before())]
+
+
+SPEAKERS = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **{role: role for role in ("user", "assistant", "tool", "function")},
+}
+
+
+def speaker_of(message: Mapping[str, Any]) -> str:
+    """Who says it: one of `SPEAKERS`, somebody else, or nobody, who says nothing."""
+    role = message.get("role")
+    known = SPEAKERS.get(role) if isinstance(role, str) else None
+    return known or (SOMEBODY if message.get("content") is not None else OTHER)
+
+
+def _speaker(value: Any) -> str:
+    match value:
+        case dict():
+            return speaker_of(cast("dict[str, Any]", value))
+        case OtherMessage():
+            return SOMEBODY
+        case SystemMessage() | UserMessage() | AssistantMessage() | ToolMessage() | FunctionMessage():
+            return SPEAKERS[value.role]
+        case _:
+            return OTHER
+
+
+def _message(value: Any) -> Any:
+    """A text is what the user says."""
+    return {"role": "user", "content": value} if isinstance(value, str) else object_or_left_out(value)
+
+
 ChatMessage = Annotated[
-    SystemMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage,
-    Field(discriminator="role"),
+    Annotated[SystemMessage, Tag("system")]
+    | Annotated[UserMessage, Tag("user")]
+    | Annotated[AssistantMessage, Tag("assistant")]
+    | Annotated[ToolMessage, Tag("tool")]
+    | Annotated[FunctionMessage, Tag("function")]
+    | Annotated[OtherMessage, Tag(SOMEBODY)]
+    | Annotated[LeftOut, Tag(OTHER)],
+    Discriminator(_speaker),
+    BeforeValidator(_message),
 ]
+"""A message. One of a role that nobody knows is the user's; what is no message is left out. Both are named."""
 
 
 def message_items(messages: Sequence[ChatMessage], field: str = "messages") -> tuple[Item, ...]:
-    """The messages as steps. Raises InvalidRequest where what the user says now is nothing, or no text.
+    """The messages as steps. Raises InvalidRequest where there are none, or what the user says now is nothing or no
+    text.
 
     `field`: the messages'.
     """
-    last = len(messages) - 1
-    if last > 0 and isinstance(messages[last], AssistantMessage):
-        last -= 1
-    if messages and isinstance(said_now := messages[last], UserMessage):
+    said = [(index, message) for index, message in enumerate(messages) if not isinstance(message, LeftOut)]
+    if not said:
+        raise InvalidRequest(
+            f"None of the {field} is one: it must be an object with a role and content. Send what the user says.",
+            field=field,
+        )
+    now = said[-2] if len(said) > 1 and isinstance(said[-1][1], AssistantMessage) else said[-1]
+    if isinstance(said_now := now[1], UserMessage):
+        where = f"{field}.{now[0]}.content"
         if "content" not in said_now.model_fields_set:
-            where = f"{field}.{last}.content"
             raise InvalidRequest(f"The field {where} is missing. Send what the user says.", field=where)
-        said_now.content.now(f"{field}.{last}.content")
-    return tuple(item for message in messages for item in message.items())
+        said_now.content.now(where)
+    return tuple(item for _, message in said for item in message.items())

@@ -67,10 +67,14 @@ def as_number(value: Any) -> Any:
     return (value,) if isinstance(value, bool | str) else value
 
 
+def _text_or_nothing(value: Any) -> Any:
+    return value if isinstance(value, str) else ""
+
+
 class LeftOut(RequestObject):
     """Something that vendors' own servers do and this one can't, like a search in the web: left out, and named."""
 
-    type: str = ""
+    type: Annotated[str, BeforeValidator(_text_or_nothing, json_schema_input_type=Any)] = ""
 
 
 def ignored_fields(value: Any, path: str = "") -> Iterator[str]:

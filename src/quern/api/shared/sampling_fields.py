@@ -5,12 +5,12 @@ Source of names, ranges and meanings: OpenAI's API reference; of `top_k`, `min_p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, Field, create_model, field_validator
 
-from quern.api.shared.fields import MOST_STOPS, NoOp, RequestObject, StopText, as_number
+from quern.api.shared.fields import MOST_STOP_CHARACTERS, MOST_STOPS, NoOp, RequestObject, as_number
 from quern.config import GenerationSettings
 from quern.sampling import PARAMETERS, Limits, SamplingParams
 
@@ -21,7 +21,7 @@ MOST_TOP_LOGPROBS = 20
 def _listed(value: Any) -> Any:
     if isinstance(value, str):
         value = [value]
-    return [text for text in cast("list[Any]", value) if text != ""] if isinstance(value, list) else value
+    return [text or "" for text in cast("list[Any]", value)] if isinstance(value, list) else value
 
 
 def _no_limit(value: Any) -> Any:
@@ -32,10 +32,20 @@ MostTokens = Annotated[int | None, BeforeValidator(_no_limit)]
 """How long an answer may be; -1, as in llama.cpp, is as good as nothing."""
 
 Stops = Annotated[
-    list[StopText],
-    Field(max_length=MOST_STOPS, description="Texts that end the answer."),
-    BeforeValidator(_listed),
+    list[Annotated[str, Field(max_length=MOST_STOP_CHARACTERS)]],
+    Field(max_length=MOST_STOPS, description="Texts that end the answer; empty ones are left out."),
+    BeforeValidator(_listed, json_schema_input_type=str | list[str | None]),
 ]
+
+
+def stop_texts(stops: Stops) -> tuple[str, ...]:
+    """The texts that can end an answer."""
+    return tuple(text for text in stops if text)
+
+
+def empty_stops(field: str, stops: Stops) -> list[str]:
+    """The paths of the texts that can't. `field`: theirs."""
+    return [f"{field}.{index}" for index, text in enumerate(stops) if not text]
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -67,6 +77,14 @@ class SamplingFields(
     """How tokens are drawn. Unset ones take the server's defaults."""
 
     stop: Stops = Field(default_factory=list[str])
+
+    def ignored(self) -> Sequence[str]:
+        """See `RequestObject.ignored`."""
+        return [*super().ignored(), *empty_stops("stop", self.stop)]
+
+    def stops(self) -> tuple[str, ...]:
+        """The texts that end the answer."""
+        return stop_texts(self.stop)
 
     @field_validator("top_k")
     @classmethod

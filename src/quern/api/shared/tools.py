@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from quern.api.shared.custom_tools import CUSTOM, CustomFormat, custom_tool
 from quern.api.shared.fields import JsonSchema, LeftOut, RequestObject, type_of
 from quern.errors import InvalidRequest
 from quern.turns.request import CallMode, ToolUse
@@ -18,6 +19,7 @@ NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,128}$")]
 FUNCTION = "function"
 ANY = "any"
+OTHER = "other"
 
 
 class Function(RequestObject):
@@ -33,53 +35,115 @@ class Function(RequestObject):
         return Tool(self.name, self.description or "", self.parameters or NO_PARAMETERS, strict=bool(self.strict))
 
 
-class ChatTool(RequestObject):
-    """A tool of Chat Completions."""
+class FunctionTool(RequestObject):
+    """A function among the tools of Chat Completions."""
 
     type: Literal["function"] = FUNCTION
     function: Function
 
+    def tool(self) -> Tool:
+        """The same as a value."""
+        return self.function.tool()
+
+
+class DescribedTool(RequestObject):
+    """A custom tool, as Chat Completions describes it."""
+
+    name: ToolName
+    description: str | None = None
+    format: CustomFormat = None
+
+
+class CustomTool(RequestObject):
+    """A custom tool among the tools of Chat Completions."""
+
+    type: Literal["custom"] = CUSTOM
+    custom: DescribedTool
+
+    def tool(self) -> Tool:
+        """The same as a value."""
+        grammar = self.custom.format.input_grammar() if self.custom.format is not None else None
+        return custom_tool(self.custom.name, self.custom.description or "", grammar)
+
+
+def _kind(tool: Any) -> str:
+    """A tool that does not say its type is a function, unless it has a custom tool in it."""
+    members = cast("dict[str, Any]", tool) if isinstance(tool, dict) else {}
+    return type_of(tool) or (CUSTOM if CUSTOM in members and FUNCTION not in members else FUNCTION)
+
 
 def _nested(tool: Any) -> Any:
-    """A function that stands beside its type, as in the Responses API, as one inside of it."""
-    if not isinstance(tool, dict) or type_of(tool) not in {None, FUNCTION} or FUNCTION in tool or "name" not in tool:
+    """A tool that stands beside its type, as in the Responses API, as one inside of it."""
+    kind = _kind(tool)
+    if not isinstance(tool, dict) or kind not in {FUNCTION, CUSTOM} or kind in tool or "name" not in tool:
         return cast("Any", tool)
     members = cast("dict[str, Any]", tool)
-    return {"type": FUNCTION, FUNCTION: {name: value for name, value in members.items() if name != "type"}}
+    return {"type": kind, kind: {name: value for name, value in members.items() if name != "type"}}
 
 
-def _tool_kind(tool: Any) -> str:
-    return FUNCTION if isinstance(tool, ChatTool) or type_of(tool) in {None, FUNCTION} else "other"
+def _offered_kind(tool: Any) -> str:
+    return tool.type if isinstance(tool, FunctionTool | CustomTool | LeftOut) else _kind(tool)
 
 
-OfferedTool = Annotated[
-    Annotated[ChatTool, Tag(FUNCTION)] | Annotated[LeftOut, Tag("other")],
-    Discriminator(_tool_kind),
+def _function_or_other(tool: Any) -> str:
+    return FUNCTION if _offered_kind(tool) == FUNCTION else OTHER
+
+
+def _tool_or_other(tool: Any) -> str:
+    kind = _offered_kind(tool)
+    return kind if kind in {FUNCTION, CUSTOM} else OTHER
+
+
+OfferedFunction = Annotated[
+    Annotated[FunctionTool, Tag(FUNCTION)] | Annotated[LeftOut, Tag(OTHER)],
+    Discriminator(_function_or_other),
     BeforeValidator(_nested),
 ]
-"""A function, or a tool that only a vendor's own server has, which is left out and named."""
+"""A function, or a tool of another kind, which is left out and named."""
+
+OfferedTool = Annotated[
+    Annotated[FunctionTool, Tag(FUNCTION)] | Annotated[CustomTool, Tag(CUSTOM)] | Annotated[LeftOut, Tag(OTHER)],
+    Discriminator(_tool_or_other),
+    BeforeValidator(_nested),
+]
+"""A function or a custom tool, or a tool that only a vendor's own server has, which is left out and named."""
 
 
-def functions_of(tools: Iterable[ChatTool | LeftOut] | None) -> list[Tool]:
+def shown_tools(tools: Iterable[FunctionTool | CustomTool | LeftOut] | None) -> list[Tool]:
     """The tools that a model can be shown."""
-    return [tool.function.tool() for tool in tools or () if isinstance(tool, ChatTool)]
+    return [tool.tool() for tool in tools or () if not isinstance(tool, LeftOut)]
 
 
-class NamedFunction(RequestObject):
-    """A function's name."""
+class ToolsName(RequestObject):
+    """A tool's name."""
 
     name: str
 
 
-class NamedTool(RequestObject):
-    """The tool that must be called, as Chat Completions names it."""
+class NamedFunction(RequestObject):
+    """The function that must be called, as Chat Completions names it."""
 
     type: Literal["function"]
-    function: NamedFunction
+    function: ToolsName
+
+    def name(self) -> str:
+        """Its name."""
+        return self.function.name
+
+
+class NamedCustomTool(RequestObject):
+    """The custom tool that must be called, as Chat Completions names it."""
+
+    type: Literal["custom"]
+    custom: ToolsName
+
+    def name(self) -> str:
+        """Its name."""
+        return self.custom.name
 
 
 class AllowedNames(RequestObject):
-    """The tools that may be called, and whether one must be. Those that are no functions are left out."""
+    """The tools that may be called, and whether one must be. Those that this server can't have are left out."""
 
     mode: Literal["auto", "required"] = "auto"
     tools: list[Any] = Field(min_length=1, max_length=MOST_TOOLS)
@@ -87,7 +151,7 @@ class AllowedNames(RequestObject):
     def ignored(self) -> Sequence[str]:
         """See `RequestObject.ignored`."""
         others = [
-            f"tools.{index} ({type_of(tool)})" for index, tool in enumerate(self.tools) if _function_name(tool) is None
+            f"tools.{index} ({type_of(tool)})" for index, tool in enumerate(self.tools) if _tool_name(tool) is None
         ]
         return [*super().ignored(), *others]
 
@@ -99,13 +163,13 @@ class AllowedTools(RequestObject):
     allowed_tools: AllowedNames
 
     def names(self) -> list[str]:
-        """The functions' names."""
-        return [name for tool in self.allowed_tools.tools if (name := _function_name(tool)) is not None]
+        """Their names."""
+        return [name for tool in self.allowed_tools.tools if (name := _tool_name(tool)) is not None]
 
 
-def _function_name(tool: Any) -> str | None:
+def _tool_name(tool: Any) -> str | None:
     match _nested(tool):
-        case {"function": {"name": str(name)}}:
+        case {"function": {"name": str(name)}} | {"custom": {"name": str(name)}}:
             return name
         case _:
             return None
@@ -120,8 +184,9 @@ class OtherTool(RequestObject):
 def _choice_kind(choice: Any) -> str:
     if isinstance(choice, str):
         return "mode"
-    kind = choice.type if isinstance(choice, NamedTool | AllowedTools | OtherTool) else type_of(choice)
-    return kind if kind in {FUNCTION, "allowed_tools"} else "other"
+    named = NamedFunction | NamedCustomTool | AllowedTools | OtherTool
+    kind = choice.type if isinstance(choice, named) else type_of(choice)
+    return kind if kind in {FUNCTION, CUSTOM, "allowed_tools"} else OTHER
 
 
 def mode_of(choice: Any) -> str | None:
@@ -141,9 +206,10 @@ def _named(choice: Any) -> Any:
 
 ToolChoice = Annotated[
     Annotated[Literal["auto", "none", "required", "any"], Tag("mode")]
-    | Annotated[NamedTool, Tag(FUNCTION)]
+    | Annotated[NamedFunction, Tag(FUNCTION)]
+    | Annotated[NamedCustomTool, Tag(CUSTOM)]
     | Annotated[AllowedTools, Tag("allowed_tools")]
-    | Annotated[OtherTool, Tag("other")],
+    | Annotated[OtherTool, Tag(OTHER)],
     Discriminator(_choice_kind),
     BeforeValidator(_named),
 ]
@@ -153,8 +219,8 @@ ToolChoice = Annotated[
 def chosen_tools(tools: Sequence[Tool], choice: ToolChoice | None, *, parallel: bool) -> ToolUse:
     """The use of tools that Chat Completions asks for. Raises InvalidRequest where its parts don't fit each other."""
     match choice:
-        case NamedTool():
-            return tool_use(tools, None, only=choice.function.name, parallel=parallel)
+        case NamedFunction() | NamedCustomTool():
+            return tool_use(tools, None, only=choice.name(), parallel=parallel)
         case AllowedTools():
             names = choice.names()
             for name in names:
