@@ -40,7 +40,7 @@ class Call(RequestObject):
 class ChatMessage(RequestObject):
     """What somebody says, or what a tool gave back."""
 
-    role: str
+    role: SaidText = ""
     content: ContentField = Content()
     tool_calls: list[Call] = Field(default_factory=list[Call])
     tool_name: SaidText = ""
@@ -52,7 +52,7 @@ class ChatMessage(RequestObject):
     @property
     def speaker(self) -> Role:
         """Who speaks."""
-        return ROLES.get(self.role, Role.USER)
+        return ROLES.get(self.role.lower(), Role.USER)
 
     def said(self) -> Content:
         """The text, with the images after it."""

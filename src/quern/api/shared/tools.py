@@ -49,6 +49,8 @@ def _nested(tool: Any) -> Any:
 
 
 def _tool_kind(tool: Any) -> str:
+    if isinstance(tool, LeftOut):
+        return "other"
     return FUNCTION if isinstance(tool, ChatTool) or type_of(tool) in {None, FUNCTION} else "other"
 
 
