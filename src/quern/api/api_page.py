@@ -1,4 +1,5 @@
-"""The API's interactive page, with all that it needs: in a closed network nothing comes from elsewhere.
+"""The API's interactive page, with all that it needs: in a closed network nothing comes from elsewhere. And the root,
+where clients look whether a server runs.
 
 `swagger_ui/` holds the files of npm's `swagger-ui-dist` 5.35.0 that a page needs, under its licence (Apache-2.0).
 Script and style sheet are packed with gzip, the latter without the comment that names a source map.
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, PlainTextResponse
 
 from quern.api.shared.dialect import Dialect
 from quern.api.shared.error_styles import DETAIL_ERRORS
@@ -27,6 +28,12 @@ API_PAGE = Dialect((router,), errors=DETAIL_ERRORS, prefixes=("/docs", "/openapi
 
 SCRIPT, STYLE, ICON = "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"
 PACKED = {SCRIPT: "text/javascript", STYLE: "text/css"}
+
+
+@router.get("/")
+async def root() -> Response:
+    """A sentence for those who only ask whether somebody is there, as Ollama has one."""
+    return PlainTextResponse("Quern is running. /docs describes its API, /ready tells whether the model is there.\n")
 
 
 @router.get("/docs")

@@ -57,10 +57,11 @@ class Paths:
         return frozenset({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})
 
     def nearest(self, path: str) -> tuple[str, str] | None:
-        """The method and path of the route that was probably meant; None where none is like it."""
+        """The method and path of the documented route that was probably meant; None where none is like it."""
         # The longest first, so that of two that end alike the one that has more of the path is named.
         known_routes = sorted(
-            (route for route in self._routes if isinstance(route, Route)), key=lambda it: -len(it.path)
+            (route for route in self._routes if isinstance(route, Route) and route.include_in_schema),
+            key=lambda it: -len(it.path),
         )
         routes = {route.path_format: "/".join(sorted(route.methods or ())) for route in known_routes}
         if slip := difflib.get_close_matches(path[:LONGEST_QUOTED], routes, n=1, cutoff=NEARLY_THE_SAME):
