@@ -26,10 +26,7 @@ SPOKEN_VERSION = "0.13.0"
 """The version of Ollama whose API this is: editors ask for at least some version."""
 LATEST = ":latest"
 MANAGED = {
-    (
-        "POST",
-        "/create",
-    ): "Models are not made over HTTP here. Serve a model's file or folder: `quern serve --model PATH`.",
+    ("POST", "/create"): "Models are not made over HTTP here. Serve a file or folder: `quern serve --model PATH`.",
     ("POST", "/copy"): "Models get no other names over HTTP here. Let the server take one for the served model too "
     "(setting model.aliases), and start `quern serve` again.",
     ("DELETE", "/delete"): "Models are not deleted over HTTP here. `quern models` lists them; delete the file.",
