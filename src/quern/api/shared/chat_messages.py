@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from quern.api.shared.content import Content, ContentField, SaidBefore
 from quern.api.shared.fields import NoOp, RequestObject
@@ -56,6 +56,26 @@ ArgumentsText = Annotated[SaidText, Field(description="JSON as a rule, and cut w
 """The arguments of a call that was made before."""
 
 
+def said_object(name: str) -> BeforeValidator:
+    """For an object of what was said before: a value that is none is its member `name`, one that says nothing null."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, dict | BaseModel):
+            return cast("Any", value)
+        return {name: value} if value else None
+
+    return BeforeValidator(read, json_schema_input_type=Any)
+
+
+def _as_list(value: Any) -> Any:
+    listed = cast("list[Any]", value) if isinstance(value, list) else [value]
+    return [one for one in listed if one or isinstance(one, dict)]
+
+
+SAID_LIST = BeforeValidator(_as_list, json_schema_input_type=Any)
+"""For a list of what was said before: one alone is a list of it, and what says nothing is left out."""
+
+
 class CalledFunction(RequestObject):
     """What was called, with its arguments as JSON text."""
 
@@ -70,13 +90,17 @@ class CalledCustomTool(RequestObject):
     input: SaidText = ""
 
 
+SaidFunction = Annotated[CalledFunction | None, said_object("arguments")]
+"""A function that was called."""
+
+
 class Call(RequestObject):
     """A call that the model made."""
 
     id: SaidText = ""
     type: NoOp = None
-    function: CalledFunction | None = None
-    custom: CalledCustomTool | None = None
+    function: SaidFunction = None
+    custom: Annotated[CalledCustomTool | None, said_object("input")] = None
     index: NoOp = None
 
     def item(self) -> ToolCall:
@@ -87,14 +111,18 @@ class Call(RequestObject):
         return ToolCall(self.id, function.name, function.arguments)
 
 
+Calls = Annotated[list[Annotated[Call, said_object("function")]], SAID_LIST]
+"""The calls of a message."""
+
+
 class AssistantMessage(RequestObject):
     """What the model said and called."""
 
     role: Literal["assistant"]
     content: SaidBefore = Content()
     refusal: SaidText = ""
-    tool_calls: list[Call] = Field(default_factory=list[Call])
-    function_call: CalledFunction | None = None
+    tool_calls: Calls = Field(default_factory=list[Call])
+    function_call: SaidFunction = None
     name: NoOp = None
     annotations: NoOp = None
     audio: NoOp = None
