@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute
 
 from quern import __version__
 from quern.api.anthropic.dialect import ANTHROPIC
-from quern.api.api_page import API_PAGE
+from quern.api.api_page import API_PAGE, ROOT
 from quern.api.code.dialect import CODE
 from quern.api.health import HEALTH
 from quern.api.llamacpp.dialect import LLAMACPP
@@ -53,7 +53,7 @@ from quern.turns.tokens import TokenService
 
 log = structlog.get_logger(__name__)
 
-DIALECTS = (CODE, OPENAI, LLAMACPP, OLLAMA, ANTHROPIC, MODELS, HEALTH, API_PAGE)
+DIALECTS = (CODE, OPENAI, LLAMACPP, OLLAMA, ANTHROPIC, MODELS, HEALTH, API_PAGE, ROOT)
 DESCRIPTION = "Code generation with Qwen-Coder models: one shot or in conversations that survive whatever happens."
 
 

@@ -309,7 +309,9 @@ async def test_a_conversation_of_the_original_endpoints_goes_on_here_and_back(qu
     [
         ({"messages": []}, "messages", "at least 1 item"),
         ({"messages": [{"role": "user"}]}, "messages.0.content", "missing"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0", "robot"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role", "'robot' is none of 'system', "),
+        ({"messages": [{"content": "x"}]}, "messages.0.role", "The field messages.0.role is missing."),
+        ({"messages": [*USER, {"role": None, "content": "x"}]}, "messages.1.role", "none of 'system', "),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0", "image_url"),
         ({"messages": [*USER, {"role": "user", "content": None}]}, "messages.1.content", "missing"),
         ({"temperature": 2.5}, "temperature", "less than or equal to 2"),
@@ -340,7 +342,7 @@ async def test_a_conversation_of_the_original_endpoints_goes_on_here_and_back(qu
         ({"guided_grammar": "%llguidance {}\nstart: /a/"}, "guided_grammar", "%llguidance"),
         ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag", "not served"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing"),
-        ({"response_format": {"type": "xml"}}, "response_format", "xml"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "'xml' is none of"),
         ({"logit_bias": {"a": 1}}, "logit_bias.a.[key]", "integer"),
     ],
 )

@@ -16,21 +16,23 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, PlainTextResponse
 
 from quern.api.shared.dialect import Dialect
-from quern.api.shared.error_styles import DETAIL_ERRORS
+from quern.api.shared.error_styles import DETAIL_ERRORS, OPENAI_ERRORS
 
 FILES = Path(__file__).with_name("swagger_ui")
 CACHED = {"cache-control": "public, max-age=86400", "vary": "accept-encoding"}
 
 router = APIRouter(include_in_schema=False)
+root_router = APIRouter(include_in_schema=False)
 
 API_PAGE = Dialect((router,), errors=DETAIL_ERRORS, prefixes=("/docs", "/openapi.json"))
+ROOT = Dialect((root_router,), errors=OPENAI_ERRORS, prefixes=("/",))
 
 
 SCRIPT, STYLE, ICON = "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"
 PACKED = {SCRIPT: "text/javascript", STYLE: "text/css"}
 
 
-@router.get("/")
+@root_router.get("/")
 async def root() -> Response:
     """A sentence for those who only ask whether somebody is there, as Ollama has one."""
     return PlainTextResponse("Quern is running. /docs describes its API, /ready tells whether the model is there.\n")

@@ -214,11 +214,12 @@ def _field_sentence(item: dict[str, Any], body: Any) -> tuple[str, str | None]:
             message = f"The field {field} is missing. Send it."
         case "missing" if where == "body":
             message = "The request body is missing. Send one JSON object."
-        case "union_tag_not_found" | "union_tag_invalid" if (name := _tag_of(item)) is not None:
-            field = f"{field}.{name}" if field else name
-            message = f"The field {field} must be one of {item['ctx'].get('expected_tags')}. Send one of them."
-            if item["type"] == "union_tag_not_found":
-                message = f"The field {field} is missing. Send it."
+        case "union_tag_not_found" if (name := _tag_of(item)) is not None:
+            field = f"{field}.{name}"
+            message = f"The field {field} is missing. Send it."
+        case "union_tag_invalid" if (name := _tag_of(item)) is not None:
+            field, told = f"{field}.{name}", item["ctx"]
+            message = f"The field {field} can't be used: {told['tag']!r} is none of {told['expected_tags']}."
         case "extra_forbidden":
             message = f"There is no field {field} here. Leave it out: unknown fields are refused, never ignored."
         case "model_attributes_type" if field is None:
@@ -232,7 +233,7 @@ def _field_sentence(item: dict[str, Any], body: Any) -> tuple[str, str | None]:
 
 
 def _tag_of(item: dict[str, Any]) -> str | None:
-    """The member that tells which of several objects it is; None where it is no single one."""
+    """The member that tells which of several kinds an object is; None where more than a member does."""
     name = str(item["ctx"]["discriminator"]).strip("'")
     return name if name.isidentifier() else None
 
