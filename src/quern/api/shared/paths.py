@@ -65,9 +65,7 @@ class Paths:
         """
         wanted = _segments(path[:LONGEST_COMPARED].lower())
         near: list[tuple[bool, int, float, int, str]] = []
-        for known in {
-            route.path_format for route in self._routes if isinstance(route, Route) and route.include_in_schema
-        }:
+        for known in {route.path_format for route in self._routes if isinstance(route, Route)}:
             own = _segments(known)
             end = own[1:] if own[:1] == [VERSION] else own
             if (slips := _slips(wanted, own)) <= 1:
