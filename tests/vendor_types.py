@@ -1,7 +1,7 @@
 """Requests made of a vendor's own types: each member left out by null, each list empty, each value of a choice, each
 arm of a union, at every depth.
 
-Works for any `TypedDict` of any library. A case differs from the smallest request in one place.
+Works for any `TypedDict` and any pydantic model of any library. A case differs from the smallest request in one place.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from typing import (
     get_type_hints,
 )
 
+from pydantic import BaseModel
+
 LISTS = (list, collections.abc.Iterable, collections.abc.Sequence)
 MAPPINGS = (dict, collections.abc.Mapping)
 PLAIN: dict[Any, Any] = {str: "x", int: 1, float: 1.0, bool: True}
@@ -41,17 +43,17 @@ class Case:
 @dataclass(frozen=True)
 class Walk:
     """Over a type. `given`: values that stand in for whatever the vendor's type has, by a member's path (without
-    indices and arms) or its name.
+    indices and arms), its name or its type.
     """
 
-    given: Mapping[str, Any]
+    given: Mapping[Any, Any]
 
     def cases(self, annotation: Any, path: str = "") -> Iterator[Case]:
         """The values of a type, each with one place that is not as small as can be."""
         if path.count(".") > DEEPEST:
             return
         kind, origin = bare(annotation), get_origin(bare(annotation))
-        if self._known(path) is not None:
+        if self._known(path, kind) is not None:
             return
         if origin in {Union, types.UnionType}:
             yield from self._arms(get_args(kind), path)
@@ -60,22 +62,25 @@ class Walk:
         elif origin in LISTS:
             yield Case(f"{path}=[]", [])
             yield from (replace(one, value=[one.value]) for one in self.cases(get_args(kind)[0], f"{path}.0"))
-        elif is_typed_dict(kind):
+        elif origin in MAPPINGS:
+            inner = self.cases(get_args(kind)[1], f"{path}.x")
+            yield from (replace(one, value={"x": one.value}) for one in inner)
+        elif is_object(kind):
             yield from self._members(kind, path)
 
     def smallest(self, annotation: Any, path: str = "", depth: int = 0) -> Any:
         """A value with nothing in it that may be left out."""
-        known = self._known(path)
+        kind, origin = bare(annotation), get_origin(bare(annotation))
+        known = self._known(path, kind)
         if known is not None or depth > DEEPEST:
             return known
-        kind, origin = bare(annotation), get_origin(bare(annotation))
         if origin in {Union, types.UnionType}:
             return self.smallest(get_args(kind)[0], path, depth + 1)
         if origin is Literal:
             return get_args(kind)[0]
         if origin in LISTS:
             return [self.smallest(get_args(kind)[0], f"{path}.0", depth + 1)]
-        if is_typed_dict(kind):
+        if is_object(kind):
             members = hints(kind).items()
             return {
                 name: self.smallest(hint, f"{path}.{name}".lstrip("."), depth + 1)
@@ -102,7 +107,9 @@ class Walk:
             yield Case(there, self.smallest(arm, there))
             yield from self.cases(arm, there)
 
-    def _known(self, path: str) -> Any:
+    def _known(self, path: str, kind: Any) -> Any:
+        if isinstance(kind, type) and kind in self.given:
+            return self.given[kind]
         names = "".join(piece.partition("]")[2] if "]" in piece else piece for piece in path.split("["))
         names = ".".join(name for name in names.split(".") if not name.isdigit())
         return self.given.get(names, self.given.get(names.rpartition(".")[2]))
@@ -113,6 +120,11 @@ def is_typed_dict(kind: Any) -> bool:
     return isinstance(kind, type) and hasattr(kind, "__required_keys__")
 
 
+def is_object(kind: Any) -> bool:
+    """Whether it is a `TypedDict` or a pydantic model."""
+    return is_typed_dict(kind) or (isinstance(kind, type) and issubclass(kind, BaseModel))
+
+
 def bare(annotation: Any) -> Any:
     """The type without what is said of it."""
     while get_origin(annotation) in {Annotated, Required, NotRequired}:
@@ -121,7 +133,11 @@ def bare(annotation: Any) -> Any:
 
 
 def hints(kind: Any) -> dict[str, tuple[Any, bool]]:
-    """A `TypedDict`'s members with their types, and whether they are required."""
+    """The members of a `TypedDict` or a pydantic model with their types, and whether they are required."""
+    if not is_typed_dict(kind):
+        return {
+            field.alias or name: (field.annotation, field.is_required()) for name, field in kind.model_fields.items()
+        }
     told = get_type_hints(kind, include_extras=True)
     return {
         name: (
@@ -135,10 +151,12 @@ def hints(kind: Any) -> dict[str, tuple[Any, bool]]:
 def arm_name(arm: Any) -> str:
     """What tells an arm of a union from the others."""
     kind = bare(arm)
-    if is_typed_dict(kind):
+    if is_object(kind):
         members = hints(kind)
         for name in ("role", "type"):
-            told = get_args(bare(members[name][0])) if name in members else ()
-            if told:
-                return str(told[0])
+            told = bare(members[name][0]) if name in members else None
+            if get_origin(told) in {Union, types.UnionType}:
+                told = bare(get_args(told)[0])
+            if get_origin(told) is Literal:
+                return str(get_args(told)[0])
     return getattr(kind, "__name__", str(kind))

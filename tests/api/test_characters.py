@@ -253,6 +253,15 @@ async def test_an_event_is_one_line_for_readers_that_know_unicodes_ends_of_lines
     assert text in told
 
 
+@pytest.mark.parametrize(("path", "body"), [("/api/chat", {"messages": USER}), ("/api/generate", {"prompt": "hi"})])
+async def test_a_line_of_json_is_one_line_for_such_readers_too(start: Start, path: str, body: dict[str, Any]) -> None:
+    text = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\x1dh\x1ei\r\nj"
+    async with start(saying(text)) as quern:
+        response = await quern.client.post(path, json=body)
+    answers = [json.loads(line) for line in response.content.decode().splitlines()]
+    assert "".join(one["response"] if "response" in one else one["message"]["content"] for one in answers) == text
+
+
 def _text(event: dict[str, Any]) -> str:
     if choices := event.get("choices"):
         return choices[0].get("text") or choices[0].get("delta", {}).get("content") or ""

@@ -340,7 +340,7 @@ async def test_a_conversation_of_the_original_endpoints_goes_on_here_and_back(qu
         ({"guided_grammar": "%llguidance {}\nstart: /a/"}, "guided_grammar", "%llguidance"),
         ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag", "not served"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing"),
-        ({"response_format": {"type": "xml"}}, "response_format", "xml"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "'xml' is none of"),
         ({"logit_bias": {"a": 1}}, "logit_bias.a.[key]", "integer"),
     ],
 )

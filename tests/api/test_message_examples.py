@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from .conftest import Quern
-from .messages import message, prompt_text
+from .messages import count, message, prompt_text
 
 HELLO: dict[str, Any] = {"role": "user", "content": "Hello, Claude"}
 EPHEMERAL: dict[str, Any] = {"type": "ephemeral"}
@@ -37,7 +37,86 @@ def text(said: str, **more: Any) -> dict[str, Any]:
     return {"type": "text", "text": said, **more}
 
 
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/jpeg", "data": "/9j/"}}
+WEATHER: dict[str, Any] = {
+    "name": "get_weather",
+    "description": "Get the current weather in a given location",
+    "input_schema": {
+        "type": "object",
+        "properties": {
+            "location": {"type": "string", "description": "The city and state, e.g. San Francisco, CA"},
+            "unit": {"type": "string", "enum": ["celsius", "fahrenheit"], "description": "The unit of temperature"},
+        },
+        "required": ["location"],
+    },
+}
+
 SERVED: dict[str, tuple[dict[str, Any], list[str], str | None]] = {
+    "hello": ({"max_tokens": 1024, "messages": [HELLO]}, ["user\nHello, Claude"], None),
+    "a system prompt": (
+        {"max_tokens": 2048, "system": "You are a seasoned data scientist.", "messages": [HELLO]},
+        ["system\nYou are a seasoned data scientist"],
+        None,
+    ),
+    "stop sequences, sampling and metadata": (
+        {"messages": [HELLO], "stop_sequences": ["\n\nHuman:", "END"], "temperature": 0.2, "top_k": 5, "top_p": 0.7,
+         "metadata": {"user_id": "13803d75-b4b5-4c3e-b2a2-6f21399b021b"}, "service_tier": "auto"},
+        ["Hello, Claude"],
+        None,
+    ),
+    "JSON put into Claude's mouth": (
+        {"messages": [{"role": "user", "content": "Extract the name as JSON."}, {"role": "assistant", "content": "{"}],
+         "stop_sequences": ["}"]},
+        ["assistant\n{"],
+        None,
+    ),
+    "an image in what was said before": (
+        {"messages": [*asks(PICTURE, text("What is in this?")), {"role": "assistant", "content": "An ant."}, HELLO]},
+        ["[an image was here]\nWhat is in this?"],
+        None,
+    ),
+    "a text file in base64": (
+        {"messages": asks({"type": "document", "source": {"type": "base64", "media_type": "text/plain",
+                                                          "data": "VGhlIGdyYXNzIGlzIGdyZWVuLg=="}}, text("Colour?"))},
+        ["The grass is green."],
+        None,
+    ),
+    "a call of any tool demanded": (
+        {"tools": [WEATHER], "tool_choice": {"type": "any"}, "messages": [HELLO]}, ["get_weather"], None),
+    "a call of one tool demanded": (
+        {"tools": [WEATHER, STOCK], "tool_choice": {"type": "tool", "name": "get_weather"}, "messages": [HELLO]},
+        ["get_weather"],
+        None,
+    ),
+    "one call at a time": (
+        {"tools": [WEATHER], "tool_choice": {"type": "auto", "disable_parallel_tool_use": True}, "messages": [HELLO]},
+        ["get_weather"],
+        None,
+    ),
+    "parallel calls with their results": (
+        {"tools": [WEATHER], "messages": [
+            {"role": "user", "content": "What's the weather in SF and NYC?"},
+            {"role": "assistant", "content": [
+                {"type": "tool_use", "id": "toolu_01", "name": "get_weather", "input": {"location": "San Francisco"}},
+                {"type": "tool_use", "id": "toolu_02", "name": "get_weather", "input": {"location": "New York"}}]},
+            *asks({"type": "tool_result", "tool_use_id": "toolu_01", "content": "68 degrees"},
+                  {"type": "tool_result", "tool_use_id": "toolu_02", "content": [text("45 degrees")]},
+                  text("Now compare."))]},
+        ["San Francisco", "New York", "68 degrees", "45 degrees", "Now compare."],
+        None,
+    ),
+    "cached tools": (
+        {"tools": [STOCK, {**WEATHER, "cache_control": EPHEMERAL}], "messages": [HELLO]}, ["get_weather"], None),
+    "interleaved thinking with tools, sent back": (
+        {"thinking": {"type": "enabled", "budget_tokens": 1024}, "tools": [WEATHER], "messages": [
+            HELLO,
+            {"role": "assistant", "content": [
+                {"type": "thinking", "thinking": "The user wants...", "signature": "BDaL4VrbR2Oj0hO4XpJxT28J5TI"},
+                {"type": "tool_use", "id": "toolu_01", "name": "get_weather", "input": {"location": "Paris"}}]},
+            *asks({"type": "tool_result", "tool_use_id": "toolu_01", "content": "88 F"})]},
+        ['"location": "Paris"', "88 F"],
+        None,
+    ),
     "several turns": (
         {"messages": [HELLO, {"role": "assistant", "content": "Hello!"}, {"role": "user", "content": "Describe LLMs"}]},
         ["Hello!", "Describe LLMs"],
@@ -167,11 +246,34 @@ async def test_a_documented_example_is_served(quern: Quern, example: str) -> Non
     assert all(said in prompt_text(quern) for said in shown), prompt_text(quern)
 
 
+COUNTED = {"messages", "system", "tools", "tool_choice", "thinking", "output_config", "context_management"}
+
+
+@pytest.mark.parametrize("example", [name for name, (body, *_) in SERVED.items() if body.get("max_tokens") != 1])
+async def test_a_documented_example_is_streamed_and_counted(quern: Quern, example: str) -> None:
+    body, shown, _ = SERVED[example]
+    streamed = await message(quern, **body, stream=True)
+    assert (streamed.status_code, streamed.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+    assert "event: message_start" in streamed.text
+    assert "event: message_stop" in streamed.text
+    assert all(said in prompt_text(quern) for said in shown)
+    counted = {name: value for name, value in body.items() if name in COUNTED}
+    assert await count(quern, **counted) == len(quern.engine.requests[-1].prompt)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "vision": (
-        {"messages": asks({"type": "image", "source": {"type": "base64", "media_type": "image/jpeg", "data": "/9j/"}},
-                          text("What is in the above image?"))},
+        {"messages": asks(PICTURE, text("What is in the above image?"))},
         "messages.0.content.0 can't be used: Could not process image",
+    ),
+    "vision by an address": (
+        {"messages": asks({"type": "image", "source": {"type": "url", "url": "https://example.org/ant.jpg"}})},
+        "messages.0.content.0 can't be used: Could not process image",
+    ),
+    "a PDF in base64": (
+        {"messages": asks({"type": "document", "source": {"type": "base64", "media_type": "application/pdf",
+                                                          "data": "JVBERi0xLjQK"}}, text("Summarize."))},
+        "messages.0.content.0 can't be used: Could not process PDF",
     ),
     "a PDF by its address": (
         {"messages": asks({"type": "document", "source": {"type": "url", "url": "https://example.org/a.pdf"}},

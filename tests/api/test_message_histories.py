@@ -140,6 +140,9 @@ NO_BLOCKS: list[tuple[Any, str]] = [
     ({"odd": [1]}, '{"odd": [1]}'),
     ([{"type": 5, "text": "x"}], '{"type": 5, "text": "x"}'),
     ([{"type": "text", "text": ["x"]}], '{"type": "text", "text": ["x"]}'),
+    ([{"type": [], "text": "x"}], '{"type": [], "text": "x"}'),
+    ([{"type": "", "text": "x"}], '{"type": "", "text": "x"}'),
+    ([{"type": "", "thinking": "x"}], '{"type": "", "thinking": "x"}'),
 ]
 
 
@@ -188,6 +191,27 @@ async def test_messages_in_odd_orders_and_without_content_are_shown(
     quern: Quern, messages: list[Any], prompt: str
 ) -> None:
     assert await shown(quern, *messages) == f"{prompt}assistant\n"
+
+
+ODD_MEMBERS: list[tuple[dict[str, Any], str]] = [
+    ({"type": "tool_result", "tool_use_id": 5, "content": "4 lines", "is_error": "no"}, "tool\n4 lines\n"),
+    ({"type": "tool_result", "content": [{"type": "search_result", "content": [{"type": [], "text": "x"}]}]},
+     '{"type": [], "text": "x"}'),
+    ({"type": "search_result", "source": {"url": "x"}, "title": 5, "content": "x"}, '{"url": "x"}'),
+    ({"type": "document", "source": {"type": "text", "data": "Rain."}, "title": 5, "context": ["May"]}, '["May"]'),
+    ({"type": "document", "source": {"type": "content", "content": [{"type": {}, "text": "x"}]}},
+     '{"type": {}, "text": "x"}'),
+    ({"type": "tool_result", "content": [{"type": "tool_reference", "tool_name": {"a": 1}}]}, '{"a": 1}'),
+    ({"type": "tool_result", "content": [{"type": "tool_reference"}]}, "tool\n"),
+    ({"type": "compaction", "content": {"summary": "x"}}, '{"summary": "x"}'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("block", "seen"), ODD_MEMBERS, ids=str)
+async def test_members_of_another_type_than_a_block_has_are_shown_as_well_as_can_be(
+    quern: Quern, block: dict[str, Any], seen: str
+) -> None:
+    assert seen in await shown(quern, *USER, user(block), *USER)
 
 
 SOURCES: list[tuple[Any, str]] = [

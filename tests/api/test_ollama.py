@@ -217,15 +217,24 @@ async def test_tools_that_only_vendors_have_are_left_out_and_named(quern: Quern,
     assert kind not in prompt
 
 
-@pytest.mark.parametrize(
-    "odd",
-    [
-        {"role": "tool", "content": {"lines": 4}, "tool_name": None, "tool_call_id": 5},
-        {"role": "assistant", "content": [{"type": "text", "text": {"lines": 4}}], "tool_calls": [{"id": 5}, {}]},
-        {"role": "assistant", "content": None, "tool_calls": [{"function": {"arguments": '{"lines": 4'}}]},
-        {"role": "system", "content": {"lines": 4}},
-    ],
-)
+ODD: list[Any] = [
+    {"role": "tool", "content": {"lines": 4}, "tool_name": None, "tool_call_id": 5},
+    {"role": "assistant", "content": [{"type": "text", "text": {"lines": 4}}], "tool_calls": [{"id": 5}, {}]},
+    {"role": "assistant", "content": None, "tool_calls": [{"function": {"arguments": '{"lines": 4'}}]},
+    {"role": "system", "content": {"lines": 4}},
+    {"role": "user", "content": '{"lines": 4}', "images": "aGk="},
+    {"role": "user", "content": '{"lines": 4}', "images": [{"url": "x"}, None]},
+    {"role": "user", "content": [{"type": [], "text": "x"}, {"text": '{"lines": 4}'}]},
+    {"role": "assistant", "tool_calls": {"function": {"name": "f", "arguments": {"lines": 4}}}},
+    {"role": "assistant", "tool_calls": [None, '{"lines": 4}']},
+    {
+        "role": "assistant",
+        "tool_calls": [{"function": {"name": "f", "arguments": '{"lines": 4}'}}, {"function": 5}],
+    },
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
 async def test_what_was_said_before_is_shown_whatever_it_is(quern: Quern, odd: dict[str, Any]) -> None:
     user = {"role": "user", "content": "hi"}
     answer = await quern.client.post("/api/chat", json={"messages": [user, odd, user], "stream": False})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -62,6 +63,16 @@ SHOWN: list[tuple[dict[str, Any], str]] = [
     ({"role": "assistant", "content": [{"type": "refusal", "refusal": "I won't"}]}, "I won't"),
     ({"type": "message", "role": "assistant", "content": "said", "id": None, "status": "in_progress"}, "said"),
 ]
+
+
+@pytest.mark.parametrize("kind", [[], {}, ["output_text"], 5, True])
+@pytest.mark.parametrize("role", ["user", "assistant", "developer"])
+async def test_a_part_whose_type_is_none_is_shown_as_json(start: Start, role: str, kind: Any) -> None:
+    async with start(saying("x")) as quern:
+        part = {"type": kind, "text": "a"}
+        answer = await respond(quern, input=[{"role": role, "content": [part]}, USER])
+        assert answer.status_code == 200, answer.text
+        assert json.dumps(part) in prompt_text(quern)
 
 
 @pytest.mark.parametrize(("item", "shown"), SHOWN)

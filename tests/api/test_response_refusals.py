@@ -71,7 +71,7 @@ def custom(grammar: dict[str, str]) -> dict[str, Any]:
         ({"truncation": "middle"}, "truncation", "'auto' or 'disabled'"),
         ({"top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
         ({"include": ["x", 5]}, "include.1", "a valid string"),
-        ({"text": {"format": {"type": "grammar"}}}, "text.format", "'json_schema'"),
+        ({"text": {"format": {"type": "grammar"}}}, "text.format.type", "'json_schema'"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema", "is missing"),
         ({"text": {"verbosity": "shouting"}}, "text.verbosity", "'high'"),
         ({"metadata": {"a": "x" * 513}}, "metadata.a", "512"),

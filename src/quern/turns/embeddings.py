@@ -61,11 +61,13 @@ class EmbeddingService:
         """Embed texts, or token ids; `dimensions`: how many numbers each vector is cut to (Kusupati et al. 2022,
         "Matryoshka Representation Learning"), its length 1 again. `field`: the request's field that has the inputs.
 
-        Cancelling it frees all sequences. Raises EngineUnavailable, InvalidRequest, QueueFull, InputTooLong or
-        EngineFailed.
+        Without inputs there are no vectors. Cancelling it frees all sequences. Raises EngineUnavailable,
+        InvalidRequest, QueueFull, InputTooLong or EngineFailed.
         """
         self._turns.check_serving()
         self._check(inputs, dimensions, field)
+        if not inputs:
+            return Embeddings((), 0)
         self._check_places()
         began = time.monotonic()
         work = asyncio.get_running_loop().create_task(self._embed(inputs, caller.principal, dimensions, field))
@@ -115,9 +117,9 @@ class EmbeddingService:
                 f"does, such as Qwen3-Embedding: `quern serve --model` with the path of its folder or GGUF file.",
                 field="model",
             )
-        if not 1 <= len(inputs) <= MOST_INPUTS:
+        if len(inputs) > MOST_INPUTS:
             raise InvalidRequest(
-                f"The field {field} has {len(inputs)} inputs; a request may have 1 to {MOST_INPUTS}. Send it in parts.",
+                f"The field {field} has {len(inputs)} inputs; a request may have {MOST_INPUTS}. Send it in parts.",
                 field=field,
             )
         if dimensions is not None and not 1 <= dimensions <= longest:

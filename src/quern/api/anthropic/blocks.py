@@ -45,7 +45,7 @@ class ToolReferenceBlock(RequestObject):
     """A tool that a search found: from now on the model may call it."""
 
     type: Literal["tool_reference"]
-    tool_name: str
+    tool_name: SaidText = ""
     cache_control: NoOp = None
 
     def said(self) -> str:
@@ -69,14 +69,14 @@ class ToolResultBlock(RequestObject):
     type: Literal["tool_result", "mcp_tool_result"]
     tool_use_id: SaidText = ""
     content: Annotated[list[OutputBlock], BeforeValidator(history_of)] = Field(default_factory=list[OutputBlock])
-    is_error: bool | None = None
+    is_error: Any = None
     cache_control: NoOp = None
     toolset_name: NoOp = None
 
     def output(self) -> str:
         """The same as text."""
         text = "\n".join(block.said() for block in self.content)
-        return f"Error: {text}" if self.is_error else text
+        return f"Error: {text}" if self.is_error is True else text
 
 
 class ServerResultBlock(RequestObject):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BeforeValidator, Discriminator
 
 from quern.api.anthropic.documents import framed, source_text
+from quern.api.shared.chat_messages import SaidText
 from quern.api.shared.content import UnreadablePart
 from quern.api.shared.fields import NoOp, RequestObject, type_of
 
@@ -40,8 +41,8 @@ class DocumentBlock(RequestObject):
 
     type: Literal["document"]
     source: Any = None
-    title: str | None = None
-    context: str | None = None
+    title: SaidText = ""
+    context: SaidText = ""
     cache_control: NoOp = None
     citations: NoOp = None
 
@@ -61,8 +62,8 @@ class SearchResultBlock(RequestObject):
     """What a search of the client's found."""
 
     type: Literal["search_result"]
-    source: str = ""
-    title: str = ""
+    source: SaidText = ""
+    title: SaidText = ""
     content: Any = None
     cache_control: NoOp = None
     citations: NoOp = None
@@ -78,7 +79,7 @@ class CompactionBlock(RequestObject):
     """A summary of what was said before."""
 
     type: Literal["compaction"]
-    content: str = ""
+    content: SaidText = ""
     cache_control: NoOp = None
     encrypted_content: NoOp = None
     signature: NoOp = None
@@ -148,8 +149,8 @@ def _is_block(value: Any) -> bool:
     match value:
         case {"type": "text", "text": text}:
             return text is None or isinstance(text, str)
-        case {"type": str()}:
-            return True
+        case {"type": str(kind)}:
+            return kind != ""
         case {"text": str(), **members}:
             return members.get("type") is None
         case _:

@@ -1,4 +1,4 @@
-"""What is served, as Ollama lists its models: one, which is always loaded.
+"""What is served, as Ollama lists its models: one, which is always loaded. What manages models is refused.
 
 Source of the shapes: Ollama's API documentation. Clients want more of a model than this server knows of it; what they
 must have is there.
@@ -13,6 +13,8 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
+from quern.api.ollama.errors import OLLAMA_ERRORS
+from quern.api.shared.errors import ErrorKind, Failure
 from quern.api.shared.fields import NoOp, RequestObject
 from quern.api.shared.openapi import JSON_LINES
 from quern.api.shared.request_body import JsonRoute
@@ -23,6 +25,16 @@ router = APIRouter(route_class=JsonRoute, prefix="/api", tags=["ollama"])
 SPOKEN_VERSION = "0.13.0"
 """The version of Ollama whose API this is: editors ask for at least some version."""
 LATEST = ":latest"
+MANAGED = {
+    ("POST", "/create"): "Models are not made over HTTP here. Serve a file or folder: `quern serve --model PATH`.",
+    ("POST", "/copy"): "Models get no other names over HTTP here. Let the server take one for the served model too "
+    "(setting model.aliases), and start `quern serve` again.",
+    ("DELETE", "/delete"): "Models are not deleted over HTTP here. `quern models` lists them; delete the file.",
+    ("POST", "/push"): "Models are not uploaded over HTTP here. `quern models` lists those that there are.",
+    ("POST", "/blobs/{digest}"): "Files of models are not taken over HTTP here. Put the file on the server's disk: "
+    "`quern serve --model PATH`.",
+}
+"""What manages models there, and how it is done here."""
 LOADED_FOR_EVER = "9999-12-31T23:59:59Z"
 NO_DATE = "1970-01-01T00:00:00Z"
 
@@ -106,6 +118,23 @@ async def pull(body: ModelName, services: ServicesDep) -> Response:
     """The served model is there already; no other can be fetched while the server runs."""
     check_name(services, body.model or body.name)
     return JSONResponse({"status": "success"}, media_type="application/x-ndjson" if body.stream else None)
+
+
+def _refuse(method: str, path: str, sentence: str) -> None:
+    async def refuse() -> Response:
+        return OLLAMA_ERRORS.response(Failure(ErrorKind.INVALID, sentence))
+
+    router.add_api_route(path, refuse, methods=[method], include_in_schema=False)
+
+
+for (_method, _path), _sentence in MANAGED.items():
+    _refuse(_method, _path, _sentence)
+
+
+@router.get("/blobs/{digest}", include_in_schema=False)
+async def blob(digest: str) -> Response:
+    """Whether a model's file was sent: none ever was."""
+    return OLLAMA_ERRORS.response(Failure(ErrorKind.NOT_FOUND, f"There is no file {digest[:80]!r} here."))
 
 
 def _listed(services: Services, name: str) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """`POST /api/embed`, and `POST /api/embeddings`, its older form for one text.
 
+A request without a text, with which clients load a model, gets no vector.
+
 Source: "Generate embeddings" in Ollama's API documentation.
 """
 
@@ -28,13 +30,17 @@ router = APIRouter(
 
 
 def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return [value] if value else []
+    return value
 
 
 class EmbedRequest(RequestObject):
     """`POST /api/embed`. What is too long is refused, as everywhere, whatever `truncate` says."""
 
-    input: Annotated[list[str], Field(min_length=1), BeforeValidator(_listed, json_schema_input_type=str | list[str])]
+    input: Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])] = Field(
+        default_factory=list[str]
+    )
     model: str | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     keep_alive: NoOp = None
@@ -45,7 +51,7 @@ class EmbedRequest(RequestObject):
 class EmbeddingsRequest(RequestObject):
     """`POST /api/embeddings`."""
 
-    prompt: str
+    prompt: str = ""
     model: str | None = None
     keep_alive: NoOp = None
     options: NoOp = None
@@ -71,10 +77,11 @@ async def embed(request: Request, body: EmbedRequest, services: ServicesDep, cal
 async def embed_one(
     request: Request, body: EmbeddingsRequest, services: ServicesDep, caller: CallerDep
 ) -> dict[str, Any]:
-    """The vector of one text."""
+    """The vector of one text, empty where there is none."""
     check_name(services, body.model)
-    made = await _embedded(request, services, caller, [body.prompt], None, field="prompt")
-    return {"embedding": made.vectors[0].tolist()}
+    inputs = [body.prompt] if body.prompt else []
+    made = await _embedded(request, services, caller, inputs, None, field="prompt")
+    return {"embedding": [number for vector in made.vectors for number in vector]}
 
 
 async def _embedded(

@@ -7,11 +7,11 @@ belong to the calls before them, by the tool's name or in their order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from quern.api.shared.chat_messages import ArgumentsText, SaidText
+from quern.api.shared.chat_messages import SAID_LIST, ArgumentsText, SaidText, said_object
 from quern.api.shared.content import Content, ContentField, UnreadablePart
 from quern.api.shared.fields import NoOp, RequestObject
 from quern.types import Item, Message, Role, ToolCall, ToolResult
@@ -34,25 +34,34 @@ class Call(RequestObject):
 
     id: SaidText = ""
     type: NoOp = None
-    function: CalledFunction = CalledFunction()
+    function: Annotated[CalledFunction | None, said_object("arguments")] = None
+
+    def item(self, otherwise: str) -> ToolCall:
+        """The step that it stands for; `otherwise`: its id where it has none."""
+        function = self.function or CalledFunction()
+        return ToolCall(self.id or otherwise, function.name, function.arguments)
+
+
+Calls = Annotated[list[Annotated[Call, said_object("function")]], SAID_LIST]
+"""The calls of a message."""
 
 
 class ChatMessage(RequestObject):
     """What somebody says, or what a tool gave back."""
 
-    role: str
+    role: SaidText = ""
     content: ContentField = Content()
-    tool_calls: list[Call] = Field(default_factory=list[Call])
+    tool_calls: Calls = Field(default_factory=list[Call])
     tool_name: SaidText = ""
     name: SaidText = ""
     tool_call_id: SaidText = ""
-    images: list[Any] = Field(default_factory=list[Any])
+    images: Annotated[list[Any], SAID_LIST] = Field(default_factory=list[Any])
     thinking: NoOp = None
 
     @property
     def speaker(self) -> Role:
         """Who speaks."""
-        return ROLES.get(self.role, Role.USER)
+        return ROLES.get(self.role.lower(), Role.USER)
 
     def said(self) -> Content:
         """The text, with the images after it."""
@@ -72,10 +81,7 @@ def message_items(messages: Sequence[ChatMessage]) -> tuple[Item, ...]:
         if message.speaker is Role.TOOL:
             items.append(ToolResult(_answered(message, waiting, number), text))
             continue
-        calls = [
-            ToolCall(call.id or f"call_{number}_{index}", call.function.name, call.function.arguments)
-            for index, call in enumerate(message.tool_calls)
-        ]
+        calls = [call.item(f"call_{number}_{index}") for index, call in enumerate(message.tool_calls)]
         waiting += calls
         if text or not calls:
             items.append(Message(message.speaker, text))

@@ -7,14 +7,23 @@ every field.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
-from pydantic import AfterValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator
 
 from quern.api.ollama.messages import ChatMessage, message_items
-from quern.api.shared.fields import ANY_OBJECT, MOST_MESSAGES, JsonSchema, NoOp, RequestObject, refused
+from quern.api.shared.fields import (
+    ANY_OBJECT,
+    MOST_MESSAGES,
+    JsonSchema,
+    LeftOut,
+    NoOp,
+    RequestObject,
+    refused,
+    type_of,
+)
 from quern.api.shared.sampling_fields import MOST_TOP_LOGPROBS, SamplingFields
-from quern.api.shared.tools import MOST_TOOLS, OfferedFunction, shown_tools, tool_use
+from quern.api.shared.tools import FUNCTION, MOST_TOOLS, OfferedFunction, shown_tools, tool_use
 from quern.config import GenerationSettings
 from quern.errors import InvalidRequest
 from quern.sampling import PARAMETERS, SamplingParams
@@ -44,7 +53,9 @@ class Options(SamplingFields):
 
     num_predict: int | None = Field(default=None, description="Most tokens; below 0 is the server's default.")
 
+    embedding_only: NoOp = None
     f16_kv: NoOp = None
+    logits_all: NoOp = None
     low_vram: NoOp = None
     main_gpu: NoOp = None
     mirostat_eta: NoOp = None
@@ -59,6 +70,7 @@ class Options(SamplingFields):
     repeat_last_n: NoOp = None
     use_mlock: NoOp = None
     use_mmap: NoOp = None
+    vocab_only: NoOp = None
 
     @field_validator("seed", mode="before")
     @classmethod
@@ -113,11 +125,24 @@ class TextRequest(RequestObject):
         )
 
 
+def _without_a_name(tool: Any) -> Any:
+    if not isinstance(tool, dict) or type_of(tool) not in {None, FUNCTION}:
+        return cast("Any", tool)
+    members = cast("dict[str, Any]", tool)
+    function = members.get(FUNCTION, members)
+    nameless = function is None or (isinstance(function, dict) and not cast("dict[str, Any]", function).get("name"))
+    return LeftOut() if nameless else members
+
+
+ChatTool = Annotated[OfferedFunction, BeforeValidator(_without_a_name)]
+"""A tool. Ollama's types allow functions without a name; nothing could call them, so they are left out and named."""
+
+
 class ChatRequest(TextRequest):
     """`POST /api/chat`."""
 
     messages: list[ChatMessage] = Field(default_factory=list[ChatMessage], max_length=MOST_MESSAGES)
-    tools: list[OfferedFunction] = Field(default_factory=list[OfferedFunction], max_length=MOST_TOOLS)
+    tools: list[ChatTool] = Field(default_factory=list[ChatTool], max_length=MOST_TOOLS)
 
     def turn(self, caller: Caller, defaults: GenerationSettings) -> TurnRequest | None:
         """The turn that is asked for; None where the model is only to be loaded. Raises InvalidRequest."""

@@ -66,6 +66,26 @@ ArgumentsText = Annotated[SaidText, Field(description="JSON as a rule, and cut w
 """The arguments of a call that was made before."""
 
 
+def said_object(name: str) -> BeforeValidator:
+    """For an object of what was said before: a value that is none is its member `name`, one that says nothing null."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, dict | BaseModel):
+            return cast("Any", value)
+        return {name: value} if value else None
+
+    return BeforeValidator(read, json_schema_input_type=Any)
+
+
+def _as_list(value: Any) -> Any:
+    listed = cast("list[Any]", value) if isinstance(value, list) else [value]
+    return [one for one in listed if one or isinstance(one, dict)]
+
+
+SAID_LIST = BeforeValidator(_as_list, json_schema_input_type=Any)
+"""For a list of what was said before: one alone is a list of it, and what says nothing is left out."""
+
+
 class CalledFunction(RequestObject):
     """What was called, with its arguments as JSON text."""
 
@@ -80,18 +100,13 @@ class CalledCustomTool(RequestObject):
     input: SaidText = ""
 
 
-def _called(value: Any) -> Any:
-    """What is no object has nothing but the name."""
-    return cast("Any", value) if value is None or isinstance(value, dict | BaseModel) else {"name": value}
-
-
 class Call(RequestObject):
     """A call that the model made."""
 
     id: SaidText = ""
     type: NoOp = None
-    function: Annotated[CalledFunction | None, BeforeValidator(_called)] = None
-    custom: Annotated[CalledCustomTool | None, BeforeValidator(_called)] = None
+    function: Annotated[CalledFunction | None, said_object("name")] = None
+    custom: Annotated[CalledCustomTool | None, said_object("name")] = None
     index: NoOp = None
 
     def item(self) -> ToolCall:
@@ -136,7 +151,7 @@ class AssistantMessage(_Said):
     content: SaidBefore = Content()
     refusal: SaidText = ""
     tool_calls: Calls = Field(default_factory=list[Call | LeftOut])
-    function_call: Annotated[CalledFunction | None, BeforeValidator(_called)] = None
+    function_call: Annotated[CalledFunction | None, said_object("name")] = None
     annotations: NoOp = None
     audio: NoOp = None
     reasoning_content: NoOp = None

@@ -110,13 +110,14 @@ def _part(part: Any, place: str) -> str | UnreadablePart:
         return part
     members: Mapping[str, Any] = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
     kind, text = members.get("type"), members.get("text")
+    is_text = kind is None or (isinstance(kind, str) and kind in TEXT_PARTS)
     if kind == "refusal":
         return str(members.get("refusal") or "")
-    if isinstance(text, str) and (kind is None or kind in TEXT_PARTS):
+    if is_text and isinstance(text, str):
         return text
-    if kind in TEXT_PARTS and text is None:
+    if is_text and kind and text is None:
         return _no_part("", place)
-    if kind in TEXT_PARTS or not isinstance(kind, str):
+    if is_text or not isinstance(kind, str):
         return _no_part(part, place)
     return UnreadablePart(place, kind)
 

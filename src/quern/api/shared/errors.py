@@ -236,6 +236,12 @@ def _field_sentence(item: dict[str, Any], body: Any) -> tuple[str, str | None]:
             message = f"The field {field} is missing. Send it."
         case "missing" if where == "body":
             message = "The request body is missing. Send one JSON object."
+        case "union_tag_not_found" if (name := _tag_of(item)) is not None:
+            field = f"{field}.{name}"
+            message = f"The field {field} is missing. Send it."
+        case "union_tag_invalid" if (name := _tag_of(item)) is not None:
+            field, told = f"{field}.{name}", item["ctx"]
+            message = f"The field {field} can't be used: {told['tag']!r} is none of {told['expected_tags']}."
         case "extra_forbidden":
             message = f"There is no field {field} here. Leave it out: unknown fields are refused, never ignored."
         case "model_attributes_type" if field is None:
@@ -246,6 +252,12 @@ def _field_sentence(item: dict[str, Any], body: Any) -> tuple[str, str | None]:
             what = "field" if where == "body" else "parameter"
             message = f"The {what} {field} can't be used: {str(item['msg']).removeprefix('Value error, ').rstrip('.')}."
     return message, field
+
+
+def _tag_of(item: dict[str, Any]) -> str | None:
+    """The member that tells which of several kinds an object is; None where more than a member does."""
+    name = str(item["ctx"]["discriminator"]).strip("'")
+    return name if name.isidentifier() else None
 
 
 KEY = "[key]"
