@@ -23,22 +23,22 @@ def ask(**more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "body", "told"),
     [
-        (CHAT, ask(), lambda error: error["error"]["code"] == "rate_limit_exceeded"),
-        ("/v1/messages", ask(max_tokens=3), lambda error: error["error"]["type"] == "rate_limit_error"),
-        ("/api/chat", ask(), lambda error: "requests a minute" in error["error"]),
-        ("/v1/completions", {"prompt": "x"}, lambda error: error["error"]["code"] == "rate_limit_exceeded"),
-        ("/tokenize", {"content": "x"}, lambda error: error["error"]["code"] == "rate_limit_exceeded"),
+        (CHAT, ask(), "rate_limit_exceeded"),
+        ("/v1/messages", ask(max_tokens=3), "rate_limit_error"),
+        ("/api/chat", ask(), "requests a minute"),
+        ("/v1/completions", {"prompt": "x"}, "rate_limit_exceeded"),
+        ("/tokenize", {"content": "x"}, "rate_limit_exceeded"),
     ],
 )
 async def test_a_key_over_its_limit_gets_a_429_in_its_dialect_and_others_nothing_of_it(
-    quern: Quern, path: str, body: Any, told: Any
+    quern: Quern, path: str, body: Any, told: str
 ) -> None:
     anna = await make(quern, "anna", limits={"requests_per_minute": 1})
     ben = await make(quern, "ben")
     assert (await quern.client.post(path, json=body, headers=bearer(anna))).status_code == 200
     refused = await quern.client.post(path, json=body, headers=bearer(anna))
     assert refused.status_code == 429
-    assert told(refused.json())
+    assert told in str(refused.json()["error"])
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert (await quern.client.post(path, json=body, headers=bearer(ben))).status_code == 200
 

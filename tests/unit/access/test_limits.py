@@ -138,4 +138,4 @@ def test_no_minute_ever_sees_more_than_two_minutes_worth(steps: list[tuple[float
 @pytest.mark.parametrize("name", ["turns_at_once", "turns_waiting"])
 def test_limits_of_turns_are_told_as_they_are_set(name: str) -> None:
     assert getattr(Limits(LimitSettings.model_validate({name: 3})).of(key()), name) == 3
-    assert getattr(Limits(LimitSettings()).of(key(**{name: 4})), name) == 4
+    assert getattr(Limits(LimitSettings()).of(key("anna", **{name: 4})), name) == 4
