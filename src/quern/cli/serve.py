@@ -24,6 +24,7 @@ from quern.config import EngineName, LogFormat, Settings
 from quern.config_sources import load_settings
 from quern.engine.base import EngineState
 from quern.errors import ConfigError, StoreError
+from quern.http_server.control_socket import control_socket
 from quern.http_server.server import HttpServer
 from quern.modelfiles.sizes import size_on_disk
 from quern.models.locate import model_id
@@ -67,7 +68,7 @@ def serve(
     settings = load_settings(config, _given(overrides))
     configure_logging(settings.log, expected=(AnswerAborted,))
     console = Console()
-    with claimed(settings.data_dir) as claim:
+    with claimed(settings.data_dir) as claim, control_socket(settings.data_dir) as control:
         with _port_errors_explained(settings):
             listener = _bind(settings)
         claim.announce(url_of(*listener.getsockname()[:2]))
@@ -76,7 +77,7 @@ def serve(
         with _port_errors_explained(settings):
             listener.listen()
         application = build_app(settings, model_file, database)
-        if uvloop.run(_Process(application, settings, listener, console).run()) == signal.SIGINT:
+        if uvloop.run(_Process(application, settings, listener, control, console).run()) == signal.SIGINT:
             raise KeyboardInterrupt
 
 
@@ -142,7 +143,14 @@ def _model(settings: Settings, console: Console) -> ServedModel | None:
 class _Process:
     """The serving process: the HTTP server, the loading model, the signals."""
 
-    def __init__(self, application: Application, settings: Settings, listener: socket.socket, console: Console) -> None:
+    def __init__(
+        self,
+        application: Application,
+        settings: Settings,
+        listener: socket.socket,
+        control: socket.socket | None,
+        console: Console,
+    ) -> None:
         self._application = application
         self._settings = settings
         self._listener = listener
@@ -150,7 +158,9 @@ class _Process:
         self._signal: signal.Signals | None = None
         self._stop = asyncio.Event()
         self._terminals = [output for output in (STDOUT, STDERR) if os.isatty(output)]
-        self._server = HttpServer(application.asgi, settings.server, seconds_to_end=CONNECTIONS_END_SECONDS)
+        self._server = HttpServer(
+            application.asgi, settings.server, seconds_to_end=CONNECTIONS_END_SECONDS, control=control
+        )
 
     async def run(self) -> signal.Signals | None:
         """Serve until a signal and return it. Raises ModelLoadError where the model can't be loaded."""

@@ -132,6 +132,12 @@ def too_many_of_address(limit: int) -> Refusal:
     return Refusal(503, "too_many_connections_of_address", message, retry_after=1)
 
 
+def not_this_user() -> Refusal:
+    """A process of another user at the control socket, whose file's mode didn't keep it out."""
+    message = f"The control socket is for the user who runs the server, and for root. {CLOSED}"
+    return Refusal(403, "not_this_user", message)
+
+
 def gave_way() -> Refusal:
     """A connection whose request wasn't complete when a newer one needed its place."""
     message = f"The server has as many connections as it may, and this one had waited longest for its request. {CLOSED}"

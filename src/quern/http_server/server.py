@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import resource
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -15,12 +17,16 @@ import uvicorn
 
 from quern.config import ServerSettings
 from quern.http_server.connections import Connections
+from quern.http_server.control_socket import LOCAL
 from quern.http_server.protocol import HttpProtocol
 
 log = structlog.get_logger(__name__)
 
 FILES_BESIDES = 256
 """Files that the process may need open besides connections: the model, the database, pipes to children."""
+
+CONTROL_CONNECTIONS = 64
+"""Connections over the control socket at once, counted apart, so that a full server can still be controlled."""
 
 
 class HttpConfig(uvicorn.Config):
@@ -45,13 +51,22 @@ class HttpConfig(uvicorn.Config):
 class HttpServer(uvicorn.Server):
     """Serves an ASGI application. `seconds_to_end`: how long connections may go on once the server is to exit.
 
-    `connections` counts those that are open.
+    `control`: the control socket, bound; see `control_socket.py`. `connections` counts those that are open, but for the
+    control socket's.
     """
 
-    def __init__(self, app: Callable[..., Any], settings: ServerSettings, *, seconds_to_end: float) -> None:
+    def __init__(
+        self,
+        app: Callable[..., Any],
+        settings: ServerSettings,
+        *,
+        seconds_to_end: float,
+        control: socket.socket | None = None,
+    ) -> None:
         config = HttpConfig(app, settings, seconds_to_end=seconds_to_end)
         super().__init__(config)
         self.connections = config.connections
+        self._control = control
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen. What was made until now lives as long as the server: Python's collector, which stops every stream
@@ -59,7 +74,20 @@ class HttpServer(uvicorn.Server):
         """
         gc.collect()
         gc.freeze()
-        await super().startup(sockets)
+        unix = [listener for listener in sockets or () if listener.family is socket.AF_UNIX]
+        await super().startup([listener for listener in sockets or () if listener.family is not socket.AF_UNIX])
+        await self._listen(unix, self.connections, {})
+        if self._control is not None:
+            places = Connections(CONTROL_CONNECTIONS, CONTROL_CONNECTIONS)
+            await self._listen([self._control], places, {LOCAL: True})
+
+    async def _listen(
+        self, listeners: Sequence[socket.socket], connections: Connections, app_state: dict[str, Any]
+    ) -> None:
+        """On Unix sockets. `app_state`: what the ASGI scope's `state` begins with."""
+        protocol = partial(HttpProtocol, self.config, self.server_state, app_state, connections=connections)
+        for listener in listeners:
+            self.servers.append(await asyncio.get_running_loop().create_unix_server(protocol, sock=listener))
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
