@@ -36,6 +36,8 @@ COMMANDS = {
     "status": "quern.cli.status",
     "ps": "quern.cli.status",
     "stop": "quern.cli.stop",
+    "backup": "quern.cli.backup",
+    "restore": "quern.cli.backup",
 }
 
 

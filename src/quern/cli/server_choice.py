@@ -44,8 +44,8 @@ def server_address(option: str | None, data_dir: Path | None = None) -> str:
     return running.url if running is not None else configured
 
 
-def settings_of(data_dir: Path | None) -> Settings:
-    """The settings, with the data directory of the command line. Raises ConfigError."""
+def settings_of(data_dir: Path | None, config: Path | None = None) -> Settings:
+    """The settings, with the data directory and the configuration file of the command line. Raises ConfigError."""
     # Whom the server may listen to is not its clients' business.
     server = {"allow_anonymous": True}
-    return load_settings(overrides={"server": server, **({"data_dir": data_dir} if data_dir is not None else {})})
+    return load_settings(config, {"server": server, **({"data_dir": data_dir} if data_dir is not None else {})})
