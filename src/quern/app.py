@@ -129,6 +129,11 @@ class Application:
             await self.database.close()
             await asyncio.to_thread(self.codec.close)
 
+    def reload(self, settings: Settings) -> None:
+        """Take other limits from now on; `settings` differ from those before in reloadable ones only."""
+        self.turns.reload(settings.turns)
+        self.embeddings.reload(settings.turns)
+
     async def drain(self, grace_seconds: float) -> None:
         """Refuse what is new, let what runs finish for `grace_seconds`, then end the rest."""
         await asyncio.gather(self.turns.drain(grace_seconds), self.embeddings.drain(grace_seconds))

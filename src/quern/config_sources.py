@@ -10,9 +10,10 @@ import tomllib
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
-from quern.config import Settings
+from quern.config import RELOADABLE, Settings
 from quern.environment import ENV_PREFIX, settings_variables
 from quern.errors import ConfigError
 
@@ -32,6 +33,39 @@ def load_settings(config_file: Path | None = None, overrides: dict[str, Any] | N
         return Settings.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from error
+
+
+def setting_fields() -> dict[str, FieldInfo]:
+    """Every setting by its name, like `server.port`, in the order of the classes."""
+    fields: dict[str, FieldInfo] = {}
+    for room, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            fields |= {f"{room}.{name}": inner for name, inner in field.annotation.model_fields.items()}
+        else:
+            fields[room] = field
+    return fields
+
+
+def value_of(settings: Settings, name: str) -> Any:
+    """A setting's value by its name."""
+    room, _, setting = name.rpartition(".")
+    return getattr(getattr(settings, room) if room else settings, setting)
+
+
+def changed(old: Settings, new: Settings) -> list[str]:
+    """The names of the settings whose values differ."""
+    return [name for name in setting_fields() if value_of(old, name) != value_of(new, name)]
+
+
+def reloaded(old: Settings, new: Settings) -> Settings:
+    """`old` with those of `new` that a running server can take over (`config.RELOADABLE`)."""
+    rooms: dict[str, dict[str, Any]] = {}
+    for name in changed(old, new):
+        if setting_fields()[name].json_schema_extra == RELOADABLE:
+            room, _, setting = name.rpartition(".")
+            rooms.setdefault(room, {})[setting] = value_of(new, name)
+    taken = {room: getattr(old, room).model_copy(update=values) for room, values in rooms.items()}
+    return old.model_copy(update=taken)
 
 
 def port_is_given() -> bool:

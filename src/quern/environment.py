@@ -8,6 +8,19 @@ ENV_PREFIX = "QUERN_"
 SERVER_VARIABLE = "QUERN_SERVER"
 """No setting: where the client commands look for their server."""
 
+SERVICE_MANAGER = frozenset(
+    {
+        "NOTIFY_SOCKET",
+        "WATCHDOG_PID",
+        "WATCHDOG_USEC",
+        "LISTEN_PID",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+        "CREDENTIALS_DIRECTORY",
+    }
+)
+"""What systemd tells a service. Sources: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3), systemd.exec(5)."""
+
 
 def hub_environment() -> dict[str, str]:
     """The variables that Hugging Face's own tools honour and so do we: HF_ENDPOINT and HF_TOKEN, where set."""
@@ -15,8 +28,19 @@ def hub_environment() -> dict[str, str]:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment for our own child processes: without the variables that may hold secrets."""
-    return {name: value for name, value in os.environ.items() if not name.startswith((ENV_PREFIX, "HF_TOKEN"))}
+    """The environment for our own child processes: without the variables that may hold secrets, and without those that
+    a service manager means for the server alone.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith((ENV_PREFIX, "HF_TOKEN")) and name not in SERVICE_MANAGER
+    }
+
+
+def service_manager_variables() -> dict[str, str]:
+    """What systemd says to this process: the variables of SERVICE_MANAGER that are set and not empty."""
+    return {name: value for name in SERVICE_MANAGER if (value := os.environ.get(name))}
 
 
 def server_of_clients() -> str | None:

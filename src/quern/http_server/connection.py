@@ -46,7 +46,7 @@ class BoundedConnection(HttpToolsProtocol):
         connections: Connections | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._local = bool(app_state.get(LOCAL))
+        self.local: bool = LOCAL in app_state  # the control socket's
         self._application: Any = config.loaded_app  # pyright: ignore[reportUnknownMemberType]
         self._settings = config.settings
         self._all = connections or config.connections
@@ -65,7 +65,7 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A place among the connections, or a refusal."""
         super().connection_made(transport)
-        if self._local and not peer_is_trusted(transport.get_extra_info("socket")):
+        if self.local and not peer_is_trusted(transport.get_extra_info("socket")):
             self._stop(refusals.not_this_user())
             return
         admitted = self._all.admit(self.client[0] if self.client else "")

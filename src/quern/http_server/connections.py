@@ -58,6 +58,11 @@ class Connections:
         self._limit_per_address = limit_per_address
         self._places: dict[str, Place] = {}
 
+    def reload(self, limit: int, limit_per_address: int) -> None:
+        """Other limits for new connections; those that are open stay."""
+        self._limit = limit
+        self._limit_per_address = limit_per_address
+
     def of(self, host: str) -> int:
         """How many connections this address has."""
         place = self._places.get(network(host))

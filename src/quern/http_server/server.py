@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import ceil
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import uvicorn
@@ -27,6 +27,9 @@ FILES_BESIDES = 256
 
 CONTROL_CONNECTIONS = 64
 """Connections over the control socket at once, counted apart, so that a full server can still be controlled."""
+
+REQUEST_COMES_SECONDS = 0.25
+"""Within this who has connected has sent a request, or has no hurry."""
 
 
 class HttpConfig(uvicorn.Config):
@@ -67,6 +70,7 @@ class HttpServer(uvicorn.Server):
         super().__init__(config)
         self.connections = config.connections
         self._control = control
+        self._public: list[asyncio.Server] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen. What was made until now lives as long as the server: Python's collector, which stops every stream
@@ -76,18 +80,36 @@ class HttpServer(uvicorn.Server):
         gc.freeze()
         unix = [listener for listener in sockets or () if listener.family is socket.AF_UNIX]
         await super().startup([listener for listener in sockets or () if listener.family is not socket.AF_UNIX])
-        await self._listen(unix, self.connections, {})
+        self.servers += await self._listen(unix, self.connections, {})
+        self._public = [*self.servers]
         if self._control is not None:
             places = Connections(CONTROL_CONNECTIONS, CONTROL_CONNECTIONS)
-            await self._listen([self._control], places, {LOCAL: True})
+            self.servers += await self._listen([self._control], places, {LOCAL: True})
 
     async def _listen(
         self, listeners: Sequence[socket.socket], connections: Connections, app_state: dict[str, Any]
-    ) -> None:
+    ) -> list[asyncio.Server]:
         """On Unix sockets. `app_state`: what the ASGI scope's `state` begins with."""
         protocol = partial(HttpProtocol, self.config, self.server_state, app_state, connections=connections)
-        for listener in listeners:
-            self.servers.append(await asyncio.get_running_loop().create_unix_server(protocol, sock=listener))
+        loop = asyncio.get_running_loop()
+        return [await loop.create_unix_server(protocol, sock=listener) for listener in listeners]
+
+    def reload(self, settings: ServerSettings) -> None:
+        """Other limits for new connections."""
+        self.connections.reload(_connections(settings.max_connections), settings.max_connections_per_address)
+
+    async def leave_listeners(self) -> None:
+        """Take no more connections, and end those that have no request, but for the control socket's.
+
+        For listeners that outlive this process: who connects now waits for the next one. Who has just connected gets
+        the time to send a request.
+        """
+        for server in self._public:
+            server.close()
+        await asyncio.sleep(REQUEST_COMES_SECONDS)
+        for connection in [*self.server_state.connections]:
+            if not cast("HttpProtocol", connection).local:
+                connection.shutdown()
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:

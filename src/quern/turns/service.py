@@ -84,6 +84,10 @@ class TurnService:
                 writer.cancel()
                 self._give_up_saving()
 
+    def reload(self, settings: TurnSettings) -> None:
+        """Admit turns under other limits from now on; those that were admitted go on."""
+        self._settings = settings
+
     async def start(self, request: TurnRequest) -> Turn:
         """Admit a turn: when this returns, the turn is stored as queued and runs whoever listens.
 
