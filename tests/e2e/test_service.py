@@ -225,7 +225,7 @@ def test_a_file_that_is_wrong_is_refused_and_the_settings_stay(
 
 def test_a_reload_touches_no_answer_that_is_being_written(tmp_path: Path, serve: Serve) -> None:
     server = serve().wait_until_ready()
-    prompt = "word " * 2000
+    prompt = "word " * 600
     with requests.post(
         f"{server.url}/v1/code/generate",
         data={"prompt": prompt},
@@ -240,7 +240,7 @@ def test_a_reload_touches_no_answer_that_is_being_written(tmp_path: Path, serve:
             text += next(pieces)
         _wait_for_log(server, "settings_reloaded")
         text += b"".join(pieces)
-    assert text.count(b"word") == 2000
+    assert text.count(b"word") == 600
 
 
 AS_SYSTEMD = """
@@ -354,7 +354,7 @@ def test_a_restart_refuses_nobody(data_dir: Path, listener: socket.socket) -> No
         while not over.is_set():
             try:
                 answer = requests.post(f"{url}/v1/code/generate", data={"prompt": "hello"}, timeout=PATIENCE_SECONDS)
-                outcomes.append(answer.status_code)
+                outcomes.append(answer.status_code if answer.ok else answer.text)
             except requests.RequestException as error:
                 outcomes.append(error)
 
