@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from quern.config import RELOADABLE, Settings, default_data_dir
-from quern.config_sources import SECRET_SETTINGS, setting_fields
+from quern.config_sources import SECRET_SETTINGS, setting_fields, value_of
 
 WIDTH = 100
 HEAD = """\
@@ -21,9 +20,7 @@ Quern's settings, each with its default: take the # away to change one. Environm
 `quern serve` win over this file. Settings marked with (reload) are taken over by a running server on SIGHUP
 (`systemctl reload`), the others by the next start.
 """
-SECRET = (
-    "A secret: rather than here, give it as the systemd credential {name} (`quern service install --credential {name}=FILE`)."
-)
+OF_SECRETS = "A secret: under systemd rather give it as a credential (`quern service install --credential {name}=FILE`)."
 
 
 def template() -> str:
@@ -42,7 +39,7 @@ def template() -> str:
 def _explanation(name: str, field: FieldInfo) -> str:
     parts = [field.description or "", "(reload)" if field.json_schema_extra == RELOADABLE else ""]
     if name in SECRET_SETTINGS:
-        parts.append(SECRET.format(name=name))
+        parts.append(OF_SECRETS.format(name=name))
     return " ".join(filter(None, parts))
 
 
@@ -76,7 +73,16 @@ def _string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def write(path: Path, *, replace: bool) -> None:
-    """Write the template. Raises FileExistsError without `replace` where there is a file, and other OSErrors."""
-    with path.open("w" if replace else "x", encoding="utf-8") as file:
-        file.write(template())
+def in_force(settings: Settings, origins: Mapping[str, str]) -> str:
+    """Every setting's value, and where it comes from, as TOML; what is not set is commented out, secrets are hidden."""
+    lines: list[str] = []
+    room = ""
+    for name in setting_fields():
+        section, _, setting = name.rpartition(".")
+        if section != room:
+            room = section
+            lines += ["", f"[{section}]"]
+        value = value_of(settings, name)
+        line = f"#{setting} =" if value is None else f"{setting} = {toml(value)}"
+        lines.append(f"{line:48}  # {origins[name]}")
+    return "\n".join(lines)

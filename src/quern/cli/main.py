@@ -38,6 +38,8 @@ COMMANDS = {
     "stop": "quern.cli.stop",
     "backup": "quern.cli.backup",
     "restore": "quern.cli.backup",
+    "config": "quern.cli.config",
+
 }
 
 
@@ -64,7 +66,11 @@ def build_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
     )
     app.callback()(root)
     for name in names:
-        app.command(name)(getattr(import_module(COMMANDS[name]), name))
+        command = getattr(import_module(COMMANDS[name]), name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     return app
 
 
