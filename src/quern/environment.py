@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 ENV_PREFIX = "QUERN_"
 SERVER_VARIABLE = "QUERN_SERVER"
@@ -55,3 +56,8 @@ def settings_variables() -> dict[str, str]:
         for name, value in sorted(os.environ.items())
         if name.startswith(ENV_PREFIX) and name != SERVER_VARIABLE
     }
+
+
+def config_home() -> Path:
+    """`$XDG_CONFIG_HOME`, normally `~/.config`; where a user's systemd looks for units."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()

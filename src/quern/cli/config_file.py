@@ -20,7 +20,7 @@ Quern's settings, each with its default: take the # away to change one. Environm
 `quern serve` win over this file. Settings marked with (reload) are taken over by a running server on SIGHUP
 (`systemctl reload`), the others by the next start.
 """
-OF_SECRETS = "A secret: under systemd rather give it as a credential (`quern service install --credential {name}=FILE`)."
+OF_SECRETS = "A secret: systemd has a better place for it (`quern service install --credential {name}=FILE`)."
 
 
 def template() -> str:

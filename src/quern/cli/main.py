@@ -39,7 +39,7 @@ COMMANDS = {
     "backup": "quern.cli.backup",
     "restore": "quern.cli.backup",
     "config": "quern.cli.config",
-
+    "service": "quern.cli.service",
 }
 
 
