@@ -150,7 +150,7 @@ def _sandbox_of_user_units() -> list[str]:
     """What somebody's own systemd can do without the rights of root."""
     return [
         "NoNewPrivileges=yes",
-        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
+        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
         "RestrictRealtime=yes",
         "LockPersonality=yes",
         "SystemCallArchitectures=native",
