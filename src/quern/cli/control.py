@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,11 +50,7 @@ def control(data_dir: Path) -> Generator[ControlClient | None]:
         yield None
         return
     path = data_dir / SOCKET_NAME
-    try:
-        reachable = path.is_socket()
-    except OSError:
-        reachable = False
-    if not reachable:
+    if not has_control_socket(data_dir):
         raise ServerUnreachable(
             f"The server at {running} has no control socket at {path}: its file system has no sockets (the server's "
             f"log says so), or this user may not look there. Try it as the server's user, or as root."
@@ -63,3 +60,11 @@ def control(data_dir: Path) -> Generator[ControlClient | None]:
         timeout = httpx2.Timeout(CONNECT_SECONDS, read=ANSWER_SECONDS)
         with httpx2.Client(transport=transport, base_url="http://localhost", timeout=timeout) as http:
             yield ControlClient(http, f"{running}, at its control socket {path}")
+
+
+def has_control_socket(data_dir: Path) -> bool:
+    """Whether there is one that this user may connect to."""
+    try:
+        return (data_dir / SOCKET_NAME).is_socket() and os.access(data_dir / SOCKET_NAME, os.R_OK | os.W_OK)
+    except OSError:
+        return False

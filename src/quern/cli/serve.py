@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -68,7 +68,7 @@ def serve(
     if not has_terminal() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         signal.signal(signal.SIGHUP, _settings_are_new)
     console = Console()
-    with claimed(settings.data_dir) as claim, control_socket(settings.data_dir) as control:
+    with closing(manager), claimed(settings.data_dir) as claim, control_socket(settings.data_dir) as control:
         with _port_errors_explained(settings):
             sockets = Sockets(passed or [_bind(settings)], control, passed=bool(passed))
         claim.announce(sockets.url)

@@ -12,7 +12,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from math import ceil
-from typing import Self
 
 import structlog
 
@@ -46,20 +45,16 @@ class ServiceManager:
         self._address = f"\0{name[1:]}" if name.startswith("@") else name
         self._socket = self._open() if self._address else None
 
-    @classmethod
-    def none(cls) -> Self:
-        """Nobody to talk to."""
-        return cls({})
+    def close(self) -> None:
+        """Say nothing more."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def _open(self) -> socket.socket:
         opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         opened.setblocking(False)
         return opened
-
-    @property
-    def listens(self) -> bool:
-        """Whether there is somebody who wants to know."""
-        return self._socket is not None
 
     @property
     def watchdog_seconds(self) -> float | None:
