@@ -45,8 +45,7 @@ async def _served(
     server = HttpServer(app, ServerSettings(**settings), seconds_to_end=1, control=control)
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(server.serve(sockets=listeners))
-        while not server.started or not server.servers:
-            await asyncio.sleep(0.01)
+        await server.listening.wait()
         try:
             yield
         finally:

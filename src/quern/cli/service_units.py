@@ -65,6 +65,8 @@ def service(unit: Unit) -> str:
         "ExecReload=/bin/kill -HUP $MAINPID",
         "Restart=on-failure",
         "RestartSec=2",
+        "# A setting that can't be used is no better at the next start.",
+        "RestartPreventExitStatus=2",
         "# While a model is fetched or loaded, the server asks for more time as long as it gets on.",
         f"TimeoutStartSec={START_SECONDS}",
         f"TimeoutStopSec={round(unit.grace_seconds) + END_SECONDS}",

@@ -181,6 +181,7 @@ class ServingProcess:
 
     async def _announce(self, loading: asyncio.Task[None]) -> None:
         """Show the load's progress, then where the server is; a failed load stops the server."""
+        await self._server.listening.wait()
         seen = -1.0
         with progress_display() as progress:
             while not loading.done() and not self._stop.is_set():

@@ -55,7 +55,7 @@ class HttpServer(uvicorn.Server):
     """Serves an ASGI application. `seconds_to_end`: how long connections may go on once the server is to exit.
 
     `control`: the control socket, bound; see `control_socket.py`. `connections` counts those that are open, but for the
-    control socket's.
+    control socket's. `listening` is set once everybody can connect.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class HttpServer(uvicorn.Server):
         config = HttpConfig(app, settings, seconds_to_end=seconds_to_end)
         super().__init__(config)
         self.connections = config.connections
+        self.listening = asyncio.Event()
         self._control = control
         self._public: list[asyncio.Server] = []
 
@@ -85,6 +86,7 @@ class HttpServer(uvicorn.Server):
         if self._control is not None:
             places = Connections(CONTROL_CONNECTIONS, CONTROL_CONNECTIONS)
             self.servers += await self._listen([self._control], places, {LOCAL: True})
+        self.listening.set()
 
     async def _listen(
         self, listeners: Sequence[socket.socket], connections: Connections, app_state: dict[str, Any]
