@@ -14,7 +14,9 @@ from quern.config_sources import load_settings, origins
 from quern.errors import ConfigError
 
 config = typer.Typer(
-    name="config", help="Write a configuration file, or show the settings in force.", no_args_is_help=True
+    name="config",
+    help="Write a configuration file, or show the settings in force.\n\nExample: quern config init",
+    no_args_is_help=True,
 )
 
 

@@ -27,7 +27,9 @@ SYSTEM_UNITS = Path("/etc/systemd/system")
 PRIVATE = (*HOMES, Path("/tmp"), Path("/var/tmp"))  # noqa: S108 (places that a service can't see)
 OURS = "# Written by `quern service`"
 
-service = typer.Typer(name="service", help="Run the server under systemd.", no_args_is_help=True)
+service = typer.Typer(
+    name="service", help="Run the server under systemd.\n\nExample: quern service show", no_args_is_help=True
+)
 
 Name = Annotated[str, typer.Option(help="What the units are called.")]
 ForUser = Annotated[bool, typer.Option("--user", help="For this user's own systemd instead of the machine's.")]
