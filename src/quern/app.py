@@ -159,6 +159,15 @@ class Application:
             await self.database.close()
             await asyncio.to_thread(self.codec.close)
 
+    async def reload(self, settings: Settings) -> None:
+        """Take other limits from now on, and the keys that the database has; `settings` differ from those before in
+        reloadable ones only. Raises StoreError.
+        """
+        self.usage.limits.defaults = settings.limits
+        self.turns.reload(settings.turns)
+        self.embeddings.reload(settings.turns)
+        await self.keys.reload()
+
     async def drain(self, grace_seconds: float) -> None:
         """Refuse what is new, let what runs finish for `grace_seconds`, then end the rest."""
         await asyncio.gather(self.turns.drain(grace_seconds), self.embeddings.drain(grace_seconds))

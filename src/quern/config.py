@@ -25,6 +25,9 @@ from pydantic import (
 from quern.sampling import PARAMETERS, SETTINGS, SamplingParams
 from quern.types import DisconnectPolicy
 
+RELOADABLE: dict[str, Any] = {"reloadable": True}
+"""Of a setting that a running server takes over when it reads its settings anew."""
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -114,7 +117,10 @@ class ServerSettings(_Frozen):
         description="Serve callers without a key too: on an address that other machines can reach, or beside keys.",
     )
     shutdown_grace_seconds: float = Field(
-        default=30.0, ge=0, description="How long running turns may go on after SIGTERM before they end as interrupted."
+        default=30.0,
+        ge=0,
+        description="How long running turns may go on after SIGTERM before they end as interrupted.",
+        json_schema_extra=RELOADABLE,
     )
     hosts: Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_host_patterns)] = Field(
         default=(),
@@ -160,9 +166,13 @@ class ServerSettings(_Frozen):
             "Most connections at once. For one more, the one that has longest been without a request is closed; where "
             "all have one under way, it is a 503."
         ),
+        json_schema_extra=RELOADABLE,
     )
     max_connections_per_address: int = Field(
-        default=512, ge=1, description="The same for each address; a proxy in front of the server is one."
+        default=512,
+        ge=1,
+        description="The same for each address; a proxy in front of the server is one.",
+        json_schema_extra=RELOADABLE,
     )
     body_bytes: int = Field(
         default=16 * 2**20,
@@ -240,6 +250,14 @@ class EngineSettings(_Frozen):
             "`cpu`, which takes twice as many while nothing streams, and 128 with `llamacpp`."
         ),
     )
+    stuck_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        description=(
+            "How long one step of the engine may take; from then on it counts as stuck, and systemd's watchdog, where "
+            "it watches the server, starts it anew."
+        ),
+    )
     kv_type: KvType = Field(
         default=KvType.BF16, description="`cpu`: numbers in the KV cache, `bf16` or `int8` (half the memory)."
     )
@@ -265,7 +283,12 @@ class GenerationSettings(_generation_settings()):
 class TurnSettings(_Frozen):
     """Turns: the queue, and what happens when nobody listens any more."""
 
-    max_queued: int = Field(default=64, ge=0, description="Turns that may wait for a sequence; one more is a 503.")
+    max_queued: int = Field(
+        default=64,
+        ge=0,
+        description="Turns that may wait for a sequence; one more is a 503.",
+        json_schema_extra=RELOADABLE,
+    )
     one_shot_disconnect: DisconnectPolicy = Field(
         default=DisconnectPolicy.CANCEL,
         description="One-shot requests whose client went away: `cancel`, `finish` or `hold`.",
@@ -294,20 +317,20 @@ class AccessSettings(_Frozen):
     )
 
 
+def _limit(description: str) -> Any:
+    return Field(default=0, ge=0, description=description, json_schema_extra=RELOADABLE)
+
+
 class LimitSettings(_Frozen):
     """What each key may use, where it has no limit of its own (`quern keys limit`), and everybody without a key
     together. 0 is no limit.
     """
 
-    turns_at_once: int = Field(default=0, ge=0, description="Turns of a key that run at once; further ones wait.")
-    turns_waiting: int = Field(
-        default=0, ge=0, description="Turns of a key that wait, with `turns_at_once`; one more is a 429."
-    )
-    requests_per_minute: int = Field(default=0, ge=0, description="Requests that compute something; more are a 429.")
-    tokens_per_minute: int = Field(
-        default=0, ge=0, description="Tokens that a key's requests cost: computed of prompts, and generated."
-    )
-    tokens_per_day: int = Field(default=0, ge=0, description="The same a day, which begins at midnight UTC.")
+    turns_at_once: int = _limit("Turns of a key that run at once; further ones wait.")
+    turns_waiting: int = _limit("Turns of a key that wait, with `turns_at_once`; one more is a 429.")
+    requests_per_minute: int = _limit("Requests that compute something; more are a 429.")
+    tokens_per_minute: int = _limit("Tokens a minute that a key's requests cost: computed of prompts, and generated.")
+    tokens_per_day: int = _limit("The same a day, which begins at midnight UTC.")
 
 
 class StoreSettings(_Frozen):
@@ -321,8 +344,14 @@ class StoreSettings(_Frozen):
 class LogSettings(_Frozen):
     """Logs go to standard error. Prompts, answers and keys are never in them."""
 
-    format: LogFormat = Field(default=LogFormat.CONSOLE, description="`console` for people, `json` for machines.")
-    level: LogLevel = Field(default=LogLevel.INFO, description="`debug`, `info`, `warning` or `error`.")
+    format: LogFormat = Field(
+        default=LogFormat.CONSOLE,
+        description="`console` for people, `json` for machines.",
+        json_schema_extra=RELOADABLE,
+    )
+    level: LogLevel = Field(
+        default=LogLevel.INFO, description="`debug`, `info`, `warning` or `error`.", json_schema_extra=RELOADABLE
+    )
 
 
 def default_data_dir() -> Path:

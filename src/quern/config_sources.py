@@ -1,7 +1,8 @@
 """Where the settings come from.
 
-Sources, first wins: command line, environment (`QUERN_SERVER__PORT=9000`), the TOML file given by `--config`
-(`[server]` `port = 9000`), the defaults of `config.py`.
+Sources, first wins: command line, environment (`QUERN_SERVER__PORT=9000`), systemd's credentials (a file
+`engine.api_key` in `$CREDENTIALS_DIRECTORY`), the TOML file given by `--config` (`[server]` `port = 9000`), the
+defaults of `config.py`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import tomllib
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
-from quern.config import Settings
-from quern.environment import ENV_PREFIX, settings_variables
+from quern.config import RELOADABLE, Settings
+from quern.environment import ENV_PREFIX, service_manager_variables, settings_variables
 from quern.errors import ConfigError
 
 ENV_DELIMITER = "__"
+ENVIRONMENT = "environment"
 SECRET_SETTINGS = frozenset({"engine.api_key", "store.url"})
 
 
@@ -26,12 +29,67 @@ def load_settings(config_file: Path | None = None, overrides: dict[str, Any] | N
     Raises ConfigError naming the setting and where its value came from.
     """
     values: dict[str, Any] = {}
-    for source in (_from_file(config_file), _from_environment(), overrides or {}):
+    for _, source in _sources(config_file, overrides):
         _merge(values, source)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from error
+
+
+def origins(config_file: Path | None = None, overrides: dict[str, Any] | None = None) -> dict[str, str]:
+    """Where each setting's value comes from, for people; for all that `load_settings` with the same takes."""
+    found = dict.fromkeys(setting_fields(), "default")
+    for where, source in _sources(config_file, overrides):
+        for name in found:
+            room, _, setting = name.rpartition(".")
+            if setting in (source.get(room, {}) if room else source):
+                variable = ENV_PREFIX + name.upper().replace(".", ENV_DELIMITER)
+                found[name] = f"{where} {variable}" if where == ENVIRONMENT else where
+    return found
+
+
+def _sources(config_file: Path | None, overrides: dict[str, Any] | None) -> list[tuple[str, dict[str, Any]]]:
+    """What each source is called and what it says, the last one wins."""
+    return [
+        (f"file {config_file}", _from_file(config_file)),
+        ("credential", _from_credentials()),
+        (ENVIRONMENT, _from_environment()),
+        ("command line", overrides or {}),
+    ]
+
+
+def setting_fields() -> dict[str, FieldInfo]:
+    """Every setting by its name, like `server.port`, in the order of the classes."""
+    fields: dict[str, FieldInfo] = {}
+    for room, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            fields |= {f"{room}.{name}": inner for name, inner in field.annotation.model_fields.items()}
+        else:
+            fields[room] = field
+    return fields
+
+
+def value_of(settings: Settings, name: str) -> Any:
+    """A setting's value by its name."""
+    room, _, setting = name.rpartition(".")
+    return getattr(getattr(settings, room) if room else settings, setting)
+
+
+def changed(old: Settings, new: Settings) -> list[str]:
+    """The names of the settings whose values differ."""
+    return [name for name in setting_fields() if value_of(old, name) != value_of(new, name)]
+
+
+def reloaded(old: Settings, new: Settings) -> Settings:
+    """`old` with those of `new` that a running server can take over (`config.RELOADABLE`)."""
+    rooms: dict[str, dict[str, Any]] = {}
+    for name in changed(old, new):
+        if setting_fields()[name].json_schema_extra == RELOADABLE:
+            room, _, setting = name.rpartition(".")
+            rooms.setdefault(room, {})[setting] = value_of(new, name)
+    taken = {room: getattr(old, room).model_copy(update=values) for room, values in rooms.items()}
+    return old.model_copy(update=taken)
 
 
 def port_is_given() -> bool:
@@ -46,8 +104,26 @@ def _from_file(path: Path | None) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"The configuration file {path} can't be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The configuration file {path} is not valid TOML: {error}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ConfigError(f"The configuration file {path} is not valid TOML: {why}.") from error
+
+
+def _from_credentials() -> dict[str, Any]:
+    """Files that are named like settings; what else is there is for somebody else."""
+    folder = service_manager_variables().get("CREDENTIALS_DIRECTORY")
+    values: dict[str, Any] = {}
+    if folder is None:
+        return values
+    try:
+        for path in sorted(Path(folder).iterdir()):
+            room, separator, setting = path.name.partition(".")
+            if separator and room in Settings.model_fields:
+                values.setdefault(room, {})[setting] = path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"A credential in {folder} can't be read: {why}.") from error
+    return values
 
 
 def _from_environment() -> dict[str, Any]:

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 ENV_PREFIX = "QUERN_"
 SERVER_VARIABLE, KEY_VARIABLE = "QUERN_SERVER", "QUERN_API_KEY"
 """No settings: where the client commands look for their server, and the key that they show it."""
+
+SERVICE_MANAGER = frozenset(
+    {
+        "NOTIFY_SOCKET",
+        "WATCHDOG_PID",
+        "WATCHDOG_USEC",
+        "LISTEN_PID",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+        "CREDENTIALS_DIRECTORY",
+    }
+)
+"""What systemd tells a service. Sources: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3), systemd.exec(5)."""
 
 
 def hub_environment() -> dict[str, str]:
@@ -15,8 +29,19 @@ def hub_environment() -> dict[str, str]:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment for our own child processes: without the variables that may hold secrets."""
-    return {name: value for name, value in os.environ.items() if not name.startswith((ENV_PREFIX, "HF_TOKEN"))}
+    """The environment for our own child processes: without the variables that may hold secrets, and without those that
+    a service manager means for the server alone.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith((ENV_PREFIX, "HF_TOKEN")) and name not in SERVICE_MANAGER
+    }
+
+
+def service_manager_variables() -> dict[str, str]:
+    """What systemd says to this process: the variables of SERVICE_MANAGER that are set and not empty."""
+    return {name: value for name in SERVICE_MANAGER if (value := os.environ.get(name))}
 
 
 def server_of_clients() -> str | None:
@@ -36,3 +61,8 @@ def settings_variables() -> dict[str, str]:
         for name, value in sorted(os.environ.items())
         if name.startswith(ENV_PREFIX) and name not in {SERVER_VARIABLE, KEY_VARIABLE}
     }
+
+
+def config_home() -> Path:
+    """`$XDG_CONFIG_HOME`, normally `~/.config`; where a user's systemd looks for units."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()

@@ -149,12 +149,14 @@ async def _client(
 
 
 @asynccontextmanager
-async def listening(application: Application, settings: ServerSettings) -> AsyncGenerator[str]:
-    """Serve the application on a real loopback socket, as `quern serve` does."""
+async def listening(
+    application: Application, settings: ServerSettings, control: socket.socket | None = None
+) -> AsyncGenerator[str]:
+    """Serve the application on a real loopback socket, as `quern serve` does; and on a control socket."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(1000)
-    server = HttpServer(application.asgi, settings, seconds_to_end=1)
+    server = HttpServer(application.asgi, settings, seconds_to_end=1, control=control)
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(server.serve(sockets=[listener]))
         try:

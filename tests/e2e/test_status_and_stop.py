@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +60,21 @@ def test_status_as_json_has_every_fact(fake_server: ServerProcess) -> None:
     )
     assert facts["memory_bytes"] > 10**7
     assert facts["uptime_seconds"] > 0
+
+
+def test_a_server_without_a_place_for_another_connection_still_says_what_it_does(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path, "--engine", "fake", QUERN_SERVER__MAX_CONNECTIONS="1").wait_until_ready()
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    head = b"POST /v1/code/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nprompt="
+    try:
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(head)
+            while requests.get(f"{server.url}/health", timeout=10).status_code != 503:
+                time.sleep(0.05)
+            facts = json.loads(run("status", "--json", folder=tmp_path).stdout)
+        assert (facts["url"], facts["status"], facts["model"]["id"]) == (server.url, "ready", "fake")
+    finally:
+        server.stop()
 
 
 def test_without_a_server_there_is_a_sentence_and_an_exit_code_for_each(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from quern.config_sources import load_settings
+from quern.config import Settings
+from quern.config_sources import changed, load_settings, reloaded, setting_fields, value_of
 from quern.environment import child_environment
 from quern.errors import ConfigError
 from quern.types import DisconnectPolicy
@@ -98,9 +99,11 @@ def test_an_unknown_key_in_the_file_is_refused_by_name(tmp_path: Path, text: str
 
 
 def test_a_file_that_cannot_be_read_or_parsed_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "missing.toml", _file(tmp_path, "port = = 1")):
-        with pytest.raises(ConfigError, match=path.name):
-            load_settings(path)
+    with pytest.raises(ConfigError, match=r"missing\.toml"):
+        load_settings(tmp_path / "missing.toml")
+    for text in ("port = = 1", "x = " + "[" * 5000, "[server]\nhost = 'a\x00b'"):
+        with pytest.raises(ConfigError, match=r"quern\.toml"):
+            load_settings(_file(tmp_path, text))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "quern.example", ""])
@@ -136,3 +139,26 @@ def test_child_processes_inherit_no_variable_that_may_hold_a_secret(monkeypatch:
     monkeypatch.setenv("PIP_INDEX_URL", "kept")
     assert child_environment()["PIP_INDEX_URL"] == "kept"
     assert "hunter2" not in str(child_environment())
+
+
+def test_a_running_server_takes_over_what_it_can_and_keeps_the_rest() -> None:
+    old = load_settings()
+    new = load_settings(
+        overrides={
+            "log": {"level": "debug"},
+            "turns": {"max_queued": 3, "hold_seconds": 1},
+            "engine": {"parallel": 2},
+            "data_dir": "/elsewhere",
+        }
+    )
+    taken = reloaded(old, new)
+    assert changed(old, taken) == ["turns.max_queued", "log.level"]
+    assert changed(taken, new) == ["data_dir", "engine.parallel", "turns.hold_seconds"]
+    assert changed(old, reloaded(old, old)) == []
+
+
+def test_every_setting_has_a_name_under_which_its_value_is_found() -> None:
+    names = setting_fields()
+    assert {"data_dir", "server.port", "generation.temperature", "log.level"} <= names.keys()
+    assert value_of(Settings(), "server.port") == 8001
+    assert all(value_of(Settings(), name) == value_of(load_settings(), name) for name in names)

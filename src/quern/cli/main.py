@@ -38,6 +38,10 @@ COMMANDS = {
     "status": "quern.cli.status",
     "ps": "quern.cli.status",
     "stop": "quern.cli.stop",
+    "backup": "quern.cli.backup",
+    "restore": "quern.cli.backup",
+    "config": "quern.cli.config",
+    "service": "quern.cli.service",
 }
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import signal
 import socket
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, cast
 
 import filelock
@@ -17,26 +17,22 @@ import uvloop
 from rich.console import Console
 
 from quern.api.shared.raw_text import AnswerAborted
-from quern.app import Application, ServedModel, build_app
+from quern.app import ServedModel, build_app
 from quern.cli.progress import progress_display
-from quern.cli.running_server import claimed, find, url_of
-from quern.config import EngineName, LogFormat, Settings
+from quern.cli.running_server import claimed, find
+from quern.cli.serving import ServingProcess, Sockets, has_terminal
+from quern.config import EngineName, LogFormat, ServerSettings, Settings
 from quern.config_sources import load_settings
-from quern.engine.base import EngineState
 from quern.errors import ConfigError, StoreError
-from quern.http_server.server import HttpServer, freeze_garbage_collection
+from quern.http_server.control_socket import control_socket
 from quern.modelfiles.sizes import size_on_disk
 from quern.models.locate import model_id
+from quern.models.progress import Progress
 from quern.models.pull import ensure
 from quern.obs.logging import configure_logging
+from quern.obs.service_manager import ServiceManager
 from quern.store.database import Database
 from quern.store.keys import KeyStore
-
-STDOUT, STDERR = 1, 2
-PROGRESS_POLL_SECONDS = 0.1
-CONNECTIONS_END_SECONDS = 5
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that let running turns finish. SIGHUP: the terminal was closed; `nohup` has it ignored, and so do we then."""
 
 
 def serve(
@@ -58,27 +54,36 @@ def serve(
 
     Example: quern serve --model qwen2.5-coder-0.5b --port 9000
     """
+    manager = ServiceManager()
+    passed = manager.listeners()
     overrides = {
         "data_dir": data_dir,
         "model": {"name": model},
         "engine": {"name": engine},
-        "server": {"host": host, "port": port, "allow_anonymous": allow_anonymous},
+        "server": {"host": host, "port": port, "allow_anonymous": allow_anonymous} | _where(passed),
         "log": {"format": log_format},
     }
-    settings = load_settings(config, _given(overrides))
+    read_settings = partial(load_settings, config, _given(overrides))
+    settings = read_settings()
     configure_logging(settings.log, expected=(AnswerAborted,))
+    if not has_terminal() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _settings_are_new)
     console = Console()
-    with claimed(settings.data_dir) as claim:
+    with closing(manager), claimed(settings.data_dir) as claim, control_socket(settings.data_dir) as control:
         _check_exposure(settings)
         with _port_errors_explained(settings):
-            listener = _bind(settings)
-        claim.announce(url_of(*listener.getsockname()[:2]))
+            sockets = Sockets(passed or [_bind(settings)], control, passed=bool(passed))
+        claim.announce(sockets.url)
         database = _claimed_database(settings)
-        model_file = _model(settings, console)
+        model_file = _model(settings, console, manager)
         with _port_errors_explained(settings):
-            listener.listen()
+            for listener in sockets.listeners:
+                listener.listen()
         application = build_app(settings, model_file, database)
-        if uvloop.run(_Process(application, settings, listener, console).run()) == signal.SIGINT:
+        process = ServingProcess(
+            application, settings, sockets, console=console, manager=manager, read_settings=read_settings
+        )
+        if uvloop.run(process.run()) == signal.SIGINT:
             raise KeyboardInterrupt
 
 
@@ -103,6 +108,10 @@ async def _has_keys(settings: Settings) -> bool:
         await database.close()
 
 
+def _settings_are_new(number: int, frame: FrameType | None) -> None:
+    """Take SIGHUP for what it asks: the settings have just been read."""
+
+
 def _claimed_database(settings: Settings) -> Database:
     """The database, which is this server's now. Raises StoreError, with the other server's address where one has it."""
     database = Database(settings.database_url)
@@ -125,6 +134,20 @@ def _given(overrides: dict[str, Any]) -> dict[str, Any]:
         elif value is not None:
             given[name] = value
     return given
+
+
+def _where(passed: Sequence[socket.socket]) -> dict[str, Any]:
+    """The settings that the service manager's sockets decide. Those that others can reach decide what is allowed."""
+    if not passed:
+        return {}
+    found = [one.getsockname()[:2] for one in passed if one.family is not socket.AF_UNIX]
+    if not found:
+        raise ConfigError(
+            "None of the sockets that the service manager passed is a TCP one, and Quern has to have one for its "
+            "clients. Add a line like ListenStream=127.0.0.1:8001 to the socket unit."
+        )
+    host, port = next((one for one in found if not ServerSettings(host=one[0]).loopback), found[0])
+    return {"host": host, "port": port}
 
 
 def _bind(settings: Settings) -> socket.socket:
@@ -153,110 +176,29 @@ def _port_errors_explained(settings: Settings) -> Generator[None]:
         raise ConfigError(msg) from error
 
 
-def _model(settings: Settings, console: Console) -> ServedModel | None:
+def _model(settings: Settings, console: Console, manager: ServiceManager) -> ServedModel | None:
     if settings.engine.name is EngineName.FAKE:
         return None
-    with progress_display() as progress:
+    with progress_display() as shown:
+        progress = _Told(shown, manager)
         path = ensure(settings.model.name, settings.models_dir, verify=settings.model.verify, progress=progress)
     console.print(f"Model    {settings.model.name} ({path}, {size_on_disk(path) / 1e9:.2f} GB)", soft_wrap=True)
     return ServedModel(path, model_id(settings.model.name))
 
 
-class _Process:
-    """The serving process: the HTTP server, the loading model, the signals."""
+class _Told(Progress):
+    """Progress for people that the service manager hears of too; a standstill is none."""
 
-    def __init__(self, application: Application, settings: Settings, listener: socket.socket, console: Console) -> None:
-        self._application = application
-        self._settings = settings
-        self._listener = listener
-        self._console = console
-        self._signal: signal.Signals | None = None
-        self._stop = asyncio.Event()
-        self._terminals = [output for output in (STDOUT, STDERR) if os.isatty(output)]
-        freeze_garbage_collection()
-        self._server = HttpServer(application.asgi, settings.server, seconds_to_end=CONNECTIONS_END_SECONDS)
+    def __init__(self, shown: Progress, manager: ServiceManager) -> None:
+        self._shown = shown
+        self._manager = manager
+        self._seen = ("", -1)
 
-    async def run(self) -> signal.Signals | None:
-        """Serve until a signal and return it. Raises ModelLoadError where the model can't be loaded."""
-        loop = asyncio.get_running_loop()
-        for number in STOPPING:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, self._on_signal, number)
-        async with self._application.running() as loading, asyncio.TaskGroup() as tasks:
-            serving = tasks.create_task(self._server.serve(sockets=[self._listener]))
-            tasks.create_task(self._announce(loading))
-            stopping = tasks.create_task(self._drain_on_signal())
-            await asyncio.wait([serving])
-            stopping.cancel()
-        if not loading.cancelled() and (error := loading.exception()) is not None:
-            raise error
-        return self._signal
+    def advance(self, phase: str, done: int, total: int | None) -> None:
+        self._shown.advance(phase, done, total)
+        if (phase, done) != self._seen:
+            self._seen = (phase, done)
+            self._manager.progress(f"{phase}: {done / total:.0%}" if total else phase)
 
-    def _on_signal(self, number: signal.Signals) -> None:
-        if number is signal.SIGHUP:
-            self._leave_terminal()
-        if self._signal is not None:
-            self._application.interrupt()
-            return
-        self._signal = number
-        self._stop.set()
-
-    def _leave_terminal(self) -> None:
-        """Write to nowhere instead: a write to a terminal that is gone is an error."""
-        with Path(os.devnull).open("wb") as nowhere:
-            for output in self._terminals:
-                os.dup2(nowhere.fileno(), output)
-
-    async def _drain_on_signal(self) -> None:
-        await self._stop.wait()
-        grace = self._settings.server.shutdown_grace_seconds
-        if self._application.turns.active:
-            self._console.print(f"Stopping: running turns have {grace:g} s to finish. Signal again to stop at once.")
-        await self._application.drain(grace)
-        self._server.should_exit = True
-
-    async def _announce(self, loading: asyncio.Task[None]) -> None:
-        """Show the load's progress, then where the server is; a failed load stops the server."""
-        with progress_display() as progress:
-            while not loading.done() and not self._stop.is_set():
-                await asyncio.wait([loading], timeout=PROGRESS_POLL_SECONDS)
-                progress.loading(self._application.engine.stats().load_progress)
-        if not loading.done():
-            return
-        if loading.cancelled() or loading.exception() is not None:
-            self._server.should_exit = True
-            return
-        if self._application.engine.stats().state is EngineState.READY:
-            self._print_welcome()
-
-    def _print_welcome(self) -> None:
-        info = self._application.engine.info
-        host, port = self._listener.getsockname()[:2]
-        url = url_of(host, port)
-        elsewhere = (
-            ""
-            if self._settings.server.loopback
-            else f"\n         from other machines http://{socket.gethostname()}:{port}"
-        )
-        chosen = (
-            f", chosen by auto. {self._application.engine_reason}"
-            if self._settings.engine.name is EngineName.AUTO
-            else ""
-        )
-        lines = f"""\
-Engine   {info.engine}{chosen}
-         {info.quantisation} on {info.device}
-         {info.parallel} turns at once, {info.context_length} tokens of context each
-Data     {self._settings.data_dir}
-Serving  {url}   (API page: {url}/docs){elsewhere}
-
-Base URLs for your tools; the model is {info.model_id}, and any key will do:
-  OpenAI's       {url}/v1
-  Anthropic's    {url}
-  Ollama's       {url}
-  llama.cpp's    {url}
-
-Try it:
-  curl {url}/v1/code/generate --data-urlencode "prompt=Write a bubble sort in Python, only the function."
-"""
-        self._console.print(lines, soft_wrap=True, highlight=False, markup=False)
+    def notice(self, message: str) -> None:
+        self._shown.notice(message)

@@ -44,6 +44,6 @@ def server_address(option: str | None, data_dir: Path | None = None) -> str:
     return running.url if running is not None else configured
 
 
-def settings_of(data_dir: Path | None) -> Settings:
-    """The settings, with the data directory of the command line. Raises ConfigError."""
-    return load_settings(overrides={"data_dir": data_dir} if data_dir is not None else {})
+def settings_of(data_dir: Path | None, config: Path | None = None) -> Settings:
+    """The settings, with the data directory and the configuration file of the command line. Raises ConfigError."""
+    return load_settings(config, {"data_dir": data_dir} if data_dir is not None else {})

@@ -12,11 +12,13 @@ from typing import Annotated, Any
 import psutil
 import typer
 
+from quern.cli.control import has_control_socket
 from quern.cli.running_server import RunningServer, find
 from quern.cli.server_choice import DataDir, ServerUrl, server_address, settings_of
 from quern.client import QuernClient, ServedModel, ServerState
 from quern.environment import key_of_clients
 from quern.errors import ServerRefused, ServerUnreachable
+from quern.http_server.control_socket import SOCKET_NAME, address_of
 from quern.models.progress import format_bytes
 
 ANSWER_SECONDS = 10.0
@@ -108,12 +110,27 @@ def look(url: str, process: RunningServer | None, data_dir: Path) -> ServerStatu
     """Ask a server. Raises ServerUnreachable, ServerRefused or AnswerBroken."""
     if process is not None:
         try:
-            return replace(look(url, None, data_dir), process=process, data_dir=data_dir)
+            return replace(_look_inside(process, data_dir), process=process, data_dir=data_dir)
         except ServerUnreachable:
             # It listens once its model's file is there and checked.
             return ServerStatus(url, ServerState(status="starting"), process=process, data_dir=data_dir)
     with QuernClient(url, key=key_of_clients(), read_timeout=ANSWER_SECONDS) as client:
-        return ServerStatus(client.server, client.state(), _model(client))
+        return _seen(client)
+
+
+def _look_inside(process: RunningServer, data_dir: Path) -> ServerStatus:
+    """Over the control socket, where there is one: no key is needed there, and it answers until the end."""
+    if not has_control_socket(data_dir):
+        return look(process.url, None, data_dir)
+    with (
+        address_of(data_dir / SOCKET_NAME) as address,
+        QuernClient(process.url, read_timeout=ANSWER_SECONDS, unix_socket=address) as client,
+    ):
+        return _seen(client)
+
+
+def _seen(client: QuernClient) -> ServerStatus:
+    return ServerStatus(client.server, client.state(), _model(client))
 
 
 def memory_of(pid: int) -> int | None:

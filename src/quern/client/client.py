@@ -57,14 +57,22 @@ class QuernClient:
 
     `base_url` is like `http://127.0.0.1:8001`; ConfigError if it can't be one. `read_timeout` (seconds) limits the
     silence between two pieces of an answer, waiting in the server's queue included, not the answer as a whole; None
-    waits for ever. `key`: for servers that need one. Every method raises ServerUnreachable, ServerRefused or
-    AnswerBroken.
+    waits for ever. `key`: for servers that need one. `unix_socket`: where to connect instead of to the host of
+    `base_url`. Every method raises ServerUnreachable, ServerRefused or AnswerBroken.
     """
 
-    def __init__(self, base_url: str, *, key: str | None = None, read_timeout: float | None = READ_TIMEOUT) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        key: str | None = None,
+        read_timeout: float | None = READ_TIMEOUT,
+        unix_socket: str | None = None,
+    ) -> None:
         url = _server_url(base_url)
         self.server = str(url.copy_with(username=None, password=None)).rstrip("/")
         self._http = httpx2.Client(
+            transport=httpx2.HTTPTransport(uds=unix_socket) if unix_socket is not None else None,
             base_url=url,
             headers={"authorization": f"Bearer {key}"} if key else None,
             timeout=httpx2.Timeout(CONNECT_TIMEOUT, read=read_timeout),

@@ -120,13 +120,18 @@ class EngineState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot. `load_progress` is 0 to 1; `load_remaining` is an estimate in seconds while loading, else 0."""
+    """A snapshot. `load_progress` is 0 to 1; `load_remaining` is an estimate in seconds while loading, else 0.
+
+    `silent_seconds`: how long an engine that has something to compute has not come to the end of a step; infinite where
+    what computes is gone for good. An engine without work, or one that loads or restarts, is never silent.
+    """
 
     state: EngineState
     running: int = 0
     waiting: int = 0
     load_progress: float = 0.0
     load_remaining: float = 0.0
+    silent_seconds: float = 0.0
 
 
 class Engine(Protocol):

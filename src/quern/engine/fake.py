@@ -82,6 +82,7 @@ class FakeEngine:
         self.prefill_delay = prefill_delay
         self.fail_after = fail_after
         self.refused_keyword = refused_keyword
+        self.silent_seconds = 0.0
         self.requests: list[GenerateRequest] = []
         self.grammars: list[Grammar] = []
         self.embedded: list[EmbedRequest] = []
@@ -141,6 +142,7 @@ class FakeEngine:
             waiting=self._gate.waiting,
             load_progress=min(elapsed / self._load_delay, 1.0) if loading and self._load_delay else float(self._ready),
             load_remaining=max(self._load_delay - elapsed, 0.0) if loading else 0.0,
+            silent_seconds=self.silent_seconds,
         )
 
     async def check_grammar(self, grammar: Grammar) -> None:

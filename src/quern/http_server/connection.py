@@ -15,7 +15,8 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from quern.http_server import refusals
-from quern.http_server.connections import Place
+from quern.http_server.connections import Connections, Place
+from quern.http_server.control_socket import LOCAL, peer_is_trusted
 from quern.http_server.cycle import RequestCycle
 from quern.http_server.refusals import Refusal
 
@@ -42,11 +43,13 @@ class BoundedConnection(HttpToolsProtocol):
         server_state: Any,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        connections: Connections | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.local: bool = LOCAL in app_state  # the control socket's
         self._application: Any = config.loaded_app  # pyright: ignore[reportUnknownMemberType]
         self._settings = config.settings
-        self._all = config.connections
+        self._all = connections or config.connections
         self._place: Place | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._quiet = True  # nothing of a request that isn't complete has come
@@ -62,6 +65,9 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A place among the connections, or a refusal."""
         super().connection_made(transport)
+        if self.local and not peer_is_trusted(transport.get_extra_info("socket")):
+            self._stop(refusals.NOT_THIS_USER)
+            return
         admitted = self._all.admit(self.client[0] if self.client else "")
         if isinstance(admitted, Refusal):
             self._stop(admitted)

@@ -58,17 +58,24 @@ class Connections:
         self._limit_per_address = limit_per_address
         self._places: dict[str, Place] = {}
 
+    def reload(self, limit: int, limit_per_address: int) -> None:
+        """Other limits for new connections; those that are open stay."""
+        self._limit = limit
+        self._limit_per_address = limit_per_address
+
     def of(self, host: str) -> int:
         """How many connections this address has."""
         place = self._places.get(network(host))
         return place.count if place is not None else 0
 
     def admit(self, host: str) -> Place | Refusal:
-        """A place for a new connection, to be left with `leave`, or why there is none."""
+        """A place for a new connection, to be left with `leave`, or why there is none. `host`: empty for a peer at a
+        Unix socket, which has no address, so that only the limit in all counts for it.
+        """
         now = time.monotonic()
         address = network(host)
         place = self._places.get(address) or Place(address)
-        if place.count >= self._limit_per_address and not _evict([place], now):
+        if host and place.count >= self._limit_per_address and not _evict([place], now):
             return refusals.too_many_of_address(self._limit_per_address)
         if self.total >= self._limit and not _evict(self._places.values(), now):
             return refusals.too_many_connections(self._limit)

@@ -122,6 +122,9 @@ def too_many_of_address(limit: int) -> Refusal:
     return Refusal(503, "too_many_connections_of_address", f"{what} {advice}", retry_after=1)
 
 
+NOT_THIS_USER = Refusal(403, "not_this_user", "The control socket is for the user who runs the server, and for root.")
+"""A process of another user at the control socket, whose file's mode didn't keep it out."""
+
 GAVE_WAY = Refusal(
     503,
     "gave_way",

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import resource
-from collections.abc import Callable, Generator
+import socket
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import ceil
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import uvicorn
 
 from quern.config import ServerSettings
 from quern.http_server.connections import Connections
+from quern.http_server.control_socket import LOCAL
 from quern.http_server.protocol import HttpProtocol
 
 log = structlog.get_logger(__name__)
 
 FILES_BESIDES = 256
 """Files that the process may need open besides connections: the model, the database, pipes to children."""
+
+CONTROL_CONNECTIONS = 64
+"""Connections over the control socket at once, counted apart, so that a full server can still be controlled."""
+
+REQUEST_COMES_SECONDS = 0.25
+"""Within this who has connected has sent a request, or has no hurry."""
 
 
 class HttpConfig(uvicorn.Config):
@@ -44,13 +54,60 @@ class HttpConfig(uvicorn.Config):
 class HttpServer(uvicorn.Server):
     """Serves an ASGI application. `seconds_to_end`: how long connections may go on once the server is to exit.
 
-    `connections` counts those that are open.
+    `control`: the control socket, bound; see `control_socket.py`. `connections` counts those that are open, but for the
+    control socket's. `listening` is set once everybody can connect.
     """
 
-    def __init__(self, app: Callable[..., Any], settings: ServerSettings, *, seconds_to_end: float) -> None:
+    def __init__(
+        self,
+        app: Callable[..., Any],
+        settings: ServerSettings,
+        *,
+        seconds_to_end: float,
+        control: socket.socket | None = None,
+    ) -> None:
         config = HttpConfig(app, settings, seconds_to_end=seconds_to_end)
         super().__init__(config)
         self.connections = config.connections
+        self.listening = asyncio.Event()
+        self._control = control
+        self._public: list[asyncio.Server] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        unix = [listener for listener in sockets or () if listener.family is socket.AF_UNIX]
+        await super().startup([listener for listener in sockets or () if listener.family is not socket.AF_UNIX])
+        self.servers += await self._listen(unix, self.connections, {})
+        self._public = [*self.servers]
+        if self._control is not None:
+            places = Connections(CONTROL_CONNECTIONS, CONTROL_CONNECTIONS)
+            self.servers += await self._listen([self._control], places, {LOCAL: True})
+        self.listening.set()
+
+    async def _listen(
+        self, listeners: Sequence[socket.socket], connections: Connections, app_state: dict[str, Any]
+    ) -> list[asyncio.Server]:
+        """On Unix sockets. `app_state`: what the ASGI scope's `state` begins with."""
+        protocol = partial(HttpProtocol, self.config, self.server_state, app_state, connections=connections)
+        loop = asyncio.get_running_loop()
+        return [await loop.create_unix_server(protocol, sock=listener) for listener in listeners]
+
+    def reload(self, settings: ServerSettings) -> None:
+        """Other limits for new connections."""
+        self.connections.reload(_connections(settings.max_connections), settings.max_connections_per_address)
+
+    async def leave_listeners(self) -> None:
+        """Take no more connections, and end those that have no request, but for the control socket's.
+
+        For listeners that outlive this process: who connects now waits for the next one. Who has just connected gets
+        the time to send a request.
+        """
+        for server in self._public:
+            server.close()
+        await asyncio.sleep(REQUEST_COMES_SECONDS)
+        for connection in [*self.server_state.connections]:
+            if not cast("HttpProtocol", connection).local:
+                connection.shutdown()
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:

@@ -17,7 +17,7 @@ QUIET_LIBRARIES = ("aiosqlite", "alembic", "filelock", "httpcore2", "httpx2", "u
 
 
 def configure_logging(settings: LogSettings, expected: tuple[type[BaseException], ...] = ()) -> None:
-    """Send every log line of this process through one formatter. Call once, at start.
+    """Send every log line of this process through one formatter. Call at start, and again for other settings.
 
     `expected`: exceptions that end a connection on purpose, so the HTTP server's traceback of them is noise.
     """
@@ -44,7 +44,7 @@ def configure_logging(settings: LogSettings, expected: tuple[type[BaseException]
     root.setLevel(settings.level.upper())
     for name in QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.error").addFilter(_without(expected))
+    logging.getLogger("uvicorn.error").filters = [_without(expected)]
 
 
 def _without(exceptions: tuple[type[BaseException], ...]) -> Callable[[logging.LogRecord], bool]:

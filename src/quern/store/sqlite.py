@@ -13,7 +13,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from quern.errors import StoreError
 
-BUSY_TIMEOUT_SECONDS = 5.0
+BUSY_TIMEOUT_SECONDS = 60.0
+"""A backup holds what is to be saved up for as long as the database takes to be read."""
 
 
 def file_of(url: URL) -> Path:

@@ -87,6 +87,10 @@ class EmbeddingService:
         )
         return embeddings
 
+    def reload(self, settings: TurnSettings) -> None:
+        """Admit requests under other limits from now on."""
+        self._settings = settings
+
     async def drain(self, grace_seconds: float) -> None:
         """Let running requests finish for `grace_seconds`, then end the rest. New ones are refused as turns are."""
         if self._running:

@@ -70,7 +70,9 @@ class TurnService:
         self._places = Places(self._retry_after)
         self._active: dict[str, Turn] = {}
         self._long_prompts = ThreadPoolExecutor(1, thread_name_prefix="quern-long-prompts")
-        self._stopping = False
+        self._stopping = self._interrupting = False
+        self._admitting = 0
+        self._all_admitted = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
 
     @asynccontextmanager
@@ -89,6 +91,10 @@ class TurnService:
                 writer.cancel()
                 self._give_up_saving()
 
+    def reload(self, settings: TurnSettings) -> None:
+        """Admit turns under other limits from now on; those that were admitted go on."""
+        self._settings = settings
+
     async def start(self, request: TurnRequest) -> Turn:
         """Admit a turn: when this returns, the turn is stored as queued and runs whoever listens.
 
@@ -99,7 +105,7 @@ class TurnService:
         check_ids(request.sampling.logit_bias, self._codec.vocabulary_size, "logit_bias")
         active = self._active.values()
         limit = self._engine.info.parallel + self._settings.max_queued
-        with self._places.alone_in(request.conversation_id, request.caller.owner, active):
+        with self._admission(), self._places.alone_in(request.conversation_id, request.caller.owner, active):
             history = await self._history.load(request)
             with (
                 self._owner_turns.place(request.caller.principal, active),
@@ -110,6 +116,18 @@ class TurnService:
                 turn = self._turn(request, prepared, grammar)
                 await self._store_queued(turn, request, history)
                 return self._launch(turn)
+
+    @contextmanager
+    def _admission(self) -> Generator[None]:
+        """A turn that is being admitted when the server begins to stop has its grace like those that run."""
+        self._admitting += 1
+        self._all_admitted.clear()
+        try:
+            yield
+        finally:
+            self._admitting -= 1
+            if not self._admitting:
+                self._all_admitted.set()
 
     async def count_tokens(self, given: ChatInput) -> int:
         """How many tokens a prompt would have. Raises EngineUnavailable, InvalidRequest and ContextExceeded."""
@@ -178,17 +196,19 @@ class TurnService:
         """Refuse new turns, let active ones finish for `grace_seconds`, then end the rest as interrupted."""
         self._stopping = True
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._all_ended(), grace_seconds)
+            await asyncio.wait_for(self._all_ended(admitted_too=True), grace_seconds)
         self.interrupt()
         await self._all_ended()
 
     def interrupt(self) -> None:
         """End every active turn as interrupted, at once."""
-        self._stopping = True
+        self._stopping = self._interrupting = True
         for turn in self._unended():
             turn.end_early(TurnState.INTERRUPTED, SERVER_STOPPED)
 
-    async def _all_ended(self) -> None:
+    async def _all_ended(self, *, admitted_too: bool = False) -> None:
+        while admitted_too and self._admitting:
+            await self._all_admitted.wait()
         for turn in self._unended():
             await turn.log.ended()
 
@@ -292,7 +312,7 @@ class TurnService:
             raise RuntimeError(msg)
         self._active[turn.id] = turn
         turn.life = self._tasks.create_task(self._run(turn))
-        if self._stopping:
+        if self._interrupting:
             turn.end_early(TurnState.INTERRUPTED, SERVER_STOPPED)
         return turn
 

@@ -79,7 +79,7 @@ async def test_sqlite_is_set_up_for_durability(database: Database) -> None:
         }
     full = 2
     mode = sqlite.journal_mode(sqlite3.sqlite_version_info).lower()
-    assert settings == {"synchronous": full, "foreign_keys": 1, "journal_mode": mode, "busy_timeout": 5000}
+    assert settings == {"synchronous": full, "foreign_keys": 1, "journal_mode": mode, "busy_timeout": 60000}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from quern.access.keys import Keys
 from quern.access.principal import ANONYMOUS, LOCAL, Principal
 from quern.api.shared.errors import ErrorKind, Failure, StyleOf
 from quern.errors import Unauthorized
+from quern.http_server.control_socket import is_local
 
 CHALLENGE = {"www-authenticate": 'Bearer realm="quern"'}
 BEARER = "bearer"
@@ -49,7 +50,7 @@ class Authentication:
         await self._app(scope, receive, send)
 
     def _principal(self, scope: Scope) -> Principal:
-        if scope["state"].get("local"):
+        if is_local(scope):
             return LOCAL
         try:
             return self._keys.authenticate(*presented_keys(Headers(scope=scope)))

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from quern.api.shared.errors import ErrorKind, Failure, StyleOf
 from quern.config import ServerSettings
+from quern.http_server.control_socket import is_local
 
 LOOPBACK_NAMES = frozenset(
     {"localhost", "localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"}
@@ -154,7 +155,8 @@ class CrossOrigin:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        failure = self._foreign_host(headers) or self._foreign_page(scope, headers)
+        # At the control socket there is no name to pretend to be: clients of Unix sockets name any host, or none.
+        failure = (None if is_local(scope) else self._foreign_host(headers)) or self._foreign_page(scope, headers)
         if failure is not None:
             await self._style_of(scope["path"]).response(failure)(scope, receive, send)
         elif self._is_preflight(scope, headers):

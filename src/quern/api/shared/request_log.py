@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quern.api.shared.dialect import Dialects
 from quern.api.shared.errors import CLIENT_CLOSED_REQUEST, Failure, unexpected_failure
+from quern.http_server.control_socket import LOCAL, is_local
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +84,7 @@ def _line(scope: Scope, status: int, seconds: float) -> dict[str, Any]:
         "path": printable(scope["path"], LONGEST_PATH),
         "status": status,
         "took": readable_seconds(seconds),
-        "client": client[0] if client else "-",
+        "client": client[0] if client else LOCAL if is_local(scope) else "-",
         "agent": printable(Headers(scope=scope).get("user-agent", "-"), LONGEST_AGENT),
     }
     failure: Failure | None = state.get("failure")

@@ -141,12 +141,14 @@ class CpuEngine:
     def stats(self) -> EngineStats:
         """A snapshot; never blocks."""
         estimate = self._estimate if self._state is EngineState.LOADING else None
+        worker = self._worker if self._state is EngineState.READY else None
         return EngineStats(
             self._state,
             running=self._mailboxes.running,
             waiting=self._mailboxes.waiting,
             load_progress=estimate.share if estimate is not None else float(self._state is EngineState.READY),
             load_remaining=estimate.remaining() if estimate is not None else 0.0,
+            silent_seconds=worker.silent_seconds if worker is not None else 0.0,
         )
 
     async def check_grammar(self, grammar: Grammar) -> None:

@@ -6,6 +6,7 @@ every step and sleeps at while there is nothing to compute; its notices leave th
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -66,6 +67,7 @@ class Worker:
         self._budget = Budget(shared_tokens)
         self._inbox: queue.SimpleQueue[_Submission | _Cancellation | _Stop] = queue.SimpleQueue()
         self._stopping = False
+        self._stepping_since: float | None = None  # None while it sleeps
         self._thread = threading.Thread(target=self._run, name="quern-cpu-engine", daemon=True)
 
     def start(self) -> None:
@@ -79,6 +81,14 @@ class Worker:
     def cancel(self, key: int) -> None:
         """Drop a sequence before the next step."""
         self._inbox.put(_Cancellation(key))
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long the thread has been at what it does now; 0 while it sleeps, infinite once it has ended."""
+        if not self._thread.is_alive():
+            return math.inf
+        since = self._stepping_since
+        return time.monotonic() - since if since is not None else 0.0
 
     def stop(self) -> None:
         """End after the current step, or the loading at its next progress."""
@@ -123,8 +133,12 @@ class Worker:
         """Do what the messages say."""
         notices: list[Notice] = []
         while wait or not self._inbox.empty():
+            if wait:
+                self._stepping_since = None
             wait = False
-            match self._inbox.get():
+            message = self._inbox.get()
+            self._stepping_since = time.monotonic()
+            match message:
                 case _Submission() as submission:
                     notices += _submit(model, scheduler, submission)
                 case _Cancellation(key):
@@ -135,6 +149,7 @@ class Worker:
 
     def _step(self, model: Model, scheduler: Scheduler) -> bool:
         """One step; False where nothing was left to compute."""
+        self._stepping_since = time.monotonic()
         step = scheduler.plan(time.monotonic())
         self._report(step.notices)
         if not step.parts:

@@ -82,6 +82,7 @@ class LlamaCppEngine:
         self._grammars: GrammarChecker | None = None
         self._releases: set[asyncio.Task[None]] = set()
         self._embedding: set[EmbeddingCall] = set()
+        self._generating, self._heard_at = 0, 0.0
         self.backend = self._choose_backend(model_path)
         self._supervisor = Supervisor(
             self.backend, on_ready=self._begin, on_lost=self._pause, on_failed=self._refuse_waiting
@@ -122,6 +123,7 @@ class LlamaCppEngine:
             waiting=self._gate.waiting if self._gate is not None else 0,
             load_progress=self._supervisor.progress,
             load_remaining=self._supervisor.remaining,
+            silent_seconds=time.monotonic() - self._heard_at if self._generating and self._connected else 0.0,
         )
 
     async def check_grammar(self, grammar: Grammar) -> None:
@@ -146,7 +148,7 @@ class LlamaCppEngine:
                     seen = position
                     yield Queued(position)
             sequence = self._sequence(request, grammar, queued_ms=(time.monotonic() - arrived) * 1000)
-            async with aclosing(sequence.events()) as events:
+            async with aclosing(self._watched(sequence.events())) as events:
                 async for event in events:
                     yield event
         except ConnectionError as error:
@@ -168,6 +170,18 @@ class LlamaCppEngine:
             raise self._unavailable() from error
         finally:
             self._leave(gate, place, call)
+
+    async def _watched(self, events: AsyncGenerator[EngineEvent]) -> AsyncGenerator[EngineEvent]:
+        """The events of a sequence that runs; the server says something of each at every step."""
+        self._heard_at = time.monotonic() if not self._generating else self._heard_at
+        self._generating += 1
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    self._heard_at = time.monotonic()
+                    yield event
+        finally:
+            self._generating -= 1
 
     def _load_grammars(self) -> None:
         size = self._vocabulary.vocabulary_size

@@ -34,7 +34,7 @@ class FakeLlamaServer:
     """Answers as llama-server does. `probed`: its answer to a request that it makes a grammar for; `says`: the text,
     byte by byte a token, that it streams for every other one; `embedding`: its answer to one for an embedding, after
     `embedding_seconds`.
-    `bodies`: what it was asked to complete or embed.
+    `bodies`: what it was asked to complete or embed. `may_say`: nothing is streamed before it is set.
     """
 
     def __init__(self, probed: Callable[[Body], Body], says: str = "[1]", embedding: Body | None = None) -> None:
@@ -42,6 +42,8 @@ class FakeLlamaServer:
         self.says = says
         self.embedding = embedding or {}
         self.embedding_seconds = 0.0
+        self.may_say = asyncio.Event()
+        self.may_say.set()
         self.bodies: list[Body] = []
         self._answering: set[asyncio.Task[Any]] = set()
 
@@ -68,6 +70,8 @@ class FakeLlamaServer:
         body: Body = json.loads(await reader.readexactly(length)) if length else {}
         if "/v1/embeddings" in head:
             await asyncio.sleep(self.embedding_seconds)
+        if "/completion" in head and "json_schema" not in body:
+            await self.may_say.wait()
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + self._answer(head.split()[1], body))
         await writer.drain()
 
@@ -230,3 +234,17 @@ async def test_closing_ends_an_embedding_that_never_comes() -> None:
         await asyncio.sleep(0.1)
     with pytest.raises((EngineFailed, EngineUnavailable)):
         await asyncio.wait_for(waiting, 10)
+
+
+async def test_a_server_that_says_nothing_of_a_running_answer_is_silent_and_one_without_work_is_not() -> None:
+    server = FakeLlamaServer(obeys)
+    async with engine_of(server) as engine:
+        assert engine.stats().silent_seconds == 0
+        server.may_say.clear()
+        running = asyncio.ensure_future(run(engine, GenerateRequest((1,), SamplingParams(max_tokens=5))))
+        async with asyncio.timeout(20):
+            while engine.stats().silent_seconds < 0.2:
+                await asyncio.sleep(0.02)
+        server.may_say.set()
+        assert await running
+        assert engine.stats().silent_seconds == 0

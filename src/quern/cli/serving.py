@@ -1,0 +1,239 @@
+"""The serving process: its event loop, its signals, and what it tells the service manager meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from rich.console import Console
+
+from quern.api.shared.raw_text import AnswerAborted
+from quern.app import Application
+from quern.cli.progress import progress_display
+from quern.cli.running_server import url_of
+from quern.config import EngineName, Settings
+from quern.config_sources import changed, reloaded
+from quern.engine.base import EngineState
+from quern.errors import ConfigError, StoreError
+from quern.http_server.server import HttpServer, freeze_garbage_collection
+from quern.obs.logging import configure_logging
+from quern.obs.service_manager import ServiceManager
+
+log = structlog.get_logger(__name__)
+
+STDOUT, STDERR = 1, 2
+PROGRESS_POLL_SECONDS = 0.1
+CONNECTIONS_END_SECONDS = 5
+END_SECONDS = 30.0
+"""After the turns the connections end, and the engine closes."""
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that let running turns finish. SIGHUP: the terminal was closed; `nohup` has it ignored, and so do we then.
+Where there never was a terminal, it has the settings read anew.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Where the server listens. `passed`: the service manager opened them and keeps them when this process ends."""
+
+    listeners: Sequence[socket.socket]
+    control: socket.socket | None
+    passed: bool
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port, of the first one that has them."""
+        found = next(one for one in self.listeners if one.family is not socket.AF_UNIX)
+        host, port = found.getsockname()[:2]
+        return host, port
+
+    @property
+    def url(self) -> str:
+        """Where clients of this machine find it."""
+        return url_of(*self.address)
+
+
+def has_terminal() -> bool:
+    """Whether this process has a terminal that can be closed."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+class ServingProcess:
+    """The HTTP server, the loading model, the signals. `read_settings` reads them anew, and may raise ConfigError."""
+
+    def __init__(
+        self,
+        application: Application,
+        settings: Settings,
+        sockets: Sockets,
+        *,
+        console: Console,
+        manager: ServiceManager,
+        read_settings: Callable[[], Settings],
+    ) -> None:
+        self._application = application
+        self._settings = settings
+        self._sockets = sockets
+        self._console = console
+        self._manager = manager
+        self._read_settings = read_settings
+        self._signal: signal.Signals | None = None
+        self._stop, self._reload = asyncio.Event(), asyncio.Event()
+        self._terminal = has_terminal()
+        self._terminals = [output for output in (STDOUT, STDERR) if os.isatty(output)]
+        freeze_garbage_collection()
+        self._server = HttpServer(
+            application.asgi, settings.server, seconds_to_end=CONNECTIONS_END_SECONDS, control=sockets.control
+        )
+
+    async def run(self) -> signal.Signals | None:
+        """Serve until a signal and return it. Raises ModelLoadError where the model can't be loaded."""
+        loop = asyncio.get_running_loop()
+        for number in STOPPING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self._on_signal, number)
+        async with self._application.running() as loading, asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(self._server.serve(sockets=[*self._sockets.listeners]))
+            tasks.create_task(self._announce(loading))
+            besides = [
+                tasks.create_task(self._drain_on_signal()),
+                tasks.create_task(self._reload_on_signal()),
+                tasks.create_task(self._feed_watchdog()),
+            ]
+            await asyncio.wait([serving])
+            for task in besides:
+                task.cancel()
+        if not loading.cancelled() and (error := loading.exception()) is not None:
+            raise error
+        return self._signal
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if number is signal.SIGHUP and not self._terminal:
+            self._reload.set()
+            return
+        if number is signal.SIGHUP:
+            self._leave_terminal()
+        if self._signal is not None:
+            self._application.interrupt()
+            return
+        self._signal = number
+        self._stop.set()
+
+    def _leave_terminal(self) -> None:
+        """Write to nowhere instead: a write to a terminal that is gone is an error."""
+        with Path(os.devnull).open("wb") as nowhere:
+            for output in self._terminals:
+                os.dup2(nowhere.fileno(), output)
+
+    async def _drain_on_signal(self) -> None:
+        await self._stop.wait()
+        grace = self._settings.server.shutdown_grace_seconds
+        active = self._application.turns.active
+        self._manager.stopping(f"Stopping: {active} turns have {grace:g} s to finish", grace + END_SECONDS)
+        if active:
+            self._console.print(f"Stopping: running turns have {grace:g} s to finish. Signal again to stop at once.")
+        if self._sockets.passed:
+            await self._server.leave_listeners()
+        await self._application.drain(grace)
+        self._server.should_exit = True
+
+    async def _reload_on_signal(self) -> None:
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            if self._stop.is_set():
+                continue
+            self._manager.reloading()
+            try:
+                read = await asyncio.to_thread(self._read_settings)
+            except ConfigError as error:
+                log.error("settings_refused", reason=str(error), kept="the settings as they were")  # noqa: TRY400
+                self._manager.ready(f"The new settings were refused: {error}")
+                continue
+            await self._take(read)
+            self._manager.ready(self._serving())
+
+    async def _take(self, read: Settings) -> None:
+        settings = reloaded(self._settings, read)
+        took = changed(self._settings, settings)
+        self._settings = settings
+        if any(name.startswith("log.") for name in took):
+            configure_logging(settings.log, expected=(AnswerAborted,))
+        self._server.reload(settings.server)
+        try:
+            await self._application.reload(settings)
+        except StoreError as error:
+            log.warning("keys_not_reloaded", reason=str(error))
+        log.info("settings_reloaded", changed=took)
+        if waiting := changed(settings, read):
+            log.warning("settings_need_restart", settings=waiting)
+
+    async def _feed_watchdog(self) -> None:
+        engine = self._application.engine
+        await self._manager.feed_watchdog(lambda: engine.stats().silent_seconds, self._settings.engine.stuck_seconds)
+
+    async def _announce(self, loading: asyncio.Task[None]) -> None:
+        """Show the load's progress, then where the server is; a failed load stops the server."""
+        await self._server.listening.wait()
+        seen = -1.0
+        with progress_display() as progress:
+            while not loading.done() and not self._stop.is_set():
+                await asyncio.wait([loading], timeout=PROGRESS_POLL_SECONDS)
+                share = self._application.engine.stats().load_progress
+                progress.loading(share)
+                if share != seen:
+                    self._manager.progress(f"Loading the model: {share:.0%}")
+                    seen = share
+        if not loading.done():
+            return
+        if loading.cancelled() or loading.exception() is not None:
+            self._server.should_exit = True
+            return
+        if self._application.engine.stats().state is EngineState.READY and not self._stop.is_set():
+            self._manager.ready(self._serving())
+            self._print_welcome()
+
+    def _serving(self) -> str:
+        return f"Serving {self._application.engine.info.model_id} at {self._sockets.url}"
+
+    def _print_welcome(self) -> None:
+        info = self._application.engine.info
+        url = self._sockets.url
+        elsewhere = (
+            ""
+            if self._settings.server.loopback
+            else f"\n         from other machines http://{socket.gethostname()}:{self._sockets.address[1]}"
+        )
+        chosen = (
+            f", chosen by auto. {self._application.engine_reason}"
+            if self._settings.engine.name is EngineName.AUTO
+            else ""
+        )
+        lines = f"""\
+Engine   {info.engine}{chosen}
+         {info.quantisation} on {info.device}
+         {info.parallel} turns at once, {info.context_length} tokens of context each
+Data     {self._settings.data_dir}
+Serving  {url}   (API page: {url}/docs){elsewhere}
+
+Base URLs for your tools; the model is {info.model_id}, and any key will do:
+  OpenAI's       {url}/v1
+  Anthropic's    {url}
+  Ollama's       {url}
+  llama.cpp's    {url}
+
+Try it:
+  curl {url}/v1/code/generate --data-urlencode "prompt=Write a bubble sort in Python, only the function."
+"""
+        self._console.print(lines, soft_wrap=True, highlight=False, markup=False)

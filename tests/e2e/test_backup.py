@@ -1,0 +1,94 @@
+"""`quern backup` and `quern restore` beside a real server on the fake engine."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from quern.cli.control import control
+from quern.errors import ServerRefused, ServerUnreachable
+
+from .conftest import ServerProcess, chat
+from .test_status_and_stop import run
+
+
+@pytest.fixture
+def fake_server(tmp_path: Path) -> Iterator[ServerProcess]:
+    folder = tmp_path / "data dir"
+    folder.mkdir()
+    running = ServerProcess(folder, "--engine", "fake")
+    yield running.wait_until_ready()
+    running.stop()
+
+
+def test_a_conversation_goes_on_from_a_backup_that_was_made_while_the_server_ran(
+    fake_server: ServerProcess, tmp_path: Path
+) -> None:
+    kept, _, _ = chat(fake_server.url, "Say hello.")
+    file = tmp_path / "monday.db"
+    made = run("backup", str(file), folder=fake_server.data_dir)
+    assert made.returncode == 0, made.stderr
+    assert "1 conversations, 1 turns" in made.stdout
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    lost, _, _ = chat(fake_server.url, "Say goodbye.")
+
+    again = run("backup", str(file), folder=fake_server.data_dir)
+    assert (again.returncode, "--force" in again.stderr) == (1, True)
+    refused = run("restore", str(file), folder=fake_server.data_dir)
+    assert refused.returncode == 1
+    assert f"{fake_server.url} (pid {fake_server.process.pid})" in refused.stderr
+    assert chat(fake_server.url, "And again.", kept)[1]
+
+    fake_server.stop()
+    restored = run("restore", str(file), folder=fake_server.data_dir)
+    assert restored.returncode == 0, restored.stderr
+    assert "before-restore" in restored.stdout
+    server = ServerProcess(fake_server.data_dir, "--engine", "fake").wait_until_ready()
+    try:
+        assert len(requests.get(f"{server.url}/v1/conversations/{kept}", timeout=10).json()["turns"]) == 1
+        assert requests.get(f"{server.url}/v1/conversations/{lost}", timeout=10).status_code == 404
+        assert chat(server.url, "And again.", kept)[1]
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(("command", "tool"), [("backup", "pg_dump"), ("restore", "pg_restore")])
+def test_for_postgresql_its_own_tools_are_named_and_no_password(tmp_path: Path, command: str, tool: str) -> None:
+    config = tmp_path / "quern.toml"
+    config.write_text("[store]\nurl = 'postgresql://quern:hunter2@db/quern'\n")
+    refused = run(command, str(tmp_path / "x.db"), "--config", str(config), folder=tmp_path)
+    assert refused.returncode == 1
+    assert f"`{tool}`" in refused.stderr
+    assert "hunter2" not in refused.stdout + refused.stderr
+
+
+def test_commands_speak_to_the_server_over_its_control_socket(fake_server: ServerProcess) -> None:
+    with control(fake_server.data_dir) as client:
+        assert client is not None
+        assert client.request("GET", "/ready").json()["status"] == "ready"
+        with pytest.raises(ServerRefused) as refused:
+            client.request("GET", "/v1/conversations/none")
+        assert refused.value.status == 404
+    (fake_server.data_dir / "quern.sock").unlink()
+    with pytest.raises(ServerUnreachable, match="no control socket"), control(fake_server.data_dir):
+        pass
+    fake_server.stop()
+    with control(fake_server.data_dir) as client:
+        assert client is None
+
+
+def test_the_control_socket_ends_with_the_server_and_comes_back_after_a_kill(fake_server: ServerProcess) -> None:
+    path = fake_server.data_dir / "quern.sock"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    fake_server.kill()
+    assert path.is_socket()
+    server = ServerProcess(fake_server.data_dir, "--engine", "fake").wait_until_ready()
+    with control(server.data_dir) as client:
+        assert client is not None
+        assert client.request("GET", "/health").json() == {"status": "ok"}
+    assert server.stop() == 0
+    assert not path.exists()
