@@ -159,17 +159,14 @@ class FakeEngine:
         if prompt_tokens + max_tokens > self._info.context_length:
             raise ContextExceeded(prompt_tokens, max_tokens, self._info.context_length)
         arrived = _now()
-        place = self._gate.arrive(prompt_tokens + max_tokens, request.priority)
+        place = self._gate.arrive(prompt_tokens + max_tokens, request)
         try:
-            seen = 0
-            while position := self._gate.position(place):
-                if position == seen:
-                    await self._gate.change()
-                else:
-                    seen = position
+            async with aclosing(self._gate.positions(place)) as positions:
+                async for position in positions:
                     yield Queued(position)
             async with aclosing(self._run(request, queued_ms=(_now() - arrived) * 1000)) as events:
                 async for event in events:
+                    self._gate.charge(place, event)
                     yield event
         finally:
             self._gate.leave(place)
@@ -180,7 +177,7 @@ class FakeEngine:
             raise self._unavailable()
         if len(request.prompt) > self._info.context_length:
             raise ContextExceeded(len(request.prompt), 0, self._info.context_length)
-        place = self._gate.arrive(len(request.prompt), request.priority)
+        place = self._gate.arrive(len(request.prompt), request)
         try:
             await self._gate.turn(place)
             if not self._ready:
