@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from quern.engine.base import EmbedRequest, GenerateRequest
+from quern.engine.base import EmbedRequest, EngineEvent, Finished, GenerateRequest, Tokens
 from quern.engine.fair_shares import Claim, FairShares
 from quern.errors import EngineError
+from quern.events import Prefill
 
 Place = Claim
 """One request's place, waiting or running. `size` is what it reserves."""
@@ -64,9 +65,10 @@ class Admission:
         self._admit()
 
     def charge(self, place: Place, tokens: int) -> None:
-        """So many tokens were computed for a request that runs; harmless where it has left."""
+        """So many tokens were computed for a request that runs, since it began; harmless where it has left."""
         if place in self._running:
-            self._shares.charge(place, tokens)
+            self._shares.charge(place, tokens - place.charged)
+            place.charged = tokens
 
     def position(self, place: Place) -> int:
         """0 while it runs, else its position in line, from 1. Raises ValueError for a place that was left."""
@@ -96,7 +98,7 @@ class Gate:
     """Lets requests through as `Admission` decides.
 
     A request reads its `positions` until there are no more; or it awaits its `turn`, where nobody is told of them. While
-    it runs it tells what it costs (`charge`). It ends with `leave`, always.
+    it runs it tells what happens (`charge`). It ends with `leave`, always.
     """
 
     def __init__(self, parallel: int, kv_tokens: int) -> None:
@@ -133,9 +135,18 @@ class Gate:
             raise self._refused[place]
         return position
 
-    def charge(self, place: Place, tokens: int) -> None:
-        """So many tokens were computed for a request that runs."""
-        self._admission.charge(place, tokens)
+    def charge(self, place: Place, event: EngineEvent) -> None:
+        """Something was computed for a request that runs: what is cached costs nothing, and the end tells it exactly."""
+        match event:
+            case Prefill(done, _, cached):
+                self._admission.charge(place, done - cached)
+            case Tokens(ids):
+                self._admission.charge(place, place.charged + len(ids))
+            case Finished(usage=usage):
+                computed = usage.prompt_tokens - usage.cached_tokens
+                self._admission.charge(place, computed + usage.completion_tokens)
+            case _:
+                pass
 
     async def positions(self, place: Place) -> AsyncGenerator[int]:
         """Its position in line, then each lower one, until it may run. Raises what `refuse_waiting` was given.
@@ -149,6 +160,10 @@ class Gate:
             else:
                 told = position
                 yield position
+
+    def embedded(self, place: Place) -> None:
+        """An embedding was computed, of all that the place reserves."""
+        self._admission.charge(place, place.size)
 
     async def turn(self, place: Place) -> None:
         """Sleep until the request may run. Raises what `refuse_waiting` was given."""

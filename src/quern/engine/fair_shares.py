@@ -38,7 +38,7 @@ class Claim:
     """One request's claim to a place. `number` grows with every arrival; `size`: the most tokens that it ever holds.
 
     `priority`: the one under which it waits or runs. `overtaken`: the sizes of those that went on before it while it
-    found no room.
+    found no room. `charged`: tokens, where whoever charges it keeps count here.
     """
 
     number: int
@@ -46,6 +46,7 @@ class Claim:
     request: GenerateRequest | EmbedRequest
     priority: Priority = field(init=False)
     overtaken: int = 0
+    charged: int = 0
 
     def __post_init__(self) -> None:
         self.priority = self.request.current_priority

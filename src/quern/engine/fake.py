@@ -187,6 +187,7 @@ class FakeEngine:
             for _ in range(0, len(request.prompt), self._prefill_chunk):
                 await self._sleep(self.prefill_delay, life)
             self._fail_after([])
+            self._gate.embedded(place)
             return _direction(request.prompt, self._embedding_length)
         finally:
             self._gate.leave(place)

@@ -20,7 +20,6 @@ from quern.engine.base import (
     EngineState,
     EngineStats,
     GenerateRequest,
-    Priority,
     Vector,
 )
 from quern.engine.llamacpp.backend import Backend, Connected, RemoteServer
@@ -135,19 +134,16 @@ class LlamaCppEngine:
         """
         grammar = await self._compiled(request.grammar) if request.grammar is not None else None
         arrived = time.monotonic()
-        gate, place = self._arrive(request.prompt, request.sampling.max_tokens, request.priority)
+        gate, place = self._arrive(request, request.sampling.max_tokens)
         sequence: SlotGeneration | None = None
         try:
-            seen = 0
-            while position := gate.position(place):
-                if position == seen:
-                    await gate.change()
-                else:
-                    seen = position
+            async with aclosing(gate.positions(place)) as positions:
+                async for position in positions:
                     yield Queued(position)
             sequence = self._sequence(request, grammar, queued_ms=(time.monotonic() - arrived) * 1000)
             async with aclosing(sequence.events()) as events:
                 async for event in events:
+                    gate.charge(place, event)
                     yield event
         except ConnectionError as error:
             raise self._unavailable() from error
@@ -156,14 +152,16 @@ class LlamaCppEngine:
 
     async def embed(self, request: EmbedRequest) -> Vector:
         """The embedding of one sequence; see `Engine.embed`."""
-        gate, place = self._arrive(request.prompt, 0, request.priority)
+        gate, place = self._arrive(request, 0)
         call: EmbeddingCall | None = None
         try:
             await gate.turn(place)
             if self._connected is None:
                 raise self._unavailable()
             call = EmbeddingCall(self._connected.server, self._embedding)
-            return await call.embed(request.prompt)
+            vector = await call.embed(request.prompt)
+            gate.embedded(place)
+            return vector
         except ConnectionError as error:
             raise self._unavailable() from error
         finally:
@@ -239,12 +237,13 @@ class LlamaCppEngine:
             msg = f"The inference server was lost and could not be brought back at once. {error}"
             self._gate.refuse_waiting(EngineFailed(msg))
 
-    def _arrive(self, prompt: tuple[int, ...], max_tokens: int, priority: Priority) -> tuple[Gate, Place]:
+    def _arrive(self, request: GenerateRequest | EmbedRequest, max_tokens: int) -> tuple[Gate, Place]:
         if self._connected is None or self._gate is None:
             raise self._unavailable()
-        if len(prompt) + max_tokens > self.info.context_length:
-            raise ContextExceeded(len(prompt), max_tokens, self.info.context_length)
-        return self._gate, self._gate.arrive(len(prompt) + max_tokens, priority)
+        tokens = len(request.prompt) + max_tokens
+        if tokens > self.info.context_length:
+            raise ContextExceeded(len(request.prompt), max_tokens, self.info.context_length)
+        return self._gate, self._gate.arrive(tokens, request)
 
     def _sequence(self, request: GenerateRequest, grammar: CompiledGrammar | None, queued_ms: float) -> SlotGeneration:
         if self._connected is None:
