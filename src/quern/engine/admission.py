@@ -97,8 +97,8 @@ class Admission:
 class Gate:
     """Lets requests through as `Admission` decides.
 
-    A request reads its `positions` until there are no more; or it awaits its `turn`, where nobody is told of them. While
-    it runs it tells what happens (`charge`). It ends with `leave`, always.
+    A request reads its `positions` until there are no more; or it awaits its `turn`, where nobody is told of them.
+    While it runs it tells what happens (`charge`). It ends with `leave`, always.
     """
 
     def __init__(self, parallel: int, kv_tokens: int) -> None:
@@ -136,7 +136,7 @@ class Gate:
         return position
 
     def charge(self, place: Place, event: EngineEvent) -> None:
-        """Something was computed for a request that runs: what is cached costs nothing, and the end tells it exactly."""
+        """Something was computed for a request that runs. What was cached costs nothing; the end tells it exactly."""
         match event:
             case Prefill(done, _, cached):
                 self._admission.charge(place, done - cached)

@@ -169,8 +169,8 @@ class Engine(Protocol):
         """Stop and free everything; running generations end with EngineFailed. May be called twice."""
         ...
 
-    async def check_grammar(self, grammar: Grammar) -> None:
-        """Compile a grammar, so that `generate` finds it ready.
+    async def check_grammar(self, grammar: Grammar, owner: str = "") -> None:
+        """Compile a grammar that an owner asks for, so that `generate` finds it ready.
 
         Raises InvalidRequest where it can't be kept to, with a sentence that says which part, and EngineUnavailable
         where nothing runs yet.

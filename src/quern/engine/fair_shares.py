@@ -2,10 +2,10 @@
 
 Start-time fair queueing (Goyal, Vin and Cheng 1996) over tokens, as Sheng et al. 2024 ("Fairness in Serving Large
 Language Models") have it: what an owner has cost (prompt tokens that had to be computed and tokens generated, as they
-happen) over its weight is its virtual time, and the lowest goes first. Each request that runs counts as `QUANTUM` tokens
-more, an estimate that is taken back when it ends: so places and prompts are shared before anything was generated. Who
-comes after a pause begins at the virtual time of those who wait: an idle server belongs to whoever asks, and nobody
-saves up. Each priority has accounts of its own, for what lower ones cost only uses what higher ones leave.
+happen) over its weight is its virtual time, and the lowest goes first. Each request that runs counts as `QUANTUM`
+tokens more, an estimate that is taken back when it ends: so places and prompts are shared before anything was
+generated. Who comes after a pause begins at the virtual time of those who wait: an idle server belongs to whoever asks,
+and nobody saves up. Each priority has accounts of its own, for lower ones only use what higher ones leave.
 """
 
 from __future__ import annotations

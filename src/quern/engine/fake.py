@@ -143,7 +143,7 @@ class FakeEngine:
             load_remaining=max(self._load_delay - elapsed, 0.0) if loading else 0.0,
         )
 
-    async def check_grammar(self, grammar: Grammar) -> None:
+    async def check_grammar(self, grammar: Grammar, owner: str = "") -> None:  # noqa: ARG002
         """See `Engine.check_grammar`."""
         if not self._ready:
             raise self._unavailable()

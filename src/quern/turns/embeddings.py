@@ -63,7 +63,7 @@ class EmbeddingService:
         self._check(inputs, dimensions, field)
         self._check_places()
         began = time.monotonic()
-        work = asyncio.get_running_loop().create_task(self._embed(inputs, caller.owner, dimensions, field))
+        work = asyncio.get_running_loop().create_task(self._embed(inputs, caller, dimensions, field))
         self._running.add(work)
         try:
             embeddings = await work
@@ -88,10 +88,14 @@ class EmbeddingService:
         for work in self._running:
             work.cancel()
 
-    async def _embed(self, inputs: Sequence[TextOrIds], owner: str, dimensions: int | None, field: str) -> Embeddings:
+    async def _embed(
+        self, inputs: Sequence[TextOrIds], caller: Caller, dimensions: int | None, field: str
+    ) -> Embeddings:
         prompts = await asyncio.to_thread(self._encode, inputs, field)
-        priority = Priority.NORMAL if len(prompts) == 1 else Priority.BACKGROUND
-        vectors = await self._embed_all([EmbedRequest(ids, priority, owner) for ids in prompts])
+        priority = caller.priority(Priority.NORMAL if len(prompts) == 1 else Priority.BACKGROUND)
+        vectors = await self._embed_all(
+            [EmbedRequest(ids, priority, caller.owner, caller.owner, caller.weight) for ids in prompts]
+        )
         if dimensions is not None:
             vectors = await asyncio.to_thread(shortened, vectors, dimensions)
         return Embeddings(tuple(vectors), sum(map(len, prompts)))

@@ -47,7 +47,10 @@ def test_a_higher_priority_goes_to_the_front_but_interrupts_nobody() -> None:
 
 def test_a_request_whose_reservation_does_not_fit_waits_although_a_sequence_is_free() -> None:
     admission = Admission(parallel=4, kv_tokens=100)
-    places = {"large": admission.arrive(80, asking(Priority.NORMAL)), "second": admission.arrive(30, asking(Priority.NORMAL))}
+    places = {
+        "large": admission.arrive(80, asking(Priority.NORMAL)),
+        "second": admission.arrive(30, asking(Priority.NORMAL)),
+    }
     assert _transcript(admission, places) == {"large": 0, "second": 1}
     admission.leave(places.pop("large"))
     assert _transcript(admission, places) == {"second": 0}
@@ -115,16 +118,16 @@ def test_what_could_never_fit_is_refused_rather_than_left_waiting() -> None:
         Admission(parallel=2, kv_tokens=100).arrive(101, asking(Priority.NORMAL))
 
 
-def test_one_with_many_requests_leaves_every_place_that_becomes_free_to_those_who_hold_less() -> None:
-    admission = Admission(parallel=3, kv_tokens=1000)
-    flood = [admission.arrive(10, asking(Priority.NORMAL, "ann")) for _ in range(6)]
+def test_one_with_many_requests_leaves_places_that_become_free_to_one_who_holds_less() -> None:
+    admission = Admission(parallel=4, kv_tokens=1000)
+    ann = [admission.arrive(10, asking(Priority.NORMAL, "ann")) for _ in range(7)]
     bob = [admission.arrive(10, asking(Priority.NORMAL, "bob")) for _ in range(2)]
-    assert [admission.position(place) for place in (*flood, *bob)] == [0, 0, 0, 3, 4, 5, 1, 2]
-    for place in flood[:2]:
+    assert [admission.position(place) for place in (*ann, *bob)] == [0, 0, 0, 0, 3, 4, 5, 1, 2]
+    for place in ann[:2]:
         admission.leave(place)
-    assert [admission.position(place) for place in (*bob, *flood[2:])] == [0, 0, 0, 1, 2, 3]
-    admission.leave(flood[2])
-    assert admission.position(flood[3]) == 0
+    assert [admission.position(place) for place in (*bob, *ann[2:])] == [0, 0, 0, 0, 1, 2, 3]
+    admission.leave(ann[2])
+    assert admission.position(ann[4]) == 0, "nobody else waits"
 
 
 def test_an_owner_of_twice_the_weight_gets_twice_the_places() -> None:

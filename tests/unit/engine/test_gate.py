@@ -19,8 +19,7 @@ async def _positions(gate: Gate, positions: list[int]) -> None:
     place = gate.arrive(10, asking(Priority.NORMAL))
     try:
         async with aclosing(gate.positions(place)) as steps:
-            async for position in steps:
-                positions.append(position)
+            positions.extend([position async for position in steps])
         positions.append(gate.position(place))
     finally:
         gate.leave(place)

@@ -20,6 +20,7 @@ from quern.api.openai.items import turn_id_of
 from quern.api.openai.response_includes import LOGPROBS, Includes
 from quern.api.openai.response_tools import Json, ResponseTool, ToolChoice, read_tool_use
 from quern.api.openai.schemas import JsonObjectFormat, TextFormat
+from quern.api.openai.service_tier import FLEX, ServiceTier
 from quern.api.shared.fields import LeftOut, NoOp, RequestObject, refused
 from quern.api.shared.sampling_fields import MOST_TOP_LOGPROBS, SamplingFields
 from quern.api.shared.tools import MOST_TOOLS
@@ -99,7 +100,7 @@ class PromptFields(RequestObject):
     prompt_cache_options: NoOp = None
     prompt_cache_retention: NoOp = None
     reasoning: NoOp = None
-    service_tier: NoOp = None
+    service_tier: ServiceTier = None
 
     @property
     def conversation_id(self) -> str | None:
@@ -220,6 +221,7 @@ class ResponseRequest(PromptFields, SamplingFields):
             "instructions": self.instructions,
             "max_output_tokens": self.max_output_tokens,
             "metadata": self.metadata or {},
+            "service_tier": FLEX if self.service_tier == FLEX else "default",
             "store": self.store is not False,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -251,6 +253,7 @@ class ResponseRequest(PromptFields, SamplingFields):
             previous_id=previous,
             response=NewResponse(previous, background, settings) if stored else None,
             stops=tuple(self.stop),
+            background=background or self.service_tier == FLEX,
             fit_answer=True,
         )
 

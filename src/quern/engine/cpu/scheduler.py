@@ -1,9 +1,9 @@
 """What each step computes: pure decisions over sequences and KV blocks; no clock, no thread, no model.
 
 Sequences join and leave between any two steps. One is let in when its prompt's blocks are there; its answer then gets a
-block whenever one is full. Where none is left, somebody gives all of its own back and waits again: what it had published
-is likely still there when it returns, the rest is computed again, and nothing is drawn twice. Somebody of a lower
-priority, or of an owner who has more than its share, gives way in the same manner to a newcomer that finds no room.
+block whenever one is full. Where none is left, somebody gives all of its own back and waits again: what it had
+published is likely still there when it returns, the rest is computed again, and nothing is drawn twice. Somebody of a
+lower priority, or of an owner with more than its share, gives way in the same manner to a newcomer that finds no room.
 """
 
 from __future__ import annotations

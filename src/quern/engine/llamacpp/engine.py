@@ -123,16 +123,16 @@ class LlamaCppEngine:
             load_remaining=self._supervisor.remaining,
         )
 
-    async def check_grammar(self, grammar: Grammar) -> None:
+    async def check_grammar(self, grammar: Grammar, owner: str = "") -> None:
         """See `Engine.check_grammar`."""
-        await self._compiled(grammar)
+        await self._compiled(grammar, owner)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence; see `Engine.generate`.
 
         Raises ContextExceeded where it could never fit, and what `check_grammar` raises where that was not called.
         """
-        grammar = await self._compiled(request.grammar) if request.grammar is not None else None
+        grammar = await self._compiled(request.grammar, request.owner) if request.grammar is not None else None
         arrived = time.monotonic()
         gate, place = self._arrive(request, request.sampling.max_tokens)
         sequence: SlotGeneration | None = None
@@ -160,10 +160,11 @@ class LlamaCppEngine:
                 raise self._unavailable()
             call = EmbeddingCall(self._connected.server, self._embedding)
             vector = await call.embed(request.prompt)
-            gate.embedded(place)
-            return vector
         except ConnectionError as error:
             raise self._unavailable() from error
+        else:
+            gate.embedded(place)
+            return vector
         finally:
             self._leave(gate, place, call)
 
@@ -171,12 +172,12 @@ class LlamaCppEngine:
         size = self._vocabulary.vocabulary_size
         self._grammars = GrammarChecker(self._vocabulary, size, Llguidance.LLAMA_CPP)
 
-    async def _compiled(self, grammar: Grammar) -> CompiledGrammar:
+    async def _compiled(self, grammar: Grammar, owner: str) -> CompiledGrammar:
         if self._connected is None or self._grammars is None:
             raise self._unavailable()
         if not self._connected.keeps_to_grammars:
             raise InvalidRequest(NO_LLGUIDANCE)
-        return await self._grammars.check(grammar)
+        return await self._grammars.check(grammar, owner)
 
     def _choose_backend(self, model_path: Path) -> Backend:
         settings = self._settings
