@@ -188,6 +188,7 @@ class CompactRequest(PromptFields):
             input=ChatInput((*items, task), instructions=self.instructions, items_field="input"),
             sampling=defaults.sampling(),
             previous_id=self.previous_turn(),
+            background=self.service_tier == FLEX,
             fit_answer=True,
         )
 
