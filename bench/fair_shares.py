@@ -164,10 +164,12 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
         await timed(engine, requests.make("bob", 8))
         for _ in range(options.rounds):
             idle.append(await timed(engine, requests.make("bob", BOBS_ANSWER)))
+            print(f"alone: {idle[-1]}", flush=True)
             with_share.append(await beside(engine, requests, options.flood, "bob"))
+            print(f"beside Ann's: {with_share[-1]}", flush=True)
             if options.unshared:
                 without.append(await beside(engine, requests, options.flood, "ann"))
-            print(idle[-1], with_share[-1], without[-1:], flush=True)
+                print(f"as one of Ann's: {without[-1]}", flush=True)
     pairs: list[tuple[float, float]] = []
     for number in range(options.pairs):
         order = (True, False) if number % 2 else (False, True)

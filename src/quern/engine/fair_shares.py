@@ -11,7 +11,7 @@ and nobody saves up. Each priority has accounts of its own, for lower ones only 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from quern.engine.base import EmbedRequest, GenerateRequest, Priority
@@ -29,8 +29,6 @@ LOOKED_AT = 16
 
 MOST_IDLE = 1024
 """Owners without a request whose virtual time is remembered, where it is ahead of others."""
-
-GRAIN = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -286,27 +284,6 @@ class FairShares:
         account = self._claims[claim] = self._classes[claim.priority].enter(claim)
         bisect.insort(account.running if running else account.waiting, claim, key=_number)
         self._line = None
-
-
-def split(tokens: int, pending: Mapping[str, int], claims: Mapping[str, Claim], shares: FairShares) -> dict[str, int]:
-    """Divide a step's prompt tokens between owners: each few go to whoever has had and holds the least.
-
-    `pending`: how many each could use; `claims`: one claim of each, of one priority.
-    """
-    if len(pending) == 1:
-        return {owner: min(tokens, most) for owner, most in pending.items()}
-    counts = dict.fromkeys(pending, 0)
-    levels = {owner: shares.level(claims[owner]) for owner in pending}
-    hungry = {owner for owner, most in pending.items() if most}
-    while tokens and hungry:
-        owner = min(hungry, key=lambda owner: (levels[owner], claims[owner].number))
-        count = min(GRAIN, tokens, pending[owner] - counts[owner])
-        counts[owner] += count
-        levels[owner] += count / claims[owner].request.weight
-        tokens -= count
-        if counts[owner] == pending[owner]:
-            hungry.discard(owner)
-    return counts
 
 
 def _number(claim: Claim) -> int:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quern.engine.base import GenerateRequest, Priority
-from quern.engine.fair_shares import LOOKED_AT, MOST_IDLE, QUANTUM, Claim, FairShares, split
+from quern.engine.cpu.step_budget import split
+from quern.engine.fair_shares import LOOKED_AT, MOST_IDLE, QUANTUM, Claim, FairShares
 from quern.sampling import SamplingParams
 
 

@@ -12,14 +12,17 @@ for the second than running them side by side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from quern.engine.base import Priority
 from quern.engine.cpu.sequence import Part, SequenceState
-from quern.engine.fair_shares import FairShares, split
+from quern.engine.fair_shares import Claim, FairShares
 
 ALONE = 2
+
+GRAIN = 8
+"""Tokens that owners are given at a time."""
 
 STEPS_ALONE = 3
 """After so many steps without them the others take part in one: a chat slows down, but never stands still."""
@@ -50,6 +53,27 @@ def divide(tokens: int, prompts: Sequence[SequenceState], shares: FairShares) ->
             counts |= _divide_among_equals(part, owners[owner])
             tokens -= part
     return [Part(sequence, counts[sequence.key]) for sequence in prompts if counts.get(sequence.key)]
+
+
+def split(tokens: int, pending: Mapping[str, int], claims: Mapping[str, Claim], shares: FairShares) -> dict[str, int]:
+    """Divide a step's prompt tokens between owners: each few go to whoever has had and holds the least.
+
+    `pending`: how many each could use; `claims`: one claim of each, of one priority.
+    """
+    if len(pending) == 1:
+        return {owner: min(tokens, most) for owner, most in pending.items()}
+    counts = dict.fromkeys(pending, 0)
+    levels = {owner: shares.level(claims[owner]) for owner in pending}
+    hungry = {owner for owner, most in pending.items() if most}
+    while tokens and hungry:
+        owner = min(hungry, key=lambda owner: (levels[owner], claims[owner].number))
+        count = min(GRAIN, tokens, pending[owner] - counts[owner])
+        counts[owner] += count
+        levels[owner] += count / claims[owner].request.weight
+        tokens -= count
+        if counts[owner] == pending[owner]:
+            hungry.discard(owner)
+    return counts
 
 
 def _divide_among_equals(tokens: int, prompts: Sequence[SequenceState]) -> dict[int, int]:
