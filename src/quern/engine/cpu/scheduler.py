@@ -191,11 +191,16 @@ class Scheduler:
         """
         if self._has_room(claim):
             return []
-        yielding = [other for other in self._shares.giving_way(claim) if self._running[other.number].settled]
+        yielding = [other for other in self._shares.giving_way(claim) if self._may_give_way(other, claim)]
         if not yielding or self._is_too_urgent(claim) or not self._has_room(claim, without=yielding):
             return None
         counts = range(1, len(yielding) + 1)
         return next(yielding[:count] for count in counts if self._has_room(claim, without=yielding[:count]))
+
+    def _may_give_way(self, other: Claim, claim: Claim) -> bool:
+        """Whether it has run long enough. Somebody who waits comes before what nobody waits for, at once."""
+        awaited = other.priority is not Priority.BACKGROUND or claim.priority is Priority.BACKGROUND
+        return self._running[other.number].settled or not awaited
 
     def _is_too_urgent(self, claim: Claim) -> bool:
         """Whether nobody has to give way to an urgent claim, for such ones have the most blocks that they may take."""

@@ -185,3 +185,18 @@ def test_a_running_one_that_nobody_waits_for_any_more_gives_way_and_gets_its_pla
     run.finish()
     assert not run.reported(second, Preempted), "the reader came back too late for that"
     assert run.ids(first) == answer(prompt(8), 20)
+
+
+def test_what_nobody_waits_for_gives_way_every_time_at_once() -> None:
+    run = Run(blocks=150, parallel=1)
+    behind = run.arrive(background(prompt(30), 20))
+    waited: list[float] = []
+    for number in range(5):
+        run.steps(4)
+        chat = run.arrive(request(prompt(9, first=number), 2))
+        while not run.reported(chat, Finished):
+            run.step()
+        waited.append(run.finished(chat).timings.queued_ms)
+    assert waited == [0] * 5
+    run.finish()
+    assert run.ids(behind) == answer(prompt(30), 20)
