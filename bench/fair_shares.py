@@ -29,7 +29,6 @@ from quern.sampling import SamplingParams
 from results import machine, write_json
 
 PROMPT = 128
-ANSWER = 200
 BOBS_ANSWER = 32
 
 
@@ -109,12 +108,15 @@ async def timed(engine: Engine, request: GenerateRequest, moments: list[float] |
     return Timed(seen[0] - began, (len(seen) - 1) / max(seen[-1] - seen[0], 1e-9))
 
 
-async def beside(engine: Engine, requests: Requests, flood: int, owner: str) -> tuple[Timed, float]:
+async def beside(engine: Engine, requests: Requests, options: argparse.Namespace, owner: str) -> tuple[Timed, float]:
     """Bob's request beside so many of Ann's, under `owner`; and the rate of one of her sequences while he was answered:
     all of her tokens, over the places that are left to her.
     """
     moments: list[float] = []
-    anns = [asyncio.ensure_future(timed(engine, requests.make("ann", ANSWER), moments)) for _ in range(flood)]
+    anns = [
+        asyncio.ensure_future(timed(engine, requests.make("ann", options.answer), moments))
+        for _ in range(options.flood)
+    ]
     while len(moments) < 8 * engine.info.parallel:
         await asyncio.sleep(0.05)
     began = time.monotonic()
@@ -168,10 +170,10 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
         for _ in range(options.rounds):
             idle.append(await timed(engine, requests.make("bob", BOBS_ANSWER)))
             print(f"Bob alone: {idle[-1]}", flush=True)
-            with_share.append(await beside(engine, requests, options.flood, "bob"))
+            with_share.append(await beside(engine, requests, options, "bob"))
             print(f"beside Ann's: {with_share[-1]}", flush=True)
             if options.unshared:
-                without.append(await beside(engine, requests, options.flood, "ann"))
+                without.append(await beside(engine, requests, options, "ann"))
                 print(f"as one of Ann's: {without[-1]}", flush=True)
     pairs: list[tuple[float, float]] = []
     for number in range(options.pairs):
@@ -197,6 +199,7 @@ def main() -> None:
     parser.add_argument("--model", default="qwen2.5-coder-0.5b")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--flood", type=int, default=50)
+    parser.add_argument("--answer", type=int, default=200, help="tokens of each of Ann's answers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--unshared", action="store_true", help="also with Bob as no owner of his own; slow")
