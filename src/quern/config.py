@@ -299,6 +299,9 @@ class TurnSettings(_Frozen):
     hold_seconds: float = Field(
         default=60.0, ge=0, description="`hold`: how long a turn goes on without a reader before it is cancelled."
     )
+    urgent_tokens: int = Field(
+        default=256, ge=1, description="Tokens for which an answer that fills a gap goes before all others."
+    )
     save_interval_ms: int = Field(default=200, ge=10, description="The most text, in time, that a `kill -9` can lose.")
     save_tokens: int = Field(
         default=32, ge=1, description="Save earlier than that once a turn has so many unsaved tokens."

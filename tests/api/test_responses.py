@@ -240,7 +240,7 @@ async def test_fields_without_a_meaning_here_change_nothing(start: Start) -> Non
         "prompt_cache_retention": "24h",
         "reasoning": {"effort": "low", "summary": "auto"},
         "safety_identifier": "s",
-        "service_tier": "flex",
+        "service_tier": "auto",
         "stream_options": {"include_obfuscation": False},
         "top_logprobs": 0,
         "truncation": "disabled",

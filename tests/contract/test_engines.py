@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from quern.engine.base import EngineState, Finished, Priority, Tokens
+from quern.engine.base import EngineState, Finished, GenerateRequest, Priority, Tokens
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable
 from quern.events import Prefill, Queued
 from quern.sampling import SamplingParams
@@ -206,6 +206,49 @@ async def test_a_higher_priority_goes_first(subject: Subject) -> None:
             await subject.wait_until(lambda waiting=waiting: order or subject.engine.stats().waiting == waiting)
     assert order[0] is Priority.INTERACTIVE
     assert set(order) == set(Priority)
+
+
+async def _tell(subject: Subject, request: GenerateRequest, name: str, order: list[str]) -> None:
+    """Run it; its name joins the order with each of its tokens."""
+    async with aclosing(subject.engine.generate(request)) as events:
+        async for event in events:
+            order += [name] * isinstance(event, Tokens)
+
+
+async def test_one_request_of_an_owner_does_not_wait_behind_many_of_another(subject: Subject) -> None:
+    order: list[str] = []
+
+    def of(owner: str, max_tokens: int) -> GenerateRequest:
+        return replace(subject.endless(max_tokens=max_tokens), owner=owner)
+
+    async with (
+        subject.running(of("ann", CONTEXT_LENGTH - 100)),
+        asyncio.TaskGroup() as group,
+        subject.running(of("ann", 800)),
+    ):
+        for waiting in range(1, 5):
+            group.create_task(_tell(subject, of("ann", 2), "ann", order))
+            await subject.wait_until(lambda waiting=waiting: subject.engine.stats().waiting == waiting)
+        group.create_task(_tell(subject, of("bob", 2), "bob", order))
+        await subject.wait_until(lambda: order or subject.engine.stats().waiting == 5)
+    assert order[:2] == ["bob", "bob"]
+    assert order.count("ann") == 8
+
+
+async def test_a_request_that_nobody_waits_for_any_more_lets_others_go_first(subject: Subject) -> None:
+    order: list[str] = []
+    left, stayed = subject.endless(max_tokens=2), subject.endless(max_tokens=2)
+
+    async with (
+        subject.running(subject.endless(max_tokens=CONTEXT_LENGTH - 100)),
+        asyncio.TaskGroup() as group,
+        subject.running(subject.endless(max_tokens=800)),
+    ):
+        for waiting, (name, request) in enumerate((("left", left), ("stayed", stayed)), 1):
+            group.create_task(_tell(subject, request, name, order))
+            await subject.wait_until(lambda waiting=waiting: subject.engine.stats().waiting == waiting)
+        left.override.priority = Priority.BACKGROUND
+    assert order == ["stayed", "stayed", "left", "left"]
 
 
 async def test_a_request_waits_where_a_sequence_is_free_but_the_cache_has_no_room_for_it(subject: Subject) -> None:

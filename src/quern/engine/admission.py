@@ -1,27 +1,22 @@
 """Who runs and who waits: a decision over sequences and the KV cache that they share, and the same for coroutines.
 
-Requests start in order of priority, then of arrival. Each one reserves the most tokens it can ever hold, so a sequence
-that was let in never finds the cache full. The first in line that doesn't fit yet holds back everyone behind it: a
-stream of small requests can't starve a large one of the same priority.
+Requests start in the order of their owners' fair shares. Each one reserves the most tokens it can ever hold, so a
+sequence that was let in never finds the cache full, and none that runs ever gives way. One that doesn't fit yet may be
+overtaken by smaller ones, but by no more than its own size: then it holds back everyone behind it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import bisect
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
 
-from quern.engine.base import Priority
+from quern.engine.base import EmbedRequest, EngineEvent, Finished, GenerateRequest, Tokens
+from quern.engine.fair_shares import Claim, FairShares
 from quern.errors import EngineError
+from quern.events import Prefill
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Place:
-    """One request's place, waiting or running. `tokens` is what it reserves."""
-
-    tokens: int
-    priority: Priority
-    arrival: int
+Place = Claim
+"""One request's place, waiting or running. `size` is what it reserves."""
 
 
 class Admission:
@@ -33,7 +28,7 @@ class Admission:
         self._free_tokens = kv_tokens
         self._arrivals = 0
         self._paused = False
-        self._waiting: list[Place] = []
+        self._shares = FairShares(parallel)
         self._running: set[Place] = set()
 
     @property
@@ -44,20 +39,20 @@ class Admission:
     @property
     def waiting(self) -> int:
         """Requests in line."""
-        return len(self._waiting)
+        return self._shares.waiting
 
     def line(self) -> tuple[Place, ...]:
         """Everyone in line, first in line first."""
-        return tuple(self._waiting)
+        return self._shares.line()
 
-    def arrive(self, tokens: int, priority: Priority) -> Place:
+    def arrive(self, tokens: int, request: GenerateRequest | EmbedRequest) -> Place:
         """Join the line; the place may be running at once. Raises ValueError where it could never fit."""
         if tokens > self._kv_tokens:
             msg = f"a request of {tokens} tokens never fits a cache of {self._kv_tokens}"
             raise ValueError(msg)
         self._arrivals += 1
-        place = Place(tokens, priority, self._arrivals)
-        bisect.insort(self._waiting, place, key=_order)
+        place = Place(self._arrivals, tokens, request)
+        self._shares.arrive(place)
         self._admit()
         return place
 
@@ -65,14 +60,19 @@ class Admission:
         """Give a place back, whether it waits or runs. Leaving twice is harmless."""
         if place in self._running:
             self._running.remove(place)
-            self._free_tokens += place.tokens
-        elif place in self._waiting:
-            self._waiting.remove(place)
+            self._free_tokens += place.size
+        self._shares.leave(place)
         self._admit()
+
+    def charge(self, place: Place, tokens: int) -> None:
+        """So many tokens were computed for a request that runs, since it began; harmless where it has left."""
+        if place in self._running:
+            self._shares.charge(place, tokens - place.charged)
+            place.charged = tokens
 
     def position(self, place: Place) -> int:
         """0 while it runs, else its position in line, from 1. Raises ValueError for a place that was left."""
-        return 0 if place in self._running else self._waiting.index(place) + 1
+        return 0 if place in self._running else self.line().index(place) + 1
 
     def pause(self) -> None:
         """Let nobody in until `resume`; those who run go on."""
@@ -84,24 +84,21 @@ class Admission:
         self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and not self._paused and self._fits(self._waiting[0]):
-            place = self._waiting.pop(0)
+        self._shares.refresh()
+        while not self._paused and len(self._running) < self._parallel:
+            place = self._shares.next_to_start(lambda place: place.size <= self._free_tokens)
+            if place is None:
+                return
+            self._shares.start(place)
             self._running.add(place)
-            self._free_tokens -= place.tokens
-
-    def _fits(self, place: Place) -> bool:
-        return len(self._running) < self._parallel and place.tokens <= self._free_tokens
-
-
-def _order(place: Place) -> tuple[Priority, int]:
-    return place.priority, place.arrival
+            self._free_tokens -= place.size
 
 
 class Gate:
     """Lets requests through as `Admission` decides.
 
-    A request loops over `position` and, while that stays the same, awaits `change`; or it awaits its `turn`, where
-    nobody is told of positions. It ends with `leave`, always.
+    A request reads its `positions` until there are no more; or it awaits its `turn`, where nobody is told of them.
+    While it runs it tells what happens (`charge`). It ends with `leave`, always.
     """
 
     def __init__(self, parallel: int, kv_tokens: int) -> None:
@@ -119,9 +116,9 @@ class Gate:
         """Requests in line."""
         return self._admission.waiting
 
-    def arrive(self, tokens: int, priority: Priority) -> Place:
+    def arrive(self, tokens: int, request: GenerateRequest | EmbedRequest) -> Place:
         """Join the line, reserving `tokens` tokens of KV cache."""
-        place = self._admission.arrive(tokens, priority)
+        place = self._admission.arrive(tokens, request)
         self._notify()
         return place
 
@@ -138,14 +135,40 @@ class Gate:
             raise self._refused[place]
         return position
 
-    async def change(self) -> None:
-        """Sleep until something about the line has changed."""
-        await self._changed.wait()
+    def charge(self, place: Place, event: EngineEvent) -> None:
+        """Something was computed for a request that runs. What was cached costs nothing; the end tells it exactly."""
+        match event:
+            case Prefill(done, _, cached):
+                self._admission.charge(place, done - cached)
+            case Tokens(ids):
+                self._admission.charge(place, place.charged + len(ids))
+            case Finished(usage=usage):
+                computed = usage.prompt_tokens - usage.cached_tokens
+                self._admission.charge(place, computed + usage.completion_tokens)
+            case _:
+                pass
+
+    async def positions(self, place: Place) -> AsyncGenerator[int]:
+        """Its position in line, then each lower one, until it may run. Raises what `refuse_waiting` was given.
+
+        Others with less than their share may go back and forth before it; nobody is told of that.
+        """
+        told = 0
+        while position := self.position(place):
+            if told and position >= told:
+                await self._changed.wait()
+            else:
+                told = position
+                yield position
+
+    def embedded(self, place: Place) -> None:
+        """An embedding was computed, of all that the place reserves."""
+        self._admission.charge(place, place.size)
 
     async def turn(self, place: Place) -> None:
         """Sleep until the request may run. Raises what `refuse_waiting` was given."""
         while self.position(place):
-            await self.change()
+            await self._changed.wait()
 
     def pause(self) -> None:
         """Let nobody in until `resume`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Protocol, TypeAlias
 
@@ -18,11 +18,21 @@ from quern.types import FinishReason, Timings, Usage
 
 
 class Priority(IntEnum):
-    """Who goes first when sequences are short; lower runs earlier, equals run in order of arrival."""
+    """Who goes first when sequences are short; lower runs earlier, equals share by owner (`fair_shares.py`)."""
 
     INTERACTIVE = 0
     NORMAL = 1
     BACKGROUND = 2
+
+
+@dataclass(slots=True, eq=False)
+class PriorityOverride:
+    """A priority that takes the place of a request's own while it waits or runs; None: its own holds.
+
+    Whoever made the request writes it; engines read it before each of their decisions, in any thread.
+    """
+
+    priority: Priority | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +41,8 @@ class GenerateRequest:
 
     `prompt`: token ids, at least one. `stop_token_ids`: generation ends before any of them is emitted. `cache_salt`:
     prefix reuse happens only between requests with the same salt, so that nobody can time another's prompt. `grammar`:
-    only what it allows can be drawn; where it allows no more, the generation ends.
+    only what it allows can be drawn; where it allows no more, the generation ends. Owners share the engine in
+    proportion to their `weight`, which is greater than 0. `override` may change the priority later on.
     """
 
     prompt: tuple[int, ...]
@@ -40,17 +51,32 @@ class GenerateRequest:
     priority: Priority = Priority.NORMAL
     cache_salt: str = ""
     grammar: Grammar | None = None
+    owner: str = ""
+    weight: float = 1.0
+    override: PriorityOverride = field(default_factory=PriorityOverride, compare=False, repr=False)
+
+    @property
+    def current_priority(self) -> Priority:
+        """The one that holds now."""
+        return self.priority if self.override.priority is None else self.override.priority
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
     """One sequence to embed. `prompt`: token ids, at least one, with the end of a text that the model was trained with.
-    `cache_salt`: as in `GenerateRequest`.
+    `cache_salt`, `owner`, `weight`: as in `GenerateRequest`.
     """
 
     prompt: tuple[int, ...]
     priority: Priority = Priority.NORMAL
     cache_salt: str = ""
+    owner: str = ""
+    weight: float = 1.0
+
+    @property
+    def current_priority(self) -> Priority:
+        """Its own, always."""
+        return self.priority
 
 
 Vector: TypeAlias = "array[float]"
@@ -148,8 +174,8 @@ class Engine(Protocol):
         """Stop and free everything; running generations end with EngineFailed. May be called twice."""
         ...
 
-    async def check_grammar(self, grammar: Grammar) -> None:
-        """Compile a grammar, so that `generate` finds it ready.
+    async def check_grammar(self, grammar: Grammar, owner: str = "") -> None:
+        """Compile a grammar that an owner asks for, so that `generate` finds it ready.
 
         Raises InvalidRequest where it can't be kept to, with a sentence that says which part, and EngineUnavailable
         where nothing runs yet.

@@ -145,7 +145,7 @@ class FakeEngine:
             silent_seconds=self.silent_seconds,
         )
 
-    async def check_grammar(self, grammar: Grammar) -> None:
+    async def check_grammar(self, grammar: Grammar, owner: str = "") -> None:  # noqa: ARG002
         """See `Engine.check_grammar`."""
         if not self._ready:
             raise self._unavailable()
@@ -161,17 +161,14 @@ class FakeEngine:
         if prompt_tokens + max_tokens > self._info.context_length:
             raise ContextExceeded(prompt_tokens, max_tokens, self._info.context_length)
         arrived = _now()
-        place = self._gate.arrive(prompt_tokens + max_tokens, request.priority)
+        place = self._gate.arrive(prompt_tokens + max_tokens, request)
         try:
-            seen = 0
-            while position := self._gate.position(place):
-                if position == seen:
-                    await self._gate.change()
-                else:
-                    seen = position
+            async with aclosing(self._gate.positions(place)) as positions:
+                async for position in positions:
                     yield Queued(position)
             async with aclosing(self._run(request, queued_ms=(_now() - arrived) * 1000)) as events:
                 async for event in events:
+                    self._gate.charge(place, event)
                     yield event
         finally:
             self._gate.leave(place)
@@ -182,7 +179,7 @@ class FakeEngine:
             raise self._unavailable()
         if len(request.prompt) > self._info.context_length:
             raise ContextExceeded(len(request.prompt), 0, self._info.context_length)
-        place = self._gate.arrive(len(request.prompt), request.priority)
+        place = self._gate.arrive(len(request.prompt), request)
         try:
             await self._gate.turn(place)
             if not self._ready:
@@ -192,6 +189,7 @@ class FakeEngine:
             for _ in range(0, len(request.prompt), self._prefill_chunk):
                 await self._sleep(self.prefill_delay, life)
             self._fail_after([])
+            self._gate.embedded(place)
             return _direction(request.prompt, self._embedding_length)
         finally:
             self._gate.leave(place)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from quern.errors import EngineUnavailable, InvalidRequest
+from quern.grammar.compile_line import CompileLine
 from quern.grammar.compile_trial import GrammarTrial
 from quern.grammar.compiler import CompiledGrammar, GrammarCompiler, Vocabulary
 from quern.grammar.json_schema import Llguidance
@@ -26,8 +27,10 @@ MAX_LARK_LENGTH = 256 * 1024
 
 MOST_KEPT = 64
 MOST_BYTES = 128 * 2**20
-SECONDS = 5.0
+SECONDS = 10.0
 """How long a grammar may wait for others that are being compiled."""
+LARGE = 8 * 1024
+"""Characters: of a longer grammar it may take seconds to tell that it is too complex."""
 
 T = TypeVar("T")
 
@@ -56,15 +59,15 @@ class GrammarChecker:
         self._trial = GrammarTrial(vocabulary, compiler.compile, llguidance)
         self._cache: GrammarCache[CompiledGrammar] = GrammarCache(self._trial.compile, lambda grammar: grammar.size)
 
-    async def check(self, grammar: Grammar) -> CompiledGrammar:
+    async def check(self, grammar: Grammar, owner: str = "") -> CompiledGrammar:
         """Compile, or find. Raises InvalidRequest with a sentence that says which part can't be kept to,
         EngineUnavailable where that can't be told now.
         """
         check_length(grammar)
-        return await self._cache.get(grammar)
+        return await self._cache.get(grammar, owner)
 
     def close(self) -> None:
-        """End the trials' child process; it may take a moment. May be called twice."""
+        """End the trials' child processes; it may take a moment. May be called twice."""
         self._trial.close()
 
 
@@ -76,7 +79,8 @@ class _Refused:
 
 
 class GrammarCache(Generic[T]):
-    """The outcomes of the last `most` grammars that were asked for, compiled one at a time. For one event loop.
+    """The outcomes of the last `most` grammars that were asked for, compiled as `CompileLine` lets them. For one event
+    loop.
 
     `compile` raises InvalidRequest for a grammar that can't be kept to. What is kept takes `most_bytes` by `size`, or
     is only one grammar. One whose reader has gone is compiled to its end and kept, so that the same one never costs
@@ -98,45 +102,54 @@ class GrammarCache(Generic[T]):
         self._most_bytes = most_bytes
         self._seconds = seconds
         self._outcomes: OrderedDict[bytes, T | _Refused] = OrderedDict()
-        self._place = asyncio.Lock()
+        self._compiling: dict[bytes, asyncio.Future[T | _Refused]] = {}
+        self._line = CompileLine()
 
     def __len__(self) -> int:
         return len(self._outcomes)
 
-    async def get(self, grammar: Grammar) -> T:
-        """Compile, or find. Raises InvalidRequest with a sentence that says which part, EngineUnavailable where that
-        can't be told now.
+    async def get(self, grammar: Grammar, owner: str = "") -> T:
+        """Compile for an owner, or find. Raises InvalidRequest with a sentence that says which part, EngineUnavailable
+        where that can't be told now.
         """
         key = _digest(grammar)
-        outcome = self._known(key)
+        outcome = await self._known(key)
         if outcome is None:
-            await self._take_place()
-            outcome = self._known(key)
-            if outcome is None:
-                outcome = await self._compile_in_place(key, grammar)
-            else:
-                self._place.release()
+            large = len(_text(grammar)) > LARGE
+            await self._take_place(owner, large=large)
+            outcome = await self._compile_in_place(key, grammar, large=large)
         if isinstance(outcome, _Refused):
             raise InvalidRequest(outcome.why)
         return outcome
 
-    def _known(self, key: bytes) -> T | _Refused | None:
+    async def _known(self, key: bytes) -> T | _Refused | None:
+        """What came of a grammar, or what comes of it where it is being compiled."""
+        if key in self._compiling:
+            return await asyncio.shield(self._compiling[key])
         if key in self._outcomes:
             self._outcomes.move_to_end(key)
         return self._outcomes.get(key)
 
-    async def _take_place(self) -> None:
+    async def _take_place(self, owner: str, *, large: bool) -> None:
         try:
             async with asyncio.timeout(self._seconds):
-                await self._place.acquire()
+                await self._line.acquire(owner, large=large)
         except TimeoutError:
             seconds = math.ceil(self._seconds)
             msg = f"Other grammars take long to be prepared, so this one could not be. Try again in {seconds} s."
             raise EngineUnavailable(msg, seconds) from None
 
-    async def _compile_in_place(self, key: bytes, grammar: Grammar) -> T | _Refused:
+    async def _compile_in_place(self, key: bytes, grammar: Grammar, *, large: bool) -> T | _Refused:
+        """Compile, unless somebody did so meanwhile."""
+        if key in self._outcomes:
+            self._line.release(large=large)
+            return self._outcomes[key]
+        if key in self._compiling:
+            self._line.release(large=large)
+            return await asyncio.shield(self._compiling[key])
         compiling = asyncio.get_running_loop().run_in_executor(None, self._outcome, grammar)
-        compiling.add_done_callback(partial(self._keep, key))
+        self._compiling[key] = compiling
+        compiling.add_done_callback(partial(self._keep, key, large))
         return await asyncio.shield(compiling)
 
     def _outcome(self, grammar: Grammar) -> T | _Refused:
@@ -145,8 +158,9 @@ class GrammarCache(Generic[T]):
         except InvalidRequest as error:
             return _Refused(str(error))
 
-    def _keep(self, key: bytes, compiled: asyncio.Future[T | _Refused]) -> None:
-        self._place.release()
+    def _keep(self, key: bytes, large: bool, compiled: asyncio.Future[T | _Refused]) -> None:
+        del self._compiling[key]
+        self._line.release(large=large)
         if compiled.cancelled() or compiled.exception() is not None:
             return
         self._outcomes[key] = compiled.result()
@@ -159,5 +173,8 @@ class GrammarCache(Generic[T]):
 
 
 def _digest(grammar: Grammar) -> bytes:
-    text = grammar.schema if isinstance(grammar, JsonGrammar) else grammar.lark
-    return hashlib.blake2b(json.dumps([type(grammar).__name__, text]).encode()).digest()
+    return hashlib.blake2b(json.dumps([type(grammar).__name__, _text(grammar)]).encode()).digest()
+
+
+def _text(grammar: Grammar) -> str:
+    return grammar.schema if isinstance(grammar, JsonGrammar) else grammar.lark

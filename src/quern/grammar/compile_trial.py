@@ -2,8 +2,8 @@
 
 llguidance bounds most of its work, but not all: two thousand patterns in `patternProperties`, thirty kilobytes, take
 hours, and nothing inside one process stops that for sure. So every new grammar is tried in a process that has little
-time and little memory. What it survives is compiled here. The process is started for the first grammar and stays for
-the others.
+time and little memory. What it survives is compiled here. A process is started for the first grammar and stays for the
+others; where several are tried at the same time there are as many.
 """
 
 from __future__ import annotations
@@ -59,30 +59,34 @@ class GrammarTrial:
         self._patience = patience
         self._compile = compile
         self._lock = threading.Lock()
-        self._child: _Child | None = None
+        self._idle: list[_Child] = []
+        self._busy: set[_Child] = set()
         self._closed = False
 
     def compile(self, grammar: Grammar) -> CompiledGrammar:
         """Takes milliseconds, and some seconds at worst. Raises InvalidRequest with a sentence that says which part,
         EngineUnavailable where the trial can't be held.
         """
-        with self._lock:
-            size = self._try(grammar)
+        child = self._ready_child()
+        try:
+            size = self._try(child, grammar)
+        finally:
+            self._put_back(child)
         compiled = self._compile(grammar)
         compiled.size = size
         return compiled
 
     def close(self) -> None:
-        """End the child process, and what is being tried. May be called twice."""
-        self._closed = True
-        if self._child is not None:
-            self._child.end()
+        """End the child processes, and what is being tried. May be called twice."""
+        with self._lock:
+            self._closed = True
+            children = [*self._idle, *self._busy]
+        for child in children:
+            child.end()
 
-    def _try(self, grammar: Grammar) -> int:
+    def _try(self, child: _Child, grammar: Grammar) -> int:
         """The bytes that it takes."""
-        reply = self._ready_child().ask(
-            {"schema": grammar.schema} if isinstance(grammar, JsonGrammar) else {"lark": grammar.lark}
-        )
+        reply = child.ask({"schema": grammar.schema} if isinstance(grammar, JsonGrammar) else {"lark": grammar.lark})
         if reply is None:
             self._check_open()
             log.warning("grammar_trial_failed", kind=type(grammar).__name__)
@@ -92,13 +96,26 @@ class GrammarTrial:
         return reply["size"]
 
     def _ready_child(self) -> _Child:
-        if self._child is None or not self._child.alive:
-            self._check_open()
-            self._child = _Child(self._opening, self._memory, self._patience)
-        if self._closed:  # meanwhile: `close` may not have seen the child
-            self._child.end()
+        """One that nobody else uses."""
         self._check_open()
-        return self._child
+        with self._lock:
+            child = self._idle.pop() if self._idle else None
+        if child is None or not child.alive:
+            child = _Child(self._opening, self._memory, self._patience)
+        with self._lock:
+            self._busy.add(child)
+        if self._closed:  # meanwhile: `close` may not have seen the child
+            self._put_back(child)
+        self._check_open()
+        return child
+
+    def _put_back(self, child: _Child) -> None:
+        with self._lock:
+            self._busy.discard(child)
+            if child.alive and not self._closed:
+                self._idle.append(child)
+                return
+        child.end()
 
     def _check_open(self) -> None:
         if self._closed:

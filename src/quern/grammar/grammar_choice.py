@@ -18,8 +18,10 @@ MOST_SUSPECTS = 8
 SECONDS = 3.0
 """How long that may take for all of them."""
 
-Check = Callable[[Grammar], Awaitable[object]]
-"""Raises InvalidRequest where a grammar can't be kept to, EngineUnavailable where that can't be told now."""
+Check = Callable[[Grammar, str], Awaitable[object]]
+"""Of a grammar that an owner asks for. Raises InvalidRequest where it can't be kept to, EngineUnavailable where that
+can't be told now.
+"""
 
 
 class GrammarChoice:
@@ -35,38 +37,39 @@ class GrammarChoice:
         self._seconds = seconds
 
     async def choose(
-        self, grammars: Sequence[Grammar], field: str | None = None, tools: Sequence[Tool] = ()
+        self, grammars: Sequence[Grammar], field: str | None = None, tools: Sequence[Tool] = (), *, owner: str = ""
     ) -> Grammar | None:
         """The first that can be kept to; None where there are none.
 
         `field`: the request's that asks for it. `tools`: those of which it demands a call, if that is what it demands.
+        `owner`: who asks.
         Raises InvalidRequest with the field and the tool, where none can be kept to; EngineUnavailable where that can't
         be told now.
         """
         refusal: InvalidRequest | None = None
         for grammar in grammars:
-            refusal = await self._refusal(grammar)
+            refusal = await self._refusal(grammar, owner)
             if refusal is None:
                 return grammar
         if refusal is None:
             return None
-        blamed = await self._blamed(tools) if tools else None
+        blamed = await self._blamed(tools, owner) if tools else None
         raise InvalidRequest(blamed or str(refusal), field) from refusal
 
-    async def _refusal(self, grammar: Grammar) -> InvalidRequest | None:
+    async def _refusal(self, grammar: Grammar, owner: str) -> InvalidRequest | None:
         try:
-            await self._check(grammar)
+            await self._check(grammar, owner)
         except InvalidRequest as error:
             return error
         return None
 
-    async def _blamed(self, tools: Sequence[Tool]) -> str | None:
+    async def _blamed(self, tools: Sequence[Tool], owner: str) -> str | None:
         """The refusal of a call of one of the tools alone, where one to blame is found soon."""
         suspects = await asyncio.to_thread(self._suspects, tools)
         with suppress(TimeoutError, EngineUnavailable):
             async with asyncio.timeout(self._seconds):
                 for tool, grammar in suspects:
-                    alone = await self._refusal(grammar)
+                    alone = await self._refusal(grammar, owner)
                     if alone is not None:
                         return f"A call of the tool {tool.name!r} can't be demanded, because of its parameters. {alone}"
         return None

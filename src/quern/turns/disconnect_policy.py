@@ -21,7 +21,7 @@ class Abandonment:
 
 class AttachedReaders:
     """Counts a turn's readers. `cancel` is called with a sentence when the policy says that nobody waits any more for
-    the end of its log.
+    the end of its log. `abandoned`: the turn goes on, and the last of its readers has gone.
     """
 
     def __init__(self, abandonment: Abandonment, log: TurnLog, cancel: Callable[[str], None]) -> None:
@@ -30,11 +30,18 @@ class AttachedReaders:
         self._cancel = cancel
         self._count = 0
         self._hold: asyncio.TimerHandle | None = None
+        self.abandoned = False
+
+    @property
+    def held(self) -> bool:
+        """Whether the turn goes on without a reader, and is cancelled after a while."""
+        return self._hold is not None
 
     @contextmanager
     def attach(self) -> Generator[None]:
         """Be a reader for as long as the block runs."""
         self._count += 1
+        self.abandoned = False
         if self._hold is not None:
             self._hold.cancel()
             self._hold = None
@@ -46,6 +53,7 @@ class AttachedReaders:
                 self._abandon()
 
     def _abandon(self) -> None:
+        self.abandoned = True
         match self._abandonment.policy:
             case DisconnectPolicy.CANCEL:
                 self._cancel("The client closed the connection.")

@@ -9,7 +9,6 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quern.access.principal import Principal
 from quern.access.usage import UsageMeter
 from quern.config import TurnSettings
 from quern.engine.base import EmbedRequest, Engine, Priority, Vector
@@ -70,7 +69,7 @@ class EmbeddingService:
             return Embeddings((), 0)
         self._check_places()
         began = time.monotonic()
-        work = asyncio.get_running_loop().create_task(self._embed(inputs, caller.principal, dimensions, field))
+        work = asyncio.get_running_loop().create_task(self._embed(inputs, caller, dimensions, field))
         self._running.add(work)
         try:
             embeddings = await work
@@ -104,11 +103,14 @@ class EmbeddingService:
             work.cancel()
 
     async def _embed(
-        self, inputs: Sequence[TextOrIds], principal: Principal, dimensions: int | None, field: str
+        self, inputs: Sequence[TextOrIds], caller: Caller, dimensions: int | None, field: str
     ) -> Embeddings:
         prompts = await asyncio.to_thread(self._encode, inputs, field)
-        priority = Priority.NORMAL if len(prompts) == 1 else Priority.BACKGROUND
-        vectors = await self._embed_all([EmbedRequest(ids, priority, principal.cache_salt) for ids in prompts])
+        priority = caller.priority(Priority.NORMAL if len(prompts) == 1 else Priority.BACKGROUND)
+        who = caller.principal
+        vectors = await self._embed_all(
+            [EmbedRequest(ids, priority, who.cache_salt, who.owner, who.weight) for ids in prompts]
+        )
         if dimensions is not None:
             vectors = await asyncio.to_thread(shortened, vectors, dimensions)
         return Embeddings(tuple(vectors), sum(map(len, prompts)))

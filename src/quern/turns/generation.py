@@ -80,7 +80,7 @@ class Generation:
     def _count(self, ids: tuple[int, ...]) -> None:
         if self._turn.first_token_at is None:
             self._turn.first_token_at = time.monotonic()
-        self._turn.generated_tokens += len(ids)
+        self._turn.count(len(ids))
 
     def _finish(self) -> None:
         decoded = self._decoder.decode((), last=True)

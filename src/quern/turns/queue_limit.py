@@ -29,7 +29,9 @@ _Key = tuple[str, str]
 class Places:
     """Counts turns that are being admitted with those that are active. `retry_after` is asked when all are taken.
 
-    Each priority has places of its own, so that what is urgent is not refused because of long chats.
+    Each priority has places of its own, so that what is urgent is not refused because of long chats, and nobody because
+    of what runs in the background. What became a background turn since nobody reads it any more counts with the others
+    where there are more of those than places.
     """
 
     def __init__(self, retry_after: Callable[[], int]) -> None:
@@ -41,8 +43,7 @@ class Places:
     @contextmanager
     def place(self, priority: Priority, active: Collection[Turn], limit: int) -> Generator[None]:
         """Hold a place while a turn is being admitted. Raises QueueFull."""
-        rivals = sum(turn.request.priority is priority for turn in active)
-        if rivals + self._starting[priority] >= limit:
+        if self._rivals(priority, active, limit) >= limit:
             seconds = self._retry_after()
             msg = f"All {limit} places are taken: every running and waiting turn counts. Try again in {seconds} s."
             raise QueueFull(msg, seconds)
@@ -51,6 +52,11 @@ class Places:
             yield
         finally:
             self._starting[priority] -= 1
+
+    def _rivals(self, priority: Priority, active: Collection[Turn], limit: int) -> int:
+        counts = Counter(turn.priority for turn in active) + self._starting
+        left_over = max(0, counts[Priority.BACKGROUND] - limit) if priority is Priority.NORMAL else 0
+        return counts[priority] + left_over
 
     @contextmanager
     def alone_in(self, conversation_id: str | None, owner: str, active: Collection[Turn]) -> Generator[None]:

@@ -79,12 +79,20 @@ class TokenInput:
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks, under which request id, and what a turn is to do should the connection close; `disconnect=None` takes
-    the policy from the settings.
+    the policy from the settings. `background`: whether the answer can wait for everybody else's; None leaves that to
+    the request.
     """
 
     principal: Principal
     request_id: str
     disconnect: DisconnectPolicy | None = None
+    background: bool | None = None
+
+    def priority(self, own: Priority) -> Priority:
+        """That of a request which would have its `own`. Nobody can claim to be urgent."""
+        if self.background is None:
+            return own
+        return Priority.BACKGROUND if self.background else Priority.NORMAL
 
     @property
     def owner(self) -> str:
@@ -96,7 +104,7 @@ class Caller:
 class TurnRequest:
     """One turn. `conversation_id=None` with `remember` begins a conversation; without it the turn is one shot, unless
     it is kept as a `response`. `previous_id`: the turn of the response that it continues. `fit_answer`: where there is
-    no room for `sampling.max_tokens`, a shorter answer will do.
+    no room for `sampling.max_tokens`, a shorter answer will do. In the `background` everybody else's goes before it.
     """
 
     caller: Caller
@@ -108,7 +116,13 @@ class TurnRequest:
     response: NewResponse | None = None
     stops: tuple[str, ...] = ()
     priority: Priority = Priority.NORMAL
+    background: bool = False
     fit_answer: bool = False
+
+    @property
+    def priority_asked(self) -> Priority:
+        """Its priority, as its caller wants it."""
+        return self.caller.priority(Priority.BACKGROUND if self.background else self.priority)
 
     @property
     def kept(self) -> bool:

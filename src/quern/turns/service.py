@@ -41,6 +41,7 @@ from quern.types import Item, TurnState
 log = structlog.get_logger(__name__)
 
 LOADING_RETRY_AFTER = 5
+PLACE_NEEDED = "The client closed the connection, and too many turns wait for a reader that comes back."
 
 
 class TurnService:
@@ -105,14 +106,17 @@ class TurnService:
         check_ids(request.sampling.logit_bias, self._codec.vocabulary_size, "logit_bias")
         active = self._active.values()
         limit = self._engine.info.parallel + self._settings.max_queued
+        self._end_held(limit)
         with self._admission(), self._places.alone_in(request.conversation_id, request.caller.owner, active):
             history = await self._history.load(request)
             with (
                 self._owner_turns.place(request.caller.principal, active),
-                self._places.place(request.priority, active, limit),
+                self._places.place(request.priority_asked, active, limit),
             ):
                 prepared = await self._prepare(history, request.input)
-                grammar = await self._grammars.choose(prepared.grammars, prepared.grammar_field, prepared.demanded)
+                grammar = await self._grammars.choose(
+                    prepared.grammars, prepared.grammar_field, prepared.demanded, owner=request.caller.owner
+                )
                 turn = self._turn(request, prepared, grammar)
                 await self._store_queued(turn, request, history)
                 return self._launch(turn)
@@ -217,6 +221,12 @@ class TurnService:
             if turn.life is not None:
                 turn.life.cancel()
 
+    def _end_held(self, most: int) -> None:
+        """End the oldest of those that go on without a reader, where there are more than `most`."""
+        held = [turn for turn in self._active.values() if turn.held]
+        for turn in held[: max(0, len(held) - most)]:
+            turn.end_early(TurnState.CANCELLED, PLACE_NEEDED)
+
     def _unended(self) -> list[Turn]:
         return [turn for turn in self._active.values() if turn.log.end is None]
 
@@ -260,9 +270,11 @@ class TurnService:
                 prompt=prepared.ids,
                 sampling=replace(sampling, max_tokens=room),
                 stop_token_ids=self._codec.stop_token_ids | prepared.stop_token_ids,
-                priority=request.priority,
+                priority=request.priority_asked,
                 cache_salt=request.caller.principal.cache_salt,
                 grammar=grammar,
+                owner=request.caller.owner,
+                weight=request.caller.principal.weight,
             ),
             decoder=self._decoder(turn_id, request, prepared),
             abandonment=Abandonment(request.caller.disconnect or default, self._settings.hold_seconds),
@@ -270,6 +282,7 @@ class TurnService:
             keeps_events=request.response is not None and request.response.background,
             fitted=room < sampling.max_tokens,
             ignored=prepared.ignored,
+            urgent_tokens=self._settings.urgent_tokens,
             prefill=request.input.prefill if isinstance(request.input, ChatInput) else "",
         )
 

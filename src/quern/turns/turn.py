@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from quern.access.principal import Principal
-from quern.engine.base import GenerateRequest
+from quern.engine.base import GenerateRequest, Priority
 from quern.events import TurnEnded
 from quern.store.turn_rows import JournalEntry
 from quern.turns.answer import Answer
@@ -24,7 +24,8 @@ class Turn:
 
     `kept`: what is said outlives it; with `keeps_events` also how its text came. `fitted`: the answer gets less room
     than was asked for, as there is no more. `prefill`: how the answer began before it. `ignored`: what schemas ask and
-    the answer isn't kept to, as sentences. `pieces`: all that the model wrote, as it came.
+    the answer isn't kept to, as sentences. `pieces`: all that the model wrote, as it came. An urgent answer is one
+    for its first `urgent_tokens`.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Turn:
         fitted: bool = False,
         prefill: str = "",
         ignored: tuple[str, ...] = (),
+        urgent_tokens: int = 256,
     ) -> None:
         self.id = turn_id
         self.principal = principal
@@ -63,13 +65,42 @@ class Turn:
         self.ending: tuple[TurnState, str] | None = None
         self.generation: asyncio.Task[TurnEnded] | None = None
         self.life: asyncio.Task[None] | None = None
+        self._urgent_tokens = urgent_tokens
         self._readers = AttachedReaders(abandonment, self.log, partial(self.end_early, TurnState.CANCELLED))
 
     @contextmanager
     def attach(self) -> Generator[TurnLog]:
         """Be a reader of the turn's log for as long as the block runs."""
-        with self._readers.attach():
-            yield self.log
+        try:
+            with self._readers.attach():
+                self._reprioritise()
+                yield self.log
+        finally:
+            self._reprioritise()
+
+    @property
+    def priority(self) -> Priority:
+        """Under which it waits or runs now."""
+        return self.request.current_priority
+
+    @property
+    def held(self) -> bool:
+        """Whether it goes on without a reader, and is cancelled after a while."""
+        return self._readers.held and self.ending is None
+
+    def count(self, tokens: int) -> None:
+        """So many more tokens of the answer are there."""
+        self.generated_tokens += tokens
+        self._reprioritise()
+
+    def _reprioritise(self) -> None:
+        """Nobody waits for what nobody reads, and what has become long was not urgent after all."""
+        if self._readers.abandoned:
+            self.request.override.priority = Priority.BACKGROUND
+        elif self.request.priority is Priority.INTERACTIVE and self.generated_tokens > self._urgent_tokens:
+            self.request.override.priority = Priority.NORMAL
+        else:
+            self.request.override.priority = None
 
     def end_early(self, state: TurnState, reason: str) -> None:
         """Ask the turn to end as `state` (cancelled or interrupted); the first such request decides."""

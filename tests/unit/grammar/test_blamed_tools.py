@@ -30,9 +30,9 @@ class SlowEngine(FakeEngine):
         super().__init__(refused_keyword="not")
         self._busy = unavailable
 
-    async def check_grammar(self, grammar: Grammar) -> None:
+    async def check_grammar(self, grammar: Grammar, owner: str = "") -> None:
         if not self.grammars:
-            await super().check_grammar(grammar)
+            await super().check_grammar(grammar, owner)
         if self._busy:
             raise EngineUnavailable("Other grammars take long to be prepared.", 5)
         await asyncio.Event().wait()

@@ -91,34 +91,84 @@ async def test_those_that_are_kept_take_so_much_memory() -> None:
     assert asked == [1, 2, 3, 4, 5, 4]
 
 
-async def test_one_is_compiled_at_a_time_and_meanwhile_the_known_ones_are_found_and_the_loop_runs() -> None:
+async def test_two_are_compiled_at_a_time_and_meanwhile_the_known_ones_are_found_and_the_loop_runs() -> None:
     compiler = Compiler()
     with blockbuster_ctx("quern"):
         cache = GrammarCache(compiler, len)
         await cache.get(grammar(0))
         compiler.go_on.clear()
-        tasks = [asyncio.ensure_future(cache.get(grammar(number))) for number in (1, 2, 1)]
-        await until(lambda: len(compiler.asked) == 2)
+        tasks = [asyncio.ensure_future(cache.get(grammar(number))) for number in (1, 2, 3, 1, 3)]
+        await until(lambda: len(compiler.asked) == 3)
         assert await cache.get(grammar(0)) is COMPILED
         await asyncio.sleep(0.02)
-        assert len(compiler.asked) == 2
+        assert len(compiler.asked) == 3
         compiler.go_on.set()
-        assert await asyncio.gather(*tasks) == [COMPILED] * 3
-    assert compiler.asked == [grammar(0), grammar(1), grammar(2)]
+        assert await asyncio.gather(*tasks) == [COMPILED] * 5
+    assert sorted(compiler.asked, key=repr) == [grammar(number) for number in (0, 1, 2, 3)]
 
 
 async def test_one_that_waits_too_long_is_told_when_to_come_back() -> None:
     compiler = Compiler()
     cache = GrammarCache(compiler, len, seconds=0.01)
     compiler.go_on.clear()
-    slow = asyncio.ensure_future(cache.get(grammar(1)))
-    await until(lambda: len(compiler.asked) == 1)
+    slow = [asyncio.ensure_future(cache.get(grammar(number))) for number in (1, 2)]
+    await until(lambda: len(compiler.asked) == 2)
     with pytest.raises(EngineUnavailable, match="Try again in 1 s") as refused:
-        await cache.get(grammar(2))
+        await cache.get(grammar(3))
     assert refused.value.retry_after == 1
     compiler.go_on.set()
-    assert await slow is COMPILED
-    assert await cache.get(grammar(2)) is COMPILED
+    assert await asyncio.gather(*slow) == [COMPILED] * 2
+    assert await cache.get(grammar(3)) is COMPILED
+
+
+async def test_a_small_one_does_not_wait_for_large_ones_whoever_asks_for_them() -> None:
+    compiler, bombs = Compiler(), [JsonGrammar(" " * 47_000 + str(number)) for number in range(12)]
+    let_go = threading.Event()
+
+    def compile_one(wanted: Grammar) -> str:
+        if wanted in bombs:
+            assert let_go.wait(WAIT_SECONDS)
+        return compiler(wanted)
+
+    cache = GrammarCache(compile_one, len)
+    large = [asyncio.ensure_future(cache.get(bomb)) for bomb in bombs]
+    for number in range(20):
+        assert await cache.get(grammar(number)) is COMPILED
+    assert not any(task.done() for task in large)
+    let_go.set()
+    assert await asyncio.gather(*large) == [COMPILED] * 12
+
+
+async def test_owners_take_turns_and_one_with_many_grammars_waits_for_one_with_few() -> None:
+    compiler = Compiler()
+    compiler.go_on.clear()
+    cache = GrammarCache(compiler, len)
+    tasks = [asyncio.ensure_future(cache.get(grammar(number), "ann")) for number in range(8)]
+    await until(lambda: len(compiler.asked) == 2)
+    tasks += [asyncio.ensure_future(cache.get(grammar(number), "bob")) for number in (100, 101)]
+    await asyncio.sleep(0)
+    compiler.go_on.set()
+    await asyncio.gather(*tasks)
+    places = [compiler.asked.index(grammar(number)) for number in (100, 101)]
+    assert places[0] <= 3 + 1
+    assert places[1] <= 5 + 1
+
+
+async def test_who_leaves_the_line_takes_no_place_with_it() -> None:
+    compiler = Compiler()
+    compiler.go_on.clear()
+    cache = GrammarCache(compiler, len)
+    running = [asyncio.ensure_future(cache.get(grammar(number))) for number in (1, 2)]
+    await until(lambda: len(compiler.asked) == 2)
+    waiting = [asyncio.ensure_future(cache.get(grammar(number), "bob")) for number in (3, 4)]
+    await asyncio.sleep(0)
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    compiler.go_on.set()
+    await asyncio.gather(*running)
+    assert await asyncio.gather(*(cache.get(grammar(number)) for number in (5, 6, 7))) == [COMPILED] * 3
+    assert len(compiler.asked) == 5
 
 
 async def test_one_whose_reader_has_gone_is_compiled_to_its_end_and_kept() -> None:

@@ -123,8 +123,7 @@ def test_what_takes_too_much_memory_is_refused(compiled: Compiled) -> None:
 def test_a_child_that_hangs_is_given_up(compiled: Compiled) -> None:
     trial = GrammarTrial(VOCABULARY, compiled)
     trial.compile(json_grammar({"type": "object"}))
-    assert trial._child is not None
-    trial._child._patience = 0.05
+    trial._idle[0]._patience = 0.05
     (child,) = children()
     child.suspend()
     with pytest.raises(EngineUnavailable, match=r"did not answer within 0\.05 s"):
@@ -132,6 +131,22 @@ def test_a_child_that_hangs_is_given_up(compiled: Compiled) -> None:
     assert not children()
     trial.compile(json_grammar({"type": "array"}))
     trial.close()
+
+
+def test_as_many_processes_as_are_needed_at_once_try_them(trial: GrammarTrial, compiled: Compiled) -> None:
+    def try_patterns() -> None:
+        with pytest.raises(InvalidRequest):
+            trial.compile(json_grammar(PATTERNS))
+
+    trying = threading.Thread(target=try_patterns)
+    trying.start()
+    while not children():
+        assert trying.is_alive()
+    for number in range(3):
+        trial.compile(json_grammar({"const": number}))
+    trying.join(WAIT_SECONDS)
+    assert len(compiled.grammars) == 3
+    assert len(children()) <= 2
 
 
 @pytest.mark.parametrize("at", ["special", "schema"])

@@ -55,6 +55,28 @@ def test_each_priority_has_places_of_its_own_also_for_those_that_are_being_admit
             place.place(Priority.NORMAL, active, 3).__enter__()
 
 
+async def test_what_nobody_reads_any_more_takes_no_place_from_those_who_wait() -> None:
+    place, active = places(), [live_turn() for _ in range(3)]
+    for turn in active:
+        with turn.attach():
+            pass
+    with place.place(Priority.NORMAL, active, 3), pytest.raises(QueueFull):
+        place.place(Priority.BACKGROUND, active, 3).__enter__()
+    with active[0].attach(), active[1].attach(), active[2].attach(), pytest.raises(QueueFull):
+        place.place(Priority.NORMAL, active, 3).__enter__()
+
+
+async def test_left_turns_without_end_are_not_admitted_without_end() -> None:
+    place, active = places(), list[Turn]()
+    for _ in range(3 + 3):
+        with place.place(Priority.NORMAL, active, 3):
+            active.append(live_turn())
+        with active[-1].attach():
+            pass
+    with pytest.raises(QueueFull):
+        place.place(Priority.NORMAL, active, 3).__enter__()
+
+
 def test_what_became_active_meanwhile_is_counted() -> None:
     place, active = places(), dict[str, Turn]()
     with place.place(Priority.NORMAL, active.values(), 2):

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, FailFast, Field
 
 from quern.api.openai.extensions import ExtendedFields
 from quern.api.openai.schemas import ResponseFormat
+from quern.api.openai.service_tier import FLEX, ServiceTier
 from quern.api.shared.chat_messages import AssistantMessage, ChatMessage, message_items
 from quern.api.shared.fields import MOST_MESSAGES, NoOp, RequestObject, refused
 from quern.api.shared.sampling_fields import MOST_CHOICES, MOST_TOP_LOGPROBS, MostTokens, StreamOptions
@@ -71,7 +72,7 @@ class ChatCompletionRequest(ExtendedFields):
     prompt_cache_retention: NoOp = None
     reasoning_effort: NoOp = None
     safety_identifier: NoOp = None
-    service_tier: NoOp = None
+    service_tier: ServiceTier = None
     store: NoOp = None
     verbosity: NoOp = None
 
@@ -142,5 +143,6 @@ class ChatCompletionRequest(ExtendedFields):
             remember=conversation_id is not None,
             conversation_id=conversation_id,
             stops=self.stops(),
+            background=self.service_tier == FLEX,
             fit_answer=True,
         )

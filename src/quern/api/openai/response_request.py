@@ -28,6 +28,7 @@ from quern.api.openai.schemas import (
     format_or_none,
     with_type,
 )
+from quern.api.openai.service_tier import FLEX, ServiceTier
 from quern.api.shared.fields import LeftOut, NoOp, RequestObject, refused
 from quern.api.shared.sampling_fields import MOST_TOP_LOGPROBS, SamplingFields
 from quern.api.shared.tools import MOST_TOOLS
@@ -115,7 +116,7 @@ class PromptFields(RequestObject):
     prompt_cache_options: NoOp = None
     prompt_cache_retention: NoOp = None
     reasoning: NoOp = None
-    service_tier: NoOp = None
+    service_tier: ServiceTier = None
 
     @property
     def conversation_id(self) -> str | None:
@@ -203,6 +204,7 @@ class CompactRequest(PromptFields):
             input=ChatInput((*items, task), instructions=self.instructions, items_field="input"),
             sampling=defaults.sampling(),
             previous_id=self.previous_turn(),
+            background=self.service_tier == FLEX,
             fit_answer=True,
         )
 
@@ -237,6 +239,7 @@ class ResponseRequest(PromptFields, SamplingFields):
             "instructions": self.instructions,
             "max_output_tokens": self.max_output_tokens,
             "metadata": self.metadata or {},
+            "service_tier": FLEX if self.service_tier == FLEX else "default",
             "store": self.store is not False,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -268,6 +271,7 @@ class ResponseRequest(PromptFields, SamplingFields):
             previous_id=previous,
             response=NewResponse(previous, background, settings) if stored else None,
             stops=self.stops(),
+            background=background or self.service_tier == FLEX,
             fit_answer=True,
         )
 

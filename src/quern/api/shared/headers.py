@@ -13,6 +13,8 @@ from quern.turns.request import Caller
 from quern.types import DisconnectPolicy
 
 DISCONNECT_HEADER = "x-quern-on-disconnect"
+PRIORITY_HEADER = "x-quern-priority"
+PRIORITIES = ("background", "normal")
 CONVERSATION_HEADER = "x-quern-conversation"
 
 
@@ -48,6 +50,18 @@ def disconnect_policy(request: Request) -> DisconnectPolicy | None:
         raise validation_error(("header", DISCONNECT_HEADER), "enum", message, value) from None
 
 
+def background(request: Request) -> bool | None:
+    """Whether everybody else's requests go first; None leaves that to the request. None can be made urgent."""
+    value = request.headers.get(PRIORITY_HEADER)
+    if value is None:
+        return None
+    asked = value.strip().lower()
+    if asked not in PRIORITIES:
+        message = f"The header {PRIORITY_HEADER} takes one of {', '.join(PRIORITIES)}."
+        raise validation_error(("header", PRIORITY_HEADER), "enum", message, value)
+    return asked == PRIORITIES[0]
+
+
 def conversation_header(request: Request) -> str | None:
     """The conversation that a request of a dialect without conversations belongs to."""
     return request.headers.get(CONVERSATION_HEADER)
@@ -70,9 +84,10 @@ def caller(
     request: Request,
     principal: Annotated[Principal, Depends(principal)],
     disconnect: Annotated[DisconnectPolicy | None, Depends(disconnect_policy)],
+    background: Annotated[bool | None, Depends(background)],
 ) -> Caller:
     """Who asks, under the request id that `RequestLog` settled."""
-    return Caller(principal, cast("str", request.state.request_id), disconnect)
+    return Caller(principal, cast("str", request.state.request_id), disconnect, background=background)
 
 
 AdminDep = Annotated[Principal, Depends(administrator)]

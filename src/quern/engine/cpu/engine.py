@@ -151,9 +151,9 @@ class CpuEngine:
             silent_seconds=worker.silent_seconds if worker is not None else 0.0,
         )
 
-    async def check_grammar(self, grammar: Grammar) -> None:
+    async def check_grammar(self, grammar: Grammar, owner: str = "") -> None:
         """Compile a grammar; see `Engine.check_grammar`."""
-        await self._compiled(grammar)
+        await self._compiled(grammar, owner)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence; see `Engine.generate`.
@@ -164,7 +164,7 @@ class CpuEngine:
         prompt_tokens, max_tokens = len(request.prompt), request.sampling.max_tokens
         if prompt_tokens + max_tokens > self.info.context_length:
             raise ContextExceeded(prompt_tokens, max_tokens, self.info.context_length)
-        grammar = None if request.grammar is None else await self._compiled(request.grammar)
+        grammar = None if request.grammar is None else await self._compiled(request.grammar, request.owner)
         ended = with_end_ids(request, self._vocabulary.end_of_turn_ids)
         async with aclosing(self._events(ended, grammar)) as events:
             async for event in events:
@@ -247,10 +247,10 @@ class CpuEngine:
             quantisation=self._facts.quantisation,
         )
 
-    async def _compiled(self, grammar: Grammar) -> CompiledGrammar:
+    async def _compiled(self, grammar: Grammar, owner: str) -> CompiledGrammar:
         if self._state is not EngineState.READY or self._grammars is None:
             raise self._unavailable()
-        return await self._grammars.check(grammar)
+        return await self._grammars.check(grammar, owner)
 
     def _ready_worker(self) -> Worker:
         if self._state is not EngineState.READY or self._worker is None:

@@ -1,22 +1,23 @@
 """What each step computes: pure decisions over sequences and KV blocks; no clock, no thread, no model.
 
 Sequences join and leave between any two steps. One is let in when its prompt's blocks are there; its answer then gets a
-block whenever one is full. Where none is left, the last in order gives all of its own back and waits again: what it had
+block whenever one is full. Where none is left, somebody gives all of its own back and waits again: what it had
 published is likely still there when it returns, the rest is computed again, and nothing is drawn twice. Somebody of a
-lower priority gives way in the same manner to a newcomer that finds no room.
+lower priority, or of an owner with more than its share, gives way in the same manner to a newcomer that finds no room.
 """
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quern.engine.base import EmbedRequest, EngineEvent, GenerateRequest, Logprob, Tokens, Vector
-from quern.engine.cpu.kv_blocks import BlockPool, PrefixChain
+from quern.engine.base import EmbedRequest, EngineEvent, GenerateRequest, Logprob, Priority, Tokens, Vector
+from quern.engine.cpu.kv_blocks import PrefixChain
 from quern.engine.cpu.model import Drawn, DrawnToken
 from quern.engine.cpu.sequence import Part, SequenceState
+from quern.engine.cpu.sequence_blocks import SequenceBlocks
 from quern.engine.cpu.step_budget import Budget, Precedence, divide
+from quern.engine.fair_shares import Claim, FairShares
 from quern.errors import EngineError, EngineFailed, GrammarExhausted
 from quern.events import Queued
 from quern.types import FinishReason
@@ -67,49 +68,49 @@ class Scheduler:
     """
 
     def __init__(self, *, blocks: int, block_tokens: int, parallel: int, budget: Budget) -> None:
-        self._pool = BlockPool(blocks)
+        self._blocks = SequenceBlocks(blocks, block_tokens)
         self._block_tokens = block_tokens
         self._parallel = parallel
         self._budget = budget
         self._precedence = Precedence()
-        self._waiting: list[SequenceState] = []
+        self._shares = FairShares(parallel)
+        self._sequences: dict[int, SequenceState] = {}
         self._running: dict[int, SequenceState] = {}
 
     @property
     def running(self) -> tuple[SequenceState, ...]:
-        """Those that have blocks, first in order first."""
+        """Those that have blocks, in the order of a step."""
         return tuple(sorted(self._running.values(), key=_order))
 
     @property
     def waiting(self) -> tuple[SequenceState, ...]:
         """Those in line, first in line first."""
-        return tuple(self._waiting)
+        return tuple(self._sequences[claim.number] for claim in self._shares.line())
 
     def submit(self, key: int, request: GenerateRequest | EmbedRequest, end: object, now: float) -> None:
         """Join the line. Keys grow: the greatest is the latest to arrive. `end`: as in `SequenceState`."""
-        chain = PrefixChain(request.cache_salt, self._block_tokens)
-        bisect.insort(self._waiting, SequenceState(key, request, end, now, chain), key=_order)
+        sequence = SequenceState(key, request, end, now, PrefixChain(request.cache_salt, self._block_tokens))
+        self._shares.arrive(sequence.claim)
+        self._sequences[key] = sequence
 
     def cancel(self, key: int) -> list[Notice]:
         """Drop a sequence, wherever it is; harmless where it has ended."""
-        if key in self._running:
-            self._leave(self._running[key])
-            return [Notice(key, Released())]
-        left = [sequence for sequence in self._waiting if sequence.key != key]
-        found, self._waiting = len(left) < len(self._waiting), left
-        return [Notice(key, Released())] if found else []
+        if key not in self._sequences:
+            return []
+        self._leave(self._sequences[key])
+        return [Notice(key, Released())]
 
     def lose(self, message: str) -> list[Notice]:
         """End everyone who runs, and forget the KV cache; where nobody runs, end everyone who waits."""
         lost = self.running or self.waiting
-        if not self._running:
-            self._waiting.clear()
-        self._running.clear()
-        self._pool = BlockPool(self._pool.count)
+        for sequence in lost:
+            self._leave(sequence)
+        self._blocks = SequenceBlocks(self._blocks.count, self._block_tokens)
         return [Notice(sequence.key, EngineFailed(message)) for sequence in lost]
 
     def plan(self, now: float) -> Step:
         """Decide the next step: blocks for those who write, then who is let in, then whose tokens are computed."""
+        self._shares.refresh()
         notices = [*self._make_room(), *self._admit(now), *self._positions()]
         return Step(self._parts(), notices)
 
@@ -118,8 +119,8 @@ class Scheduler:
         notices: list[Notice] = []
         for part, result in zip(step.parts, drawn, strict=True):
             sequence = part.sequence
-            sequence.computed += part.count
-            self._publish(sequence)
+            self._shares.charge(sequence.claim, sequence.advance(part.count))
+            self._blocks.publish(sequence)
             notices += _progress(sequence)
             if result.failure:
                 self._leave(sequence)
@@ -147,83 +148,82 @@ class Scheduler:
         """Give each sequence the block that its next token needs."""
         notices: list[Notice] = []
         for sequence in self.running:
-            if sequence.key not in self._running or self._missing(sequence) == 0:
-                continue
-            while not self._pool.available and sequence.key in self._running:
-                notices.append(self._preempt(max(self._running.values(), key=_order)))
-            if sequence.key in self._running:
-                sequence.blocks += self._pool.allocate(1)
+            while sequence.key in self._running and self._blocks.lack(sequence):
+                if not self._blocks.extend(sequence):
+                    notices.append(self._preempt(self._shares.last()))
         return notices
 
-    def _preempt(self, sequence: SequenceState) -> Notice:
-        self._leave(sequence)
-        sequence.blocks = []
-        sequence.computed = sequence.published = 0
-        bisect.insort(self._waiting, sequence, key=_order)
+    def _preempt(self, claim: Claim) -> Notice:
+        sequence = self._running.pop(claim.number)
+        self._blocks.release(sequence)
+        sequence.rewind()
+        self._shares.stop(claim)
         return Notice(sequence.key, Preempted())
 
     def _admit(self, now: float) -> list[Notice]:
-        """Let in as many as there is room for. The first in line that finds none holds back everyone behind it."""
+        """Let in as many as there is room for."""
         notices: list[Notice] = []
-        while self._waiting:
-            sequence = self._waiting[0]
-            sequence.chain.extend(sequence.tokens)
-            giving_way = self._giving_way(sequence)
+        while self._shares.line():
+            claim = self._shares.line()[0]
+            giving_way = self._giving_way(claim)
             if giving_way is None:
+                claim = self._shares.next_to_start(self._has_room)
+            if claim is None:
                 break
-            self._waiting.pop(0)
-            notices += [self._preempt(other) for other in giving_way]
-            cached = self._give_blocks(sequence)
-            self._running[sequence.key] = sequence
-            if sequence.admitted is not None:
-                notices.append(Notice(sequence.key, Resumed()))
-            sequence.admit(cached, now)
-            notices += _progress(sequence)
+            notices += [self._preempt(other) for other in giving_way or ()]
+            notices += self._let_in(self._sequences[claim.number], now)
         return notices
 
-    def _giving_way(self, sequence: SequenceState) -> list[SequenceState] | None:
-        """Who has to give its blocks back for this one to be let in: the fewest that do, the last in order first.
+    def _let_in(self, sequence: SequenceState, now: float) -> list[Notice]:
+        cached = self._blocks.give(sequence)
+        self._running[sequence.key] = sequence
+        self._shares.start(sequence.claim)
+        resumed = [] if sequence.admitted is None else [Notice(sequence.key, Resumed())]
+        sequence.admit(cached, now)
+        return [*resumed, *_progress(sequence)]
 
-        None where it can't be let in, for only those of a lower priority give way. They wait behind it, and don't take
-        its room in turn: until somebody ends, they find no more than what was too little for it.
+    def _giving_way(self, claim: Claim) -> list[Claim] | None:
+        """Who has to give its blocks back for the first in line to be let in: the fewest that do. None where it can't
+        be let in.
+
+        They wait behind it, and don't take its room in turn: until somebody ends, they find no more than what was too
+        little for it.
         """
-        if self._has_room(sequence, without=[]):
+        if self._has_room(claim):
             return []
-        lower = [other for other in self.running if other.request.priority > sequence.request.priority]
-        if not lower or not self._has_room(sequence, without=lower):
+        yielding = [other for other in self._shares.giving_way(claim) if self._may_give_way(other, claim)]
+        if not yielding or self._is_too_urgent(claim) or not self._has_room(claim, without=yielding):
             return None
-        counts = range(1, len(lower) + 1)
-        return next(lower[-count:] for count in counts if self._has_room(sequence, without=lower[-count:]))
+        counts = range(1, len(yielding) + 1)
+        return next(yielding[:count] for count in counts if self._has_room(claim, without=yielding[:count]))
 
-    def _has_room(self, sequence: SequenceState, *, without: Sequence[SequenceState]) -> bool:
-        """Whether there would be a place and blocks for one more if some who run gave theirs back.
+    def _may_give_way(self, other: Claim, claim: Claim) -> bool:
+        """Whether it has run long enough. Somebody who waits comes before what nobody waits for, at once."""
+        awaited = other.priority is not Priority.BACKGROUND or claim.priority is Priority.BACKGROUND
+        return self._running[other.number].settled or not awaited
 
-        A block for everyone who runs must be left over: without that a newcomer would soon be the one to be preempted.
-        """
+    def _is_too_urgent(self, claim: Claim) -> bool:
+        """Whether nobody has to give way to an urgent claim, for such ones have the most blocks that they may take."""
+        if claim.priority is not Priority.INTERACTIVE:
+            return False
+        held = sum(len(other.blocks) for other in self._running.values() if other.priority is claim.priority)
+        return (held + self._blocks.needed(self._sequences[claim.number])) * 4 > self._blocks.count * 3
+
+    def _has_room(self, claim: Claim, without: Sequence[Claim] = ()) -> bool:
+        """Whether there would be a place and blocks for one more if some who run gave theirs back."""
         running = len(self._running) - len(without)
         if running >= self._parallel:
             return False
-        cached = self._cached_blocks(sequence)
-        missing = self._blocks_for(len(sequence.tokens)) - len(cached)
-        return missing + running <= self._pool.available_without([other.blocks for other in without], keeping=cached)
-
-    def _cached_blocks(self, sequence: SequenceState) -> list[int]:
-        """What is known of its prefix. The last token is always computed, or there would be nothing to draw from."""
-        return self._pool.match(sequence.chain.digests[: (len(sequence.tokens) - 1) // self._block_tokens])
-
-    def _give_blocks(self, sequence: SequenceState) -> int:
-        """Blocks for all of its tokens, as many as possible from the cache; how many tokens those hold."""
-        cached = self._cached_blocks(sequence)
-        self._pool.hold(cached)
-        sequence.blocks = cached + self._pool.allocate(self._blocks_for(len(sequence.tokens)) - len(cached))
-        sequence.published = len(cached)
-        return len(cached) * self._block_tokens
+        others = [self._running[other.number] for other in without]
+        return self._blocks.have_room(self._sequences[claim.number], running=running, without=others)
 
     def _positions(self) -> list[Notice]:
-        """New positions in line. One that ran before waits without a word: its reader is past that."""
+        """Steps forward in line; others with less than their share may go back and forth before it. One that ran before
+        waits without a word: its reader is past that.
+        """
         notices: list[Notice] = []
-        for position, sequence in enumerate(self._waiting, 1):
-            if sequence.admitted is None and sequence.reported_position != position:
+        for position, sequence in enumerate(self.waiting, 1):
+            if sequence.admitted is None and not 0 < sequence.reported_position <= position:
                 sequence.reported_position = position
                 notices.append(Notice(sequence.key, Queued(position)))
         return notices
@@ -233,29 +233,17 @@ class Scheduler:
         writing = [sequence for sequence in taking_part if sequence.writing]
         prompts = [sequence for sequence in taking_part if not sequence.writing]
         tokens = self._budget.tokens(writing=bool(writing))
-        return (*(Part(sequence, 1) for sequence in writing), *divide(tokens, prompts))
-
-    def _publish(self, sequence: SequenceState) -> None:
-        """Make the blocks known that became full: answers too, for they are the history of the next turn."""
-        sequence.chain.extend(sequence.tokens)
-        for index in range(sequence.published, sequence.computed // self._block_tokens):
-            digest = sequence.chain.digests[index]
-            sequence.blocks[index] = self._pool.publish(sequence.blocks[index], digest)
-            sequence.published = index + 1
+        return (*(Part(sequence, 1) for sequence in writing), *divide(tokens, prompts, self._shares))
 
     def _finish(self, sequence: SequenceState, reason: FinishReason, now: float) -> Notice:
         self._leave(sequence)
         return Notice(sequence.key, sequence.finished(reason, now))
 
     def _leave(self, sequence: SequenceState) -> None:
-        self._pool.release(sequence.blocks)
-        del self._running[sequence.key]
-
-    def _missing(self, sequence: SequenceState) -> int:
-        return self._blocks_for(len(sequence.tokens)) - len(sequence.blocks)
-
-    def _blocks_for(self, tokens: int) -> int:
-        return -(-tokens // self._block_tokens)
+        self._shares.leave(sequence.claim)
+        self._blocks.release(sequence)
+        self._running.pop(sequence.key, None)
+        del self._sequences[sequence.key]
 
 
 def _order(sequence: SequenceState) -> tuple[int, int]:

@@ -6,8 +6,12 @@ from dataclasses import dataclass, field
 
 from quern.engine.base import EmbedRequest, Finished, GenerateRequest, Priority
 from quern.engine.cpu.kv_blocks import PrefixChain
+from quern.engine.fair_shares import Claim
 from quern.events import Prefill
 from quern.types import FinishReason, Timings, Usage
+
+MINIMUM_RUN = 64
+"""Tokens that a sequence which was preempted gets further, at least, before it has to give way again."""
 
 
 @dataclass(slots=True, eq=False)
@@ -16,7 +20,8 @@ class SequenceState:
 
     `end`: the model's own: a sampler that draws when a step reaches the sequence's end, or where its embedding goes.
     `tokens`: the prompt, then what was drawn. `computed` of them have their keys and values in `blocks`, of which the
-    first `published` are known to the pool. `reported`: prompt tokens that the reader knows to be done.
+    first `published` are known to the pool. `reported`: prompt tokens that the reader knows to be done. `furthest`: how
+    many tokens were computed before it last lost its blocks. `claim`: its claim to a place.
     """
 
     key: int
@@ -24,6 +29,7 @@ class SequenceState:
     end: object
     arrived: float
     chain: PrefixChain
+    claim: Claim = field(init=False)
     tokens: list[int] = field(init=False)
     blocks: list[int] = field(default_factory=list[int])
     computed: int = 0
@@ -33,14 +39,30 @@ class SequenceState:
     reported_position: int = 0
     admitted: float | None = None
     first_token: float | None = None
+    furthest: int = 0
+    _settled_at: int = 0
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
+        longest = self.request.sampling.max_tokens if isinstance(self.request, GenerateRequest) else 0
+        self.claim = Claim(self.key, len(self.tokens) + longest, self.request)
 
     @property
     def order(self) -> tuple[Priority, int]:
-        """Who goes first: lower runs earlier."""
-        return self.request.priority, self.key
+        """Who comes first in a step."""
+        return self.priority, self.key
+
+    @property
+    def priority(self) -> Priority:
+        """The one under which it waits or runs."""
+        return self.claim.priority
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has run long enough to give way to another owner or a higher priority: what was computed again
+        after the last time has paid off.
+        """
+        return self.computed >= self._settled_at
 
     @property
     def pending(self) -> int:
@@ -63,6 +85,19 @@ class SequenceState:
         if self.admitted is None:
             self.admitted = now
             self.cached = cached
+        else:
+            self._settled_at = self.furthest + max(MINIMUM_RUN, self.furthest - cached)
+
+    def advance(self, count: int) -> int:
+        """`count` more tokens are computed; how many of them never were before."""
+        before = max(self.computed, self.furthest)
+        self.computed += count
+        return max(0, self.computed - before)
+
+    def rewind(self) -> None:
+        """It lost its blocks."""
+        self.furthest = max(self.furthest, self.computed)
+        self.computed = self.published = 0
 
     def append(self, token_id: int, request: GenerateRequest, *, complete: bool) -> FinishReason | None:
         """A token was drawn: it becomes part of the answer to its request, unless it only ends that. Why the answer

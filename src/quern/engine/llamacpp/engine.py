@@ -20,7 +20,6 @@ from quern.engine.base import (
     EngineState,
     EngineStats,
     GenerateRequest,
-    Priority,
     Vector,
 )
 from quern.engine.llamacpp.backend import Backend, Connected, RemoteServer
@@ -126,30 +125,27 @@ class LlamaCppEngine:
             silent_seconds=time.monotonic() - self._heard_at if self._generating and self._connected else 0.0,
         )
 
-    async def check_grammar(self, grammar: Grammar) -> None:
+    async def check_grammar(self, grammar: Grammar, owner: str = "") -> None:
         """See `Engine.check_grammar`."""
-        await self._compiled(grammar)
+        await self._compiled(grammar, owner)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence; see `Engine.generate`.
 
         Raises ContextExceeded where it could never fit, and what `check_grammar` raises where that was not called.
         """
-        grammar = await self._compiled(request.grammar) if request.grammar is not None else None
+        grammar = await self._compiled(request.grammar, request.owner) if request.grammar is not None else None
         arrived = time.monotonic()
-        gate, place = self._arrive(request.prompt, request.sampling.max_tokens, request.priority)
+        gate, place = self._arrive(request, request.sampling.max_tokens)
         sequence: SlotGeneration | None = None
         try:
-            seen = 0
-            while position := gate.position(place):
-                if position == seen:
-                    await gate.change()
-                else:
-                    seen = position
+            async with aclosing(gate.positions(place)) as positions:
+                async for position in positions:
                     yield Queued(position)
             sequence = self._sequence(request, grammar, queued_ms=(time.monotonic() - arrived) * 1000)
             async with aclosing(self._watched(sequence.events())) as events:
                 async for event in events:
+                    gate.charge(place, event)
                     yield event
         except ConnectionError as error:
             raise self._unavailable() from error
@@ -158,16 +154,19 @@ class LlamaCppEngine:
 
     async def embed(self, request: EmbedRequest) -> Vector:
         """The embedding of one sequence; see `Engine.embed`."""
-        gate, place = self._arrive(request.prompt, 0, request.priority)
+        gate, place = self._arrive(request, 0)
         call: EmbeddingCall | None = None
         try:
             await gate.turn(place)
             if self._connected is None:
                 raise self._unavailable()
             call = EmbeddingCall(self._connected.server, self._embedding)
-            return await call.embed(request.prompt)
+            vector = await call.embed(request.prompt)
         except ConnectionError as error:
             raise self._unavailable() from error
+        else:
+            gate.embedded(place)
+            return vector
         finally:
             self._leave(gate, place, call)
 
@@ -187,12 +186,12 @@ class LlamaCppEngine:
         size = self._vocabulary.vocabulary_size
         self._grammars = GrammarChecker(self._vocabulary, size, Llguidance.LLAMA_CPP)
 
-    async def _compiled(self, grammar: Grammar) -> CompiledGrammar:
+    async def _compiled(self, grammar: Grammar, owner: str) -> CompiledGrammar:
         if self._connected is None or self._grammars is None:
             raise self._unavailable()
         if not self._connected.keeps_to_grammars:
             raise InvalidRequest(NO_LLGUIDANCE)
-        return await self._grammars.check(grammar)
+        return await self._grammars.check(grammar, owner)
 
     def _choose_backend(self, model_path: Path) -> Backend:
         settings = self._settings
@@ -253,12 +252,13 @@ class LlamaCppEngine:
             msg = f"The inference server was lost and could not be brought back at once. {error}"
             self._gate.refuse_waiting(EngineFailed(msg))
 
-    def _arrive(self, prompt: tuple[int, ...], max_tokens: int, priority: Priority) -> tuple[Gate, Place]:
+    def _arrive(self, request: GenerateRequest | EmbedRequest, max_tokens: int) -> tuple[Gate, Place]:
         if self._connected is None or self._gate is None:
             raise self._unavailable()
-        if len(prompt) + max_tokens > self.info.context_length:
-            raise ContextExceeded(len(prompt), max_tokens, self.info.context_length)
-        return self._gate, self._gate.arrive(len(prompt) + max_tokens, priority)
+        tokens = len(request.prompt) + max_tokens
+        if tokens > self.info.context_length:
+            raise ContextExceeded(len(request.prompt), max_tokens, self.info.context_length)
+        return self._gate, self._gate.arrive(tokens, request)
 
     def _sequence(self, request: GenerateRequest, grammar: CompiledGrammar | None, queued_ms: float) -> SlotGeneration:
         if self._connected is None:

@@ -132,16 +132,17 @@ def test_another_salt_finds_nothing() -> None:
     assert run.finished(2).usage.cached_tokens == 0
 
 
-def test_a_prompt_that_finds_no_room_waits_and_holds_back_those_behind_it() -> None:
-    run = Run(blocks=10)
-    run.arrive(request(prompt(24), max_tokens=8))
+def test_small_ones_overtake_a_large_one_that_finds_no_room_until_they_are_as_large_together() -> None:
+    run = Run(blocks=16)
+    run.arrive(request(prompt(40), max_tokens=20))
     run.step()
-    large, small = run.arrive(request(prompt(20, first=3))), run.arrive(request(prompt(2)))
-    run.step()
-    assert run.reported(large) == [Queued(1)]
-    assert run.reported(small) == [Queued(2)]
-    run.finish()
-    assert run.finished(small).timings.queued_ms == run.finished(large).timings.queued_ms > 0
+    large = run.arrive(request(prompt(24, first=3), max_tokens=4))
+    small = [run.arrive(request(prompt(2, first=number), max_tokens=8)) for number in range(4)]
+    run.steps(40)
+    assert not run.reported(large, Preempted)
+    starts = [run.finished(key).timings.queued_ms for key in (large, *small)]
+    assert starts[1] == starts[2] == 0, "two of them take 20 of the 28 tokens that the large one is"
+    assert 0 < starts[0] <= starts[3] == starts[4], "a third one would be too much"
 
 
 def test_nobody_is_let_in_whom_the_next_block_would_push_out_again() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from quern.engine.base import GenerateRequest, Priority
 from quern.engine.cpu.kv_blocks import PrefixChain
 from quern.engine.cpu.sequence import SequenceState
 from quern.engine.cpu.step_budget import ALONE, Budget, divide
+from quern.engine.fair_shares import FairShares
 from quern.sampling import SamplingParams
 
 
@@ -18,8 +21,17 @@ def sequence(key: int, pending: int, priority: Priority = Priority.NORMAL) -> Se
     return SequenceState(key, request, object(), 0.0, PrefixChain("", 4))
 
 
+def _shares(prompts: Iterable[SequenceState]) -> FairShares:
+    """All of them run."""
+    shares = FairShares(16)
+    for prompt in prompts:
+        shares.arrive(prompt.claim)
+        shares.start(prompt.claim)
+    return shares
+
+
 def shares(tokens: int, *prompts: SequenceState) -> list[int]:
-    counts = {part.sequence.key: part.count for part in divide(tokens, prompts)}
+    counts = {part.sequence.key: part.count for part in divide(tokens, prompts, _shares(prompts))}
     return [counts.get(prompt.key, 0) for prompt in prompts]
 
 

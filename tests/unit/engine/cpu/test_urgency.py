@@ -7,8 +7,9 @@ from dataclasses import replace
 from tests.unit.engine.cpu.scripted import answer
 from tests.unit.engine.cpu.transcript import Run, prompt, request
 
-from quern.engine.base import Finished, GenerateRequest, Priority
+from quern.engine.base import Finished, GenerateRequest, Priority, Tokens
 from quern.engine.cpu.scheduler import Preempted
+from quern.engine.cpu.sequence import MINIMUM_RUN
 
 
 def urgent(ids: tuple[int, ...], max_tokens: int = 4) -> GenerateRequest:
@@ -110,15 +111,92 @@ def test_the_lowest_priority_gives_way_first_although_it_came_first() -> None:
 
 
 def test_one_who_types_without_a_pause_does_not_keep_a_long_answer_from_its_end() -> None:
-    run = Run(blocks=16, parallel=1)
-    long = run.arrive(request(prompt(30), 20))
+    run = Run(blocks=150, parallel=1)
+    long = run.arrive(request(prompt(30), 500))
     arrivals = 0
     while not run.reported(long, Finished):
         if not run.scheduler.waiting and run.clock % 3 == 0:
             run.arrive(urgent(prompt(9, first=arrivals), 1))
             arrivals += 1
         run.step()
-        assert run.clock < 500, "the long answer never ends"
+        assert run.clock < 1000, "the long answer never ends"
     assert arrivals > 5
-    assert len(run.reported(long, Preempted)) <= arrivals, "once for each, at most"
-    assert run.ids(long) == answer(prompt(30), 20)
+    assert len(run.reported(long, Preempted)) <= 500 // MINIMUM_RUN + 1, "it gets further before it gives way again"
+    assert run.ids(long) == answer(prompt(30), 500)
+
+
+def test_urgent_ones_leave_a_quarter_of_the_places_to_those_who_have_them() -> None:
+    run = Run(blocks=400, parallel=4)
+    chats = [run.arrive(request(prompt(4, first=number), 60)) for number in range(4)]
+    run.steps(2)
+    for number in range(32):
+        run.arrive(urgent(prompt(9, first=number), 30))
+    run.steps(40)
+    assert [len(run.reported(key, Preempted)) for key in chats] == [0, 1, 1, 1]
+    assert len(run.ids(chats[0])) >= 40 // 4, "it takes part in one step of four"
+
+
+def test_urgent_ones_that_filled_an_idle_server_make_way_for_a_chat() -> None:
+    run = Run(blocks=400, parallel=4)
+    for number in range(8):
+        run.arrive(urgent(prompt(9, first=number), 100))
+    run.steps(4)
+    chat = run.arrive(request(prompt(4), 10))
+    run.steps(20)
+    assert run.ids(chat), "three quarters of the places are theirs"
+    assert len([key for key in range(1, 9) if run.reported(key, Preempted)]) == 1
+
+
+def test_urgent_ones_take_no_more_than_three_quarters_of_the_blocks_from_others() -> None:
+    run = Run(blocks=40, parallel=8)
+    chats = [run.arrive(request(prompt(36, first=number), 8)) for number in range(3)]
+    run.steps(10)
+    for number in range(6):
+        run.arrive(urgent(prompt(36, first=10 + number), 4))
+    run.step()
+    assert [len(run.reported(key, Preempted)) for key in chats] == [0, 1, 1]
+    run.finish()
+    assert all(run.ids(key) == answer(prompt(36, first=number), 8) for number, key in enumerate(chats))
+
+
+def test_where_there_is_one_place_only_every_fourth_time_it_is_not_an_urgent_ones() -> None:
+    run = Run(blocks=400, parallel=1)
+    for number in range(8):
+        run.arrive(urgent(prompt(4, first=number), 4))
+    run.step()
+    chat = run.arrive(request(prompt(4, first=40), 4))
+    run.finish()
+    ends = sorted(range(1, 10), key=lambda key: run.finished(key).timings.queued_ms + (key == chat) * 0.1)
+    assert ends.index(chat) == 3 + 1, "one ran already, three go first"
+
+
+def test_a_running_one_that_nobody_waits_for_any_more_gives_way_and_gets_its_place_back() -> None:
+    run = Run(parallel=1)
+    unread = request(prompt(8), 20)
+    first = run.arrive(unread)
+    run.steps(3)
+    second = run.arrive(request(prompt(8, first=20), 6))
+    run.step()
+    assert not run.reported(second, Tokens)
+    unread.override.priority = Priority.BACKGROUND
+    run.step()
+    assert run.reported(first, Preempted)
+    unread.override.priority = None
+    run.finish()
+    assert not run.reported(second, Preempted), "the reader came back too late for that"
+    assert run.ids(first) == answer(prompt(8), 20)
+
+
+def test_what_nobody_waits_for_gives_way_every_time_at_once() -> None:
+    run = Run(blocks=150, parallel=1)
+    behind = run.arrive(background(prompt(30), 20))
+    waited: list[float] = []
+    for number in range(5):
+        run.steps(4)
+        chat = run.arrive(request(prompt(9, first=number), 2))
+        while not run.reported(chat, Finished):
+            run.step()
+        waited.append(run.finished(chat).timings.queued_ms)
+    assert waited == [0] * 5
+    run.finish()
+    assert run.ids(behind) == answer(prompt(30), 20)
