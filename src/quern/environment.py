@@ -31,3 +31,13 @@ def settings_variables() -> dict[str, str]:
         for name, value in sorted(os.environ.items())
         if name.startswith(ENV_PREFIX) and name != SERVER_VARIABLE
     }
+
+
+def words_to_complete() -> list[str] | None:
+    """The words after the command's name that a shell asks to complete; None where none asks.
+
+    Source of the variables: Typer's shell scripts.
+    """
+    if "_QUERN_COMPLETE" not in os.environ:
+        return None
+    return (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or "").split()[1:]
