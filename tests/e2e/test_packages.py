@@ -71,9 +71,7 @@ def test_the_wheel_serves_with_the_engine_cpu_where_it_was_not_built(
     assert "manylinux" in wheel.name
     quern = _installed(tmp_path / "venv", wheel, {})
     data_dir_with_model(tmp_path)
-    assert "ok    engine    cpu" in _run(
-        str(quern), "doctor", QUERN_DATA_DIR=str(tmp_path), QUERN_MODEL__NAME=SMALL_MODEL
-    )
+    assert "ok    engine    cpu" in _doctor(quern, tmp_path)
     _answers(quern, tmp_path, "cpu")
 
 
@@ -83,7 +81,5 @@ def test_the_source_distribution_installs_where_nothing_compiles_and_serves_with
     [source] = packages.glob("*.tar.gz")
     quern = _installed(tmp_path / "venv", source, NOTHING_COMPILES)
     data_dir_with_model(tmp_path)
-    assert "engine    llamacpp" in _run(
-        str(quern), "doctor", QUERN_DATA_DIR=str(tmp_path), QUERN_MODEL__NAME=SMALL_MODEL
-    )
+    assert "engine    llamacpp" in _doctor(quern, tmp_path)
     _answers(quern, tmp_path, "llamacpp")
