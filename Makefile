@@ -12,17 +12,19 @@ SANITIZE := build/sanitize
 SANITIZE_PYTHON := $(SANITIZE)/venv/bin/python
 SANITIZE_STAMP := $(SANITIZE)/.built
 JOBS ?= 2
+DIST ?= dist
 ROUNDS ?= 200000
 SEED ?= 1
 SECONDS ?= 3600
 
-.PHONY: help setup serve test check lock bench peers sanitize fuzz fuzz-api clean
+.PHONY: help setup serve test check wheel lock bench peers sanitize fuzz fuzz-api clean
 
 help:
 	@echo "make serve      set up, fetch the model, serve on 127.0.0.1:8001"
 	@echo "make test       set up, lint, type-check and run every test, in JOBS=$(JOBS) processes"
 	@echo "make setup      only the set-up: a virtual environment in .venv with everything locked by hash"
 	@echo "make check      lint, types and architecture, without the tests"
+	@echo "make wheel      in $(DIST)/ a wheel for Linux x86-64, and a source distribution for other machines"
 	@echo "make bench      HTTP against the engine alone, /health under load: some ten minutes"
 	@echo "make peers      llama.cpp, built for this CPU, to measure against: some fifteen minutes, once"
 	@echo "make sanitize   the native tests with AddressSanitizer and UndefinedBehaviorSanitizer"
@@ -54,6 +56,13 @@ check: setup
 test: check
 	$(BIN)/quern pull qwen2.5-coder-0.5b
 	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+
+wheel: setup
+	rm -rf build/wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m build --no-isolation --sdist --wheel --outdir build/wheel .
+	mkdir -p $(DIST)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir $(DIST) build/wheel/*-linux_x86_64.whl
+	cp build/wheel/*.tar.gz $(DIST)
 
 bench: setup
 	$(BIN)/quern pull qwen2.5-coder-1.5b

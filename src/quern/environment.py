@@ -66,3 +66,13 @@ def settings_variables() -> dict[str, str]:
 def config_home() -> Path:
     """`$XDG_CONFIG_HOME`, normally `~/.config`; where a user's systemd looks for units."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+
+
+def words_to_complete() -> list[str] | None:
+    """The words after the command's name that a shell asks to complete; None where none asks.
+
+    Source of the variables: Typer's shell scripts.
+    """
+    if "_QUERN_COMPLETE" not in os.environ:
+        return None
+    return (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or "").split()[1:]

@@ -23,6 +23,7 @@ from typing import Annotated, cast
 import typer
 
 from quern import __version__
+from quern.environment import words_to_complete
 from quern.errors import ConfigError, QuernError
 
 # Each is imported when it is used: the server's libraries take two seconds, and a client should not wait for them.
@@ -50,19 +51,24 @@ def run() -> None:
     # A terminal in an older encoding shows "?" for what it lacks instead of ending the answer.
     cast("io.TextIOWrapper", sys.stdout).reconfigure(errors="replace")
     try:
-        build_app(_needed(sys.argv[1:]))()
+        words = words_to_complete()
+        if words is None:
+            build_app(_needed(sys.argv[1:]))()
+        else:
+            build_app([words[0]] if words and words[0] in COMMANDS else [], names_only=COMMANDS)()
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def build_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
-    """The command line with the subcommands `names`."""
+def build_app(names: Iterable[str] = COMMANDS, names_only: Iterable[str] = ()) -> typer.Typer:
+    """The command line with the subcommands `names`. Of `names_only` there are only the names, for a shell to choose
+    from.
+    """
     app = typer.Typer(
         name="quern",
         help="A self-hosted code-generation server for Qwen-Coder models.",
         epilog="Start with `quern doctor`, then `quern serve`, then `quern chat` in a second terminal.",
         no_args_is_help=True,
-        add_completion=False,
         rich_markup_mode="markdown",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -73,6 +79,8 @@ def build_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
             app.add_typer(command, name=name)
         else:
             app.command(name)(command)
+    for name in (name for name in names_only if name not in names):
+        app.command(name)(lambda: None)
     return app
 
 

@@ -94,3 +94,20 @@ print(*({"fastapi", "sqlalchemy", "tokenizers", "uvicorn", "prompt_toolkit"} & s
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=60)
     assert done.stdout == b"\n"
+
+
+@pytest.mark.parametrize(
+    ("shell", "words", "offered"),
+    [
+        ("bash", {"COMP_WORDS": "quern se", "COMP_CWORD": "1"}, "serve"),
+        ("bash", {"COMP_WORDS": "quern serve --all", "COMP_CWORD": "2"}, "--allow-anonymous"),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "quern do"}, "doctor"),
+        ("fish", {"_TYPER_COMPLETE_ARGS": "quern pull --", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}, "--help"),
+    ],
+)
+def test_shells_complete_commands_and_options(
+    command: Command, shell: str, words: dict[str, str], offered: str
+) -> None:
+    asking = {**command.environment, "_QUERN_COMPLETE": f"complete_{shell}", **words}
+    done = Command(asking).run()
+    assert offered in done.stdout.decode()
