@@ -23,11 +23,11 @@ async def test_the_next_request_meets_the_new_limit_of_the_queue_and_running_one
         waiting = asyncio.ensure_future(quern.client.post("/v1/chat/completions", json=CHAT))
         while engine.stats().waiting == 0:
             await asyncio.sleep(0)
-        quern.application.reload(_with(quern, max_queued=0))
+        await quern.application.reload(_with(quern, max_queued=0))
         refused = await quern.client.post("/v1/chat/completions", json=CHAT)
         assert refused.status_code == 503
         assert "retry-after" in refused.headers
-        quern.application.reload(quern.settings)
+        await quern.application.reload(quern.settings)
         assert (await quern.client.post("/v1/chat/completions", json=CHAT)).status_code == 200
         assert {(await one).status_code for one in (running, waiting)} == {200}
 
