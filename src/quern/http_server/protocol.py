@@ -168,7 +168,7 @@ class HttpProtocol(BoundedConnection):
             refusal = refusals.NO_PROXY
         elif len(hosts) > 1:
             refusal = refusals.malformed("it has two Host headers")
-        elif version == "1.1" and not (hosts and hosts[0].strip()):
+        elif version == "1.1" and not (hosts and (hosts[0].strip() or self.local)):  # a Unix socket has no host
             refusal = refusals.malformed("it names no host, as the header Host has to")
         elif codings and version == "1.0":
             refusal = refusals.malformed("HTTP/1.0 has no Transfer-Encoding")
