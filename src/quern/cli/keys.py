@@ -25,6 +25,8 @@ keys = typer.Typer(
 )
 
 KEYS = "/v1/admin/keys"
+WIDE = 1000
+"""Columns. A terminal breaks lines that are too long, and nothing is left out of them."""
 
 Key = Annotated[str, typer.Argument(help="A key's name or id.")]
 Role = Annotated[KeyRole | None, typer.Option(help="`admin` may run the server too.", show_default=False)]
@@ -77,7 +79,7 @@ def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(found, indent=2))
     elif found:
-        Console(soft_wrap=True).print(_table(found))
+        Console(width=WIDE).print(_table(found))
     else:
         typer.echo("There are no keys yet. Make one with `quern keys create NAME`.")
 

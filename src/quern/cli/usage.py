@@ -16,6 +16,7 @@ from rich.table import Table
 from quern.cli.administration import administer
 from quern.cli.server_choice import DataDir
 
+WIDE = 1000
 COLUMNS = ("day", "key", "model", "requests", "prompt_tokens", "cached_tokens", "completion_tokens", "compute_seconds")
 
 
@@ -45,7 +46,7 @@ def usage(
         writer.writeheader()
         writer.writerows(rows)
     elif rows:
-        Console(soft_wrap=True).print(_table(rows))
+        Console(width=WIDE).print(_table(rows))
     else:
         typer.echo("Nothing was used in these days.")
 

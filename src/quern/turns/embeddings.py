@@ -15,8 +15,8 @@ from quern.engine.base import EmbedRequest, Engine, Priority, Vector
 from quern.errors import EngineUnavailable, InputTooLong, InvalidRequest, QueueFull
 from quern.prompt.codec import TextCodec
 from quern.turns.preparation import check_ids
-from quern.turns.queue_limit import LONGEST_RETRY_AFTER, UNMEASURED_RETRY_AFTER
 from quern.turns.request import Caller
+from quern.turns.retry_after import LONGEST_RETRY_AFTER, UNMEASURED_RETRY_AFTER
 from quern.turns.service import LOADING_RETRY_AFTER, TurnService
 from quern.turns.tokens import TextOrIds
 

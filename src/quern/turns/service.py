@@ -32,8 +32,9 @@ from quern.turns.history import HistoryLoader, with_custom_results
 from quern.turns.journal import Journal
 from quern.turns.owner_turns import OwnerTurns
 from quern.turns.preparation import LONG_PROMPT, Prepared, call_parser, check_ids, prepare, prompt_size
-from quern.turns.queue_limit import Places, Progress, TurnLengths, retry_after
+from quern.turns.queue_limit import Places
 from quern.turns.request import ChatInput, TokenInput, TurnRequest
+from quern.turns.retry_after import Progress, RetryAfter
 from quern.turns.runner import SERVER_STOPPED, TurnRunner
 from quern.turns.turn import Turn
 from quern.types import Item, TurnState
@@ -67,7 +68,7 @@ class TurnService:
         self._journal = Journal(turns, interval=settings.save_interval_ms / 1000, token_limit=settings.save_tokens)
         self._owner_turns = OwnerTurns(usage, lambda: engine.info.parallel, self._retry_after)
         self._runner = TurnRunner(engine, turns, self._journal, self._owner_turns)
-        self._lengths = TurnLengths()
+        self._retry = RetryAfter()
         self._places = Places(self._retry_after)
         self._active: dict[str, Turn] = {}
         self._long_prompts = ThreadPoolExecutor(1, thread_name_prefix="quern-long-prompts")
@@ -111,7 +112,7 @@ class TurnService:
             history = await self._history.load(request)
             with (
                 self._owner_turns.place(request.caller.principal, active),
-                self._places.place(request.priority_asked, active, limit),
+                self._places.place(request.priority_asked, request.caller.owner, active, limit),
             ):
                 prepared = await self._prepare(history, request.input)
                 grammar = await self._grammars.choose(
@@ -250,7 +251,7 @@ class TurnService:
             for turn in self._active.values()
             if turn.first_token_at is not None
         ]
-        return retry_after(running, self._lengths.typical)
+        return self._retry.seconds(running)
 
     def _turn(self, request: TurnRequest, prepared: Prepared, grammar: Grammar | None) -> Turn:
         sampling = request.sampling
@@ -337,12 +338,16 @@ class TurnService:
             if turn.log.end is None:
                 turn.log.append(TurnEnded(TurnState.FAILED, error=f"{type(error).__name__}: {error}"))
         finally:
+            self._account(turn)
             del self._active[turn.id]
-            self._charge(turn)
-        if turn.log.end is not None and turn.log.end.state is TurnState.COMPLETED:
-            self._lengths.add(turn.log.end.usage.completion_tokens)
 
-    def _charge(self, turn: Turn) -> None:
-        if turn.log.end is not None:
-            used = turn.log.end.usage
+    def _account(self, turn: Turn) -> None:
+        """Count what an ended turn has cost, and that its place is free."""
+        end, busy = turn.log.end, len(self._active) > self._engine.info.parallel
+        if end is not None:
+            used = end.usage
             self._usage.charge(turn.principal, used.prompt_tokens - used.cached_tokens + used.completion_tokens)
+        whole = end is not None and end.state is TurnState.COMPLETED
+        self._retry.ended(
+            busy=busy, completion_tokens=end.usage.completion_tokens if end is not None and whole else None
+        )
