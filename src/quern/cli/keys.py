@@ -17,7 +17,7 @@ from rich.table import Table
 
 from quern.cli.administration import administer
 from quern.cli.server_choice import DataDir
-from quern.errors import ConfigError
+from quern.errors import ConfigError, KeyNotFound
 from quern.records import KeyRole
 
 keys = typer.Typer(
@@ -77,7 +77,7 @@ def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(found, indent=2))
     elif found:
-        Console(soft_wrap=True).print(_table(found))
+        Console(soft_wrap=True, markup=False, emoji=False).print(_table(found))
     else:
         typer.echo("There are no keys yet. Make one with `quern keys create NAME`.")
 
@@ -85,14 +85,14 @@ def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 @keys.command()
 def revoke(key: Key, data_dir: DataDir = None) -> None:
     """Let a key open nothing from now on. What it made stays; turns that run go on."""
-    shown = administer("DELETE", f"{KEYS}/{quote(key, safe='')}", data_dir=data_dir)
+    shown = administer("DELETE", _path(key), data_dir=data_dir)
     typer.echo(f"The key {shown['name']} ({shown['id']}) is revoked.")
 
 
 @keys.command()
 def rotate(key: Key, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Give a key another secret and show it, this once. The old one opens nothing from now on."""
-    _show_secret(administer("POST", f"{KEYS}/{quote(key, safe='')}/rotate", data_dir=data_dir), as_json=as_json)
+    _show_secret(administer("POST", f"{_path(key)}/rotate", data_dir=data_dir), as_json=as_json)
 
 
 @keys.command()
@@ -118,7 +118,7 @@ def limit(
         "tokens_per_day": tokens_per_day,
     }
     body = {"limits": _given(limits), **_values(None, weight, None, None)}
-    _show_one(administer("POST", f"{KEYS}/{quote(key, safe='')}", data_dir=data_dir, body=body))
+    _show_one(administer("POST", _path(key), data_dir=data_dir, body=body))
 
 
 @keys.command()
@@ -133,13 +133,13 @@ def change(
 ) -> None:
     """Change a key's name, role, weight, note, or when it expires."""
     body = {**_given({"name": name}), **_values(role, weight, expires, note)}
-    _show_one(administer("POST", f"{KEYS}/{quote(key, safe='')}", data_dir=data_dir, body=body))
+    _show_one(administer("POST", _path(key), data_dir=data_dir, body=body))
 
 
 @keys.command()
 def adopt(key: Key, data_dir: DataDir = None) -> None:
     """Give a key the conversations that were made before there were keys."""
-    moved = administer("POST", f"{KEYS}/{quote(key, safe='')}/adopt", data_dir=data_dir)["conversations"]
+    moved = administer("POST", f"{_path(key)}/adopt", data_dir=data_dir)["conversations"]
     typer.echo(f"{moved} conversations are {key}'s now.")
 
 
@@ -159,6 +159,13 @@ def audit(
         print(f"{entry['at']}  {entry['actor']:12}  {entry['action']:14}  {entry['subject']}  {details}")
 
 
+def _path(key: str) -> str:
+    """Where a key is. Raises KeyNotFound for what no key is called: it would lead to another path."""
+    if "/" in key or key.strip() in {"", ".", ".."}:
+        raise KeyNotFound(f"There is no key {key!r}. `quern keys list` shows them all.")
+    return f"{KEYS}/{quote(key, safe='')}"
+
+
 def expiry(text: str, now: datetime) -> datetime:
     """When a key expires: a date, a time with an offset, or so many days (`90d`) or hours (`12h`) from now.
 
@@ -169,11 +176,11 @@ def expiry(text: str, now: datetime) -> datetime:
         if unit is not None:
             return now + unit * int(text[:-1])
         at = datetime.fromisoformat(text)
+        return (at if at.tzinfo is not None else at.astimezone()).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ConfigError(
             f"--expires takes a date like 2027-01-31, or a time from now on like 90d or 12h, and {text!r} is neither."
         ) from None
-    return at if at.tzinfo is not None else at.astimezone()
 
 
 def _values(role: KeyRole | None, weight: float | None, expires: str | None, note: str | None) -> dict[str, Any]:

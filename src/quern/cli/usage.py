@@ -45,7 +45,7 @@ def usage(
         writer.writeheader()
         writer.writerows(rows)
     elif rows:
-        Console(soft_wrap=True).print(_table(rows))
+        Console(soft_wrap=True, markup=False, emoji=False).print(_table(rows))
     else:
         typer.echo("Nothing was used in these days.")
 

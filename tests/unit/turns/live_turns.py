@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import uuid
 
+from quern.access.principal import Principal
 from quern.engine.base import GenerateRequest, Priority
 from quern.prompt.codec import TextCodec
 from quern.prompt.tools.protocols import AnswerParser
+from quern.records import KeyRole
 from quern.sampling import SamplingParams
 from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.disconnect_policy import Abandonment
@@ -14,6 +16,7 @@ from quern.turns.turn import Turn
 from quern.types import DisconnectPolicy
 
 BYTES = TextCodec.builtin()
+ANN = Principal("ann", "ann", KeyRole.USER)
 
 
 def live_turn(
@@ -31,7 +34,7 @@ def live_turn(
     turn_id = str(uuid.uuid4())
     return Turn(
         turn_id,
-        owner="ann",
+        principal=ANN,
         conversation_id=conversation_id,
         request=GenerateRequest(
             (1, 2, 3), SamplingParams(max_tokens=max_tokens), BYTES.stop_token_ids, priority=priority
