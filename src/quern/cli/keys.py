@@ -6,17 +6,19 @@ Where a server runs on the data directory it is told at once; where none does, t
 from __future__ import annotations
 
 import json
+import math
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from quern.cli.administration import administer
 from quern.cli.server_choice import DataDir
+from quern.cli.terminal import table_console
 from quern.errors import ConfigError, KeyNotFound
 from quern.records import KeyRole
 
@@ -25,6 +27,8 @@ keys = typer.Typer(
 )
 
 KEYS = "/v1/admin/keys"
+DURATION = re.compile(r"0*([1-9][0-9]{0,8})([dh])", re.ASCII)
+UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1)}
 
 Key = Annotated[str, typer.Argument(help="A key's name or id.")]
 Role = Annotated[KeyRole | None, typer.Option(help="`admin` may run the server too.", show_default=False)]
@@ -77,7 +81,7 @@ def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(found, indent=2))
     elif found:
-        Console(soft_wrap=True, markup=False, emoji=False).print(_table(found))
+        table_console().print(_table(found))
     else:
         typer.echo("There are no keys yet. Make one with `quern keys create NAME`.")
 
@@ -171,10 +175,10 @@ def expiry(text: str, now: datetime) -> datetime:
 
     Raises ConfigError.
     """
-    unit = {"d": timedelta(days=1), "h": timedelta(hours=1)}.get(text[-1:])
+    duration = DURATION.fullmatch(text)
     try:
-        if unit is not None:
-            return now + unit * int(text[:-1])
+        if duration is not None:
+            return now + UNITS[duration[2]] * int(duration[1])
         at = datetime.fromisoformat(text)
         return (at if at.tzinfo is not None else at.astimezone()).astimezone(UTC)
     except (ValueError, OverflowError):
@@ -184,6 +188,8 @@ def expiry(text: str, now: datetime) -> datetime:
 
 
 def _values(role: KeyRole | None, weight: float | None, expires: str | None, note: str | None) -> dict[str, Any]:
+    if weight is not None and not math.isfinite(weight):
+        raise ConfigError(f"--weight takes a number from 0.01 to 100, and {weight} is none.")
     at = expiry(expires, datetime.now(UTC)).isoformat() if expires is not None else None
     return _given({"role": role, "weight": weight, "expires_at": at, "note": note})
 
@@ -209,7 +215,7 @@ def _show_one(key: dict[str, Any]) -> None:
 def _table(found: list[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("name", "id", "role", "weight", "made", "last used", "state", "limits", "note"):
-        table.add_column(column, no_wrap=column not in {"limits", "note"}, overflow="fold")
+        table.add_column(column, overflow="fold")
     for key in found:
         limits = " ".join(f"{name}={value}" for name, value in key["limits"].items())
         used = (key["last_used_at"] or "never").partition("+")[0]
