@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 from typing import Any
 
 import pytest
@@ -18,10 +19,8 @@ from .raw_sockets import RawClient
 from .test_keys import bearer, make, status
 
 FUZZED = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-KEYS = st.builds(
-    lambda key_id, secret: f"quern_{key_id}_{secret}",
-    st.text(ALPHABET, min_size=ID_CHARACTERS, max_size=ID_CHARACTERS),
-    st.text(ALPHABET, min_size=SECRET_CHARACTERS, max_size=SECRET_CHARACTERS),
+KEYS = st.from_regex(
+    re.compile(rf"quern_[{ALPHABET}]{{{ID_CHARACTERS}}}_[{ALPHABET}]{{{SECRET_CHARACTERS}}}"), fullmatch=True
 )
 ANYTHING = st.text(max_size=300) | st.binary(max_size=300).map(lambda raw: raw.decode("latin-1")) | KEYS
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
+import httpx2
 import pytest
 from sqlalchemy import text
 
@@ -33,19 +34,28 @@ ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 @asynccontextmanager
 async def full_disk(quern: Quern) -> AsyncGenerator[str]:
     """A database that has no room for one more key; the name of one that could not be made."""
-    for pragma in ("max_page_count = 1", "max_page_count = 100000"):
-        async with quern.application.database.transaction() as connection:
-            await connection.execute(text(f"PRAGMA {pragma}"))
-        if pragma.endswith("= 1"):
-            async with control(quern) as local:
-                for number in range(100):  # until the pages that there are have no room
-                    made = await local.post("/v1/admin/keys", json={"name": f"n{number}", "note": "n" * 1000})
-                    if made.status_code != 200:
-                        break
-                assert made.status_code == 500
-                assert "is full" in made.json()["error"]["message"]
-                assert "key" not in made.json()
-                yield f"n{number}"
+    await _set(quern, "max_page_count = 1")
+    async with control(quern) as local:
+        failed = await _first_that_fails(local)
+    yield failed
+    await _set(quern, "max_page_count = 100000")
+
+
+async def _set(quern: Quern, pragma: str) -> None:
+    async with quern.application.database.transaction() as connection:
+        await connection.execute(text(f"PRAGMA {pragma}"))
+
+
+async def _first_that_fails(local: httpx2.AsyncClient) -> str:
+    """Make keys until the pages that there are have no room."""
+    for number in range(100):
+        made = await local.post("/v1/admin/keys", json={"name": f"n{number}", "note": "n" * 1000})
+        if made.status_code != 200:
+            assert made.status_code == 500
+            assert "is full" in made.json()["error"]["message"]
+            assert "key" not in made.json()
+            return f"n{number}"
+    pytest.fail("the database never got full")
 
 
 @pytest.mark.parametrize("method", ["create", "change"])

@@ -209,8 +209,8 @@ def waits_for_long(request: GenerateRequest) -> list[int]:
 
 
 async def answer_to(quern: Quern, case: Case, headers: dict[str, str]) -> httpx2.Response:
-    given = {"json": case.body} if case.body is not None else {"data": case.form} if case.form is not None else {}
-    return await quern.client.request(case.method, case.path, headers={**headers, **dict(case.headers)}, **given)
+    together = {**headers, **dict(case.headers)}
+    return await quern.client.request(case.method, case.path, headers=together, json=case.body, data=case.form)
 
 
 VOLATILE = (
@@ -385,7 +385,7 @@ async def test_a_prompt_of_another_key_is_not_told_as_cached_unless_keys_share(
 ) -> None:
     async with start(FakeEngine(reply=lambda _: [100] * 2), access={"share_cache": share}) as quern:
         anna, ben = bearer(await make(quern, "anna")), bearer(await make(quern, "ben"))
-        counts = []
+        counts: list[int] = []
         for key in (anna, anna, ben, ben):
             answer = await quern.client.post(path, json=body, headers=key)
             assert answer.status_code == 200, answer.text

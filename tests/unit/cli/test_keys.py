@@ -112,9 +112,7 @@ def test_a_key_lives_through_all_commands(quern: Quern) -> None:
     assert len(quern("keys", "audit", "--number", "2").splitlines()) == 2
 
 
-@pytest.mark.parametrize(
-    "name", ["[red]", "[bold]x", "[link=x]y[", ":smile:", "名前", "a  b", "100%", "-"]
-)
+@pytest.mark.parametrize("name", ["[red]", "[bold]x", "[link=x]y[", ":smile:", "名前", "a  b", "100%", "-"])
 def test_names_are_shown_as_they_are(quern: Quern, name: str) -> None:
     quern("keys", "create", "--note", "[/b] :bomb: [red]", "--", name)
     table = quern("keys", "list")
