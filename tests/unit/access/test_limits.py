@@ -60,9 +60,7 @@ def test_who_waits_as_long_as_was_said_is_taken() -> None:
     st.integers(1, 10**7),
     st.lists(st.tuples(st.floats(0, 100), st.integers(0, 10**6), st.integers(1, 20)), max_size=30),
 )
-def test_the_time_to_wait_is_never_too_short(
-    requests: int, tokens: int, steps: list[tuple[float, int, int]]
-) -> None:
+def test_the_time_to_wait_is_never_too_short(requests: int, tokens: int, steps: list[tuple[float, int, int]]) -> None:
     limits, anna = Limits(LimitSettings()), key(requests_per_minute=requests, tokens_per_minute=tokens)
     now = 1e6
     for pause, cost, burst in steps:
