@@ -95,7 +95,13 @@ class Application:
         turn_store = TurnStore(self.database)
         response_store = ResponseStore(self.database)
         history = HistoryStore(self.database)
-        self.usage = UsageMeter(Limits(settings.limits), UsageStore(self.database))
+        self.keys = Keys(
+            KeyStore(self.database),
+            open_without_keys=settings.server.loopback,
+            anonymous=settings.server.allow_anonymous,
+            share_cache=settings.access.share_cache,
+        )
+        self.usage = UsageMeter(Limits(settings.limits), UsageStore(self.database), current=self.keys.current)
         self.turns = TurnService(
             engine=engine,
             codec=codec,
@@ -103,12 +109,6 @@ class Application:
             turns=turn_store,
             usage=self.usage,
             settings=settings.turns,
-        )
-        self.keys = Keys(
-            KeyStore(self.database),
-            open_without_keys=settings.server.loopback,
-            anonymous=settings.server.allow_anonymous,
-            share_cache=settings.access.share_cache,
         )
         self.embeddings = EmbeddingService(engine, codec, self.turns, self.usage, settings.turns)
         services = Services(

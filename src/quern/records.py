@@ -109,7 +109,7 @@ class KeyRecord:
     id: str
     name: str
     role: KeyRole
-    digest: bytes
+    digest: bytes = field(repr=False)
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None

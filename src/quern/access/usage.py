@@ -19,18 +19,22 @@ log = structlog.get_logger(__name__)
 
 
 class UsageMeter:
-    """Knows what everybody has used, and refuses what is more than they may. `clock`: seconds, monotonic."""
+    """Knows what everybody has used, and refuses what is more than they may. `current`: somebody as they are by now,
+    limits and all. `clock`: seconds, monotonic.
+    """
 
     def __init__(
         self,
         limits: Limits,
         store: UsageStore,
         *,
+        current: Callable[[Principal], Principal] = lambda principal: principal,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.limits = limits
         self._store = store
+        self._current = current
         self._clock = clock
         self._now = now
 
@@ -42,8 +46,8 @@ class UsageMeter:
         yield
 
     def limits_of(self, principal: Principal) -> KeyLimits:
-        """The limits in force for somebody; 0 is none."""
-        return self.limits.of(principal)
+        """The limits in force for somebody by now; 0 is none."""
+        return self.limits.of(self._current(principal))
 
     def take_request(self, principal: Principal) -> None:
         """Count a request. Raises LimitExceeded where that is more than somebody may."""

@@ -6,18 +6,20 @@ Where a server runs on the data directory it is told at once; where none does, t
 from __future__ import annotations
 
 import json
+import math
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from quern.cli.administration import administer
 from quern.cli.server_choice import DataDir
-from quern.errors import ConfigError
+from quern.cli.terminal import table_console
+from quern.errors import ConfigError, KeyNotFound
 from quern.records import KeyRole
 
 keys = typer.Typer(
@@ -25,8 +27,8 @@ keys = typer.Typer(
 )
 
 KEYS = "/v1/admin/keys"
-WIDE = 1000
-"""Columns. A terminal breaks lines that are too long, and nothing is left out of them."""
+DURATION = re.compile(r"0*([1-9][0-9]{0,8})([dh])", re.ASCII)
+UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1)}
 
 Key = Annotated[str, typer.Argument(help="A key's name or id.")]
 Role = Annotated[KeyRole | None, typer.Option(help="`admin` may run the server too.", show_default=False)]
@@ -79,7 +81,7 @@ def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(found, indent=2))
     elif found:
-        Console(width=WIDE).print(_table(found))
+        table_console().print(_table(found))
     else:
         typer.echo("There are no keys yet. Make one with `quern keys create NAME`.")
 
@@ -87,14 +89,14 @@ def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 @keys.command()
 def revoke(key: Key, data_dir: DataDir = None) -> None:
     """Let a key open nothing from now on. What it made stays; turns that run go on."""
-    shown = administer("DELETE", f"{KEYS}/{quote(key, safe='')}", data_dir=data_dir)
+    shown = administer("DELETE", _path(key), data_dir=data_dir)
     typer.echo(f"The key {shown['name']} ({shown['id']}) is revoked.")
 
 
 @keys.command()
 def rotate(key: Key, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Give a key another secret and show it, this once. The old one opens nothing from now on."""
-    _show_secret(administer("POST", f"{KEYS}/{quote(key, safe='')}/rotate", data_dir=data_dir), as_json=as_json)
+    _show_secret(administer("POST", f"{_path(key)}/rotate", data_dir=data_dir), as_json=as_json)
 
 
 @keys.command()
@@ -120,7 +122,7 @@ def limit(
         "tokens_per_day": tokens_per_day,
     }
     body = {"limits": _given(limits), **_values(None, weight, None, None)}
-    _show_one(administer("POST", f"{KEYS}/{quote(key, safe='')}", data_dir=data_dir, body=body))
+    _show_one(administer("POST", _path(key), data_dir=data_dir, body=body))
 
 
 @keys.command()
@@ -135,13 +137,13 @@ def change(
 ) -> None:
     """Change a key's name, role, weight, note, or when it expires."""
     body = {**_given({"name": name}), **_values(role, weight, expires, note)}
-    _show_one(administer("POST", f"{KEYS}/{quote(key, safe='')}", data_dir=data_dir, body=body))
+    _show_one(administer("POST", _path(key), data_dir=data_dir, body=body))
 
 
 @keys.command()
 def adopt(key: Key, data_dir: DataDir = None) -> None:
     """Give a key the conversations that were made before there were keys."""
-    moved = administer("POST", f"{KEYS}/{quote(key, safe='')}/adopt", data_dir=data_dir)["conversations"]
+    moved = administer("POST", f"{_path(key)}/adopt", data_dir=data_dir)["conversations"]
     typer.echo(f"{moved} conversations are {key}'s now.")
 
 
@@ -161,24 +163,33 @@ def audit(
         print(f"{entry['at']}  {entry['actor']:12}  {entry['action']:14}  {entry['subject']}  {details}")
 
 
+def _path(key: str) -> str:
+    """Where a key is. Raises KeyNotFound for what no key is called: it would lead to another path."""
+    if "/" in key or key.strip() in {"", ".", ".."}:
+        raise KeyNotFound(f"There is no key {key!r}. `quern keys list` shows them all.")
+    return f"{KEYS}/{quote(key, safe='')}"
+
+
 def expiry(text: str, now: datetime) -> datetime:
     """When a key expires: a date, a time with an offset, or so many days (`90d`) or hours (`12h`) from now.
 
     Raises ConfigError.
     """
-    unit = {"d": timedelta(days=1), "h": timedelta(hours=1)}.get(text[-1:])
+    duration = DURATION.fullmatch(text)
     try:
-        if unit is not None:
-            return now + unit * int(text[:-1])
+        if duration is not None:
+            return now + UNITS[duration[2]] * int(duration[1])
         at = datetime.fromisoformat(text)
+        return (at if at.tzinfo is not None else at.astimezone()).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ConfigError(
             f"--expires takes a date like 2027-01-31, or a time from now on like 90d or 12h, and {text!r} is neither."
         ) from None
-    return at if at.tzinfo is not None else at.astimezone()
 
 
 def _values(role: KeyRole | None, weight: float | None, expires: str | None, note: str | None) -> dict[str, Any]:
+    if weight is not None and not math.isfinite(weight):
+        raise ConfigError(f"--weight takes a number from 0.01 to 100, and {weight} is none.")
     at = expiry(expires, datetime.now(UTC)).isoformat() if expires is not None else None
     return _given({"role": role, "weight": weight, "expires_at": at, "note": note})
 
@@ -204,7 +215,7 @@ def _show_one(key: dict[str, Any]) -> None:
 def _table(found: list[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("name", "id", "role", "weight", "made", "last used", "state", "limits", "note"):
-        table.add_column(column, no_wrap=column not in {"limits", "note"}, overflow="fold")
+        table.add_column(column, overflow="fold")
     for key in found:
         limits = " ".join(f"{name}={value}" for name, value in key["limits"].items())
         used = (key["last_used_at"] or "never").partition("+")[0]

@@ -6,7 +6,12 @@ import sys
 from types import TracebackType
 from typing import Self, TextIO
 
+from rich.console import Console
+
 from quern.errors import ConfigError
+
+IN_A_PIPE = 2000
+"""Columns of a table that no terminal shows: what is printed takes as many as it needs."""
 
 _KEPT = {ord("\n"), ord("\t")}
 _VISIBLE_CONTROLS = {
@@ -50,3 +55,10 @@ def read_standard_input() -> str:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"Standard input is not UTF-8 text ({error.reason} at byte {error.start}).") from error
+
+
+def table_console() -> Console:
+    """For tables of what people named: to the letter, and in a pipe as wide as they are, so that nothing is cut."""
+    return Console(
+        soft_wrap=True, markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else IN_A_PIPE
+    )

@@ -10,13 +10,12 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from quern.cli.administration import administer
 from quern.cli.server_choice import DataDir
+from quern.cli.terminal import table_console
 
-WIDE = 1000
 COLUMNS = ("day", "key", "model", "requests", "prompt_tokens", "cached_tokens", "completion_tokens", "compute_seconds")
 
 
@@ -46,7 +45,7 @@ def usage(
         writer.writeheader()
         writer.writerows(rows)
     elif rows:
-        Console(width=WIDE).print(_table(rows))
+        table_console().print(_table(rows))
     else:
         typer.echo("Nothing was used in these days.")
 
@@ -55,7 +54,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for column in COLUMNS:
         numbers = column not in {"day", "key", "model"}
-        table.add_column(column.replace("_", " "), justify="right" if numbers else "left", no_wrap=not numbers)
+        table.add_column(column.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row[column]) for column in COLUMNS))
     return table

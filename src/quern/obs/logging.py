@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,9 @@ from structlog.tracebacks import ExceptionDictTransformer
 from structlog.types import Processor
 
 from quern.config import LogFormat, LogSettings
+
+KEY = re.compile(r"(quern_[0-9A-Za-z]{10}_)[0-9A-Za-z]{43}")
+"""What `access.secrets` makes. Nothing of ours writes one; a client may, in a path or where it says its name."""
 
 QUIET_LIBRARIES = ("aiosqlite", "alembic", "filelock", "httpcore2", "httpx2", "uvicorn.access")
 
@@ -36,7 +40,11 @@ def configure_logging(settings: LogSettings, expected: tuple[type[BaseException]
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(settings.format)],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(settings.format),
+                _without_keys,
+            ],
         )
     )
     root = logging.getLogger()
@@ -45,6 +53,11 @@ def configure_logging(settings: LogSettings, expected: tuple[type[BaseException]
     for name in QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").filters = [_without(expected)]
+
+
+def _without_keys(_logger: Any, _method: str, line: Any) -> str:
+    """A line without the secrets of keys; tracebacks are a part of it."""
+    return KEY.sub(r"\1…", str(line))
 
 
 def _without(exceptions: tuple[type[BaseException], ...]) -> Callable[[logging.LogRecord], bool]:

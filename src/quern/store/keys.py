@@ -48,11 +48,13 @@ class KeyStore:
             await connection.execute(insert(audit_log).values(asdict(audit)))
 
     @uninterrupted
-    async def change(self, key: KeyRecord, audit: AuditEntry) -> None:
-        """Keep a key's new values."""
-        values = {name: value for name, value in asdict(key).items() if name not in {"id", "last_used_at"}}
+    async def change(self, before: KeyRecord, after: KeyRecord, audit: AuditEntry) -> None:
+        """Keep a key's new values: those that differ, so that what another server changes meanwhile stays changed."""
+        old, new = asdict(before), asdict(after)
+        values = {name: value for name, value in new.items() if value != old[name]}
         async with self._database.transaction() as connection:
-            await connection.execute(update(api_keys).where(api_keys.c.id == key.id).values(values))
+            if values:
+                await connection.execute(update(api_keys).where(api_keys.c.id == after.id).values(values))
             await connection.execute(insert(audit_log).values(asdict(audit)))
 
     @uninterrupted

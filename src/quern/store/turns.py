@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from quern.errors import ConversationBusy, ConversationNotFound, StoreError
-from quern.records import TurnRecord
+from quern.records import TurnRecord, UsageRecord
 from quern.store.database import Database
 from quern.store.items import append_items, check_storable
 from quern.store.schema import ACTIVE_TURN_INDEX, active_turn, conversations, responses, turn_events, turns
@@ -121,12 +121,15 @@ class TurnStore:
         """Mark every turn that a stopped server left queued or running as interrupted, with this sentence; how many
         there were.
 
-        Each keeps the text that its journal holds. To be called at start, before any turn: it takes every active turn
+        Each keeps the text that its journal holds, and counts as a request in what its owner has used; what it has cost
+        nobody knows any more. To be called at start, before any turn: it takes every active turn
         in the database for a lost one.
         """
         async with self._database.transaction() as connection:
-            lost = (await connection.execute(select(turns.c.id, turns.c.conversation_id).where(active_turn))).all()
-            for turn_id, conversation_id in lost:
+            wanted = select(turns.c.id, turns.c.conversation_id, turns.c.owner, turns.c.model_id).where(active_turn)
+            lost = (await connection.execute(wanted)).all()
+            for turn_id, conversation_id, owner, model_id in lost:
+                await add_usage(connection, UsageRecord(now.astimezone(UTC).date(), owner, model_id, 1, 0, 0, 0, 0.0))
                 journal = select(turn_events.c.text).where(turn_events.c.turn_id == turn_id)
                 pieces = (await connection.execute(journal.order_by(turn_events.c.number))).scalars().all()
                 kept = select(responses.c.background).where(responses.c.turn_id == turn_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Generator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -24,7 +24,7 @@ class OwnerTurns:
         self._retry_after = retry_after
         self._starting: Counter[str] = Counter()
         self._running: Counter[str] = Counter()
-        self._held: dict[str, deque[asyncio.Future[None]]] = {}
+        self._held: dict[str, dict[asyncio.Future[None], Principal]] = {}
 
     @contextmanager
     def place(self, principal: Principal, active: Collection[Turn]) -> Generator[None]:
@@ -49,38 +49,37 @@ class OwnerTurns:
 
     @asynccontextmanager
     async def running(self, principal: Principal) -> AsyncGenerator[None]:
-        """Run when fewer than the owner's `turns_at_once` do, in order of arrival."""
-        owner, most = principal.owner, self._usage.limits_of(principal).turns_at_once
-        if most and self._running[owner] >= most:
-            await self._wait(owner)
-        else:
-            self._running[owner] += 1
-        try:
-            yield
-        finally:
-            self._release(owner)
-
-    async def _wait(self, owner: str) -> None:
-        """Wait for the place of a turn that ends."""
-        held = self._held.setdefault(owner, deque())
-        place = asyncio.get_running_loop().create_future()
-        held.append(place)
+        """Run when fewer than the owner's `turns_at_once` do, in order of arrival. A limit that was changed holds from
+        the next time that one of the owner's turns comes or ends.
+        """
+        owner = principal.owner
+        held = self._held.setdefault(owner, {})
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        held[place] = principal
+        self._let_in(owner)
         try:
             await place
-        except asyncio.CancelledError:
-            if place.cancelled():
-                held.remove(place)
-            else:
-                self._release(owner)
-            raise
+            yield
+        finally:
+            # The place may have been given up (cancelled) before or after it was given.
+            if held.pop(place, None) is None:
+                self._running[owner] -= 1
+            self._let_in(owner)
+            self._forget(owner)
 
-    def _release(self, owner: str) -> None:
-        """Give a place to who waits for it, or back."""
-        held = self._held.get(owner)
-        if held:
-            held.popleft().set_result(None)
-            return
-        self._held.pop(owner, None)
-        self._running[owner] -= 1
-        if not self._running[owner]:
-            del self._running[owner]
+    def _let_in(self, owner: str) -> None:
+        """Give places to those who wait, as far as the limit goes."""
+        held = self._held[owner]
+        for place, principal in list(held.items()):
+            if place.done():  # given up; whoever waited for it takes it back
+                continue
+            most = self._usage.limits_of(principal).turns_at_once
+            if most and self._running[owner] >= most:
+                return
+            del held[place]
+            self._running[owner] += 1
+            place.set_result(None)
+
+    def _forget(self, owner: str) -> None:
+        if not self._held[owner] and not self._running[owner]:
+            del self._held[owner], self._running[owner]

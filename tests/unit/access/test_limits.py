@@ -55,6 +55,27 @@ def test_who_waits_as_long_as_was_said_is_taken() -> None:
         limits.charge(anna, 37, now, NOON)
 
 
+@given(
+    st.integers(1, 10_000),
+    st.integers(1, 10**7),
+    st.lists(st.tuples(st.floats(0, 100), st.integers(0, 10**6), st.integers(1, 20)), max_size=30),
+)
+def test_the_time_to_wait_is_never_too_short(requests: int, tokens: int, steps: list[tuple[float, int, int]]) -> None:
+    limits, anna = Limits(LimitSettings()), key(requests_per_minute=requests, tokens_per_minute=tokens)
+    now = 1e6
+    for pause, cost, burst in steps:
+        now += pause
+        for _ in range(burst):
+            wait = refused(limits, anna, now)
+            if wait is not None:
+                now += wait
+                again = refused(limits, anna, now)
+                if again is not None:  # the other limit's turn to say no
+                    now += again
+                    assert refused(limits, anna, now) is None
+        limits.charge(anna, cost, now, NOON)
+
+
 def test_tokens_are_charged_when_a_turn_ends_and_may_be_overdrawn_by_it() -> None:
     limits, anna = Limits(LimitSettings()), key(tokens_per_minute=60)
     assert refused(limits, anna, 0) is None

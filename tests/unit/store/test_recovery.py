@@ -20,6 +20,7 @@ from quern.store.items import NewItem
 from quern.store.schema import storable
 from quern.store.turn_rows import JournalEntry, NewTurn, TurnEnd
 from quern.store.turns import TurnStore
+from quern.store.usage import UsageStore
 from quern.types import Message, Role, TurnState
 
 WRITER = Path(__file__).with_name("writer_process.py")
@@ -139,3 +140,15 @@ def test_the_recovered_text_is_the_pieces_in_order(batches: list[list[tuple[int,
 
     with TemporaryDirectory() as folder:
         asyncio.run(scenario(folder))
+
+
+async def test_a_turn_that_was_lost_counts_as_a_request_once(
+    database: Database, turns: TurnStore, new_turn: Callable[..., NewTurn]
+) -> None:
+    lost = new_turn()
+    await turns.create(lost)
+    for _ in range(2):
+        await turns.recover_interrupted(NOW, STOPPED)
+    [used] = await UsageStore(database).between(NOW.date(), NOW.date())
+    assert (used.owner, used.model_id, used.requests) == (lost.owner, lost.model_id, 1)
+    assert (used.prompt_tokens, used.completion_tokens) == (0, 0)

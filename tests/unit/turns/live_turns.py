@@ -16,6 +16,7 @@ from quern.turns.turn import Turn
 from quern.types import DisconnectPolicy
 
 BYTES = TextCodec.builtin()
+ANN = Principal("ann", "ann", KeyRole.USER)
 
 
 def live_turn(
@@ -33,7 +34,7 @@ def live_turn(
     turn_id = str(uuid.uuid4())
     return Turn(
         turn_id,
-        principal=Principal("ann", "ann", KeyRole.USER),
+        principal=ANN,
         conversation_id=conversation_id,
         request=GenerateRequest(
             (1, 2, 3), SamplingParams(max_tokens=max_tokens), BYTES.stop_token_ids, priority=priority

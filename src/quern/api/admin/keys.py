@@ -6,16 +6,18 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from quern.access.keys import LONGEST_NAME, LONGEST_NOTE, KeyChanges
+from quern.access.key_changes import LONGEST_NAME, LONGEST_NOTE, KeyChanges
 from quern.api.shared.headers import AdminDep, administrator
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.services import ServicesDep
 from quern.records import AuditEntry, KeyLimits, KeyRecord, KeyRole
 
 MOST_ENTRIES = 1000
+NOT_KEPT = {"cache-control": "no-store"}
+"""No proxy and no browser keeps the answer that has a key's text."""
 
 router = APIRouter(
     prefix="/v1/admin", tags=["administration"], dependencies=[Depends(administrator)], route_class=JsonRoute
@@ -61,8 +63,9 @@ class NewKeyBody(KeyChangesBody):
 
 
 @router.post("/keys")
-async def create_key(body: NewKeyBody, services: ServicesDep, admin: AdminDep) -> dict[str, Any]:
+async def create_key(body: NewKeyBody, services: ServicesDep, admin: AdminDep, answer: Response) -> dict[str, Any]:
     """Make a key. Its text is in this answer and nowhere else, ever."""
+    answer.headers.update(NOT_KEPT)
     key, text = await services.keys.create(body.name, body.changes(), admin.name)
     return {**_shown(key), "key": text}
 
@@ -86,8 +89,9 @@ async def revoke_key(key: str, services: ServicesDep, admin: AdminDep) -> dict[s
 
 
 @router.post("/keys/{key}/rotate")
-async def rotate_key(key: str, services: ServicesDep, admin: AdminDep) -> dict[str, Any]:
+async def rotate_key(key: str, services: ServicesDep, admin: AdminDep, answer: Response) -> dict[str, Any]:
     """Give a key another secret; the old one opens nothing from now on. Its text is in this answer only."""
+    answer.headers.update(NOT_KEPT)
     changed, text = await services.keys.rotate(key, admin.name)
     return {**_shown(changed), "key": text}
 

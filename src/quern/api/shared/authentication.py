@@ -21,6 +21,8 @@ from quern.http_server.control_socket import is_local
 
 CHALLENGE = {"www-authenticate": 'Bearer realm="quern"'}
 BEARER = "bearer"
+BLANKS = " \t"
+"""RFC 9110, 5.6.3: what may stand around a header's value, and nothing else may."""
 
 
 class Authentication:
@@ -64,7 +66,7 @@ def presented_keys(headers: Headers) -> list[str]:
     """What a request has for keys, `Authorization` first."""
     keys: list[str] = []
     for value in headers.getlist("authorization"):
-        scheme, _, credentials = value.strip().partition(" ")
+        scheme, _, credentials = value.strip(BLANKS).partition(" ")
         if scheme.lower() == BEARER:
-            keys.append(credentials.strip())
-    return [key for key in (*keys, *(value.strip() for value in headers.getlist("x-api-key"))) if key]
+            keys.append(credentials.strip(BLANKS))
+    return [key for key in (*keys, *(value.strip(BLANKS) for value in headers.getlist("x-api-key"))) if key]

@@ -31,7 +31,15 @@ LOOPBACK_NAMES = frozenset(
 FROM_CONTAINERS = frozenset({"host.docker.internal", "host.containers.internal"})
 """What Docker and Podman call the machine, inside of a container; their own resolvers answer to it."""
 
-EXPOSED_HEADERS = ("x-request-id", "request-id", "retry-after", "x-quern-ignored")
+EXPOSED_HEADERS = (
+    "x-request-id",
+    "request-id",
+    "retry-after",
+    "x-should-retry",
+    "x-quern-ignored",
+    "www-authenticate",
+    *(f"x-ratelimit-{value}-{what}" for what in ("requests", "tokens") for value in ("limit", "remaining", "reset")),
+)
 """Headers of answers that a page may read besides those that it always may."""
 
 PREFLIGHT_SECONDS = 600

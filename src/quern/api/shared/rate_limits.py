@@ -1,6 +1,7 @@
 """Limits of keys, before anything of a request's body is read; and what is left of them, in the vendors' headers.
 
-Requests that compute something count, which are the POSTs, but for those that only administer and change conversations.
+Requests that compute something count, which are the POSTs, but for those that only administer, change conversations,
+tell something, or end a turn: whoever is over a limit has to be able to stop what costs it.
 
 Sources: "Rate limits in headers" in OpenAI's guide, "Rate limits: response headers" in Anthropic's.
 """
@@ -8,6 +9,7 @@ Sources: "Rate limits in headers" in OpenAI's guide, "Rate limits: response head
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import cast
@@ -21,7 +23,9 @@ from quern.access.usage import UsageMeter
 from quern.api.shared.errors import ErrorKind, Failure, StyleOf, retry_headers
 from quern.errors import LimitExceeded
 
-COST_NOTHING = ("/v1/admin/", "/v1/conversations", "/api/show")
+COST_NOTHING = re.compile(
+    r"/v1/admin/.*|/v1/conversations(/.*)?|/v1/responses/[^/]*/cancel|/api/(show|pull)", re.DOTALL
+)
 
 
 class RateLimits:
@@ -33,7 +37,7 @@ class RateLimits:
         self._style_of = style_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].startswith(COST_NOTHING):
+        if scope["type"] != "http" or scope["method"] != "POST" or COST_NOTHING.fullmatch(scope["path"]):
             await self._app(scope, receive, send)
             return
         principal = cast("Principal", scope["state"]["principal"])

@@ -1,0 +1,233 @@
+"""How many turns an owner has at once: never too many, in order, nobody forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.turns.live_turns import live_turn
+
+from quern.access.limits import Limits
+from quern.access.principal import Principal
+from quern.access.usage import UsageMeter
+from quern.config import LimitSettings
+from quern.errors import LimitExceeded
+from quern.records import KeyLimits, KeyRole
+from quern.store.database import Database
+from quern.store.usage import UsageStore
+from quern.turns.owner_turns import OwnerTurns
+
+ROUNDS = 20
+"""Of the event loop; what is to happen at once has happened by then."""
+
+
+def key(name: str = "anna", **limits: int) -> Principal:
+    return Principal(name, name, KeyRole.USER, limits=KeyLimits(**limits))
+
+
+def owner_turns(current: Callable[[Principal], Principal] = lambda principal: principal) -> OwnerTurns:
+    meter = UsageMeter(Limits(LimitSettings()), UsageStore(Database("sqlite+aiosqlite:///unused")), current=current)
+    return OwnerTurns(meter, lambda: 4, lambda: 7)
+
+
+async def settle() -> None:
+    for _ in range(ROUNDS):
+        await asyncio.sleep(0)
+
+
+@dataclass
+class Crowd:
+    """Turns that run until they are told to end."""
+
+    turns: OwnerTurns
+    began: list[int] = field(default_factory=list[int])
+    running: set[int] = field(default_factory=set[int])
+    tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict[int, "asyncio.Task[None]"])
+    ends: dict[int, asyncio.Event] = field(default_factory=dict[int, asyncio.Event])
+
+    async def come(self, who: Principal) -> int:
+        number = len(self.tasks)
+        self.ends[number] = asyncio.Event()
+        self.tasks[number] = asyncio.create_task(self._live(number, who))
+        await settle()
+        return number
+
+    async def _live(self, number: int, who: Principal) -> None:
+        async with self.turns.running(who):
+            self.began.append(number)
+            self.running.add(number)
+            try:
+                await self.ends[number].wait()
+            finally:
+                self.running.discard(number)
+
+    async def end(self, *numbers: int) -> None:
+        for number in numbers:
+            self.ends[number].set()
+        await settle()
+
+    async def give_up(self, *numbers: int) -> None:
+        for number in numbers:
+            self.tasks[number].cancel()
+        await settle()
+
+    async def finish(self) -> None:
+        """End all that run until none is left; whoever never runs makes this hang, and the test fail."""
+        async with asyncio.timeout(20):
+            while waiting := [task for task in self.tasks.values() if not task.done()]:
+                for number in list(self.running):
+                    self.ends[number].set()
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in self.tasks.values():
+            if not task.cancelled():
+                task.result()
+
+
+async def test_so_many_run_and_the_others_in_order_of_their_coming() -> None:
+    crowd = Crowd(owner_turns())
+    for _ in range(5):
+        await crowd.come(key(turns_at_once=2))
+    assert crowd.running == {0, 1}
+    await crowd.end(1)
+    assert crowd.running == {0, 2}
+    await crowd.end(0, 2)
+    assert crowd.running == {3, 4}
+    await crowd.finish()
+    assert crowd.began == [0, 1, 2, 3, 4]
+
+
+async def test_owners_are_in_nobody_elses_way() -> None:
+    crowd = Crowd(owner_turns())
+    for name in ("anna", "ben", "anna", "cleo", "ben"):
+        await crowd.come(key(name, turns_at_once=1))
+    assert crowd.running == {0, 1, 3}
+    await crowd.finish()
+
+
+async def test_all_that_are_given_up_at_once_end_as_given_up() -> None:
+    """As when the server stops: the running one frees its place while those that wait for it are cancelled already."""
+    crowd = Crowd(owner_turns())
+    for _ in range(4):
+        await crowd.come(key(turns_at_once=1))
+    await crowd.give_up(0, 1, 2, 3)
+    assert all(task.cancelled() for task in crowd.tasks.values())
+    last = await crowd.come(key(turns_at_once=1))
+    assert crowd.running == {last}
+    await crowd.finish()
+
+
+async def test_a_place_that_came_too_late_goes_on_to_the_next() -> None:
+    crowd = Crowd(owner_turns())
+    for _ in range(3):
+        await crowd.come(key(turns_at_once=1))
+    crowd.ends[0].set()
+    await asyncio.sleep(0)  # the place is being given to the second one now
+    crowd.tasks[1].cancel()
+    await settle()
+    assert crowd.running == {2}
+    await crowd.finish()
+
+
+async def test_a_lower_limit_holds_for_those_that_wait_already() -> None:
+    now = {"anna": key(turns_at_once=3)}
+    crowd = Crowd(owner_turns(lambda principal: now[principal.owner]))
+    for _ in range(6):
+        await crowd.come(now["anna"])
+    assert crowd.running == {0, 1, 2}
+    now["anna"] = key(turns_at_once=1)
+    await crowd.end(0)
+    assert crowd.running == {1, 2}
+    await crowd.end(1)
+    assert crowd.running == {2}
+    await crowd.end(2)
+    assert crowd.running == {3}
+    await crowd.finish()
+
+
+async def test_a_higher_limit_lets_more_in_and_nobody_overtakes() -> None:
+    now = {"anna": key(turns_at_once=1)}
+    crowd = Crowd(owner_turns(lambda principal: now[principal.owner]))
+    for _ in range(4):
+        await crowd.come(now["anna"])
+    now["anna"] = key(turns_at_once=3)
+    await crowd.come(now["anna"])
+    assert crowd.running == {0, 1, 2}
+    now["anna"] = key()
+    await crowd.end(0)
+    assert crowd.running == {1, 2, 3, 4}
+    await crowd.finish()
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["come", "end", "give up", "limit"]), st.integers(0, 30), st.integers(1, 3)),
+        max_size=60,
+    )
+)
+@settings(max_examples=60)
+def test_whatever_happens_no_more_run_than_may_and_none_is_forgotten(steps: list[tuple[str, int, int]]) -> None:
+    async def live() -> None:
+        now = {"anna": key(turns_at_once=2)}
+        crowd = Crowd(owner_turns(lambda principal: now[principal.owner]))
+        for action, number, count in steps:
+            before = len(crowd.running)
+            chosen = [one for one in range(number, number + count) if one in crowd.tasks]
+            match action:
+                case "come":
+                    await crowd.come(now["anna"])
+                case "end":
+                    await crowd.end(*chosen)
+                case "give up":
+                    await crowd.give_up(*chosen)
+                case _:
+                    now["anna"] = key(turns_at_once=count)
+            most = now["anna"].limits.turns_at_once or 0
+            assert len(crowd.running) <= max(most, before)
+            waiting = [one for one, task in crowd.tasks.items() if not task.done() and one not in crowd.running]
+            if action == "come" and waiting:
+                assert len(crowd.running) >= most, "somebody waits although there is a place"
+        began = list(crowd.began)
+        assert began == sorted(began), "somebody overtook"
+        await crowd.finish()
+        assert not crowd.turns._running
+        assert not crowd.turns._held
+
+    asyncio.run(live())
+
+
+async def test_ending_and_giving_up_in_one_moment_loses_no_place() -> None:
+    chance = random.Random(11)
+    for _ in range(200):
+        crowd = Crowd(owner_turns())
+        for _ in range(6):
+            await crowd.come(key(turns_at_once=2))
+        for number in chance.sample(range(6), 4):
+            if chance.random() < 0.5:
+                crowd.ends[number].set()
+            else:
+                crowd.tasks[number].cancel()
+            if chance.random() < 0.3:
+                await asyncio.sleep(0)
+        await settle()
+        assert len(crowd.running) == min(2, sum(not task.done() for task in crowd.tasks.values()))
+        await crowd.finish()
+
+
+def test_the_one_that_is_too_many_to_wait_is_refused_with_the_time_to_come_back() -> None:
+    turns, anna = owner_turns(), key(turns_at_once=1, turns_waiting=2)
+    active = [live_turn() for _ in range(3)]
+    for turn in active:
+        turn.owner = "anna"
+    with pytest.raises(LimitExceeded) as refused, turns.place(anna, active):
+        pass
+    assert refused.value.retry_after == 7
+    with turns.place(anna, active[:2]), suppress(LimitExceeded), turns.place(anna, active[:2]):
+        pytest.fail("the one that is being admitted counts")
+    with turns.place(key("ben", turns_at_once=1, turns_waiting=2), active):
+        pass
