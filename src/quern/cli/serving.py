@@ -220,6 +220,7 @@ class ServingProcess:
             if self._settings.engine.name is EngineName.AUTO
             else ""
         )
+        keys = "a key of `quern keys` is needed" if self._application.keys.closed else "any key will do"
         lines = f"""\
 Engine   {info.engine}{chosen}
          {info.quantisation} on {info.device}
@@ -227,7 +228,7 @@ Engine   {info.engine}{chosen}
 Data     {self._settings.data_dir}
 Serving  {url}   (API page: {url}/docs){elsewhere}
 
-Base URLs for your tools; the model is {info.model_id}, and any key will do:
+Base URLs for your tools; the model is {info.model_id}, and {keys}:
   OpenAI's       {url}/v1
   Anthropic's    {url}
   Ollama's       {url}
