@@ -22,6 +22,8 @@ from quern.api.api_page import API_PAGE
 from quern.api.code.dialect import CODE
 from quern.api.health import HEALTH
 from quern.api.llamacpp.dialect import LLAMACPP
+from quern.api.metrics import METRICS
+from quern.api.metrics import PATH as METRICS_PATH
 from quern.api.models import MODELS
 from quern.api.ollama.dialect import OLLAMA
 from quern.api.openai.dialect import OPENAI
@@ -39,11 +41,12 @@ from quern.api.shared.request_log import RequestLog
 from quern.api.shared.services import Services
 from quern.api.shared.websockets import NoWebSockets
 from quern.api.usage import USAGE
-from quern.config import EngineName, ServerSettings, Settings
+from quern.config import EngineName, Settings
 from quern.engine.base import Engine
 from quern.engine.engine_choice import ModelKind, choose, native_facts
 from quern.engine.fake import FakeEngine
 from quern.errors import ConfigError
+from quern.obs.metrics import Metrics
 from quern.prompt.codec import TextCodec
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
@@ -52,6 +55,7 @@ from quern.store.keys import KeyStore
 from quern.store.responses import ResponseStore
 from quern.store.turns import TurnStore
 from quern.store.usage import UsageStore
+from quern.turns.activity import ActivityService
 from quern.turns.conversations import ConversationService
 from quern.turns.embeddings import EmbeddingService
 from quern.turns.history import HistoryLoader
@@ -62,7 +66,7 @@ from quern.turns.tokens import TokenService
 
 log = structlog.get_logger(__name__)
 
-DIALECTS = (CODE, OPENAI, LLAMACPP, OLLAMA, ANTHROPIC, MODELS, HEALTH, API_PAGE, ADMIN, USAGE)
+DIALECTS = (CODE, OPENAI, LLAMACPP, OLLAMA, ANTHROPIC, MODELS, HEALTH, API_PAGE, ADMIN, USAGE, METRICS)
 DESCRIPTION = "Code generation with Qwen-Coder models: one shot or in conversations that survive whatever happens."
 
 
@@ -76,7 +80,8 @@ class ServedModel:
 
 class Application:
     """A wired server: `asgi` answers while `running()` lasts. `engine_reason`: why it is this engine, as a sentence.
-    `database`: the one of the settings, where it was claimed before.
+    `database`: the one of the settings, where it was claimed before. `metrics`: those that the engine counts its steps
+    in, where it does.
     """
 
     def __init__(
@@ -86,7 +91,10 @@ class Application:
         codec: TextCodec,
         engine_reason: str = "",
         database: Database | None = None,
+        *,
+        metrics: Metrics | None = None,
     ) -> None:
+        self.metrics = metrics = metrics if metrics is not None else Metrics(settings.metrics.max_keys)
         self.engine = engine
         self.engine_reason = engine_reason
         self.codec = codec
@@ -102,6 +110,7 @@ class Application:
             history=HistoryLoader(response_store, history),
             turns=turn_store,
             usage=self.usage,
+            metrics=metrics,
             settings=settings.turns,
         )
         self.keys = Keys(
@@ -110,7 +119,10 @@ class Application:
             anonymous=settings.server.allow_anonymous,
             share_cache=settings.access.share_cache,
         )
-        self.embeddings = EmbeddingService(engine, codec, self.turns, self.usage, settings.turns)
+        self.embeddings = EmbeddingService(
+            engine, codec, self.turns, self.usage, metrics=metrics, settings=settings.turns
+        )
+        self.activity = ActivityService(engine, self.turns, metrics)
         services = Services(
             turns=self.turns,
             conversations=ConversationService(conversation_store, history, turn_store, self.turns),
@@ -124,8 +136,10 @@ class Application:
             bodies=BodyBudget(settings.server.body_bytes),
             keys=self.keys,
             usage=self.usage,
+            activity=self.activity,
+            public_metrics=settings.metrics.public,
         )
-        self.asgi = _build_asgi(services, settings)
+        self.asgi = _build_asgi(services, settings, metrics)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[asyncio.Task[None]]:
@@ -136,12 +150,15 @@ class Application:
         await self.database.open()
         try:
             async with self.keys.running(), self.usage.running(), self.turns.running():
-                loading = asyncio.get_running_loop().create_task(self.engine.start())
+                loop = asyncio.get_running_loop()
+                loading = loop.create_task(self.engine.start())
+                watching = loop.create_task(self.activity.watch_event_loop())
                 try:
                     yield loading
                 finally:
                     loading.cancel()
-                    await asyncio.wait([loading])
+                    watching.cancel()
+                    await asyncio.wait([loading, watching])
                     await self.drain(0)
                     await self.engine.close()
         finally:
@@ -188,8 +205,10 @@ def build_app(settings: Settings, model: ServedModel | None, database: Database 
         codec.close()
         raise
     log.info("engine_chosen", engine=choice.name.value, reason=choice.reason)
-    make = _cpu if choice.name is EngineName.CPU else _llamacpp
-    return Application(settings, make(settings, model, codec), codec, choice.reason, database)
+    metrics = Metrics(settings.metrics.max_keys)
+    cpu = choice.name is EngineName.CPU
+    engine = _cpu(settings, model, codec, metrics) if cpu else _llamacpp(settings, model, codec)
+    return Application(settings, engine, codec, choice.reason, database, metrics=metrics)
 
 
 def fake_engine(settings: Settings) -> tuple[Engine, TextCodec]:
@@ -203,7 +222,7 @@ def fake_engine(settings: Settings) -> tuple[Engine, TextCodec]:
     return engine, codec
 
 
-def _cpu(settings: Settings, model: ServedModel, codec: TextCodec) -> Engine:
+def _cpu(settings: Settings, model: ServedModel, codec: TextCodec, metrics: Metrics) -> Engine:
     from quern.engine.cpu.engine import CpuEngine  # noqa: PLC0415 (brings the native module along)
 
     return CpuEngine(
@@ -212,6 +231,7 @@ def _cpu(settings: Settings, model: ServedModel, codec: TextCodec) -> Engine:
         facts=codec.facts,
         vocabulary=codec.tokenizer,
         settings=settings.engine,
+        on_step=metrics.step,
     )
 
 
@@ -228,7 +248,7 @@ def _llamacpp(settings: Settings, model: ServedModel, codec: TextCodec) -> Engin
     )
 
 
-def _build_asgi(services: Services, settings: Settings) -> FastAPI:
+def _build_asgi(services: Services, settings: Settings, metrics: Metrics) -> FastAPI:
     dialects = Dialects(DIALECTS, default_style=OPENAI_ERRORS)
     # As they are: `include_router` would analyse each of them again, for this application, at its first request.
     routes: list[BaseRoute] = [route for router in dialects.routers for route in router.routes]
@@ -244,18 +264,25 @@ def _build_asgi(services: Services, settings: Settings) -> FastAPI:
     app.state.services = services
     install_error_handlers(app, dialects.style_of)
     document_errors(app, dialects.style_of)
-    _add_middleware(app, dialects, services, settings.server)
+    _add_middleware(app, dialects, services, settings, metrics)
     return app
 
 
-def _add_middleware(app: FastAPI, dialects: Dialects, services: Services, settings: ServerSettings) -> None:
+def _add_middleware(
+    app: FastAPI, dialects: Dialects, services: Services, all_settings: Settings, metrics: Metrics
+) -> None:
     """What a request passes before it reaches its route, innermost first."""
+    settings = all_settings.server
+
+    def needs_no_key(path: str) -> bool:
+        return dialects.is_open(path) or (all_settings.metrics.public and path == METRICS_PATH)
+
     paths, origins, style_of = Paths(app.routes), Origins(settings.cors_origins), dialects.style_of
     app.add_middleware(BodyLimit, limit=settings.max_request_bytes, style_of=style_of)
     app.add_middleware(BudgetedBodies, budget=services.bodies, limit=settings.max_request_bytes, style_of=style_of)
     app.add_middleware(AnyMethod, paths=paths, style_of=style_of)
     app.add_middleware(RateLimits, usage=services.usage, style_of=style_of)
-    app.add_middleware(Authentication, keys=services.keys, is_open=dialects.is_open, style_of=style_of)
+    app.add_middleware(Authentication, keys=services.keys, is_open=needs_no_key, style_of=style_of)
     app.add_middleware(NoWebSockets, style_of=style_of)  # no matter which methods a path takes
     app.add_middleware(
         CrossOrigin,
@@ -265,7 +292,7 @@ def _add_middleware(app: FastAPI, dialects: Dialects, services: Services, settin
         is_open=dialects.is_open,
         style_of=style_of,
     )
-    app.add_middleware(RequestLog, dialects=dialects)
+    app.add_middleware(RequestLog, dialects=dialects, count=metrics.request_ended)
     if settings.cors_origins:
         app.add_middleware(CorsHeaders, origins=origins)
     app.add_middleware(TidyPaths)

@@ -310,6 +310,17 @@ class LimitSettings(_Frozen):
     tokens_per_day: int = Field(default=0, ge=0, description="The same a day, which begins at midnight UTC.")
 
 
+class MetricsSettings(_Frozen):
+    """What `GET /metrics` shows, and to whom."""
+
+    public: bool = Field(
+        default=False, description="Show `/metrics` without a key. It has the names of keys, and no prompt."
+    )
+    max_keys: int = Field(
+        default=50, ge=0, le=1000, description="Keys whose tokens are counted by name; those of all others are `other`."
+    )
+
+
 class StoreSettings(_Frozen):
     """The database."""
 
@@ -347,6 +358,7 @@ class Settings(_Frozen):
     turns: TurnSettings = TurnSettings()
     access: AccessSettings = AccessSettings()
     limits: LimitSettings = LimitSettings()
+    metrics: MetricsSettings = MetricsSettings()
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
 

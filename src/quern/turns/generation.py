@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from quern.engine.base import Engine, Finished, Tokens
 from quern.errors import EngineFailed
 from quern.events import Prefill, Queued, TurnEnded
+from quern.obs.metrics import Metrics
 from quern.store.turn_rows import JournalEntry
 from quern.turns.journal import Journal
 from quern.turns.turn import Turn
@@ -18,12 +19,13 @@ from quern.types import FinishReason, Timings, TurnState, Usage
 class Generation:
     """Writes a turn's queue, prefill and answer events; its terminal event is the caller's to append."""
 
-    def __init__(self, turn: Turn, journal: Journal) -> None:
+    def __init__(self, turn: Turn, journal: Journal, metrics: Metrics) -> None:
         self._turn = turn
         self._decoder = turn.decoder
         self._journal = journal
+        self._metrics = metrics
         self._admitted = time.monotonic()
-        self._running_since: float | None = None
+        self._last_token_at = 0.0
         self._cached_tokens = 0
 
     async def consume(self, engine: Engine) -> TurnEnded:
@@ -72,14 +74,19 @@ class Generation:
         return TurnEnded(TurnState.COMPLETED, reason, None, usage, timings, self._decoder.stop, output.repairs)
 
     def _start(self) -> None:
-        if self._running_since is None:
-            self._running_since = time.monotonic()
+        if self._turn.running_at is None:
+            self._turn.running_at = time.monotonic()
             self._turn.started_at = datetime.now(UTC)
             self._journal.start(self._turn.id, self._turn.started_at)
 
     def _count(self, ids: tuple[int, ...]) -> None:
+        now = time.monotonic()
         if self._turn.first_token_at is None:
-            self._turn.first_token_at = time.monotonic()
+            self._turn.first_token_at = now
+            self._metrics.first_token.observe(now - self._turn.arrived_at)
+        else:
+            self._metrics.between_tokens.observe(now - self._last_token_at)
+        self._last_token_at = now
         self._turn.generated_tokens += len(ids)
 
     def _finish(self) -> None:
@@ -100,7 +107,7 @@ class Generation:
 
     def _timings(self) -> Timings:
         now = time.monotonic()
-        running = self._running_since if self._running_since is not None else now
+        running = self._turn.running_at if self._turn.running_at is not None else now
         first_token = self._turn.first_token_at if self._turn.first_token_at is not None else now
         return Timings(
             queued_ms=(running - self._admitted) * 1000,

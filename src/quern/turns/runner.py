@@ -14,6 +14,7 @@ import structlog
 from quern.engine.base import Engine
 from quern.errors import EngineError, GrammarExhausted, StoreError
 from quern.events import TurnEnded
+from quern.obs.metrics import Metrics
 from quern.records import UsageRecord
 from quern.store.turn_rows import TurnEnd
 from quern.store.turns import TurnAlreadyEnded, TurnStore
@@ -35,8 +36,11 @@ SERVER_STOPPED = (
 class TurnRunner:
     """Generates a turn, ends it exactly once, stores the end."""
 
-    def __init__(self, engine: Engine, store: TurnStore, journal: Journal, owner_turns: OwnerTurns) -> None:
+    def __init__(
+        self, engine: Engine, store: TurnStore, journal: Journal, owner_turns: OwnerTurns, metrics: Metrics
+    ) -> None:
         self._engine = engine
+        self._metrics = metrics
         self._owner_turns = owner_turns
         self._store = store
         self._journal = journal
@@ -71,7 +75,7 @@ class TurnRunner:
         )
 
     async def _generate(self, turn: Turn) -> TurnEnded:
-        generation = Generation(turn, self._journal)
+        generation = Generation(turn, self._journal, self._metrics)
         task = asyncio.get_running_loop().create_task(self._consume(turn, generation))
         turn.generation = task
         if turn.ending is not None:

@@ -21,6 +21,7 @@ from quern.errors import EngineUnavailable, InvalidRequest
 from quern.events import TurnEnded
 from quern.grammar.grammar_choice import GrammarChoice
 from quern.grammar.kinds import Grammar
+from quern.obs.metrics import Metrics, TurnFacts
 from quern.prompt.codec import TextCodec
 from quern.store.items import NewItem
 from quern.store.turn_rows import NewTurn
@@ -54,10 +55,12 @@ class TurnService:
         history: HistoryLoader,
         turns: TurnStore,
         usage: UsageMeter,
+        metrics: Metrics,
         settings: TurnSettings,
     ) -> None:
         self._engine = engine
         self._usage = usage
+        self._metrics = metrics
         self._codec = codec
         self._history = history
         self._grammars = GrammarChoice(engine.check_grammar, codec.tool_format)
@@ -65,7 +68,7 @@ class TurnService:
         self._settings = settings
         self._journal = Journal(turns, interval=settings.save_interval_ms / 1000, token_limit=settings.save_tokens)
         self._owner_turns = OwnerTurns(usage, lambda: engine.info.parallel, self._retry_after)
-        self._runner = TurnRunner(engine, turns, self._journal, self._owner_turns)
+        self._runner = TurnRunner(engine, turns, self._journal, self._owner_turns, metrics)
         self._lengths = TurnLengths()
         self._places = Places(self._retry_after)
         self._active: dict[str, Turn] = {}
@@ -95,6 +98,7 @@ class TurnService:
         Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy, LimitExceeded, QueueFull,
         ContextExceeded, InvalidRequest or StoreError; then nothing was stored.
         """
+        arrived = time.monotonic()
         self.check_serving()
         check_ids(request.sampling.logit_bias, self._codec.vocabulary_size, "logit_bias")
         active = self._active.values()
@@ -107,7 +111,7 @@ class TurnService:
             ):
                 prepared = await self._prepare(history, request.input)
                 grammar = await self._grammars.choose(prepared.grammars, prepared.grammar_field, prepared.demanded)
-                turn = self._turn(request, prepared, grammar)
+                turn = self._turn(request, prepared, grammar, arrived)
                 await self._store_queued(turn, request, history)
                 return self._launch(turn)
 
@@ -158,6 +162,10 @@ class TurnService:
     def turns_of(self, owner: str) -> list[Turn]:
         """All of the owner's active turns."""
         return [turn for turn in self._active.values() if turn.owner == owner]
+
+    def all_active(self) -> list[Turn]:
+        """Everybody's active turns, the oldest first."""
+        return list(self._active.values())
 
     async def cancel(self, turn: Turn, reason: str) -> None:
         """End a turn as cancelled and wait until that is stored."""
@@ -222,7 +230,7 @@ class TurnService:
         ]
         return retry_after(running, self._lengths.typical)
 
-    def _turn(self, request: TurnRequest, prepared: Prepared, grammar: Grammar | None) -> Turn:
+    def _turn(self, request: TurnRequest, prepared: Prepared, grammar: Grammar | None, arrived: float) -> Turn:
         sampling = request.sampling
         room = room_for_answer(
             len(prepared.ids), sampling.max_tokens, self._engine.info.context_length, fit=request.fit_answer
@@ -235,6 +243,7 @@ class TurnService:
         return Turn(
             turn_id,
             principal=request.caller.principal,
+            arrived_at=arrived,
             conversation_id=conversation_id,
             request=GenerateRequest(
                 prompt=prepared.ids,
@@ -306,6 +315,7 @@ class TurnService:
         finally:
             del self._active[turn.id]
             self._charge(turn)
+            self._observe(turn)
         if turn.log.end is not None and turn.log.end.state is TurnState.COMPLETED:
             self._lengths.add(turn.log.end.usage.completion_tokens)
 
@@ -313,3 +323,15 @@ class TurnService:
         if turn.log.end is not None:
             used = turn.log.end.usage
             self._usage.charge(turn.principal, used.prompt_tokens - used.cached_tokens + used.completion_tokens)
+
+    def _observe(self, turn: Turn) -> None:
+        if turn.log.end is not None:
+            self._metrics.turn_ended(
+                TurnFacts(
+                    key=turn.principal.name,
+                    priority=turn.request.priority.label,
+                    total_seconds=time.monotonic() - turn.arrived_at,
+                    ran=turn.running_at is not None,
+                    end=turn.log.end,
+                )
+            )

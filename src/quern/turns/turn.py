@@ -24,7 +24,8 @@ class Turn:
 
     `kept`: what is said outlives it; with `keeps_events` also how its text came. `fitted`: the answer gets less room
     than was asked for, as there is no more. `prefill`: how the answer began before it. `ignored`: what schemas ask and
-    the answer isn't kept to, as sentences. `pieces`: all that the model wrote, as it came.
+    the answer isn't kept to, as sentences. `pieces`: all that the model wrote, as it came. `arrived_at`, `running_at`
+    and `first_token_at`: seconds of a monotonic clock.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Turn:
         turn_id: str,
         *,
         principal: Principal,
+        arrived_at: float,
         conversation_id: str | None,
         request: GenerateRequest,
         decoder: AnswerDecoder,
@@ -53,12 +55,14 @@ class Turn:
         self.fitted = fitted
         self.prefill = prefill
         self.ignored = ignored
+        self.arrived_at = arrived_at
         self.created_at = datetime.now(UTC)
         self.started_at: datetime | None = None
         self.pieces: list[str] = []
         self.concluding = False
         self.log = TurnLog()
         self.generated_tokens = 0
+        self.running_at: float | None = None
         self.first_token_at: float | None = None
         self.ending: tuple[TurnState, str] | None = None
         self.generation: asyncio.Task[TurnEnded] | None = None

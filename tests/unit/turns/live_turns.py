@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import uuid
 
+from quern.access.principal import Principal
 from quern.engine.base import GenerateRequest, Priority
 from quern.prompt.codec import TextCodec
 from quern.prompt.tools.protocols import AnswerParser
+from quern.records import KeyRole
 from quern.sampling import SamplingParams
 from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.disconnect_policy import Abandonment
@@ -31,7 +33,8 @@ def live_turn(
     turn_id = str(uuid.uuid4())
     return Turn(
         turn_id,
-        owner="ann",
+        principal=Principal("ann", "ann", KeyRole.USER),
+        arrived_at=0.0,
         conversation_id=conversation_id,
         request=GenerateRequest(
             (1, 2, 3), SamplingParams(max_tokens=max_tokens), BYTES.stop_token_ids, priority=priority

@@ -6,7 +6,7 @@ import re
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -31,12 +31,23 @@ NOT_IN_HEADERS = re.compile(r"[^ -+\--~]")
 WELL_FORMED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
 
-class RequestLog:
-    """Takes a well-formed `x-request-id` or makes one, returns it, binds it to the log, and logs the request."""
+class CountRequest(Protocol):
+    """Is told of a request that was answered."""
 
-    def __init__(self, app: ASGIApp, dialects: Dialects) -> None:
+    def __call__(self, method: str, route: str | None, status: int, refusal: str | None, ignored: int) -> None:
+        """`route`: its template; None where it reached none. `refusal`: the kind of error. `ignored`: how many fields
+        of the request were left out.
+        """
+        ...
+
+
+class RequestLog:
+    """Takes a well-formed `x-request-id` or makes one, returns it, binds it to the log, logs and counts the request."""
+
+    def __init__(self, app: ASGIApp, dialects: Dialects, count: CountRequest) -> None:
         self._app = app
         self._dialects = dialects
+        self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,6 +83,15 @@ class RequestLog:
             finally:
                 level = log.debug if scope["path"] in self._dialects.quiet_paths else log.info
                 level("request", **_line(scope, status, time.monotonic() - started))
+                self._count(*_counted(scope, status))
+
+
+def _counted(scope: Scope, status: int) -> tuple[str, str | None, int, str | None, int]:
+    """What is counted of a request: nothing that a client can make up."""
+    route, state = scope.get("route"), scope["state"]
+    failure: Failure | None = state.get("failure")
+    refusal = failure.kind.name.lower() if failure is not None and status >= 400 else None
+    return scope["method"], getattr(route, "path", None), status, refusal, len(state.get("ignored_fields", ()))
 
 
 def _line(scope: Scope, status: int, seconds: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from quern.access.keys import Keys
 from quern.access.usage import UsageMeter
 from quern.api.shared.body_budget import BodyBudget
 from quern.config import GenerationSettings, UnknownFields
+from quern.turns.activity import ActivityService
 from quern.turns.conversations import ConversationService
 from quern.turns.embeddings import EmbeddingService
 from quern.turns.responses import ResponseService
@@ -35,6 +36,8 @@ class Services:
     bodies: BodyBudget
     keys: Keys
     usage: UsageMeter
+    activity: ActivityService
+    public_metrics: bool
 
 
 def services_of(request: Request) -> Services:
