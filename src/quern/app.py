@@ -40,6 +40,7 @@ from quern.api.shared.request_body import BodyLimit
 from quern.api.shared.request_log import RequestLog
 from quern.api.shared.services import Services
 from quern.api.shared.websockets import NoWebSockets
+from quern.api.turns import TURNS
 from quern.api.usage import USAGE
 from quern.config import EngineName, Settings
 from quern.engine.base import Engine
@@ -63,10 +64,11 @@ from quern.turns.responses import ResponseService
 from quern.turns.served_model import ModelService
 from quern.turns.service import TurnService
 from quern.turns.tokens import TokenService
+from quern.turns.turn_reports import TurnReports
 
 log = structlog.get_logger(__name__)
 
-DIALECTS = (CODE, OPENAI, LLAMACPP, OLLAMA, ANTHROPIC, MODELS, HEALTH, API_PAGE, ADMIN, USAGE, METRICS)
+DIALECTS = (CODE, OPENAI, LLAMACPP, OLLAMA, ANTHROPIC, MODELS, HEALTH, API_PAGE, ADMIN, USAGE, METRICS, TURNS)
 DESCRIPTION = "Code generation with Qwen-Coder models: one shot or in conversations that survive whatever happens."
 
 
@@ -137,6 +139,7 @@ class Application:
             keys=self.keys,
             usage=self.usage,
             activity=self.activity,
+            turn_reports=TurnReports(engine, codec, turn_store, self.turns),
             public_metrics=settings.metrics.public,
         )
         self.asgi = _build_asgi(services, settings, metrics)

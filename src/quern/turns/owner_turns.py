@@ -47,11 +47,16 @@ class OwnerTurns:
             if not self._starting[owner]:
                 del self._starting[owner]
 
+    def full(self, principal: Principal) -> bool:
+        """Whether as many of the owner's turns run as may."""
+        most = self._usage.limits_of(principal).turns_at_once
+        return bool(most) and self._running[principal.owner] >= most
+
     @asynccontextmanager
     async def running(self, principal: Principal) -> AsyncGenerator[None]:
         """Run when fewer than the owner's `turns_at_once` do, in order of arrival."""
-        owner, most = principal.owner, self._usage.limits_of(principal).turns_at_once
-        if most and self._running[owner] >= most:
+        owner = principal.owner
+        if self.full(principal):
             await self._wait(owner)
         else:
             self._running[owner] += 1

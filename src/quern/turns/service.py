@@ -21,7 +21,7 @@ from quern.errors import EngineUnavailable, InvalidRequest
 from quern.events import TurnEnded
 from quern.grammar.grammar_choice import GrammarChoice
 from quern.grammar.kinds import Grammar
-from quern.obs.metrics import Metrics, TurnFacts
+from quern.obs.metrics import Metrics
 from quern.prompt.codec import TextCodec
 from quern.store.items import NewItem
 from quern.store.turn_rows import NewTurn
@@ -31,9 +31,11 @@ from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.disconnect_policy import Abandonment
 from quern.turns.history import HistoryLoader, with_custom_results
 from quern.turns.journal import Journal
+from quern.turns.observer import TurnObserver
 from quern.turns.owner_turns import OwnerTurns
 from quern.turns.preparation import LONG_PROMPT, Prepared, call_parser, check_ids, prepare, prompt_size
 from quern.turns.queue_limit import Places, Progress, TurnLengths, retry_after
+from quern.turns.recent import Said
 from quern.turns.request import ChatInput, TokenInput, TurnRequest
 from quern.turns.runner import SERVER_STOPPED, TurnRunner
 from quern.turns.turn import Turn
@@ -45,7 +47,9 @@ LOADING_RETRY_AFTER = 5
 
 
 class TurnService:
-    """Admits turns, runs them apart from their connections, and ends them all when the server stops."""
+    """Admits turns, runs them apart from their connections, and ends them all when the server stops. `observer` is told
+    of each.
+    """
 
     def __init__(
         self,
@@ -60,7 +64,8 @@ class TurnService:
     ) -> None:
         self._engine = engine
         self._usage = usage
-        self._metrics = metrics
+        self._active: dict[str, Turn] = {}
+        self.observer = TurnObserver(metrics, self._active.values)
         self._codec = codec
         self._history = history
         self._grammars = GrammarChoice(engine.check_grammar, codec.tool_format)
@@ -68,10 +73,9 @@ class TurnService:
         self._settings = settings
         self._journal = Journal(turns, interval=settings.save_interval_ms / 1000, token_limit=settings.save_tokens)
         self._owner_turns = OwnerTurns(usage, lambda: engine.info.parallel, self._retry_after)
-        self._runner = TurnRunner(engine, turns, self._journal, self._owner_turns, metrics)
+        self._runner = TurnRunner(engine, turns, self._journal, self._owner_turns, self.observer)
         self._lengths = TurnLengths()
         self._places = Places(self._retry_after)
-        self._active: dict[str, Turn] = {}
         self._long_prompts = ThreadPoolExecutor(1, thread_name_prefix="quern-long-prompts")
         self._stopping = False
         self._tasks: asyncio.TaskGroup | None = None
@@ -111,7 +115,7 @@ class TurnService:
             ):
                 prepared = await self._prepare(history, request.input)
                 grammar = await self._grammars.choose(prepared.grammars, prepared.grammar_field, prepared.demanded)
-                turn = self._turn(request, prepared, grammar, arrived)
+                turn = self._turn(request, prepared, grammar, Said(tuple(history), request.input), arrived)
                 await self._store_queued(turn, request, history)
                 return self._launch(turn)
 
@@ -230,7 +234,9 @@ class TurnService:
         ]
         return retry_after(running, self._lengths.typical)
 
-    def _turn(self, request: TurnRequest, prepared: Prepared, grammar: Grammar | None, arrived: float) -> Turn:
+    def _turn(
+        self, request: TurnRequest, prepared: Prepared, grammar: Grammar | None, said: Said, arrived: float
+    ) -> Turn:
         sampling = request.sampling
         room = room_for_answer(
             len(prepared.ids), sampling.max_tokens, self._engine.info.context_length, fit=request.fit_answer
@@ -243,6 +249,8 @@ class TurnService:
         return Turn(
             turn_id,
             principal=request.caller.principal,
+            request_id=request.caller.request_id,
+            said=said,
             arrived_at=arrived,
             conversation_id=conversation_id,
             request=GenerateRequest(
@@ -315,7 +323,7 @@ class TurnService:
         finally:
             del self._active[turn.id]
             self._charge(turn)
-            self._observe(turn)
+            self.observer.ended(turn)
         if turn.log.end is not None and turn.log.end.state is TurnState.COMPLETED:
             self._lengths.add(turn.log.end.usage.completion_tokens)
 
@@ -323,15 +331,3 @@ class TurnService:
         if turn.log.end is not None:
             used = turn.log.end.usage
             self._usage.charge(turn.principal, used.prompt_tokens - used.cached_tokens + used.completion_tokens)
-
-    def _observe(self, turn: Turn) -> None:
-        if turn.log.end is not None:
-            self._metrics.turn_ended(
-                TurnFacts(
-                    key=turn.principal.name,
-                    priority=turn.request.priority.label,
-                    total_seconds=time.monotonic() - turn.arrived_at,
-                    ran=turn.running_at is not None,
-                    end=turn.log.end,
-                )
-            )

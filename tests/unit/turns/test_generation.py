@@ -16,6 +16,7 @@ from quern.events import ArgumentsDelta, CallEnded, Prefill, Queued, TextDelta, 
 from quern.obs.metrics import Metrics
 from quern.turns.generation import Generation
 from quern.turns.journal import Journal
+from quern.turns.observer import TurnObserver
 from quern.turns.turn import Turn
 from quern.types import FinishReason, Message, Role, Timings, ToolCall, TurnState, Usage
 
@@ -42,7 +43,7 @@ class ScriptedEngine(FakeEngine):
 
 async def run(turn: Turn, *events: EngineEvent) -> tuple[TurnEnded, ScriptedEngine]:
     engine = ScriptedEngine(*events)
-    generation = Generation(turn, journal(), Metrics())
+    generation = Generation(turn, journal(), TurnObserver(Metrics(), list))
     end = await generation.consume(engine)
     return end, engine
 
@@ -169,7 +170,7 @@ async def test_an_engine_that_stops_without_a_reason_has_failed() -> None:
 
 async def test_a_turn_that_ends_early_tells_what_its_parser_held_back() -> None:
     turn = live_turn(parser=ScriptedParser())
-    generation = Generation(turn, journal(), Metrics())
+    generation = Generation(turn, journal(), TurnObserver(Metrics(), list))
     with pytest.raises(EngineFailed):
         await generation.consume(ScriptedEngine(Prefill(3, 3, 2), tokens("see: f{1")))
     end = generation.ended_early(TurnState.CANCELLED, "Enough.")

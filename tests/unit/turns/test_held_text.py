@@ -15,6 +15,7 @@ from quern.errors import EngineFailed
 from quern.obs.metrics import Metrics
 from quern.prompt.tools.protocols import AnswerParser
 from quern.turns.generation import Generation
+from quern.turns.observer import TurnObserver
 from quern.turns.turn import Turn
 from quern.types import TurnState
 
@@ -35,7 +36,7 @@ class FailingEngine(FakeEngine):
 
 
 async def end_early(turn: Turn, *pieces: str) -> None:
-    generation = Generation(turn, journal(), Metrics())
+    generation = Generation(turn, journal(), TurnObserver(Metrics(), list))
     with pytest.raises(EngineFailed):
         await generation.consume(FailingEngine(*pieces))
     generation.ended_early(TurnState.FAILED, "It failed.")

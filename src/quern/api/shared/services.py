@@ -18,6 +18,7 @@ from quern.turns.responses import ResponseService
 from quern.turns.served_model import ModelService
 from quern.turns.service import TurnService
 from quern.turns.tokens import TokenService
+from quern.turns.turn_reports import TurnReports
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Services:
     keys: Keys
     usage: UsageMeter
     activity: ActivityService
+    turn_reports: TurnReports
     public_metrics: bool
 
 
