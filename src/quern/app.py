@@ -42,12 +42,14 @@ from quern.api.shared.services import Services
 from quern.api.shared.websockets import NoWebSockets
 from quern.api.turns import TURNS
 from quern.api.usage import USAGE
-from quern.config import EngineName, Settings
+from quern.config import EngineName, ServerSettings, Settings
 from quern.engine.base import Engine
 from quern.engine.engine_choice import ModelKind, choose, native_facts
 from quern.engine.fake import FakeEngine
+from quern.environment import otel_environment
 from quern.errors import ConfigError
 from quern.obs.metrics import Metrics
+from quern.obs.tracing import Tracing, tracing_of
 from quern.prompt.codec import TextCodec
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
@@ -83,7 +85,7 @@ class ServedModel:
 class Application:
     """A wired server: `asgi` answers while `running()` lasts. `engine_reason`: why it is this engine, as a sentence.
     `database`: the one of the settings, where it was claimed before. `metrics`: those that the engine counts its steps
-    in, where it does.
+    in, where it does. `tracing`: in place of what the settings ask for.
     """
 
     def __init__(
@@ -95,7 +97,10 @@ class Application:
         database: Database | None = None,
         *,
         metrics: Metrics | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        endpoint = settings.tracing.otlp_endpoint
+        self.tracing = tracing if tracing is not None else tracing_of(endpoint, otel_environment())
         self.metrics = metrics = metrics if metrics is not None else Metrics(settings.metrics.max_keys)
         self.engine = engine
         self.engine_reason = engine_reason
@@ -113,6 +118,7 @@ class Application:
             turns=turn_store,
             usage=self.usage,
             metrics=metrics,
+            tracing=self.tracing,
             settings=settings.turns,
         )
         self.keys = Keys(
@@ -142,7 +148,7 @@ class Application:
             turn_reports=TurnReports(engine, codec, turn_store, self.turns),
             public_metrics=settings.metrics.public,
         )
-        self.asgi = _build_asgi(services, settings, metrics)
+        self.asgi = _build_asgi(services, settings, metrics, self.tracing)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[asyncio.Task[None]]:
@@ -167,6 +173,8 @@ class Application:
         finally:
             await self.database.close()
             await asyncio.to_thread(self.codec.close)
+            if self.tracing is not None:
+                await asyncio.to_thread(self.tracing.close)
 
     @asynccontextmanager
     async def administered(self) -> AsyncGenerator[None]:
@@ -251,7 +259,7 @@ def _llamacpp(settings: Settings, model: ServedModel, codec: TextCodec) -> Engin
     )
 
 
-def _build_asgi(services: Services, settings: Settings, metrics: Metrics) -> FastAPI:
+def _build_asgi(services: Services, settings: Settings, metrics: Metrics, tracing: Tracing | None) -> FastAPI:
     dialects = Dialects(DIALECTS, default_style=OPENAI_ERRORS)
     # As they are: `include_router` would analyse each of them again, for this application, at its first request.
     routes: list[BaseRoute] = [route for router in dialects.routers for route in router.routes]
@@ -267,18 +275,19 @@ def _build_asgi(services: Services, settings: Settings, metrics: Metrics) -> Fas
     app.state.services = services
     install_error_handlers(app, dialects.style_of)
     document_errors(app, dialects.style_of)
-    _add_middleware(app, dialects, services, settings, metrics)
+    _add_middleware(app, dialects, services, settings.server)
+    app.add_middleware(RequestLog, dialects=dialects, count=metrics.request_ended, traces=tracing)
+    if settings.server.cors_origins:
+        app.add_middleware(CorsHeaders, origins=Origins(settings.server.cors_origins))
+    app.add_middleware(TidyPaths)
     return app
 
 
-def _add_middleware(
-    app: FastAPI, dialects: Dialects, services: Services, all_settings: Settings, metrics: Metrics
-) -> None:
-    """What a request passes before it reaches its route, innermost first."""
-    settings = all_settings.server
+def _add_middleware(app: FastAPI, dialects: Dialects, services: Services, settings: ServerSettings) -> None:
+    """What a request passes once it is logged and before it reaches its route, innermost first."""
 
     def needs_no_key(path: str) -> bool:
-        return dialects.is_open(path) or (all_settings.metrics.public and path == METRICS_PATH)
+        return dialects.is_open(path) or (services.public_metrics and path == METRICS_PATH)
 
     paths, origins, style_of = Paths(app.routes), Origins(settings.cors_origins), dialects.style_of
     app.add_middleware(BodyLimit, limit=settings.max_request_bytes, style_of=style_of)
@@ -295,7 +304,3 @@ def _add_middleware(
         is_open=dialects.is_open,
         style_of=style_of,
     )
-    app.add_middleware(RequestLog, dialects=dialects, count=metrics.request_ended)
-    if settings.cors_origins:
-        app.add_middleware(CorsHeaders, origins=origins)
-    app.add_middleware(TidyPaths)

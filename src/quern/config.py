@@ -321,6 +321,18 @@ class MetricsSettings(_Frozen):
     )
 
 
+class TracingSettings(_Frozen):
+    """Traces for OpenTelemetry; they take the extra `quern-coder[otel]`."""
+
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description=(
+            "URL of a collector that takes OTLP over HTTP, such as `http://127.0.0.1:4318`: traces are sent there. If "
+            "unset, the variable OTEL_EXPORTER_OTLP_ENDPOINT decides; without it there are none."
+        ),
+    )
+
+
 class StoreSettings(_Frozen):
     """The database."""
 
@@ -359,6 +371,7 @@ class Settings(_Frozen):
     access: AccessSettings = AccessSettings()
     limits: LimitSettings = LimitSettings()
     metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
 

@@ -5,15 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
+from quern.engine.base import Engine
+from quern.events import TurnEnded
 from quern.obs.metrics import Metrics, TurnFacts
+from quern.obs.tracing import Tracing, TurnTrace
 from quern.turns.recent import Occupancy, Queue, RecentTurn, RecentTurns
+from quern.turns.request import ChatInput
 from quern.turns.turn import Turn
 
 
 class TurnObserver:
     """`active`: all turns that are queued or running. `recent`: those that ended lately."""
 
-    def __init__(self, metrics: Metrics, active: Callable[[], Collection[Turn]]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        metrics: Metrics,
+        active: Callable[[], Collection[Turn]],
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._engine = engine
+        self._tracing = tracing
         self.recent = RecentTurns()
         self.occupancy = Occupancy()
         self.observe_gap = metrics.between_tokens.observe
@@ -46,6 +58,24 @@ class TurnObserver:
                 TurnFacts(turn.principal.name, turn.request.priority.label, total_seconds=total, ran=ran, end=end)
             )
 
+            if self._tracing is not None:
+                self._tracing.turn_ended(self._trace(turn, end))
+
     def snapshot(self, turn: Turn, now: float) -> RecentTurn:
         """What would be kept of it."""
         return RecentTurn.of(turn, self.occupancy, now)
+
+    def _trace(self, turn: Turn, end: TurnEnded) -> TurnTrace:
+        return TurnTrace(
+            id=turn.id,
+            parent=turn.traceparent,
+            operation="chat" if isinstance(turn.said.given, ChatInput) else "text_completion",
+            model=self._engine.info.model_id,
+            priority=turn.request.priority.label,
+            conversation_id=turn.conversation_id,
+            sampling=turn.request.sampling,
+            arrived_at=turn.arrived_at,
+            running_at=turn.running_at,
+            first_token_at=turn.first_token_at,
+            end=end,
+        )

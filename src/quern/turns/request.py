@@ -79,12 +79,13 @@ class TokenInput:
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks, under which request id, and what a turn is to do should the connection close; `disconnect=None` takes
-    the policy from the settings.
+    the policy from the settings. `traceparent`: the request's span, where there are traces.
     """
 
     principal: Principal
     request_id: str
     disconnect: DisconnectPolicy | None = None
+    traceparent: str = ""
 
     @property
     def owner(self) -> str:

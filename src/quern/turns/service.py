@@ -22,6 +22,7 @@ from quern.events import TurnEnded
 from quern.grammar.grammar_choice import GrammarChoice
 from quern.grammar.kinds import Grammar
 from quern.obs.metrics import Metrics
+from quern.obs.tracing import Tracing
 from quern.prompt.codec import TextCodec
 from quern.store.items import NewItem
 from quern.store.turn_rows import NewTurn
@@ -60,12 +61,13 @@ class TurnService:
         turns: TurnStore,
         usage: UsageMeter,
         metrics: Metrics,
+        tracing: Tracing | None = None,
         settings: TurnSettings,
     ) -> None:
         self._engine = engine
         self._usage = usage
         self._active: dict[str, Turn] = {}
-        self.observer = TurnObserver(metrics, self._active.values)
+        self.observer = TurnObserver(engine, metrics, self._active.values, tracing)
         self._codec = codec
         self._history = history
         self._grammars = GrammarChoice(engine.check_grammar, codec.tool_format)
@@ -250,6 +252,7 @@ class TurnService:
             turn_id,
             principal=request.caller.principal,
             request_id=request.caller.request_id,
+            traceparent=request.caller.traceparent,
             said=said,
             arrived_at=arrived,
             conversation_id=conversation_id,

@@ -37,6 +37,7 @@ class Turn:
         *,
         principal: Principal,
         request_id: str,
+        traceparent: str = "",
         said: Said,
         arrived_at: float,
         conversation_id: str | None,
@@ -61,6 +62,7 @@ class Turn:
         self.prefill = prefill
         self.ignored = ignored
         self.request_id = request_id
+        self.traceparent = traceparent
         self.said = said
         self.arrived_at = arrived_at
         self.admitted_at = arrived_at

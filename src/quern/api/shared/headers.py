@@ -72,7 +72,8 @@ def caller(
     disconnect: Annotated[DisconnectPolicy | None, Depends(disconnect_policy)],
 ) -> Caller:
     """Who asks, under the request id that `RequestLog` settled."""
-    return Caller(principal, cast("str", request.state.request_id), disconnect)
+    traceparent: str = getattr(request.state, "traceparent", "")
+    return Caller(principal, cast("str", request.state.request_id), disconnect, traceparent)
 
 
 AdminDep = Annotated[Principal, Depends(administrator)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -41,13 +41,32 @@ class CountRequest(Protocol):
         ...
 
 
+class Trace(Protocol):
+    """The span of a request. `traceparent` names it to what the request begins."""
+
+    traceparent: str
+
+    def end(self, method: str, route: str | None, status: int) -> None:
+        """It was answered."""
+        ...
+
+
+class Traces(Protocol):
+    """Begins spans of requests."""
+
+    def begin(self, headers: Mapping[str, str]) -> Trace:
+        """A request has come, with these headers."""
+        ...
+
+
 class RequestLog:
     """Takes a well-formed `x-request-id` or makes one, returns it, binds it to the log, logs and counts the request."""
 
-    def __init__(self, app: ASGIApp, dialects: Dialects, count: CountRequest) -> None:
+    def __init__(self, app: ASGIApp, dialects: Dialects, count: CountRequest, traces: Traces | None = None) -> None:
         self._app = app
         self._dialects = dialects
         self._count = count
+        self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -56,6 +75,10 @@ class RequestLog:
         given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         request_id = given if WELL_FORMED_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        quiet = scope["path"] in self._dialects.quiet_paths
+        trace = self._traces.begin(Headers(scope=scope)) if self._traces is not None and not quiet else None
+        if trace is not None:
+            scope["state"]["traceparent"] = trace.traceparent
         style = self._dialects.style_of(scope["path"])
         started = time.monotonic()
         status = 0
@@ -81,17 +104,24 @@ class RequestLog:
                     await style.response(unexpected_failure(error))(scope, receive, send_with_id)
                 raise
             finally:
-                level = log.debug if scope["path"] in self._dialects.quiet_paths else log.info
+                level = log.debug if quiet else log.info
                 level("request", **_line(scope, status, time.monotonic() - started))
                 self._count(*_counted(scope, status))
+                if trace is not None:
+                    trace.end(scope["method"], _route(scope), status)
 
 
 def _counted(scope: Scope, status: int) -> tuple[str, str | None, int, str | None, int]:
     """What is counted of a request: nothing that a client can make up."""
-    route, state = scope.get("route"), scope["state"]
+    state = scope["state"]
     failure: Failure | None = state.get("failure")
     refusal = failure.kind.name.lower() if failure is not None and status >= 400 else None
-    return scope["method"], getattr(route, "path", None), status, refusal, len(state.get("ignored_fields", ()))
+    return scope["method"], _route(scope), status, refusal, len(state.get("ignored_fields", ()))
+
+
+def _route(scope: Scope) -> str | None:
+    """The template of the route that a request reached; None where it reached none."""
+    return getattr(scope.get("route"), "path", None)
 
 
 def _line(scope: Scope, status: int, seconds: float) -> dict[str, Any]:
