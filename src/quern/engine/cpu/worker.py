@@ -151,9 +151,9 @@ class Worker:
             return False
         drawn = model.forward(step.parts)
         notices = scheduler.apply(step, drawn, time.monotonic())
+        self.kv = scheduler.kv
         if notices:
             self._reports.notices(notices)
-        self.kv = scheduler.kv
         self._reports.step(_facts(step, time.monotonic() - began))
         return True
 
