@@ -22,6 +22,8 @@ from quern.api.api_page import API_PAGE
 from quern.api.code.dialect import CODE
 from quern.api.health import HEALTH
 from quern.api.llamacpp.dialect import LLAMACPP
+from quern.api.metrics import METRICS
+from quern.api.metrics import PATH as METRICS_PATH
 from quern.api.models import MODELS
 from quern.api.ollama.dialect import OLLAMA
 from quern.api.openai.dialect import OPENAI
@@ -38,12 +40,16 @@ from quern.api.shared.request_body import BodyLimit
 from quern.api.shared.request_log import RequestLog
 from quern.api.shared.services import Services
 from quern.api.shared.websockets import NoWebSockets
+from quern.api.turns import TURNS
 from quern.api.usage import USAGE
 from quern.config import EngineName, ServerSettings, Settings
 from quern.engine.base import Engine
 from quern.engine.engine_choice import ModelKind, choose, native_facts
 from quern.engine.fake import FakeEngine
+from quern.environment import otel_environment
 from quern.errors import ConfigError
+from quern.obs.metrics import Metrics
+from quern.obs.tracing import Tracing, tracing_of
 from quern.prompt.codec import TextCodec
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
@@ -52,6 +58,7 @@ from quern.store.keys import KeyStore
 from quern.store.responses import ResponseStore
 from quern.store.turns import TurnStore
 from quern.store.usage import UsageStore
+from quern.turns.activity import ActivityService
 from quern.turns.conversations import ConversationService
 from quern.turns.embeddings import EmbeddingService
 from quern.turns.history import HistoryLoader
@@ -59,10 +66,11 @@ from quern.turns.responses import ResponseService
 from quern.turns.served_model import ModelService
 from quern.turns.service import TurnService
 from quern.turns.tokens import TokenService
+from quern.turns.turn_reports import TurnReports
 
 log = structlog.get_logger(__name__)
 
-DIALECTS = (CODE, OPENAI, LLAMACPP, OLLAMA, ANTHROPIC, MODELS, HEALTH, API_PAGE, ADMIN, USAGE)
+DIALECTS = (CODE, OPENAI, LLAMACPP, OLLAMA, ANTHROPIC, MODELS, HEALTH, API_PAGE, ADMIN, USAGE, METRICS, TURNS)
 DESCRIPTION = "Code generation with Qwen-Coder models: one shot or in conversations that survive whatever happens."
 
 
@@ -76,7 +84,8 @@ class ServedModel:
 
 class Application:
     """A wired server: `asgi` answers while `running()` lasts. `engine_reason`: why it is this engine, as a sentence.
-    `database`: the one of the settings, where it was claimed before.
+    `database`: the one of the settings, where it was claimed before. `metrics`: those that the engine counts its steps
+    in, where it does. `tracing`: in place of what the settings ask for.
     """
 
     def __init__(
@@ -86,7 +95,13 @@ class Application:
         codec: TextCodec,
         engine_reason: str = "",
         database: Database | None = None,
+        *,
+        metrics: Metrics | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        endpoint = settings.tracing.otlp_endpoint
+        self.tracing = tracing if tracing is not None else tracing_of(endpoint, otel_environment())
+        self.metrics = metrics = metrics if metrics is not None else Metrics(settings.metrics.max_keys)
         self.engine = engine
         self.engine_reason = engine_reason
         self.codec = codec
@@ -108,9 +123,14 @@ class Application:
             history=HistoryLoader(response_store, history),
             turns=turn_store,
             usage=self.usage,
+            metrics=metrics,
+            tracing=self.tracing,
             settings=settings.turns,
         )
-        self.embeddings = EmbeddingService(engine, codec, self.turns, self.usage, settings.turns)
+        self.embeddings = EmbeddingService(
+            engine, codec, self.turns, self.usage, metrics=metrics, settings=settings.turns
+        )
+        self.activity = ActivityService(engine, self.turns, metrics)
         services = Services(
             turns=self.turns,
             conversations=ConversationService(conversation_store, history, turn_store, self.turns),
@@ -124,8 +144,11 @@ class Application:
             bodies=BodyBudget(settings.server.body_bytes),
             keys=self.keys,
             usage=self.usage,
+            activity=self.activity,
+            turn_reports=TurnReports(engine, codec, turn_store, self.turns),
+            public_metrics=settings.metrics.public,
         )
-        self.asgi = _build_asgi(services, settings)
+        self.asgi = _build_asgi(services, settings, metrics, self.tracing)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[asyncio.Task[None]]:
@@ -136,17 +159,22 @@ class Application:
         await self.database.open()
         try:
             async with self.keys.running(), self.usage.running(), self.turns.running():
-                loading = asyncio.get_running_loop().create_task(self.engine.start())
+                loop = asyncio.get_running_loop()
+                loading = loop.create_task(self.engine.start())
+                watching = loop.create_task(self.activity.watch_event_loop())
                 try:
                     yield loading
                 finally:
                     loading.cancel()
-                    await asyncio.wait([loading])
+                    watching.cancel()
+                    await asyncio.wait([loading, watching])
                     await self.drain(0)
                     await self.engine.close()
         finally:
             await self.database.close()
             await asyncio.to_thread(self.codec.close)
+            if self.tracing is not None:
+                await asyncio.to_thread(self.tracing.close)
 
     @asynccontextmanager
     async def administered(self) -> AsyncGenerator[None]:
@@ -197,8 +225,10 @@ def build_app(settings: Settings, model: ServedModel | None, database: Database 
         codec.close()
         raise
     log.info("engine_chosen", engine=choice.name.value, reason=choice.reason)
-    make = _cpu if choice.name is EngineName.CPU else _llamacpp
-    return Application(settings, make(settings, model, codec), codec, choice.reason, database)
+    metrics = Metrics(settings.metrics.max_keys)
+    cpu = choice.name is EngineName.CPU
+    engine = _cpu(settings, model, codec, metrics) if cpu else _llamacpp(settings, model, codec)
+    return Application(settings, engine, codec, choice.reason, database, metrics=metrics)
 
 
 def fake_engine(settings: Settings) -> tuple[Engine, TextCodec]:
@@ -212,7 +242,7 @@ def fake_engine(settings: Settings) -> tuple[Engine, TextCodec]:
     return engine, codec
 
 
-def _cpu(settings: Settings, model: ServedModel, codec: TextCodec) -> Engine:
+def _cpu(settings: Settings, model: ServedModel, codec: TextCodec, metrics: Metrics) -> Engine:
     from quern.engine.cpu.engine import CpuEngine  # noqa: PLC0415 (brings the native module along)
 
     return CpuEngine(
@@ -221,6 +251,7 @@ def _cpu(settings: Settings, model: ServedModel, codec: TextCodec) -> Engine:
         facts=codec.facts,
         vocabulary=codec.tokenizer,
         settings=settings.engine,
+        on_step=metrics.step,
     )
 
 
@@ -237,7 +268,7 @@ def _llamacpp(settings: Settings, model: ServedModel, codec: TextCodec) -> Engin
     )
 
 
-def _build_asgi(services: Services, settings: Settings) -> FastAPI:
+def _build_asgi(services: Services, settings: Settings, metrics: Metrics, tracing: Tracing | None) -> FastAPI:
     dialects = Dialects(DIALECTS, default_style=OPENAI_ERRORS)
     # As they are: `include_router` would analyse each of them again, for this application, at its first request.
     routes: list[BaseRoute] = [route for router in dialects.routers for route in router.routes]
@@ -254,17 +285,25 @@ def _build_asgi(services: Services, settings: Settings) -> FastAPI:
     install_error_handlers(app, dialects.style_of)
     document_errors(app, dialects.style_of)
     _add_middleware(app, dialects, services, settings.server)
+    app.add_middleware(RequestLog, dialects=dialects, count=metrics.request_ended, traces=tracing)
+    if settings.server.cors_origins:
+        app.add_middleware(CorsHeaders, origins=Origins(settings.server.cors_origins))
+    app.add_middleware(TidyPaths)
     return app
 
 
 def _add_middleware(app: FastAPI, dialects: Dialects, services: Services, settings: ServerSettings) -> None:
-    """What a request passes before it reaches its route, innermost first."""
+    """What a request passes once it is logged and before it reaches its route, innermost first."""
+
+    def needs_no_key(path: str) -> bool:
+        return dialects.is_open(path) or (services.public_metrics and path == METRICS_PATH)
+
     paths, origins, style_of = Paths(app.routes), Origins(settings.cors_origins), dialects.style_of
     app.add_middleware(BodyLimit, limit=settings.max_request_bytes, style_of=style_of)
     app.add_middleware(BudgetedBodies, budget=services.bodies, limit=settings.max_request_bytes, style_of=style_of)
     app.add_middleware(AnyMethod, paths=paths, style_of=style_of)
     app.add_middleware(RateLimits, usage=services.usage, style_of=style_of)
-    app.add_middleware(Authentication, keys=services.keys, is_open=dialects.is_open, style_of=style_of)
+    app.add_middleware(Authentication, keys=services.keys, is_open=needs_no_key, style_of=style_of)
     app.add_middleware(NoWebSockets, style_of=style_of)  # no matter which methods a path takes
     app.add_middleware(
         CrossOrigin,
@@ -274,7 +313,3 @@ def _add_middleware(app: FastAPI, dialects: Dialects, services: Services, settin
         is_open=dialects.is_open,
         style_of=style_of,
     )
-    app.add_middleware(RequestLog, dialects=dialects)
-    if settings.cors_origins:
-        app.add_middleware(CorsHeaders, origins=origins)
-    app.add_middleware(TidyPaths)

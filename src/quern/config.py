@@ -336,6 +336,29 @@ class LimitSettings(_Frozen):
     tokens_per_day: int = _limit("The same a day, which begins at midnight UTC.")
 
 
+class MetricsSettings(_Frozen):
+    """What `GET /metrics` shows, and to whom."""
+
+    public: bool = Field(
+        default=False, description="Show `/metrics` without a key. It has the names of keys, and no prompt."
+    )
+    max_keys: int = Field(
+        default=50, ge=0, le=1000, description="Keys whose tokens are counted by name; those of all others are `other`."
+    )
+
+
+class TracingSettings(_Frozen):
+    """Traces for OpenTelemetry; they take the extra `quern-coder[otel]`."""
+
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description=(
+            "URL of a collector that takes OTLP over HTTP, such as `http://127.0.0.1:4318`: traces are sent there. If "
+            "unset, the variable OTEL_EXPORTER_OTLP_ENDPOINT decides; without it there are none."
+        ),
+    )
+
+
 class StoreSettings(_Frozen):
     """The database."""
 
@@ -379,6 +402,8 @@ class Settings(_Frozen):
     turns: TurnSettings = TurnSettings()
     access: AccessSettings = AccessSettings()
     limits: LimitSettings = LimitSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
 

@@ -54,6 +54,12 @@ def key_of_clients() -> str | None:
     return os.environ.get(KEY_VARIABLE) or None
 
 
+def otel_environment() -> dict[str, str]:
+    """OpenTelemetry's standard variables that ask for traces, where set; its libraries read the others themselves."""
+    names = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
+
+
 def settings_variables() -> dict[str, str]:
     """The variables that give settings, sorted by name."""
     return {

@@ -21,6 +21,7 @@
     │   ├── ConversationBusy
     │   ├── ResponseNotFound
     │   ├── ItemNotFound
+    │   ├── TurnNotFound
     │   ├── ModelNotServed
     │   ├── ContextExceeded
     │   │   └── InputTooLong        an input that is embedded
@@ -133,6 +134,10 @@ class ResponseNotFound(TurnRefused):
 
 class ItemNotFound(TurnRefused):
     """A conversation has no such item."""
+
+
+class TurnNotFound(TurnRefused):
+    """Unknown, deleted, or somebody else's."""
 
 
 class ModelNotServed(TurnRefused):

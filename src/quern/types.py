@@ -150,6 +150,25 @@ class Timings:
         return (completion_tokens - 1) / self.decode_ms * 1000
 
 
+@dataclass(frozen=True, slots=True)
+class KvUsage:
+    """Blocks of the KV cache: held by sequences, kept for prompts to come, empty."""
+
+    used: int
+    cached: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepFacts:
+    """A step that an engine has computed: its sequences, their tokens, those that gave way before it, its time."""
+
+    rows: int
+    tokens: int
+    preempted: int
+    seconds: float
+
+
 class TurnState(StrEnum):
     """A turn's life: queued, running, then exactly one terminal state."""
 

@@ -84,7 +84,10 @@ async def test_the_api_page_and_its_description_list_every_route_and_form_field(
     assert (await quern.client.get("/docs")).status_code == 200
     paths = (await quern.client.get("/openapi.json")).json()["paths"]
     assert set(paths) == {
+        "/metrics",
+        "/v1/turns/{turn_id}",
         "/v1/usage",
+        "/v1/admin/activity",
         "/v1/admin/audit",
         "/v1/admin/keys",
         "/v1/admin/keys/{key}",

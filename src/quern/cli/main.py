@@ -36,6 +36,7 @@ COMMANDS = {
     "doctor": "quern.cli.doctor",
     "keys": "quern.cli.keys",
     "usage": "quern.cli.usage",
+    "top": "quern.cli.top",
     "status": "quern.cli.status",
     "ps": "quern.cli.status",
     "stop": "quern.cli.stop",

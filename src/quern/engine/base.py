@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 from quern.events import Prefill, Queued
 from quern.grammar.kinds import Grammar
 from quern.sampling import SamplingParams
-from quern.types import FinishReason, Timings, Usage
+from quern.types import FinishReason, KvUsage, Timings, Usage
 
 
 class Priority(IntEnum):
@@ -23,6 +23,11 @@ class Priority(IntEnum):
     INTERACTIVE = 0
     NORMAL = 1
     BACKGROUND = 2
+
+    @property
+    def label(self) -> str:
+        """Its name for people and metrics."""
+        return self.name.lower()
 
 
 @dataclass(slots=True, eq=False)
@@ -146,7 +151,8 @@ class EngineState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot. `load_progress` is 0 to 1; `load_remaining` is an estimate in seconds while loading, else 0.
+    """A snapshot. `load_progress` is 0 to 1; `load_remaining` is an estimate in seconds while loading, else 0. `kv`:
+    None where the engine can't tell.
 
     `silent_seconds`: how long an engine that has something to compute has not come to the end of a step; infinite where
     what computes is gone for good. An engine without work, or one that loads or restarts, is never silent.
@@ -158,6 +164,7 @@ class EngineStats:
     load_progress: float = 0.0
     load_remaining: float = 0.0
     silent_seconds: float = 0.0
+    kv: KvUsage | None = None
 
 
 class Engine(Protocol):

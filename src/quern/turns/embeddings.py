@@ -13,6 +13,7 @@ from quern.access.usage import UsageMeter
 from quern.config import TurnSettings
 from quern.engine.base import EmbedRequest, Engine, Priority, Vector
 from quern.errors import EngineUnavailable, InputTooLong, InvalidRequest, QueueFull
+from quern.obs.metrics import Metrics
 from quern.prompt.codec import TextCodec
 from quern.turns.preparation import check_ids
 from quern.turns.request import Caller
@@ -43,12 +44,20 @@ class EmbeddingService:
     """
 
     def __init__(
-        self, engine: Engine, codec: TextCodec, turns: TurnService, usage: UsageMeter, settings: TurnSettings
+        self,
+        engine: Engine,
+        codec: TextCodec,
+        turns: TurnService,
+        usage: UsageMeter,
+        *,
+        metrics: Metrics,
+        settings: TurnSettings,
     ) -> None:
         self._engine = engine
         self._codec = codec
         self._turns = turns
         self._usage = usage
+        self._metrics = metrics
         self._settings = settings
         self._running: set[asyncio.Task[Embeddings]] = set()
         self._interrupted = False
@@ -81,6 +90,7 @@ class EmbeddingService:
             self._running.discard(work)
         seconds = time.monotonic() - began
         self._measure(seconds)
+        self._metrics.embedded(caller.principal.name, embeddings.prompt_tokens)
         await self._usage.charge_embedding(
             caller.principal, self._engine.info.model_id, embeddings.prompt_tokens, seconds
         )

@@ -11,6 +11,7 @@ from quern.errors import EngineFailed
 from quern.events import Prefill, Queued, TurnEnded
 from quern.store.turn_rows import JournalEntry
 from quern.turns.journal import Journal
+from quern.turns.observer import TurnObserver
 from quern.turns.turn import Turn
 from quern.types import FinishReason, Timings, TurnState, Usage
 
@@ -18,13 +19,14 @@ from quern.types import FinishReason, Timings, TurnState, Usage
 class Generation:
     """Writes a turn's queue, prefill and answer events; its terminal event is the caller's to append."""
 
-    def __init__(self, turn: Turn, journal: Journal) -> None:
+    def __init__(self, turn: Turn, journal: Journal, observer: TurnObserver) -> None:
         self._turn = turn
         self._decoder = turn.decoder
         self._journal = journal
-        self._admitted = time.monotonic()
-        self._running_since: float | None = None
-        self._cached_tokens = 0
+        self._observer = observer
+        self._observe_gap = observer.observe_gap
+        self._last_token_at = 0.0
+        turn.admitted_at = time.monotonic()
 
     async def consume(self, engine: Engine) -> TurnEnded:
         """Generate until the model, a limit or a stop string ends it. Raises EngineError; cancelling it cancels the
@@ -34,10 +36,11 @@ class Generation:
             async for event in events:
                 match event:
                     case Queued():
+                        self._observer.queued(self._turn)
                         self._turn.log.append(event)
-                    case Prefill(cached=cached):
+                    case Prefill():
                         self._start()
-                        self._cached_tokens = cached
+                        self._turn.progress = event
                         self._turn.log.append(event)
                     case Tokens(ids, logprobs):
                         self._start()
@@ -46,7 +49,8 @@ class Generation:
                         self._record(decoded.text, len(ids))
                         self._turn.log.extend(decoded.events)
                         if self._decoder.complete or self._turn.concluding:
-                            return self._completed(FinishReason.STOP, self._usage(), self._timings())
+                            timings = self._turn.timings(time.monotonic())
+                            return self._completed(FinishReason.STOP, self._usage(), timings)
                     case Finished(reason, usage, timings):
                         self._finish()
                         return self._completed(reason, usage, timings)
@@ -58,11 +62,11 @@ class Generation:
         self._finish()
         self._turn.log.extend(self._decoder.output.finish())
         repairs = self._decoder.output.repairs
-        return TurnEnded(state, None, error, self._usage(), self._timings(), repairs=repairs)
+        return TurnEnded(state, None, error, self._usage(), self._turn.timings(time.monotonic()), repairs=repairs)
 
     def crashed(self, error: str) -> TurnEnded:
         """The terminal event after a bug. What decodes the answer may be what crashed, so it is asked nothing more."""
-        return TurnEnded(TurnState.FAILED, None, error, self._usage(), self._timings())
+        return TurnEnded(TurnState.FAILED, None, error, self._usage(), self._turn.timings(time.monotonic()))
 
     def _completed(self, reason: FinishReason, usage: Usage, timings: Timings) -> TurnEnded:
         output = self._decoder.output
@@ -72,15 +76,21 @@ class Generation:
         return TurnEnded(TurnState.COMPLETED, reason, None, usage, timings, self._decoder.stop, output.repairs)
 
     def _start(self) -> None:
-        if self._running_since is None:
-            self._running_since = time.monotonic()
+        if self._turn.running_at is None:
+            self._turn.running_at = time.monotonic()
+            self._observer.started(self._turn, self._turn.running_at)
             self._turn.started_at = datetime.now(UTC)
             self._journal.start(self._turn.id, self._turn.started_at)
 
     def _count(self, ids: tuple[int, ...]) -> None:
+        now = time.monotonic()
         if self._turn.first_token_at is None:
-            self._turn.first_token_at = time.monotonic()
-        self._turn.count(len(ids))
+            self._turn.first_token_at = now
+            self._observer.first_token(self._turn, now)
+        else:
+            self._observe_gap(now - self._last_token_at)
+        self._last_token_at = now
+        self._turn.count(ids)
 
     def _finish(self) -> None:
         decoded = self._decoder.decode((), last=True)
@@ -96,14 +106,5 @@ class Generation:
                 self._journal.add(JournalEntry(turn.id, len(turn.pieces), text), tokens)
 
     def _usage(self) -> Usage:
-        return Usage(len(self._turn.request.prompt), self._cached_tokens, self._turn.generated_tokens)
-
-    def _timings(self) -> Timings:
-        now = time.monotonic()
-        running = self._running_since if self._running_since is not None else now
-        first_token = self._turn.first_token_at if self._turn.first_token_at is not None else now
-        return Timings(
-            queued_ms=(running - self._admitted) * 1000,
-            prefill_ms=(first_token - running) * 1000,
-            decode_ms=(now - first_token) * 1000,
-        )
+        cached = self._turn.progress.cached if self._turn.progress is not None else 0
+        return Usage(len(self._turn.request.prompt), cached, self._turn.generated_tokens)

@@ -47,6 +47,11 @@ class OwnerTurns:
             if not self._starting[owner]:
                 del self._starting[owner]
 
+    def full(self, principal: Principal) -> bool:
+        """Whether as many of the owner's turns run as may."""
+        most = self._usage.limits_of(principal).turns_at_once
+        return bool(most) and self._running[principal.owner] >= most
+
     @asynccontextmanager
     async def running(self, principal: Principal) -> AsyncGenerator[None]:
         """Run when fewer than the owner's `turns_at_once` do, in order of arrival. A limit that was changed holds from

@@ -80,13 +80,14 @@ class TokenInput:
 class Caller:
     """Who asks, under which request id, and what a turn is to do should the connection close; `disconnect=None` takes
     the policy from the settings. `background`: whether the answer can wait for everybody else's; None leaves that to
-    the request.
+    the request. `traceparent`: the request's span, where there are traces.
     """
 
     principal: Principal
     request_id: str
     disconnect: DisconnectPolicy | None = None
     background: bool | None = None
+    traceparent: str = ""
 
     def priority(self, own: Priority) -> Priority:
         """That of a request which would have its `own`. Nobody can claim to be urgent."""

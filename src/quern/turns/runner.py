@@ -19,6 +19,7 @@ from quern.store.turn_rows import TurnEnd
 from quern.store.turns import TurnAlreadyEnded, TurnStore
 from quern.turns.generation import Generation
 from quern.turns.journal import Journal
+from quern.turns.observer import TurnObserver
 from quern.turns.owner_turns import OwnerTurns
 from quern.turns.turn import Turn
 from quern.types import TurnState
@@ -35,8 +36,11 @@ SERVER_STOPPED = (
 class TurnRunner:
     """Generates a turn, ends it exactly once, stores the end."""
 
-    def __init__(self, engine: Engine, store: TurnStore, journal: Journal, owner_turns: OwnerTurns) -> None:
+    def __init__(
+        self, engine: Engine, store: TurnStore, journal: Journal, owner_turns: OwnerTurns, observer: TurnObserver
+    ) -> None:
         self._engine = engine
+        self._observer = observer
         self._owner_turns = owner_turns
         self._store = store
         self._journal = journal
@@ -71,7 +75,7 @@ class TurnRunner:
         )
 
     async def _generate(self, turn: Turn) -> TurnEnded:
-        generation = Generation(turn, self._journal)
+        generation = Generation(turn, self._journal, self._observer)
         task = asyncio.get_running_loop().create_task(self._consume(turn, generation))
         turn.generation = task
         if turn.ending is not None:
@@ -90,6 +94,8 @@ class TurnRunner:
         return generation.crashed(f"{type(error).__name__}: {error}")
 
     async def _consume(self, turn: Turn, generation: Generation) -> TurnEnded:
+        if self._owner_turns.full(turn.principal):
+            self._observer.queued(turn)
         async with self._owner_turns.running(turn.principal):
             return await generation.consume(self._engine)
 

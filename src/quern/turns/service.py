@@ -21,6 +21,8 @@ from quern.errors import EngineUnavailable, InvalidRequest
 from quern.events import TurnEnded
 from quern.grammar.grammar_choice import GrammarChoice
 from quern.grammar.kinds import Grammar
+from quern.obs.metrics import Metrics
+from quern.obs.tracing import Tracing
 from quern.prompt.codec import TextCodec
 from quern.store.items import NewItem
 from quern.store.turn_rows import NewTurn
@@ -30,9 +32,11 @@ from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.disconnect_policy import Abandonment
 from quern.turns.history import HistoryLoader, with_custom_results
 from quern.turns.journal import Journal
+from quern.turns.observer import TurnObserver
 from quern.turns.owner_turns import OwnerTurns
 from quern.turns.preparation import LONG_PROMPT, Prepared, call_parser, check_ids, prepare, prompt_size
 from quern.turns.queue_limit import Places
+from quern.turns.recent import Said
 from quern.turns.request import ChatInput, TokenInput, TurnRequest
 from quern.turns.retry_after import Progress, RetryAfter
 from quern.turns.runner import SERVER_STOPPED, TurnRunner
@@ -46,7 +50,9 @@ PLACE_NEEDED = "The client closed the connection, and too many turns wait for a 
 
 
 class TurnService:
-    """Admits turns, runs them apart from their connections, and ends them all when the server stops."""
+    """Admits turns, runs them apart from their connections, and ends them all when the server stops. `observer` is told
+    of each.
+    """
 
     def __init__(
         self,
@@ -56,10 +62,14 @@ class TurnService:
         history: HistoryLoader,
         turns: TurnStore,
         usage: UsageMeter,
+        metrics: Metrics,
+        tracing: Tracing | None = None,
         settings: TurnSettings,
     ) -> None:
         self._engine = engine
         self._usage = usage
+        self._active: dict[str, Turn] = {}
+        self.observer = TurnObserver(engine, metrics, self._active.values, tracing)
         self._codec = codec
         self._history = history
         self._grammars = GrammarChoice(engine.check_grammar, codec.tool_format)
@@ -67,10 +77,9 @@ class TurnService:
         self._settings = settings
         self._journal = Journal(turns, interval=settings.save_interval_ms / 1000, token_limit=settings.save_tokens)
         self._owner_turns = OwnerTurns(usage, lambda: engine.info.parallel, self._retry_after)
-        self._runner = TurnRunner(engine, turns, self._journal, self._owner_turns)
+        self._runner = TurnRunner(engine, turns, self._journal, self._owner_turns, self.observer)
         self._retry = RetryAfter()
         self._places = Places(self._retry_after)
-        self._active: dict[str, Turn] = {}
         self._long_prompts = ThreadPoolExecutor(1, thread_name_prefix="quern-long-prompts")
         self._stopping = self._interrupting = False
         self._admitting = 0
@@ -103,6 +112,7 @@ class TurnService:
         Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy, LimitExceeded, QueueFull,
         ContextExceeded, InvalidRequest or StoreError; then nothing was stored.
         """
+        arrived = time.monotonic()
         self.check_serving()
         check_ids(request.sampling.logit_bias, self._codec.vocabulary_size, "logit_bias")
         active = self._active.values()
@@ -118,7 +128,7 @@ class TurnService:
                 grammar = await self._grammars.choose(
                     prepared.grammars, prepared.grammar_field, prepared.demanded, owner=request.caller.owner
                 )
-                turn = self._turn(request, prepared, grammar)
+                turn = self._turn(request, prepared, grammar, Said(tuple(history), request.input), arrived)
                 await self._store_queued(turn, request, history)
                 return self._launch(turn)
 
@@ -181,6 +191,10 @@ class TurnService:
     def turns_of(self, owner: str) -> list[Turn]:
         """All of the owner's active turns."""
         return [turn for turn in self._active.values() if turn.owner == owner]
+
+    def all_active(self) -> list[Turn]:
+        """Everybody's active turns, the oldest first."""
+        return list(self._active.values())
 
     async def cancel(self, turn: Turn, reason: str) -> None:
         """End a turn as cancelled and wait until that is stored."""
@@ -253,7 +267,9 @@ class TurnService:
         ]
         return self._retry.seconds(running)
 
-    def _turn(self, request: TurnRequest, prepared: Prepared, grammar: Grammar | None) -> Turn:
+    def _turn(
+        self, request: TurnRequest, prepared: Prepared, grammar: Grammar | None, said: Said, arrived: float
+    ) -> Turn:
         sampling = request.sampling
         room = room_for_answer(
             len(prepared.ids), sampling.max_tokens, self._engine.info.context_length, fit=request.fit_answer
@@ -266,6 +282,10 @@ class TurnService:
         return Turn(
             turn_id,
             principal=request.caller.principal,
+            request_id=request.caller.request_id,
+            traceparent=request.caller.traceparent,
+            said=said,
+            arrived_at=arrived,
             conversation_id=conversation_id,
             request=GenerateRequest(
                 prompt=prepared.ids,
@@ -340,6 +360,7 @@ class TurnService:
         finally:
             self._account(turn)
             del self._active[turn.id]
+            self.observer.ended(turn)
 
     def _account(self, turn: Turn) -> None:
         """Count what an ended turn has cost, and that its place is free."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 
 from quern.access.principal import Principal
 from quern.engine.base import GenerateRequest, Priority
-from quern.events import TurnEnded
+from quern.events import Prefill, TurnEnded
 from quern.store.turn_rows import JournalEntry
 from quern.turns.answer import Answer
 from quern.turns.decoder import AnswerDecoder
 from quern.turns.disconnect_policy import Abandonment, AttachedReaders
 from quern.turns.event_log import TurnLog
-from quern.types import TurnState
+from quern.turns.recent import Queue, Said
+from quern.types import Timings, TurnState
 
 
 class Turn:
@@ -24,8 +25,10 @@ class Turn:
 
     `kept`: what is said outlives it; with `keeps_events` also how its text came. `fitted`: the answer gets less room
     than was asked for, as there is no more. `prefill`: how the answer began before it. `ignored`: what schemas ask and
-    the answer isn't kept to, as sentences. `pieces`: all that the model wrote, as it came. An urgent answer is one
-    for its first `urgent_tokens`.
+    the answer isn't kept to, as sentences. `pieces`: all that the model wrote, as it came, and `generated` its
+    ids. `arrived_at`, `admitted_at`, `running_at` and `first_token_at`: seconds of a monotonic clock. `said`: what its
+    prompt was made of; `progress`: how far that is computed. `queue`: who was before it, once it had to wait;
+    `occupied`: the `Occupancy` when it began to run. An urgent answer is one for its first `urgent_tokens`.
     """
 
     def __init__(
@@ -33,6 +36,10 @@ class Turn:
         turn_id: str,
         *,
         principal: Principal,
+        request_id: str,
+        traceparent: str = "",
+        said: Said,
+        arrived_at: float,
         conversation_id: str | None,
         request: GenerateRequest,
         decoder: AnswerDecoder,
@@ -55,12 +62,21 @@ class Turn:
         self.fitted = fitted
         self.prefill = prefill
         self.ignored = ignored
+        self.request_id = request_id
+        self.traceparent = traceparent
+        self.said = said
+        self.arrived_at = arrived_at
+        self.admitted_at = arrived_at
         self.created_at = datetime.now(UTC)
         self.started_at: datetime | None = None
         self.pieces: list[str] = []
         self.concluding = False
         self.log = TurnLog()
-        self.generated_tokens = 0
+        self.generated: list[int] = []
+        self.progress: Prefill | None = None
+        self.queue: Queue | None = None
+        self.occupied = 0.0
+        self.running_at: float | None = None
         self.first_token_at: float | None = None
         self.ending: tuple[TurnState, str] | None = None
         self.generation: asyncio.Task[TurnEnded] | None = None
@@ -88,9 +104,9 @@ class Turn:
         """Whether it goes on without a reader, and is cancelled after a while."""
         return self._readers.held and self.ending is None
 
-    def count(self, tokens: int) -> None:
-        """So many more tokens of the answer are there."""
-        self.generated_tokens += tokens
+    def count(self, ids: Iterable[int]) -> None:
+        """More tokens of the answer are there."""
+        self.generated += ids
         self._reprioritise()
 
     def _reprioritise(self) -> None:
@@ -113,6 +129,21 @@ class Turn:
     def conclude(self) -> None:
         """Let the answer end with its next token, as a whole one: the caller has enough of it."""
         self.concluding = True
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.generated)
+
+    def timings(self, now: float) -> Timings:
+        """Where its time went until now."""
+        running = self.running_at if self.running_at is not None else now
+        first_token = self.first_token_at if self.first_token_at is not None else now
+        return Timings(
+            queued_ms=(running - self.admitted_at) * 1000,
+            prefill_ms=(first_token - running) * 1000,
+            decode_ms=(now - first_token) * 1000,
+        )
 
     def answer(self) -> Answer:
         """The answer so far."""

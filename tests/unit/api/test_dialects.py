@@ -19,6 +19,7 @@ from quern.api.shared.request_body import BodyLimit
 from quern.api.shared.request_log import RequestLog
 from quern.app import DIALECTS
 from quern.errors import ContextExceeded, EngineUnavailable, InvalidRequest
+from quern.obs.metrics import Metrics
 
 
 class TeapotErrors(ErrorStyle):
@@ -72,7 +73,7 @@ async def client() -> AsyncIterator[httpx2.AsyncClient]:
         app.include_router(one)
     install_error_handlers(app, dialects.style_of)
     app.add_middleware(BodyLimit, limit=100, style_of=dialects.style_of)
-    app.add_middleware(RequestLog, dialects=dialects)
+    app.add_middleware(RequestLog, dialects=dialects, count=Metrics().request_ended)
     transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client

@@ -12,6 +12,8 @@ from quern.records import KeyRole
 from quern.sampling import SamplingParams
 from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.disconnect_policy import Abandonment
+from quern.turns.recent import Said
+from quern.turns.request import TokenInput
 from quern.turns.turn import Turn
 from quern.types import DisconnectPolicy
 
@@ -35,6 +37,9 @@ def live_turn(
     return Turn(
         turn_id,
         principal=ANN,
+        request_id="a-request",
+        said=Said((), TokenInput((1, 2, 3))),
+        arrived_at=0.0,
         conversation_id=conversation_id,
         request=GenerateRequest(
             (1, 2, 3), SamplingParams(max_tokens=max_tokens), BYTES.stop_token_ids, priority=priority

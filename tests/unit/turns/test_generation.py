@@ -13,8 +13,10 @@ from quern.engine.base import EngineEvent, Finished, GenerateRequest, Logprob, T
 from quern.engine.fake import FakeEngine
 from quern.errors import EngineFailed
 from quern.events import ArgumentsDelta, CallEnded, Prefill, Queued, TextDelta, TextLogprobs, TurnEnded, TurnEvent
+from quern.obs.metrics import Metrics
 from quern.turns.generation import Generation
 from quern.turns.journal import Journal
+from quern.turns.observer import TurnObserver
 from quern.turns.turn import Turn
 from quern.types import FinishReason, Message, Role, Timings, ToolCall, TurnState, Usage
 
@@ -41,7 +43,7 @@ class ScriptedEngine(FakeEngine):
 
 async def run(turn: Turn, *events: EngineEvent) -> tuple[TurnEnded, ScriptedEngine]:
     engine = ScriptedEngine(*events)
-    generation = Generation(turn, journal())
+    generation = Generation(turn, journal(), TurnObserver(FakeEngine(), Metrics(), list))
     end = await generation.consume(engine)
     return end, engine
 
@@ -168,7 +170,7 @@ async def test_an_engine_that_stops_without_a_reason_has_failed() -> None:
 
 async def test_a_turn_that_ends_early_tells_what_its_parser_held_back() -> None:
     turn = live_turn(parser=ScriptedParser())
-    generation = Generation(turn, journal())
+    generation = Generation(turn, journal(), TurnObserver(FakeEngine(), Metrics(), list))
     with pytest.raises(EngineFailed):
         await generation.consume(ScriptedEngine(Prefill(3, 3, 2), tokens("see: f{1")))
     end = generation.ended_early(TurnState.CANCELLED, "Enough.")

@@ -12,8 +12,10 @@ from tests.unit.turns.test_generation import journal, tokens
 from quern.engine.base import EngineEvent, GenerateRequest
 from quern.engine.fake import FakeEngine
 from quern.errors import EngineFailed
+from quern.obs.metrics import Metrics
 from quern.prompt.tools.protocols import AnswerParser
 from quern.turns.generation import Generation
+from quern.turns.observer import TurnObserver
 from quern.turns.turn import Turn
 from quern.types import TurnState
 
@@ -34,7 +36,7 @@ class FailingEngine(FakeEngine):
 
 
 async def end_early(turn: Turn, *pieces: str) -> None:
-    generation = Generation(turn, journal())
+    generation = Generation(turn, journal(), TurnObserver(FakeEngine(), Metrics(), list))
     with pytest.raises(EngineFailed):
         await generation.consume(FailingEngine(*pieces))
     generation.ended_early(TurnState.FAILED, "It failed.")

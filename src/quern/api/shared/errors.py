@@ -6,7 +6,7 @@
 | ContextExceeded | CONTEXT_EXCEEDED |
 | Unauthorized | UNAUTHORIZED |
 | a host that is not served, a page of a foreign origin, NotAllowed | FORBIDDEN |
-| ConversationNotFound, ResponseNotFound, ItemNotFound, KeyNotFound, no such route | NOT_FOUND |
+| ConversationNotFound, ResponseNotFound, ItemNotFound, TurnNotFound, KeyNotFound, no such route | NOT_FOUND |
 | ModelNotServed | MODEL_NOT_FOUND |
 | ConversationBusy | CONFLICT |
 | a body over `server.max_request_bytes`, TooLarge | TOO_LARGE |
@@ -50,6 +50,7 @@ from quern.errors import (
     QueueFull,
     ResponseNotFound,
     TooLarge,
+    TurnNotFound,
     Unauthorized,
 )
 
@@ -88,6 +89,7 @@ KINDS: dict[type[Exception], ErrorKind] = {
     ConversationNotFound: ErrorKind.NOT_FOUND,
     ResponseNotFound: ErrorKind.NOT_FOUND,
     ItemNotFound: ErrorKind.NOT_FOUND,
+    TurnNotFound: ErrorKind.NOT_FOUND,
     KeyNotFound: ErrorKind.NOT_FOUND,
     ModelNotServed: ErrorKind.MODEL_NOT_FOUND,
     ConversationBusy: ErrorKind.CONFLICT,

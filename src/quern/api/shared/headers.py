@@ -87,7 +87,8 @@ def caller(
     background: Annotated[bool | None, Depends(background)],
 ) -> Caller:
     """Who asks, under the request id that `RequestLog` settled."""
-    return Caller(principal, cast("str", request.state.request_id), disconnect, background=background)
+    traceparent: str = getattr(request.state, "traceparent", "")
+    return Caller(principal, cast("str", request.state.request_id), disconnect, background, traceparent)
 
 
 AdminDep = Annotated[Principal, Depends(administrator)]

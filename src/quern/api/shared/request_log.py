@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -32,12 +32,42 @@ NOT_IN_HEADERS = re.compile(r"[^ -+\--~]")
 WELL_FORMED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
 
-class RequestLog:
-    """Takes a well-formed `x-request-id` or makes one, returns it, binds it to the log, and logs the request."""
+class CountRequest(Protocol):
+    """Is told of a request that was answered."""
 
-    def __init__(self, app: ASGIApp, dialects: Dialects) -> None:
+    def __call__(self, method: str, route: str | None, status: int, refusal: str | None, ignored: int) -> None:
+        """`route`: its template; None where it reached none. `refusal`: the kind of error. `ignored`: how many fields
+        of the request were left out.
+        """
+        ...
+
+
+class Trace(Protocol):
+    """The span of a request. `traceparent` names it to what the request begins."""
+
+    traceparent: str
+
+    def end(self, method: str, route: str | None, status: int) -> None:
+        """It was answered."""
+        ...
+
+
+class Traces(Protocol):
+    """Begins spans of requests."""
+
+    def begin(self, headers: Mapping[str, str]) -> Trace:
+        """A request has come, with these headers."""
+        ...
+
+
+class RequestLog:
+    """Takes a well-formed `x-request-id` or makes one, returns it, binds it to the log, logs and counts the request."""
+
+    def __init__(self, app: ASGIApp, dialects: Dialects, count: CountRequest, traces: Traces | None = None) -> None:
         self._app = app
         self._dialects = dialects
+        self._count = count
+        self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,6 +76,10 @@ class RequestLog:
         given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         request_id = given if WELL_FORMED_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        quiet = scope["path"] in self._dialects.quiet_paths
+        trace = self._traces.begin(Headers(scope=scope)) if self._traces is not None and not quiet else None
+        if trace is not None:
+            scope["state"]["traceparent"] = trace.traceparent
         style = self._dialects.style_of(scope["path"])
         started = time.monotonic()
         status = 0
@@ -71,8 +105,24 @@ class RequestLog:
                     await style.response(unexpected_failure(error))(scope, receive, send_with_id)
                 raise
             finally:
-                level = log.debug if scope["path"] in self._dialects.quiet_paths else log.info
+                level = log.debug if quiet else log.info
                 level("request", **_line(scope, status, time.monotonic() - started))
+                self._count(*_counted(scope, status))
+                if trace is not None:
+                    trace.end(scope["method"], _route(scope), status)
+
+
+def _counted(scope: Scope, status: int) -> tuple[str, str | None, int, str | None, int]:
+    """What is counted of a request: nothing that a client can make up."""
+    state = scope["state"]
+    failure: Failure | None = state.get("failure")
+    refusal = failure.kind.name.lower() if failure is not None and status >= 400 else None
+    return scope["method"], _route(scope), status, refusal, len(state.get("ignored_fields", ()))
+
+
+def _route(scope: Scope) -> str | None:
+    """The template of the route that a request reached; None where it reached none."""
+    return getattr(scope.get("route"), "path", None)
 
 
 def _line(scope: Scope, status: int, seconds: float) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from quern.access.keys import Keys
 from quern.access.usage import UsageMeter
 from quern.api.shared.body_budget import BodyBudget
 from quern.config import GenerationSettings, UnknownFields
+from quern.turns.activity import ActivityService
 from quern.turns.conversations import ConversationService
 from quern.turns.embeddings import EmbeddingService
 from quern.turns.responses import ResponseService
 from quern.turns.served_model import ModelService
 from quern.turns.service import TurnService
 from quern.turns.tokens import TokenService
+from quern.turns.turn_reports import TurnReports
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,9 @@ class Services:
     bodies: BodyBudget
     keys: Keys
     usage: UsageMeter
+    activity: ActivityService
+    turn_reports: TurnReports
+    public_metrics: bool
 
 
 def services_of(request: Request) -> Services:

@@ -37,6 +37,7 @@ from quern.grammar.kinds import Grammar
 from quern.machine import usable_cores
 from quern.modelfiles.description import ModelFacts
 from quern.modelfiles.sizes import kv_cache_bytes, size_on_disk
+from quern.types import StepFacts
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +79,7 @@ class CpuEngine:
     """Serves one model: `load` gets it, by default through the native module from `model_path`.
 
     `facts`: what its files say. `vocabulary`: the tokens that its prompts are made of; the prompts' tokenizer is one.
-    `model_id` is for people.
+    `model_id` is for people. `on_step` is told of each step, in the engine's thread.
     """
 
     def __init__(
@@ -90,12 +91,14 @@ class CpuEngine:
         settings: EngineSettings,
         vocabulary: Vocabulary,
         load: LoadModel | None = None,
+        on_step: Callable[[StepFacts], object] | None = None,
     ) -> None:
         self._model_path = model_path
         self._model_id = model_id
         self._facts = facts
         self._settings = settings
         self._vocabulary = vocabulary
+        self._on_step = on_step
         self._load = load or partial(NativeModel.load, model_path, native_options(settings, facts))
         self._state = EngineState.NEW
         self._estimate: LoadEstimate | None = None
@@ -149,6 +152,7 @@ class CpuEngine:
             load_progress=estimate.share if estimate is not None else float(self._state is EngineState.READY),
             load_remaining=estimate.remaining() if estimate is not None else 0.0,
             silent_seconds=worker.silent_seconds if worker is not None else 0.0,
+            kv=worker.kv if worker is not None else None,
         )
 
     async def check_grammar(self, grammar: Grammar, owner: str = "") -> None:
@@ -206,7 +210,7 @@ class CpuEngine:
                 worker.cancel(key)
 
     def _make_worker(self, loaded: asyncio.Future[ModelSpec], estimate: LoadEstimate) -> Worker:
-        """Its reports come in its own thread; all but the progress go on in the event loop."""
+        """Its reports come in its own thread; all but the progress and the steps go on in the event loop."""
         in_loop = loaded.get_loop().call_soon_threadsafe
 
         def load(progress: Callable[[float], None]) -> Model:
@@ -223,6 +227,7 @@ class CpuEngine:
                 loaded=partial(in_loop, partial(_succeed, loaded)),
                 failed=partial(in_loop, partial(_fail, loaded)),
                 notices=partial(in_loop, self._mailboxes.deliver),
+                step=self._on_step or _nobody,
             ),
             parallel=self._settings.parallel,
             shared_tokens=self._settings.batch_tokens or DEFAULT_BATCH_TOKENS,
@@ -283,6 +288,10 @@ def native_options(settings: EngineSettings, facts: ModelFacts) -> NativeOptions
         kv_bytes=kv_cache_bytes(facts.kv_shape, settings.kv_tokens, settings.kv_type),
         quantise=settings.quantise,
     )
+
+
+def _nobody(_step: StepFacts) -> None:
+    """Is told of steps where nobody asks."""
 
 
 def _succeed(loaded: asyncio.Future[ModelSpec], spec: ModelSpec) -> None:

@@ -13,6 +13,8 @@ from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 
+from quern.types import KvUsage
+
 DIGEST_BYTES = 32
 ROOT = b"quern prefix"  # keeps digests of salts apart from those of blocks
 
@@ -53,6 +55,12 @@ class BlockPool:
     def available(self) -> int:
         """Blocks that `allocate` could give."""
         return len(self._free) + len(self._idle)
+
+    @property
+    def usage(self) -> KvUsage:
+        """What the blocks hold."""
+        free, cached = len(self._free), len(self._idle)
+        return KvUsage(self.count - free - cached, cached, free)
 
     def available_without(self, holders: Iterable[Sequence[int]], *, keeping: Iterable[int]) -> int:
         """Blocks that `allocate` could give if these holders released theirs, and somebody held `keeping` before."""

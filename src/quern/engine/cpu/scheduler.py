@@ -20,7 +20,7 @@ from quern.engine.cpu.step_budget import Budget, Precedence, divide
 from quern.engine.fair_shares import Claim, FairShares
 from quern.errors import EngineError, EngineFailed, GrammarExhausted
 from quern.events import Queued
-from quern.types import FinishReason
+from quern.types import FinishReason, KvUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,11 @@ class Scheduler:
     def waiting(self) -> tuple[SequenceState, ...]:
         """Those in line, first in line first."""
         return tuple(self._sequences[claim.number] for claim in self._shares.line())
+
+    @property
+    def kv(self) -> KvUsage:
+        """What the KV blocks hold."""
+        return self._blocks.usage
 
     def submit(self, key: int, request: GenerateRequest | EmbedRequest, end: object, now: float) -> None:
         """Join the line. Keys grow: the greatest is the latest to arrive. `end`: as in `SequenceState`."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from quern.engine.cpu.kv_blocks import BlockPool
 from quern.engine.cpu.sequence import SequenceState
+from quern.types import KvUsage
 
 
 class SequenceBlocks:
@@ -15,6 +16,11 @@ class SequenceBlocks:
         self.count = count
         self._block_tokens = block_tokens
         self._pool = BlockPool(count)
+
+    @property
+    def usage(self) -> KvUsage:
+        """What the blocks hold."""
+        return self._pool.usage
 
     def have_room(self, sequence: SequenceState, *, running: int, without: Sequence[SequenceState] = ()) -> bool:
         """Whether there would be blocks for all of its tokens if those `without` gave theirs back.

@@ -17,10 +17,11 @@ import structlog
 
 from quern.engine.base import EmbedRequest, GenerateRequest
 from quern.engine.cpu.model import LoadModel, Model, ModelSpec
-from quern.engine.cpu.scheduler import Notice, Scheduler
+from quern.engine.cpu.scheduler import Notice, Preempted, Scheduler, Step
 from quern.engine.cpu.step_budget import Budget
 from quern.errors import EngineFailed, ModelLoadError
 from quern.grammar.compiler import CompiledGrammar
+from quern.types import KvUsage, StepFacts
 
 log = structlog.get_logger(__name__)
 
@@ -32,12 +33,15 @@ LOST = (
 
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """Who is called. `loading` gets the share that is done; then `loaded` or `failed` is called; then `notices`."""
+    """Who is called. `loading` gets the share that is done; then `loaded` or `failed` is called; then `notices`, and
+    `step` after each step.
+    """
 
     loading: Callable[[float], object]
     loaded: Callable[[ModelSpec], object]
     failed: Callable[[Exception], object]
     notices: Callable[[list[Notice]], object]
+    step: Callable[[StepFacts], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,9 @@ class _Stop:
 
 
 class Worker:
-    """`parallel` sequences at once, `shared_tokens` prompt tokens in a step that carries answers too."""
+    """`parallel` sequences at once, `shared_tokens` prompt tokens in a step that carries answers too. `kv`: what the KV
+    cache holds, None while there is none.
+    """
 
     def __init__(self, load: LoadModel, reports: Reports, *, parallel: int, shared_tokens: int) -> None:
         self._load = load
@@ -68,6 +74,7 @@ class Worker:
         self._inbox: queue.SimpleQueue[_Submission | _Cancellation | _Stop] = queue.SimpleQueue()
         self._stopping = False
         self._stepping_since: float | None = None  # None while it sleeps
+        self.kv: KvUsage | None = None
         self._thread = threading.Thread(target=self._run, name="quern-cpu-engine", daemon=True)
 
     def start(self) -> None:
@@ -109,6 +116,7 @@ class Worker:
         scheduler = Scheduler(
             blocks=spec.kv_blocks, block_tokens=spec.block_tokens, parallel=self._parallel, budget=self._budget
         )
+        self.kv = scheduler.kv
         self._reports.loaded(spec)
         self._serve(model, scheduler)
 
@@ -146,23 +154,31 @@ class Worker:
                 case _Stop():
                     return
         self._report(notices)
+        self.kv = scheduler.kv
 
     def _step(self, model: Model, scheduler: Scheduler) -> bool:
         """One step; False where nothing was left to compute."""
-        self._stepping_since = time.monotonic()
-        step = scheduler.plan(time.monotonic())
+        began = self._stepping_since = time.monotonic()
+        step = scheduler.plan(began)
         self._report(step.notices)
         if not step.parts:
             return False
         drawn = model.forward(step.parts)
         notices = scheduler.apply(step, drawn, time.monotonic())
+        self.kv = scheduler.kv
         if notices:
             self._reports.notices(notices)
+        self._reports.step(_facts(step, time.monotonic() - began))
         return True
 
     def _report(self, notices: list[Notice]) -> None:
         if notices:
             self._reports.notices(notices)
+
+
+def _facts(step: Step, seconds: float) -> StepFacts:
+    preempted = sum(isinstance(notice.event, Preempted) for notice in step.notices)
+    return StepFacts(len(step.parts), sum(part.count for part in step.parts), preempted, seconds)
 
 
 def _submit(model: Model, scheduler: Scheduler, submission: _Submission) -> list[Notice]:

@@ -27,7 +27,7 @@ from quern.grammar.compiler import CompiledGrammar
 from quern.grammar.kinds import JsonGrammar
 from quern.prompt.codec import TextCodec
 from quern.sampling import SamplingParams
-from quern.types import FinishReason
+from quern.types import FinishReason, KvUsage, StepFacts
 
 PROMPT = tuple(range(10))
 SETTINGS = EngineSettings(parallel=2, kv_tokens=256)
@@ -44,6 +44,7 @@ def cpu_engine(
     settings: EngineSettings = SETTINGS,
     end_ids: frozenset[int] = frozenset(),
     vocabulary_size: int = VOCABULARY_SIZE,
+    on_step: Callable[[StepFacts], object] | None = None,
 ) -> CpuEngine:
     loaded = model if model is not None else ScriptedModel()
     return CpuEngine(
@@ -53,6 +54,7 @@ def cpu_engine(
         settings=settings,
         vocabulary=ScriptedVocabulary(vocabulary_size, end_ids),
         load=load if load is not None else lambda _: loaded,
+        on_step=on_step,
     )
 
 
@@ -114,6 +116,36 @@ async def test_many_at_once_each_get_their_own_answer_from_one_thread() -> None:
     assert [ids(run) for run in runs] == [answer(prompt, 7) for prompt in prompts]
     assert [run[0] for run in runs[2:]] == [Queued(position) for position in (1, 2, 3, 4)]
     assert model.threads == {"quern-cpu-engine"}
+
+
+async def test_each_step_is_told_of_with_its_sequences_their_tokens_and_its_time() -> None:
+    steps: list[StepFacts] = []
+    async with running(cpu_engine(settings=SETTINGS, on_step=steps.append)) as engine:
+        await asyncio.gather(*(collect(engine, request(max_tokens=8)) for _ in range(2)))
+    prompts_and_answers = 2 * (len(PROMPT) + 8 - 1)  # what is drawn last is never computed
+    computed = sum(step.tokens for step in steps)
+    assert prompts_and_answers - len(PROMPT) <= computed <= prompts_and_answers
+    assert max(step.rows for step in steps) == 2
+    assert all(step.seconds > 0 for step in steps)
+
+
+async def test_sequences_that_give_way_are_told_of_with_their_step() -> None:
+    steps: list[StepFacts] = []
+    async with running(cpu_engine(ScriptedModel(blocks=10, block_tokens=4), on_step=steps.append)) as engine:
+        await asyncio.gather(*(collect(engine, request(30, tuple(range(n, n + 8)))) for n in (0, 20)))
+    assert sum(step.preempted for step in steps) > 0
+
+
+async def test_the_kv_cache_tells_what_it_holds() -> None:
+    model = ScriptedModel()
+    async with running(cpu_engine(model)) as engine:
+        empty = engine.stats().kv
+        assert empty == KvUsage(used=0, cached=0, free=model.spec.kv_blocks)
+        await collect(engine, request(max_tokens=12))
+        kept = engine.stats().kv
+    assert kept is not None
+    assert kept.used + kept.cached + kept.free == model.spec.kv_blocks
+    assert kept.cached > 0
 
 
 async def test_logprobs_come_with_the_tokens_where_they_are_asked_for() -> None:
