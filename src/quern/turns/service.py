@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncGenerator, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -16,25 +14,20 @@ import structlog
 
 from quern.access.usage import UsageMeter
 from quern.config import TurnSettings
-from quern.engine.base import Engine, EngineState, GenerateRequest
+from quern.engine.base import Engine, EngineState
 from quern.errors import EngineUnavailable, InvalidRequest
 from quern.events import TurnEnded
 from quern.grammar.grammar_choice import GrammarChoice
-from quern.grammar.kinds import Grammar
 from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing
 from quern.prompt.codec import TextCodec
-from quern.store.items import NewItem
-from quern.store.turn_rows import NewTurn
 from quern.store.turns import TurnStore
-from quern.turns.context_limit import room_for_answer
-from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
-from quern.turns.disconnect_policy import Abandonment
 from quern.turns.history import HistoryLoader, with_custom_results
 from quern.turns.journal import Journal
+from quern.turns.new_turn import new_row, new_turn
 from quern.turns.observer import TurnObserver
 from quern.turns.owner_turns import OwnerTurns
-from quern.turns.preparation import LONG_PROMPT, Prepared, call_parser, check_ids, prepare, prompt_size
+from quern.turns.preparation import LONG_PROMPT, Prepared, check_ids, prepare, prompt_size
 from quern.turns.queue_limit import Places
 from quern.turns.recent import Said
 from quern.turns.request import ChatInput, TokenInput, TurnRequest
@@ -128,7 +121,17 @@ class TurnService:
                 grammar = await self._grammars.choose(
                     prepared.grammars, prepared.grammar_field, prepared.demanded, owner=request.caller.owner
                 )
-                turn = self._turn(request, prepared, grammar, Said(tuple(history), request.input), arrived)
+                said = Said(tuple(history), request.input)
+                turn = new_turn(
+                    request,
+                    prepared,
+                    grammar,
+                    said,
+                    codec=self._codec,
+                    settings=self._settings,
+                    context_length=self._engine.info.context_length,
+                    arrived_at=arrived,
+                )
                 await self._store_queued(turn, request, history)
                 return self._launch(turn)
 
@@ -267,78 +270,14 @@ class TurnService:
         ]
         return self._retry.seconds(running)
 
-    def _turn(
-        self, request: TurnRequest, prepared: Prepared, grammar: Grammar | None, said: Said, arrived: float
-    ) -> Turn:
-        sampling = request.sampling
-        room = room_for_answer(
-            len(prepared.ids), sampling.max_tokens, self._engine.info.context_length, fit=request.fit_answer
-        )
-        conversation_id = request.conversation_id
-        if conversation_id is None and request.remember:
-            conversation_id = str(uuid.uuid4())
-        default = self._settings.conversation_disconnect if request.kept else self._settings.one_shot_disconnect
-        turn_id = str(uuid.uuid4())
-        return Turn(
-            turn_id,
-            principal=request.caller.principal,
-            request_id=request.caller.request_id,
-            traceparent=request.caller.traceparent,
-            said=said,
-            arrived_at=arrived,
-            conversation_id=conversation_id,
-            request=GenerateRequest(
-                prompt=prepared.ids,
-                sampling=replace(sampling, max_tokens=room),
-                stop_token_ids=self._codec.stop_token_ids | prepared.stop_token_ids,
-                priority=request.priority_asked,
-                cache_salt=request.caller.principal.cache_salt,
-                grammar=grammar,
-                owner=request.caller.owner,
-                weight=request.caller.principal.weight,
-            ),
-            decoder=self._decoder(turn_id, request, prepared),
-            abandonment=Abandonment(request.caller.disconnect or default, self._settings.hold_seconds),
-            kept=request.kept,
-            keeps_events=request.response is not None and request.response.background,
-            fitted=room < sampling.max_tokens,
-            ignored=prepared.ignored,
-            urgent_tokens=self._settings.urgent_tokens,
-            prefill=request.input.prefill if isinstance(request.input, ChatInput) else "",
-        )
-
-    def _decoder(self, turn_id: str, request: TurnRequest, prepared: Prepared) -> AnswerDecoder:
-        given = request.input
-        parser = call_parser(self._codec, given.tool_use, turn_id) if isinstance(given, ChatInput) else None
-        wanted = request.sampling.logprobs is not None
-        return AnswerDecoder(
-            self._codec.incremental_text(request.stops),
-            OutputParser(parser, single_call=prepared.single_call),
-            AlignedLogprobs(self._codec.tokenizer.token_bytes) if wanted else None,
-            stored=request.kept,
-        )
-
     async def _store_queued(self, turn: Turn, request: TurnRequest, history: Sequence[Item]) -> None:
         given = request.input
         items, field = (given.items, given.items_field) if isinstance(given, ChatInput) else ((), None)
         try:
-            await self._store.create(self._record(turn, request, with_custom_results(items, history)))
+            row = new_row(turn, request, with_custom_results(items, history), self._engine.info.model_id)
+            await self._store.create(row)
         except InvalidRequest as error:
             raise InvalidRequest(str(error), field) from error
-
-    def _record(self, turn: Turn, request: TurnRequest, items: Sequence[Item]) -> NewTurn:
-        return NewTurn(
-            id=turn.id,
-            owner=turn.owner,
-            request_id=request.caller.request_id,
-            model_id=self._engine.info.model_id,
-            items=tuple(NewItem(str(uuid.uuid4()), item) for item in items),
-            sampling=turn.request.sampling,
-            created_at=turn.created_at,
-            conversation_id=turn.conversation_id,
-            new_conversation=request.conversation_id is None,
-            response=request.response,
-        )
 
     def _launch(self, turn: Turn) -> Turn:
         if self._tasks is None:
