@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import requests
 
 from .conftest import QUERN, ServerProcess
 
@@ -45,6 +46,39 @@ def run(words: list[str], folder: Path, environment: dict[str, str]) -> str:
     )
     assert done.returncode == 0, f"{shlex.join(moved)}: {done.stdout}{done.stderr}"
     return done.stdout
+
+
+def test_the_way_from_an_empty_server_to_a_team_is_as_the_page_says(tmp_path: Path, places: dict[str, str]) -> None:
+    found = commands("## From an empty server to a team")
+    assert {words[0] for words in found} == {"quern"}
+    [serving] = [number for number, words in enumerate(found) if words[1] == "serve"]
+    for words in found[:serving]:
+        run(words, tmp_path, places)
+    options = [word.replace("quern.toml", str(tmp_path / "quern.toml")) for word in found[serving][2:]]
+    server = ServerProcess(tmp_path / "data", *options, "--engine", "fake").wait_until_ready()
+    try:
+        assert requests.get(f"{server.url}/v1/models", timeout=10).status_code == 401
+        key = run(["quern", "keys", "rotate", "anna"], tmp_path, places).strip()
+        body = {"messages": [{"role": "user", "content": "hi"}]}
+        headers = {"authorization": f"Bearer {key}"}
+        asked = requests.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=10)
+        assert asked.status_code == 200
+        outputs = {words[1]: run(words, tmp_path, places) for words in found[serving + 1 :]}
+    finally:
+        server.stop()
+    assert all(name in outputs["keys"] for name in ("anna", "ci", "prometheus"))
+    assert "anna" in outputs["usage"]
+    assert (tmp_path / "monday.db").exists()
+
+
+def test_the_commands_of_keys_do_what_the_page_says(tmp_path: Path, places: dict[str, str]) -> None:
+    found = [words[1:] for words in commands("## Keys") if words[0] == "$"]
+    assert [words[1] for words in found] == ["keys", "keys", "keys", "serve"]
+    shown = [run(words, tmp_path, places) for words in found[:-1]]
+    assert shown[0].startswith("quern_")
+    assert "anna" in shown[2]
+    server = ServerProcess(tmp_path / "data", *found[-1][2:], "--engine", "fake").wait_until_ready()
+    assert server.stop() == 0
 
 
 def test_the_commands_of_backups_do_what_the_page_says(tmp_path: Path, places: dict[str, str]) -> None:
