@@ -167,6 +167,7 @@ async def test_a_key_that_cannot_be_stored_is_not_made_and_a_sentence_says_so(qu
 
 async def test_an_act_that_failed_is_in_no_log(quern: Quern, caplog: pytest.LogCaptureFixture) -> None:
     configure_logging(LogSettings())  # commands that were tested before may have made it quieter
+    logging.getLogger().addHandler(caplog.handler)
     caplog.set_level(logging.INFO)
     async with full_disk(quern) as failed:
         pass

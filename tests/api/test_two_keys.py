@@ -56,6 +56,8 @@ WITHOUT_IDS = {
     "/v1/admin/keys/{key}/rotate",
     "/v1/admin/keys/{key}/adopt",
     "/v1/admin/audit",
+    "/v1/admin/activity",
+    "/metrics",
 }
 """Routes that nobody's conversation, response, item or turn can be named at. Keys are an administrator's only."""
 
@@ -176,6 +178,7 @@ def of_a_response(response: str, item: str) -> Iterator[Case]:
     yield Case("GET", f"{one}/input_items", f"/v1/responses/{response}/input_items")
     yield Case("GET", f"{one}/input_items", f"/v1/responses/{response}/input_items?after={item}")
     yield Case("POST", f"{one}/cancel", f"/v1/responses/{response}/cancel")
+    yield Case("GET", "/v1/turns/{turn_id}", f"/v1/turns/{response}")
     yield Case("DELETE", one, f"/v1/responses/{response}")
     for path in ("/v1/responses", "/v1/responses/input_tokens"):
         for extra in ({}, {"background": True, "store": True}, {"stream": True}):
