@@ -137,7 +137,7 @@ async def test_where_anthropics_clients_go_wrong_they_are_told_in_their_style(qu
 @pytest.mark.parametrize(
     "path",
     [
-        *("/metrics", "/favicon.ico", "/robots.txt", "/index.html", "/sitemap.xml", "/.well-known/x", "/.env"),
+        *("/favicon.ico", "/robots.txt", "/index.html", "/sitemap.xml", "/.well-known/x", "/.env"),
         *("/nowhere", "/x", "/v1", "/api", "/v1/chat", "/v1/nothing", "/v1/moderations", "/v1/files", "/stats"),
         *("/v1/images/generations", "/v1/audio/transcriptions", "/v1/edits", "/v1/batches", "/v1/messages/batches"),
         *("/v1/threads", "/v1/rerank", "/livez", "/status", "/test", "/generate", "/invocations", "/version"),
