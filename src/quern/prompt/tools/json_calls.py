@@ -103,6 +103,7 @@ class JsonCall:
         elif self._known_only and key in ENVELOPE and self._name is None:
             yield from self._word()
         else:
+            self._doubtful = self._doubtful or key in self._members
             self._members[key] = yield from self._held_back()
 
     def _tool(self) -> Steps[str]:
@@ -142,7 +143,8 @@ class JsonCall:
             self._begin(name)
             value = self._arguments_from(self._source)
             yield from value.read()
-            self._broken_off, self._cut_off, self._doubtful = value.broken_off, value.cut_off, value.doubtful
+            self._broken_off, self._cut_off = value.broken_off, value.cut_off
+            self._doubtful = self._doubtful or value.doubtful
             return
         self._slip()
         if character in QUOTES:
@@ -204,7 +206,7 @@ class JsonCall:
         value = self._arguments_from(Source.of(arguments))
         result_of(value.read())
         self._cut_off = value.cut_off and cut_off
-        self._doubtful = value.doubtful
+        self._doubtful = self._doubtful or value.doubtful
 
     def _begin(self, name: str) -> None:
         self._begun = True

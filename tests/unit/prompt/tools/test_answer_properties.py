@@ -7,7 +7,7 @@ from dataclasses import astuple
 from itertools import pairwise
 from typing import NoReturn
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.unit.prompt.tools.answers import WRITE, events_of, parse
 
@@ -150,6 +150,7 @@ def test_a_whole_call_whose_json_was_mended_has_no_argument_that_the_tool_does_n
         assert set(names) <= set(WRITE.parameters["properties"])
 
 
+@example(parts=['"path"', '"w1"', " ", '"path": "a.py"'], shape='{"name": "write_file", %s}')
 @given(
     st.lists(st.sampled_from(NO_COMMENTS) | st.just("WORD"), max_size=10),
     st.sampled_from(
