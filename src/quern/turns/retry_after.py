@@ -1,8 +1,8 @@
 """When a caller that found every place taken is likely to find one free.
 
 As long as the engine is busy, turns end at some rate, and so fast do places become free: that is measured over the
-latest ends, not computed from limits, which answers rarely reach. Each refused caller is told the time of a place of
-its own, one after the other: those who come back when they were told don't find the same place. Before there is a rate,
+latest ends, not computed from limits, which answers rarely reach, and remembered over idle hours. Each refused caller
+is told the time of a place of its own, one after the other: those who come back when they were told don't find the same place. Before there is a rate,
 the running turns' speed and the length that turns typically have must do.
 """
 
@@ -38,6 +38,7 @@ class RetryAfter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._ends: deque[float] = deque(maxlen=ENDS_MEASURED)
+        self._interval: float | None = None
         self._promised = 0.0
         self._typical_tokens: float | None = None
 
@@ -47,6 +48,7 @@ class RetryAfter:
         """
         if busy:
             self._ends.append(self._clock())
+            self._measure()
         else:
             self._ends.clear()
             self._promised = 0.0
@@ -56,15 +58,17 @@ class RetryAfter:
 
     def seconds(self, running: Iterable[Progress]) -> int:
         """For a caller that is refused now: when to come back."""
+        self._measure()
+        if self._interval is None:
+            return max(1, math.ceil(first_estimate(running, self._typical_tokens)))
         now = self._clock()
-        self._promised = max(now, self._promised) + self._between_places(now, running)
-        self._promised = min(self._promised, now + LONGEST_RETRY_AFTER)
+        self._promised = min(max(now, self._promised) + self._interval, now + LONGEST_RETRY_AFTER)
         return max(1, math.ceil(self._promised - now))
 
-    def _between_places(self, now: float, running: Iterable[Progress]) -> float:
+    def _measure(self) -> None:
+        """How far apart places become free. What it was when the engine was last busy is a better guess than none."""
         if len(self._ends) >= FEWEST_ENDS:
-            return (now - self._ends[0]) / (len(self._ends) - 1)
-        return first_estimate(running, self._typical_tokens)
+            self._interval = (self._clock() - self._ends[0]) / (len(self._ends) - 1)
 
 
 def first_estimate(running: Iterable[Progress], typical_tokens: float | None) -> float:
