@@ -2,8 +2,8 @@
 
 As long as the engine is busy, turns end at some rate, and so fast do places become free: that is measured over the
 latest ends, not computed from limits, which answers rarely reach, and remembered over idle hours. Each refused caller
-is told the time of a place of its own, one after the other: those who come back when they were told don't find the same place. Before there is a rate,
-the running turns' speed and the length that turns typically have must do.
+is told the time of a place of its own, one after the other: those who come back when they were told don't find the same
+place. Before there is a rate, the running turns' speed and the length that turns typically have must do.
 """
 
 from __future__ import annotations
