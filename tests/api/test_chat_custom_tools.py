@@ -20,8 +20,8 @@ from .conftest import Quern, Start
 from .engines import saying
 from .openai_clients import official, prompt_text, responded
 from .test_answers_sent_back import Chat
+from .test_custom_tools import INPUTS, PATCH
 
-PATCH = '*** Begin Patch\n*** Delete File: "ä" \\ 😀\n*** End Patch\n'
 USER = {"role": "user", "content": "hi"}
 LARK = {"syntax": "lark", "definition": "start: /(.+)/ LF\n%import common.LF\n"}
 REGEX = {"syntax": "regex", "definition": "[0-9]+"}
@@ -70,18 +70,7 @@ def call_deltas(choices: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [call for choice in choices for call in choice["delta"].get("tool_calls", [])]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        ({"input": PATCH}, PATCH),
-        ({"input": ""}, ""),
-        ({"patch": PATCH}, PATCH),
-        ({"input": ["a", 1]}, '["a", 1]'),
-        ({}, ""),
-        ({"a": 1, "b": "x"}, '{"a": 1, "b": "x"}'),
-        ({"note": "x", "input": PATCH}, PATCH),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "text"), INPUTS)
 async def test_a_call_tells_its_text_whole_and_streamed(start: Start, arguments: Any, text: str) -> None:
     async with start(saying(calling("apply", arguments))) as quern:
         choice = await completed(quern)

@@ -42,18 +42,19 @@ def _bare(item: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in item.items() if name not in {"id", "call_id"}}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        ({"input": PATCH}, PATCH),
-        ({"input": ""}, ""),
-        ({"patch": PATCH}, PATCH),
-        ({"input": ["a", 1]}, '["a", 1]'),
-        ({}, ""),
-        ({"a": 1, "b": "x"}, '{"a": 1, "b": "x"}'),
-        ({"note": "x", "input": PATCH}, PATCH),
-    ],
-)
+INPUTS: list[tuple[dict[str, Any], str]] = [
+    ({"input": PATCH}, PATCH),
+    ({"input": ""}, ""),
+    ({"patch": PATCH}, PATCH),
+    ({"input": ["a", 1]}, '["a", 1]'),
+    ({}, ""),
+    ({"a": 1, "b": "x"}, '{"a": 1, "b": "x"}'),
+    ({"note": "x", "input": PATCH}, PATCH),
+]
+"""Arguments as a model writes them for a custom tool, and the text that they are."""
+
+
+@pytest.mark.parametrize(("arguments", "text"), INPUTS)
 async def test_a_custom_call_tells_its_text(start: Start, arguments: Any, text: str) -> None:
     async with start(saying(calling("apply", arguments))) as quern:
         (item,) = await output_of(quern, tools=[FREE])

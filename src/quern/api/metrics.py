@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Response
+from fastapi import APIRouter, Header, Response
 
-from quern.access.principal import Principal
 from quern.api.shared.dialect import Dialect
 from quern.api.shared.error_styles import OPENAI_ERRORS
-from quern.api.shared.headers import principal
+from quern.api.shared.headers import PrincipalDep
 from quern.api.shared.openapi import PLAIN_TEXT
 from quern.api.shared.services import ServicesDep
 from quern.errors import NotAllowed
@@ -24,7 +23,7 @@ METRICS = Dialect((router,), errors=OPENAI_ERRORS, prefixes=(PATH,), quiet_paths
 @router.get(PATH, response_model=None, responses=PLAIN_TEXT)
 async def metrics(
     services: ServicesDep,
-    caller: Annotated[Principal, Depends(principal)],
+    caller: PrincipalDep,
     accept: Annotated[str, Header()] = "",
 ) -> Response:
     """All metrics, as Prometheus's text or, where `Accept` asks for it, as OpenMetrics."""

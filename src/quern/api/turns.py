@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 
-from quern.access.principal import Principal
 from quern.api.shared.dialect import Dialect
 from quern.api.shared.error_styles import OPENAI_ERRORS
-from quern.api.shared.headers import principal
+from quern.api.shared.headers import PrincipalDep
 from quern.api.shared.services import ServicesDep
 from quern.turns.explanation import FirstUnknown, Place
 from quern.turns.recent import Queue
@@ -28,9 +27,7 @@ SHOWN_ID = re.compile(
 
 
 @router.get("/v1/turns/{turn_id}")
-async def turn_report(
-    turn_id: str, services: ServicesDep, caller: Annotated[Principal, Depends(principal)]
-) -> dict[str, Any]:
+async def turn_report(turn_id: str, services: ServicesDep, caller: PrincipalDep) -> dict[str, Any]:
     """State, usage and timings of one of your turns, and why it was slow: whom it waited for, what of its prompt the
     cache did not know and where that came from, how fast it was written and beside how many others. Takes the id of an
     answer in any dialect, or for a while the `x-request-id` of a request.

@@ -6,12 +6,11 @@ from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 
-from quern.access.principal import Principal
 from quern.api.shared.dialect import Dialect
 from quern.api.shared.error_styles import OPENAI_ERRORS
-from quern.api.shared.headers import principal
+from quern.api.shared.headers import PrincipalDep
 from quern.api.shared.services import Services, ServicesDep
 from quern.errors import InvalidRequest
 from quern.records import UsageRecord
@@ -27,7 +26,7 @@ USAGE = Dialect((router,), errors=OPENAI_ERRORS, prefixes=("/v1/usage",))
 @router.get("/v1/usage")
 async def usage(
     services: ServicesDep,
-    caller: Annotated[Principal, Depends(principal)],
+    caller: PrincipalDep,
     first: Annotated[
         date | None, Query(alias="from", description="The first day, UTC; 30 days ago if not given.")
     ] = None,

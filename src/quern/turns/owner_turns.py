@@ -78,8 +78,7 @@ class OwnerTurns:
         for place, principal in list(held.items()):
             if place.done():  # given up; whoever waited for it takes it back
                 continue
-            most = self._usage.limits_of(principal).turns_at_once
-            if most and self._running[owner] >= most:
+            if self.full(principal):
                 return
             del held[place]
             self._running[owner] += 1

@@ -307,7 +307,5 @@ class TurnService:
         if end is not None:
             used = end.usage
             self._usage.charge(turn.principal, used.prompt_tokens - used.cached_tokens + used.completion_tokens)
-        whole = end is not None and end.state is TurnState.COMPLETED
-        self._retry.ended(
-            busy=busy, completion_tokens=end.usage.completion_tokens if end is not None and whole else None
-        )
+        length = end.usage.completion_tokens if end is not None and end.state is TurnState.COMPLETED else None
+        self._retry.ended(busy=busy, completion_tokens=length)

@@ -23,12 +23,15 @@ def principal(request: Request) -> Principal:
     return cast("Principal", request.state.principal)
 
 
-def owner(principal: Annotated[Principal, Depends(principal)]) -> str:
+PrincipalDep = Annotated[Principal, Depends(principal)]
+
+
+def owner(principal: PrincipalDep) -> str:
     """Whose conversations the caller sees. Without keys, everybody is the same anonymous owner."""
     return principal.owner
 
 
-def administrator(principal: Annotated[Principal, Depends(principal)]) -> Principal:
+def administrator(principal: PrincipalDep) -> Principal:
     """Who asks, where that is somebody who may run the server. Raises NotAllowed."""
     if not principal.is_admin:
         raise NotAllowed(
@@ -82,7 +85,7 @@ Owner = Annotated[str, Depends(owner)]
 
 def caller(
     request: Request,
-    principal: Annotated[Principal, Depends(principal)],
+    principal: PrincipalDep,
     disconnect: Annotated[DisconnectPolicy | None, Depends(disconnect_policy)],
     background: Annotated[bool | None, Depends(background)],
 ) -> Caller:
