@@ -17,14 +17,13 @@ from quern.obs.metrics import Metrics
 from quern.prompt.codec import TextCodec
 from quern.turns.preparation import check_ids
 from quern.turns.request import Caller
-from quern.turns.retry_after import LONGEST_RETRY_AFTER, UNMEASURED_RETRY_AFTER
+from quern.turns.retry_after import RetryAfter
 from quern.turns.service import LOADING_RETRY_AFTER, TurnService
 from quern.turns.tokens import TextOrIds
 
 MOST_INPUTS = 2048
 """Of one request, as at OpenAI."""
 
-WEIGHT = 0.2
 SERVER_STOPS = "The server stopped before everything was embedded, so nothing is. Send it again once it is back."
 
 
@@ -61,7 +60,7 @@ class EmbeddingService:
         self._settings = settings
         self._running: set[asyncio.Task[Embeddings]] = set()
         self._interrupted = False
-        self._typical_seconds: float | None = None
+        self._retry = RetryAfter()
 
     async def embed(
         self, inputs: Sequence[TextOrIds], caller: Caller, *, dimensions: int | None = None, field: str = "input"
@@ -76,7 +75,7 @@ class EmbeddingService:
         self._check(inputs, dimensions, field)
         if not inputs:
             return Embeddings((), 0)
-        self._check_places()
+        self._check_places(caller)
         began = time.monotonic()
         work = asyncio.get_running_loop().create_task(self._embed(inputs, caller, dimensions, field))
         self._running.add(work)
@@ -88,8 +87,8 @@ class EmbeddingService:
             raise
         finally:
             self._running.discard(work)
+            self._retry.ended(others=len(self._running), parallel=self._engine.info.parallel)
         seconds = time.monotonic() - began
-        self._measure(seconds)
         self._metrics.embedded(caller.principal.name, embeddings.prompt_tokens)
         await self._usage.charge_embedding(
             caller.principal, self._engine.info.model_id, embeddings.prompt_tokens, seconds
@@ -179,24 +178,15 @@ class EmbeddingService:
             await asyncio.gather(*workers, return_exceptions=True)
         return [vectors[index] for index in range(len(requests))]
 
-    def _check_places(self) -> None:
+    def _check_places(self, caller: Caller) -> None:
         """Raises QueueFull where all are taken."""
         limit = self._engine.info.parallel + self._settings.max_queued
-        if len(self._running) >= limit:
-            seconds = self._retry_after()
+        free = limit - len(self._running)
+        if free <= self._retry.kept(caller.known_by, free):
+            seconds = self._retry.refuse(caller.known_by)
             msg = f"All {limit} places for requests of embeddings are taken. Try again in {seconds} s."
             raise QueueFull(msg, seconds)
-
-    def _measure(self, seconds: float) -> None:
-        """A request took so long."""
-        before = seconds if self._typical_seconds is None else self._typical_seconds
-        self._typical_seconds = WEIGHT * seconds + (1 - WEIGHT) * before
-
-    def _retry_after(self) -> int:
-        """Seconds until a place is likely to be free: the places become free one after the other."""
-        if self._typical_seconds is None:
-            return UNMEASURED_RETRY_AFTER
-        return max(1, min(LONGEST_RETRY_AFTER, math.ceil(self._typical_seconds / max(1, len(self._running)))))
+        self._retry.admitted(caller.known_by)
 
 
 def shortened(vectors: Sequence[Vector], dimensions: int) -> list[Vector]:

@@ -1,51 +1,23 @@
-"""How many turns an owner may have: so many that run at once, and so many that wait for those."""
+"""How many turns of an owner run at once; its others wait for those."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from quern.access.principal import Principal
 from quern.access.usage import UsageMeter
-from quern.errors import LimitExceeded
-from quern.turns.turn import Turn
 
 
 class OwnerTurns:
-    """Admits and holds back turns by the limits of who asks. `parallel`: sequences that the engine runs at once;
-    `retry_after`: seconds until a place is likely to be free.
-    """
+    """Holds back admitted turns by the limits of who asks."""
 
-    def __init__(self, usage: UsageMeter, parallel: Callable[[], int], retry_after: Callable[[], int]) -> None:
+    def __init__(self, usage: UsageMeter) -> None:
         self._usage = usage
-        self._parallel = parallel
-        self._retry_after = retry_after
-        self._starting: Counter[str] = Counter()
         self._running: Counter[str] = Counter()
         self._held: dict[str, dict[asyncio.Future[None], Principal]] = {}
-
-    @contextmanager
-    def place(self, principal: Principal, active: Collection[Turn]) -> Generator[None]:
-        """Hold a place while a turn is being admitted. Raises LimitExceeded."""
-        owner, limits = principal.owner, self._usage.limits_of(principal)
-        if limits.turns_waiting:
-            most = (limits.turns_at_once or self._parallel()) + limits.turns_waiting
-            if sum(turn.owner == owner for turn in active) + self._starting[owner] >= most:
-                seconds = self._retry_after()
-                raise LimitExceeded(
-                    f"The key {principal.name!r} may have {most} turns that run and wait (limits turns_at_once and "
-                    f"turns_waiting), and has. Try again in {seconds} s.",
-                    seconds,
-                )
-        self._starting[owner] += 1
-        try:
-            yield
-        finally:
-            self._starting[owner] -= 1
-            if not self._starting[owner]:
-                del self._starting[owner]
 
     def full(self, principal: Principal) -> bool:
         """Whether as many of the owner's turns run as may."""

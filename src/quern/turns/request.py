@@ -88,6 +88,7 @@ class Caller:
     disconnect: DisconnectPolicy | None = None
     background: bool | None = None
     traceparent: str = ""
+    body_digest: bytes = b""
 
     def priority(self, own: Priority) -> Priority:
         """That of a request which would have its `own`. Nobody can claim to be urgent."""
@@ -99,6 +100,11 @@ class Caller:
     def owner(self) -> str:
         """Whose conversations it sees."""
         return self.principal.owner
+
+    @property
+    def known_by(self) -> tuple[str, bytes] | None:
+        """The same where the same owner sends the same request again; None where that can't be told."""
+        return (self.owner, self.body_digest) if self.body_digest else None
 
 
 @dataclass(frozen=True, slots=True)

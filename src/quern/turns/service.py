@@ -22,6 +22,7 @@ from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing
 from quern.prompt.codec import TextCodec
 from quern.store.turns import TurnStore
+from quern.turns.conversation_guard import ConversationGuard
 from quern.turns.history import HistoryLoader, with_custom_results
 from quern.turns.journal import Journal
 from quern.turns.new_turn import new_row, new_turn
@@ -31,7 +32,7 @@ from quern.turns.preparation import LONG_PROMPT, Prepared, check_ids, prepare, p
 from quern.turns.queue_limit import Places
 from quern.turns.recent import Said
 from quern.turns.request import ChatInput, TokenInput, TurnRequest
-from quern.turns.retry_after import Progress, RetryAfter
+from quern.turns.retry_after import Progress
 from quern.turns.runner import SERVER_STOPPED, TurnRunner
 from quern.turns.turn import Turn
 from quern.types import Item, TurnState
@@ -69,10 +70,10 @@ class TurnService:
         self._store = turns
         self._settings = settings
         self._journal = Journal(turns, interval=settings.save_interval_ms / 1000, token_limit=settings.save_tokens)
-        self._owner_turns = OwnerTurns(usage, lambda: engine.info.parallel, self._retry_after)
+        self._owner_turns = OwnerTurns(usage)
         self._runner = TurnRunner(engine, turns, self._journal, self._owner_turns, self.observer)
-        self._retry = RetryAfter()
-        self._places = Places(self._retry_after)
+        self._places = Places(usage, self._progress)
+        self._conversations = ConversationGuard()
         self._long_prompts = ThreadPoolExecutor(1, thread_name_prefix="quern-long-prompts")
         self._stopping = self._interrupting = False
         self._admitting = 0
@@ -108,15 +109,11 @@ class TurnService:
         arrived = time.monotonic()
         self.check_serving()
         check_ids(request.sampling.logit_bias, self._codec.vocabulary_size, "logit_bias")
-        active = self._active.values()
-        limit = self._engine.info.parallel + self._settings.max_queued
-        self._end_held(limit)
-        with self._admission(), self._places.alone_in(request.conversation_id, request.caller.owner, active):
+        active, parallel, queued = self._active.values(), self._engine.info.parallel, self._settings.max_queued
+        self._end_held(parallel + queued)
+        with self._admission(), self._conversations.alone_in(request.conversation_id, request.caller.owner, active):
             history = await self._history.load(request)
-            with (
-                self._owner_turns.place(request.caller.principal, active),
-                self._places.place(request.priority_asked, request.caller.owner, active, limit),
-            ):
+            with self._places.place(request, active, parallel=parallel, max_queued=queued):
                 prepared = await self._prepare(history, request.input)
                 grammar = await self._grammars.choose(
                     prepared.grammars, prepared.grammar_field, prepared.demanded, owner=request.caller.owner
@@ -172,7 +169,7 @@ class TurnService:
     @contextmanager
     def between_turns(self, conversation_id: str, owner: str) -> Generator[None]:
         """Change what was said in a conversation while no turn of it runs or begins. Raises ConversationBusy."""
-        with self._places.changing(conversation_id, owner, self._active.values()):
+        with self._conversations.changing(conversation_id, owner, self._active.values()):
             yield
 
     def turn(self, turn_id: str, owner: str) -> Turn | None:
@@ -261,14 +258,14 @@ class TurnService:
         msg = f"The model is {doing}. Try again in {seconds} s."
         raise EngineUnavailable(msg, seconds)
 
-    def _retry_after(self) -> int:
+    def _progress(self, owner: str | None) -> list[Progress]:
+        """How far the turns are that run, of one owner or of all."""
         now = time.monotonic()
-        running = [
+        return [
             Progress(turn.generated_tokens, now - turn.first_token_at, turn.request.sampling.max_tokens)
-            for turn in self._active.values()
+            for turn in (self.all_active() if owner is None else self.turns_of(owner))
             if turn.first_token_at is not None
         ]
-        return self._retry.seconds(running)
 
     async def _store_queued(self, turn: Turn, request: TurnRequest, history: Sequence[Item]) -> None:
         given = request.input
@@ -303,9 +300,9 @@ class TurnService:
 
     def _account(self, turn: Turn) -> None:
         """Count what an ended turn has cost, and that its place is free."""
-        end, busy = turn.log.end, len(self._active) > self._engine.info.parallel
+        end = turn.log.end
         if end is not None:
             used = end.usage
             self._usage.charge(turn.principal, used.prompt_tokens - used.cached_tokens + used.completion_tokens)
         length = end.usage.completion_tokens if end is not None and end.state is TurnState.COMPLETED else None
-        self._retry.ended(busy=busy, completion_tokens=length)
+        self._places.ended(turn, self._active.values(), self._engine.info.parallel, length)

@@ -6,19 +6,15 @@ import asyncio
 import math
 import random
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.turns.live_turns import live_turn
 
 from quern.access.limits import Limits
 from quern.access.principal import Principal
 from quern.access.usage import UsageMeter
 from quern.config import LimitSettings
-from quern.errors import LimitExceeded
 from quern.records import KeyLimits, KeyRole
 from quern.store.database import Database
 from quern.store.usage import UsageStore
@@ -34,7 +30,7 @@ def key(name: str = "anna", **limits: int) -> Principal:
 
 def owner_turns(current: Callable[[Principal], Principal] = lambda principal: principal) -> OwnerTurns:
     meter = UsageMeter(Limits(LimitSettings()), UsageStore(Database("sqlite+aiosqlite:///unused")), current=current)
-    return OwnerTurns(meter, lambda: 4, lambda: 7)
+    return OwnerTurns(meter)
 
 
 async def settle() -> None:
@@ -218,17 +214,3 @@ async def test_ending_and_giving_up_in_one_moment_loses_no_place() -> None:
         await settle()
         assert len(crowd.running) == min(2, sum(not task.done() for task in crowd.tasks.values()))
         await crowd.finish()
-
-
-def test_the_one_that_is_too_many_to_wait_is_refused_with_the_time_to_come_back() -> None:
-    turns, anna = owner_turns(), key(turns_at_once=1, turns_waiting=2)
-    active = [live_turn() for _ in range(3)]
-    for turn in active:
-        turn.owner = "anna"
-    with pytest.raises(LimitExceeded) as refused, turns.place(anna, active):
-        pass
-    assert refused.value.retry_after == 7
-    with turns.place(anna, active[:2]), suppress(LimitExceeded), turns.place(anna, active[:2]):
-        pytest.fail("the one that is being admitted counts")
-    with turns.place(key("ben", turns_at_once=1, turns_waiting=2), active):
-        pass

@@ -91,7 +91,8 @@ def caller(
 ) -> Caller:
     """Who asks, under the request id that `RequestLog` settled."""
     traceparent: str = getattr(request.state, "traceparent", "")
-    return Caller(principal, cast("str", request.state.request_id), disconnect, background, traceparent)
+    digest: bytes = getattr(request.state, "body_digest", b"")
+    return Caller(principal, cast("str", request.state.request_id), disconnect, background, traceparent, digest)
 
 
 AdminDep = Annotated[Principal, Depends(administrator)]

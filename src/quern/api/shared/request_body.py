@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -14,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from quern.api.shared.body_budget import SMALL
 from quern.api.shared.content_coding import CODINGS, Corrupt, UnknownCoding, UnpackedTooLarge, codings, unpack
 from quern.api.shared.errors import ErrorKind, Failure, StyleOf, validation_error
 from quern.api.shared.fields import ignored_fields
@@ -60,7 +62,15 @@ class BodyLimit:
             response = style.response(refused.failure, status=refused.status, headers=refused.headers)
             await response(scope, receive, send)
             return
+        scope.setdefault("state", {})["body_digest"] = await self._digest(scope["path"], body)
         await self._app(scope, _replayed(body, receive), send)
+
+    @staticmethod
+    async def _digest(path: str, body: bytes) -> bytes:
+        """What tells whether the same is asked again."""
+        if len(body) > SMALL:
+            return await asyncio.to_thread(_digest, path, body)
+        return _digest(path, body)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         announced = headers.get("content-length", "")
@@ -96,6 +106,10 @@ class BodyLimit:
             f"Send a shorter prompt."
         )
         return _Refused(Failure(ErrorKind.TOO_LARGE, message))
+
+
+def _digest(path: str, body: bytes) -> bytes:
+    return blake2b(body, key=blake2b(path.encode()).digest(), digest_size=16).digest()
 
 
 def _codings(headers: Headers) -> list[str]:
