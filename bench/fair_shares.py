@@ -11,7 +11,7 @@ import argparse
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,10 @@ from installed import installed
 from quern.config import EngineSettings
 from quern.engine.base import Engine, GenerateRequest, Priority, Tokens
 from quern.engine.cpu.engine import CpuEngine
+from quern.engine.cpu.model import Drawn
+from quern.engine.cpu.native import NativeModel
+from quern.engine.cpu.scheduler import Notice, Scheduler, Step
+from quern.engine.cpu.sequence import Part
 from quern.engine.fair_shares import Claim, FairShares
 from quern.engine.llamacpp.engine import LlamaCppEngine
 from quern.prompt.codec import TextCodec
@@ -140,23 +144,72 @@ def _without_owners() -> Generator[None]:
         yield
 
 
-async def alone(options: argparse.Namespace, requests: Requests, count: int, *, shared: bool) -> float:
+@dataclass
+class Deciding:
+    """Seconds of the processor that the engine's thread took to decide what its steps compute, and the steps' own."""
+
+    steps: int = 0
+    deciding: float = 0.0
+    computing: float = 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{1000 * self.deciding / max(1, self.steps):.3f} ms of deciding in a step of "
+            f"{1000 * self.computing / max(1, self.steps):.1f} ms"
+        )
+
+
+@contextmanager
+def _watched(found: Deciding) -> Generator[None]:
+    """Scheduler and model of the engine `cpu`, with their time taken."""
+
+    def timed_plan(scheduler: Scheduler, now: float) -> Step:
+        began = time.thread_time()
+        step = plan(scheduler, now)
+        found.deciding += time.thread_time() - began
+        return step
+
+    def timed_apply(scheduler: Scheduler, step: Step, drawn: Sequence[Drawn], now: float) -> list[Notice]:
+        began = time.thread_time()
+        notices = apply(scheduler, step, drawn, now)
+        found.deciding += time.thread_time() - began
+        return notices
+
+    def timed_forward(model: NativeModel, parts: Sequence[Part]) -> Sequence[Drawn]:
+        began = time.monotonic()
+        drawn = forward(model, parts)
+        found.computing += time.monotonic() - began
+        found.steps += 1
+        return drawn
+
+    plan, apply, forward = Scheduler.plan, Scheduler.apply, NativeModel.forward
+    with (
+        mock.patch.object(Scheduler, "plan", timed_plan),
+        mock.patch.object(Scheduler, "apply", timed_apply),
+        mock.patch.object(NativeModel, "forward", timed_forward),
+    ):
+        yield
+
+
+async def alone(options: argparse.Namespace, requests: Requests, count: int, *, shared: bool) -> tuple[float, Deciding]:
     """Tokens of Ann's requests, who is alone, per second of the processor's time: on a busy machine the clock's tells
-    nothing. llama-server's time is its own, so there it is the clock's.
+    nothing. llama-server's time is its own, so there it is the clock's. And what the decisions took.
     """
+    found = Deciding()
 
     async def measure() -> float:
         clock = time.process_time if options.engine == "cpu" else time.monotonic
         async with started(options) as engine:
             await timed(engine, requests.make("ann", 8))
             began = clock()
-            await asyncio.gather(*(timed(engine, requests.make("ann", 48)) for _ in range(count)))
+            with _watched(found):
+                await asyncio.gather(*(timed(engine, requests.make("ann", 48)) for _ in range(count)))
             return count * 48 / (clock() - began)
 
     if shared:
-        return await measure()
+        return await measure(), found
     with _without_owners():
-        return await measure()
+        return await measure(), found
 
 
 async def measure(options: argparse.Namespace) -> dict[str, object]:
@@ -178,9 +231,11 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
     pairs: list[tuple[float, float]] = []
     for number in range(options.pairs):
         order = (True, False) if number % 2 else (False, True)
-        rates = {shared: await alone(options, requests, 32, shared=shared) for shared in order}
-        pairs.append((rates[True], rates[False]))
-        print(f"Ann alone: {pairs[-1][0]:.1f} tokens/s, without owners {pairs[-1][1]:.1f}", flush=True)
+        runs = {shared: await alone(options, requests, 32, shared=shared) for shared in order}
+        (rate, deciding), (rate_without, deciding_without) = runs[True], runs[False]
+        pairs.append((rate, rate_without))
+        print(f"Ann alone: {rate:.1f} tokens/s, {deciding}", flush=True)
+        print(f"without owners: {rate_without:.1f} tokens/s, {deciding_without}", flush=True)
     return {
         "idle_first": statistics.median(one.first for one in idle),
         "first": statistics.median(one.first for one, _ in with_share),

@@ -172,7 +172,8 @@ class Scheduler:
             claim = self._shares.line()[0]
             giving_way = self._giving_way(claim)
             if giving_way is None:
-                claim = self._shares.next_to_start(self._has_room)
+                places_left = len(self._running) < self._parallel
+                claim = self._shares.next_to_start(self._has_room) if places_left else None
             if claim is None:
                 break
             notices += [self._preempt(other) for other in giving_way or ()]
