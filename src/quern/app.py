@@ -53,12 +53,14 @@ from quern.obs.tracing import Tracing, tracing_of
 from quern.prompt.codec import TextCodec
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
+from quern.store.generations import GenerationStore
 from quern.store.history import HistoryStore
 from quern.store.keys import KeyStore
 from quern.store.responses import ResponseStore
 from quern.store.turns import TurnStore
 from quern.store.usage import UsageStore
 from quern.turns.activity import ActivityService
+from quern.turns.archive import TurnArchive
 from quern.turns.conversations import ConversationService
 from quern.turns.embeddings import EmbeddingService
 from quern.turns.history import HistoryLoader
@@ -117,11 +119,13 @@ class Application:
             share_cache=settings.access.share_cache,
         )
         self.usage = UsageMeter(Limits(settings.limits), UsageStore(self.database), current=self.keys.current)
+        archive = TurnArchive(codec, turn_store, GenerationStore(self.database), history)
         self.turns = TurnService(
             engine=engine,
             codec=codec,
             history=HistoryLoader(response_store, history),
             turns=turn_store,
+            archive=archive,
             usage=self.usage,
             metrics=metrics,
             tracing=self.tracing,

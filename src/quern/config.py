@@ -280,6 +280,14 @@ class GenerationSettings(_generation_settings()):
         return SamplingParams(**{**self.model_dump(), **chosen})
 
 
+class ResumeInterrupted(StrEnum):
+    """Which interrupted turns go on by themselves."""
+
+    OFF = "off"
+    CONVERSATIONS = "conversations"
+    ALL = "all"
+
+
 class TurnSettings(_Frozen):
     """Turns: the queue, and what happens when nobody listens any more."""
 
@@ -301,6 +309,22 @@ class TurnSettings(_Frozen):
     )
     urgent_tokens: int = Field(
         default=256, ge=1, description="Tokens for which an answer that fills a gap goes before all others."
+    )
+    resume_hours: float = Field(
+        default=24,
+        ge=0,
+        le=24 * 366,
+        description=(
+            "How long after its end a turn can be followed again from its first event, and go on where it stopped; so "
+            "long its prompt and its answer are kept, one-shot requests' too. 0: none of that, nothing kept."
+        ),
+    )
+    resume_interrupted: ResumeInterrupted = Field(
+        default=ResumeInterrupted.OFF,
+        description=(
+            "Turns that a stop or a crash interrupted go on by themselves at the next start: `off`, `conversations` or "
+            "`all`."
+        ),
     )
     save_interval_ms: int = Field(default=200, ge=10, description="The most text, in time, that a `kill -9` can lose.")
     save_tokens: int = Field(

@@ -22,6 +22,7 @@
     │   ├── ResponseNotFound
     │   ├── ItemNotFound
     │   ├── TurnNotFound
+    │   ├── TurnNotContinuable
     │   ├── ModelNotServed
     │   ├── ContextExceeded
     │   │   └── InputTooLong        an input that is embedded
@@ -134,6 +135,10 @@ class ResponseNotFound(TurnRefused):
 
 class ItemNotFound(TurnRefused):
     """A conversation has no such item."""
+
+
+class TurnNotContinuable(TurnRefused):
+    """The turn runs, is complete, or can't go on where it stopped."""
 
 
 class TurnNotFound(TurnRefused):

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from quern.errors import InvalidRequest
+from quern.events import TurnEnded
 from quern.types import FinishReason, Item, Timings, TurnState, Usage
 
 T = TypeVar("T")
@@ -59,6 +60,12 @@ class TurnRecord:
     started_at: datetime | None
     finished_at: datetime | None
     repairs: int = 0
+
+    def end(self, stop: str | None = None) -> TurnEnded:
+        """Its terminal event, once its state is terminal. `stop`: the stop string that ended it."""
+        return TurnEnded(
+            self.state, self.finish_reason, self.error, self.usage, self.timings, stop, repairs=self.repairs
+        )
 
 
 @dataclass(frozen=True, slots=True)

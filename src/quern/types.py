@@ -143,6 +143,15 @@ class Timings:
     decode_ms: float = 0.0
     drafts_accepted: int = 0
 
+    def __add__(self, other: Timings) -> Timings:
+        """One time after the other."""
+        return Timings(
+            self.queued_ms + other.queued_ms,
+            self.prefill_ms + other.prefill_ms,
+            self.decode_ms + other.decode_ms,
+            self.drafts_accepted + other.drafts_accepted,
+        )
+
     def tokens_per_second(self, completion_tokens: int) -> float | None:
         """Decode speed: the tokens after the first over `decode_ms`; None while that can't be told."""
         if completion_tokens < 2 or self.decode_ms <= 0:

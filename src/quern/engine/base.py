@@ -48,6 +48,8 @@ class GenerateRequest:
     prefix reuse happens only between requests with the same salt, so that nobody can time another's prompt. `grammar`:
     only what it allows can be drawn; where it allows no more, the generation ends. Owners share the engine in
     proportion to their `weight`, which is greater than 0. `override` may change the priority later on.
+    `generated`: what was drawn of the answer in an earlier life of the request: it goes on after that as if it had
+    never stopped, and `sampling.max_tokens` and the counts in `Finished` are those of the whole answer.
     """
 
     prompt: tuple[int, ...]
@@ -58,6 +60,7 @@ class GenerateRequest:
     grammar: Grammar | None = None
     owner: str = ""
     weight: float = 1.0
+    generated: tuple[int, ...] = ()
     override: PriorityOverride = field(default_factory=PriorityOverride, compare=False, repr=False)
 
     @property

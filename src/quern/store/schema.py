@@ -176,6 +176,15 @@ class _TurnEventColumns(TypedColumns):
     number: Named[int] = Column(Integer, primary_key=True)
     text: Named[str] = Column(StorableText)
     created_at: Named[datetime] = Column(UtcDateTime)
+    token_id: Named[int | None] = Column(Integer)
+
+
+class _GenerationColumns(TypedColumns):
+    turn_id: Named[str] = Column(StorableText, ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True)
+    plan: Named[dict[str, Any]] = Column(JSON[dict[str, Any]])
+    prompt: Named[bytes | None] = Column(LargeBinary)
+    generated: Named[bytes] = Column(LargeBinary)
+    expires_at: Named[datetime | None] = Column(UtcDateTime, index=True)
 
 
 class _KeyColumns(TypedColumns):
@@ -246,6 +255,8 @@ items = Table(
 responses = Table("responses", metadata, _ResponseColumns)
 
 turn_events = Table("turn_events", metadata, _TurnEventColumns)
+
+generations = Table("generations", metadata, _GenerationColumns)
 
 api_keys = Table("api_keys", metadata, _KeyColumns)
 

@@ -10,6 +10,7 @@ from sqlalchemy import Row
 
 from quern.records import NewResponse, TurnRecord, UsageRecord
 from quern.sampling import SamplingParams
+from quern.store.generations import GenerationEnd
 from quern.store.items import NewItem
 from quern.types import FinishReason, Timings, TurnState, Usage
 
@@ -17,7 +18,8 @@ from quern.types import FinishReason, Timings, TurnState, Usage
 @dataclass(frozen=True, slots=True)
 class NewTurn:
     """An admitted turn. `conversation_id` is None for a turn outside of conversations; `new_conversation` says to
-    create it. `items`: what was said to the model; kept with a conversation or a response only.
+    create it. `items`: what was said to the model; kept with a conversation or a response only. `plan`, `prompt`: as
+    in `store.generations`; without a plan nothing is kept there.
     """
 
     id: str
@@ -29,6 +31,8 @@ class NewTurn:
     created_at: datetime
     conversation_id: str | None
     new_conversation: bool
+    plan: dict[str, Any] | None = None
+    prompt: bytes = b""
     response: NewResponse | None = None
 
     @property
@@ -39,18 +43,22 @@ class NewTurn:
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """A piece of an unfinished turn's text; the numbers of a turn only grow."""
+    """A piece of an unfinished turn's text, which may be empty; the numbers of a turn only grow. `token_id`: the token
+    that brought it; None where the end of the answer did.
+    """
 
     turn_id: str
     number: int
     text: str
+    token_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
     """How a turn ended. `text`: all that the model wrote, or wrote so far; None where none is to be kept. `items`: the
     same as an answer, for the history of what follows. `journal`: all of its pieces, where they are to be kept.
-    `started_at`: None where it never ran, or that is saved. `used`: what it adds to its owner's usage.
+    `started_at`: None where it never ran, or that is saved. `used`: what it adds to its owner's usage. `generation`:
+    what is kept to tell the answer again, or to go on with it.
     """
 
     turn_id: str
@@ -66,6 +74,21 @@ class TurnEnd:
     journal: tuple[JournalEntry, ...] | None = None
     started_at: datetime | None = None
     used: UsageRecord | None = None
+    generation: GenerationEnd | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReopenedTurn:
+    """A turn that goes on. `ended_as`: how it had ended; `answer_ids`: the items of its answer, which it gets anew;
+    `text`: what its answer has for sure; `plan`, `sampling`: those of the whole answer.
+    """
+
+    id: str
+    ended_as: TurnState
+    answer_ids: tuple[str, ...]
+    text: str | None
+    plan: dict[str, Any]
+    sampling: SamplingParams
 
 
 def queued_columns(turn: NewTurn) -> dict[str, Any]:

@@ -10,16 +10,34 @@ from sqlalchemy import ColumnElement, bindparam, delete, func, insert, select, u
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from quern.errors import ConversationBusy, ConversationNotFound, StoreError
+from quern.errors import ConversationBusy, ConversationNotFound, StoreError, TurnNotContinuable
 from quern.records import TurnRecord, UsageRecord
 from quern.store.database import Database
+from quern.store.generations import add_generation, end_generation, end_lost_generation, reopen_generation
 from quern.store.items import append_items, check_storable
-from quern.store.schema import ACTIVE_TURN_INDEX, active_turn, conversations, responses, turn_events, turns
-from quern.store.turn_rows import JournalEntry, NewTurn, TurnEnd, ended_columns, queued_columns, turn_record
+from quern.store.schema import ACTIVE_TURN_INDEX, active_turn, conversations, items, responses, turn_events, turns
+from quern.store.turn_rows import (
+    JournalEntry,
+    NewTurn,
+    ReopenedTurn,
+    TurnEnd,
+    ended_columns,
+    queued_columns,
+    turn_record,
+)
 from quern.store.uninterrupted import uninterrupted
 from quern.store.usage import add_usage
 from quern.types import TurnState
 
+SECOND_TURN = (
+    "Another turn of this conversation is still queued or running, so this one was not started. Wait until it has "
+    "ended, or cancel it, then try again."
+)
+NOT_AS_IT_WAS = "The turn was deleted, or it goes on already. Look at it again: GET /v1/turns/{id}."
+NOT_THE_LAST = (
+    "The conversation has gone on after this turn, so its answer can't become longer. Ask in the conversation for what "
+    "is missing."
+)
 NOTHING_STARTED: Mapping[str, datetime] = {}
 
 
@@ -57,11 +75,10 @@ class TurnStore:
                 await connection.execute(insert(turns).values(queued_columns(turn)))
             except IntegrityError as error:
                 if _is_second_active_turn(error):
-                    raise ConversationBusy(
-                        "Another turn of this conversation is still queued or running, so this one was not started. "
-                        "Wait until it has ended, or cancel it, then try again."
-                    ) from error
+                    raise ConversationBusy(SECOND_TURN) from error
                 raise
+            if turn.plan is not None:
+                await add_generation(connection, turn.id, turn.plan, turn.prompt)
             if turn.response is not None:
                 response = {"turn_id": turn.id, **asdict(turn.response)}
                 await connection.execute(insert(responses).values(response))
@@ -111,33 +128,38 @@ class TurnStore:
                 return False
             if end.state is TurnState.COMPLETED:
                 await append_items(connection, conversation_id, end.turn_id, end.items, end.finished_at)
+            await end_generation(connection, end.turn_id, end.generation)
             await connection.execute(delete(turn_events).where(turn_events.c.turn_id == end.turn_id))
             if end.journal:
                 await _append_events(connection, end.journal, {end.turn_id: -1}, end.finished_at)
         return True
 
     @uninterrupted
-    async def recover_interrupted(self, now: datetime, error: str) -> int:
+    async def recover_interrupted(self, now: datetime, error: str, expires_at: datetime | None = None) -> int:
         """Mark every turn that a stopped server left queued or running as interrupted, with this sentence; how many
         there were.
 
         Each keeps the text that its journal holds, and counts as a request in what its owner has used; what it has cost
-        nobody knows any more. To be called at start, before any turn: it takes every active turn
-        in the database for a lost one.
+        nobody knows any more. Until `expires_at` it can go on. To be called at start, before any turn: it takes every
+        active turn in the database for a lost one.
         """
         async with self._database.transaction() as connection:
-            wanted = select(turns.c.id, turns.c.conversation_id, turns.c.owner, turns.c.model_id).where(active_turn)
-            lost = (await connection.execute(wanted)).all()
-            for turn_id, conversation_id, owner, model_id in lost:
+            columns = turns.c.id, turns.c.conversation_id, turns.c.owner, turns.c.model_id, turns.c.text
+            lost = (await connection.execute(select(*columns).where(active_turn))).all()
+            for turn_id, conversation_id, owner, model_id, text in lost:
                 await add_usage(connection, UsageRecord(now.astimezone(UTC).date(), owner, model_id, 1, 0, 0, 0, 0.0))
-                journal = select(turn_events.c.text).where(turn_events.c.turn_id == turn_id)
-                pieces = (await connection.execute(journal.order_by(turn_events.c.number))).scalars().all()
+                before = await end_lost_generation(connection, turn_id, expires_at)
+                journal = select(turn_events.c.text).where(
+                    turn_events.c.turn_id == turn_id, turn_events.c.number > before
+                )
+                pieces = (await connection.execute(journal.order_by(turn_events.c.number))).scalars()
                 kept = select(responses.c.background).where(responses.c.turn_id == turn_id)
                 background = (await connection.execute(kept)).scalar_one_or_none()
+                remembered = conversation_id is not None or background is not None
                 interrupted = {
                     "state": TurnState.INTERRUPTED,
                     "error": error,
-                    "text": "".join(pieces) if conversation_id is not None or background is not None else None,
+                    "text": "".join([text or "", *pieces]) if remembered else None,
                     "finished_at": now,
                 }
                 await connection.execute(update(turns).where(turns.c.id == turn_id).values(interrupted))
@@ -146,11 +168,48 @@ class TurnStore:
         return len(lost)
 
     @uninterrupted
+    async def reopen(self, turn: ReopenedTurn) -> None:
+        """Make a turn that has ended a queued one again; an answer that it has is taken out of its conversation.
+
+        Raises ConversationBusy while another turn of the conversation is active, TurnNotContinuable where it has ended
+        otherwise by now, or where the conversation went on after it.
+        """
+        async with self._database.transaction() as connection:
+            await _check_last(connection, turn.id)
+            reopened = {"state": TurnState.QUEUED, "finish_reason": None, "error": None, "finished_at": None}
+            values = {**reopened, "text": turn.text, "sampling": asdict(turn.sampling)}
+            wanted = update(turns).where(turns.c.id == turn.id, turns.c.state == turn.ended_as).values(values)
+            try:
+                if (await connection.execute(wanted)).rowcount == 0:
+                    raise TurnNotContinuable(NOT_AS_IT_WAS)
+            except IntegrityError as error:
+                if _is_second_active_turn(error):
+                    raise ConversationBusy(SECOND_TURN) from error
+                raise
+            await connection.execute(delete(items).where(items.c.id.in_(turn.answer_ids)))
+            tail = delete(turn_events).where(turn_events.c.turn_id == turn.id, turn_events.c.token_id.is_(None))
+            await connection.execute(tail)
+            await reopen_generation(connection, turn.id, turn.plan)
+
+    @uninterrupted
     async def by_ids(self, turn_ids: Sequence[str]) -> list[TurnRecord]:
         """Those of the turns that exist, oldest first."""
         wanted = select(*turns.c).where(turns.c.id.in_(turn_ids)).order_by(turns.c.created_at, turns.c.id)
         async with self._database.transaction() as connection:
             return [turn_record(row) for row in await connection.execute(wanted)]
+
+
+async def _check_last(connection: AsyncConnection, turn_id: str) -> None:
+    """Raises TurnNotContinuable where anything was said in a turn's conversation after it."""
+    of_turn = select(items.c.conversation_id, func.max(items.c.position)).where(
+        items.c.turn_id == turn_id, items.c.conversation_id.is_not(None)
+    )
+    found = (await connection.execute(of_turn.group_by(items.c.conversation_id))).first()
+    if found is None:
+        return
+    later = select(items.c.id).where(items.c.conversation_id == found[0], items.c.position > found[1]).limit(1)
+    if (await connection.execute(later)).first() is not None:
+        raise TurnNotContinuable(NOT_THE_LAST)
 
 
 async def _open_conversation(connection: AsyncConnection, turn: NewTurn, conversation_id: str) -> None:
@@ -181,7 +240,13 @@ async def _append_events(
 ) -> None:
     """Add the pieces of the turns in `saved` that come after the number there."""
     rows = [
-        {"turn_id": entry.turn_id, "number": entry.number, "text": entry.text, "created_at": now}
+        {
+            "turn_id": entry.turn_id,
+            "number": entry.number,
+            "text": entry.text,
+            "created_at": now,
+            "token_id": entry.token_id,
+        }
         for entry in entries
         if entry.turn_id in saved and entry.number > saved[entry.turn_id]
     ]

@@ -14,11 +14,13 @@ MOST_AT_ONCE = 64
 class TurnLog:
     """Append-only; any number of readers, each at its own pace. Lives on one event loop.
 
-    `events[i]` is the turn's event number `i + 1`; only `append` and `extend` change them.
+    `events[i]` is the turn's event number `i + 1`; only `append` and `extend` change them. `settled`: how many came
+    before the end did; those after it were told because of it, and would not be if the answer went on.
     """
 
     def __init__(self, events: Iterable[TurnEvent] = ()) -> None:
         self.events: list[TurnEvent] = list(events)
+        self.settled: int | None = None
         self._waiting: list[asyncio.Future[bool]] = []
 
     @property
@@ -41,6 +43,11 @@ class TurnLog:
             waiting, self._waiting = self._waiting, []
             for reader in waiting:
                 _wake(reader, grown=True)
+
+    def settle(self) -> None:
+        """The end comes."""
+        if self.settled is None:
+            self.settled = len(self.events)
 
     async def read(
         self, after: int = 0, *, patience: Callable[[], float] | None = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 
-from quern.engine.base import Engine, Finished, Tokens
+from quern.engine.base import Engine, Finished, Logprob, Tokens
 from quern.errors import EngineFailed
 from quern.events import Prefill, Queued, TurnEnded
 from quern.store.turn_rows import JournalEntry
@@ -45,9 +46,7 @@ class Generation:
                     case Tokens(ids, logprobs):
                         self._start()
                         self._count(ids)
-                        decoded = self._decoder.decode(ids, logprobs)
-                        self._record(decoded.text, len(ids))
-                        self._turn.log.extend(decoded.events)
+                        self._take(ids, logprobs)
                         if self._decoder.complete or self._turn.concluding:
                             timings = self._turn.timings(time.monotonic())
                             return self._completed(FinishReason.STOP, self._usage(), timings)
@@ -62,14 +61,17 @@ class Generation:
         self._finish()
         self._turn.log.extend(self._decoder.output.finish())
         repairs = self._decoder.output.repairs
-        return TurnEnded(state, None, error, self._usage(), self._turn.timings(time.monotonic()), repairs=repairs)
+        timings = self._turn.timings(time.monotonic()) + self._turn.earlier.timings
+        return TurnEnded(state, None, error, self._usage(), timings, repairs=repairs)
 
     def crashed(self, error: str) -> TurnEnded:
         """The terminal event after a bug. What decodes the answer may be what crashed, so it is asked nothing more."""
-        return TurnEnded(TurnState.FAILED, None, error, self._usage(), self._turn.timings(time.monotonic()))
+        timings = self._turn.timings(time.monotonic()) + self._turn.earlier.timings
+        return TurnEnded(TurnState.FAILED, None, error, self._usage(), timings)
 
     def _completed(self, reason: FinishReason, usage: Usage, timings: Timings) -> TurnEnded:
-        output = self._decoder.output
+        output, timings = self._decoder.output, timings + self._turn.earlier.timings
+        self._turn.log.settle()
         self._turn.log.extend(output.finish())
         if reason is FinishReason.STOP and output.calls_ended and not output.cut_off:
             reason = FinishReason.TOOL_CALLS
@@ -94,16 +96,25 @@ class Generation:
 
     def _finish(self) -> None:
         decoded = self._decoder.decode((), last=True)
-        self._record(decoded.text, 0)
+        self._turn.log.settle()
+        if decoded.text:
+            self._record(decoded.text, None)
         self._turn.log.extend(decoded.events)
 
-    def _record(self, text: str, tokens: int) -> None:
-        """Keep what was written, and have it saved where it is to outlive the turn."""
+    def _take(self, ids: Sequence[int], logprobs: Sequence[Logprob] | None) -> None:
+        """Tell and journal one token after the other, however they come: so they are told the same way again."""
+        for index, token_id in enumerate(ids):
+            decoded = self._decoder.decode((token_id,), logprobs[index : index + 1] if logprobs is not None else None)
+            self._record(decoded.text, token_id)
+            self._turn.log.extend(decoded.events)
+
+    def _record(self, text: str, token_id: int | None) -> None:
+        """Keep what was written, and have it saved."""
         turn = self._turn
-        if text:
-            turn.pieces.append(text)
-            if turn.kept:
-                self._journal.add(JournalEntry(turn.id, len(turn.pieces), text), tokens)
+        turn.pieces.append(text)
+        if turn.kept or turn.resumable:
+            known = token_id if turn.resumable else None
+            self._journal.add(JournalEntry(turn.id, len(turn.pieces), text if turn.kept else "", known))
 
     def _usage(self) -> Usage:
         cached = self._turn.progress.cached if self._turn.progress is not None else 0

@@ -35,10 +35,10 @@ class Journal:
         self._started[turn_id] = started_at
         self._pending.set()
 
-    def add(self, entry: JournalEntry, tokens: int) -> None:
-        """Take one piece of text; `tokens` is how many ids it stands for."""
+    def add(self, entry: JournalEntry) -> None:
+        """Take one token with its piece of text."""
         self._entries.setdefault(entry.turn_id, []).append(entry)
-        self._tokens[entry.turn_id] = self._tokens.get(entry.turn_id, 0) + tokens
+        self._tokens[entry.turn_id] = self._tokens.get(entry.turn_id, 0) + 1
         self._pending.set()
         if self._tokens[entry.turn_id] >= self._token_limit:
             self._urgent.set()

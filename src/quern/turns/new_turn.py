@@ -1,79 +1,84 @@
-"""What a turn is made of: from a request and its prepared prompt to a `Turn`, and to the row that is stored of it."""
+"""What a turn is made of: from its plan and its prompt to a `Turn`, and to the row that is stored of it."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 from quern.config import TurnSettings
 from quern.engine.base import GenerateRequest
-from quern.grammar.kinds import Grammar
 from quern.prompt.codec import TextCodec
+from quern.store.generations import packed
 from quern.store.items import NewItem
 from quern.store.turn_rows import NewTurn
-from quern.turns.context_limit import room_for_answer
-from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.disconnect_policy import Abandonment
-from quern.turns.preparation import Prepared, call_parser
+from quern.turns.plan import TurnPlan
 from quern.turns.recent import Said
-from quern.turns.request import ChatInput, TurnRequest
+from quern.turns.request import Caller, TurnRequest
 from quern.turns.turn import Turn
 from quern.types import Item
 
 
-def new_turn(
-    request: TurnRequest,
-    prepared: Prepared,
-    grammar: Grammar | None,
-    said: Said,
-    *,
-    codec: TextCodec,
-    settings: TurnSettings,
-    context_length: int,
-    arrived_at: float,
-) -> Turn:
-    """The turn that a request asks for, with an id of its own. `arrived_at`: when the request came, in seconds of the
-    monotonic clock. Raises ContextExceeded where prompt and answer don't fit the context.
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a turn is to do: its plan, its prompt's ids, and those of the answer that are `generated` already.
+
+    `arrived_at`: when it was asked for, in seconds of the monotonic clock. `said`: what the prompt was made of.
     """
-    sampling = request.sampling
-    room = room_for_answer(len(prepared.ids), sampling.max_tokens, context_length, fit=request.fit_answer)
-    conversation_id = request.conversation_id
-    if conversation_id is None and request.remember:
-        conversation_id = str(uuid.uuid4())
-    default = settings.conversation_disconnect if request.kept else settings.one_shot_disconnect
-    turn_id = str(uuid.uuid4())
+
+    plan: TurnPlan
+    prompt: tuple[int, ...]
+    said: Said
+    arrived_at: float
+    conversation_id: str | None = None
+    generated: tuple[int, ...] = ()
+
+
+def live_turn(
+    turn_id: str, assignment: Assignment, caller: Caller, *, codec: TextCodec, settings: TurnSettings
+) -> Turn:
+    """A turn that can run."""
+    plan, who = assignment.plan, caller.principal
+    default = settings.conversation_disconnect if plan.kept else settings.one_shot_disconnect
     return Turn(
         turn_id,
-        principal=request.caller.principal,
-        request_id=request.caller.request_id,
-        traceparent=request.caller.traceparent,
-        said=said,
-        arrived_at=arrived_at,
-        conversation_id=conversation_id,
+        principal=who,
+        request_id=caller.request_id,
+        traceparent=caller.traceparent,
+        plan=plan,
+        said=assignment.said,
+        arrived_at=assignment.arrived_at,
+        conversation_id=assignment.conversation_id,
         request=GenerateRequest(
-            prompt=prepared.ids,
-            sampling=replace(sampling, max_tokens=room),
-            stop_token_ids=codec.stop_token_ids | prepared.stop_token_ids,
-            priority=request.priority_asked,
-            cache_salt=request.caller.principal.cache_salt,
-            grammar=grammar,
-            owner=request.caller.owner,
-            weight=request.caller.principal.weight,
+            prompt=assignment.prompt,
+            sampling=plan.sampling,
+            stop_token_ids=codec.stop_token_ids | plan.stop_token_ids,
+            priority=plan.priority,
+            cache_salt=who.cache_salt,
+            grammar=plan.grammar,
+            owner=who.owner,
+            weight=who.weight,
+            generated=assignment.generated,
         ),
-        decoder=_decoder(codec, turn_id, request, prepared),
-        abandonment=Abandonment(request.caller.disconnect or default, settings.hold_seconds),
-        kept=request.kept,
-        keeps_events=request.response is not None and request.response.background,
-        fitted=room < sampling.max_tokens,
-        ignored=prepared.ignored,
+        decoder=plan.decoder(codec, turn_id),
+        abandonment=Abandonment(plan.disconnect or default, settings.hold_seconds),
+        resumable=settings.resume_hours > 0,
         urgent_tokens=settings.urgent_tokens,
-        prefill=request.input.prefill if isinstance(request.input, ChatInput) else "",
     )
 
 
+def conversation_of(request: TurnRequest) -> str | None:
+    """The conversation of a request's turn; a new one where it begins one."""
+    if request.conversation_id is None and request.remember:
+        return str(uuid.uuid4())
+    return request.conversation_id
+
+
 def new_row(turn: Turn, request: TurnRequest, items: Sequence[Item], model_id: str) -> NewTurn:
-    """What is stored of a turn before it runs. `items`: what was said to the model."""
+    """What is stored of a turn before it runs. `items`: what was said to the model. Packs the prompt, which takes a
+    millisecond for some ten thousand tokens.
+    """
     return NewTurn(
         id=turn.id,
         owner=turn.owner,
@@ -84,17 +89,7 @@ def new_row(turn: Turn, request: TurnRequest, items: Sequence[Item], model_id: s
         created_at=turn.created_at,
         conversation_id=turn.conversation_id,
         new_conversation=request.conversation_id is None,
+        plan=turn.plan.dump() if turn.resumable else None,
+        prompt=packed(turn.request.prompt) if turn.resumable else b"",
         response=request.response,
-    )
-
-
-def _decoder(codec: TextCodec, turn_id: str, request: TurnRequest, prepared: Prepared) -> AnswerDecoder:
-    given = request.input
-    parser = call_parser(codec, given.tool_use, turn_id) if isinstance(given, ChatInput) else None
-    wanted = request.sampling.logprobs is not None
-    return AnswerDecoder(
-        codec.incremental_text(request.stops),
-        OutputParser(parser, single_call=prepared.single_call),
-        AlignedLogprobs(codec.tokenizer.token_bytes) if wanted else None,
-        stored=request.kept,
     )

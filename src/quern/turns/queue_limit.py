@@ -12,7 +12,7 @@ from quern.access.principal import Principal
 from quern.access.usage import UsageMeter
 from quern.engine.base import Priority
 from quern.errors import LimitExceeded, QueueFull
-from quern.turns.request import TurnRequest
+from quern.turns.request import Caller
 from quern.turns.retry_after import Progress, RetryAfter
 from quern.turns.turn import Turn
 
@@ -48,14 +48,14 @@ class Places:
 
     @contextmanager
     def place(
-        self, request: TurnRequest, active: Collection[Turn], *, parallel: int, max_queued: int
+        self, caller: Caller, priority: Priority, active: Collection[Turn], *, parallel: int, max_queued: int
     ) -> Generator[None]:
         """Hold a place while a turn is being admitted, beside those that are active; `parallel` of them run at once and
         `max_queued` may wait. Raises LimitExceeded where its owner has too many, QueueFull where all have.
         """
-        priority, owner = request.priority_asked, request.caller.owner
-        self._check_own(request.caller.principal, request.caller.known_by, active, parallel)
-        self._check_all(request, active, parallel + max_queued)
+        owner = caller.owner
+        self._check_own(caller.principal, caller.known_by, active, parallel)
+        self._check_all(caller, priority, active, parallel + max_queued)
         self._starting[priority] += 1
         self._starting_of[owner] += 1
         try:
@@ -94,17 +94,16 @@ class Places:
             )
         retry.admitted(caller)
 
-    def _check_all(self, request: TurnRequest, active: Collection[Turn], limit: int) -> None:
-        priority, caller = request.priority_asked, request.caller.known_by
+    def _check_all(self, caller: Caller, priority: Priority, active: Collection[Turn], limit: int) -> None:
         retry = self._retry[priority]
         free = limit - self._rivals(priority, active, limit)
-        if free <= retry.kept(caller, free):
+        if free <= retry.kept(caller.known_by, free):
             extra = free + limit // KEPT_PART
-            if extra <= 0 or not self._has_little(request.caller.owner, active, limit):
-                seconds = retry.refuse(caller)
+            if extra <= 0 or not self._has_little(caller.owner, active, limit):
+                seconds = retry.refuse(caller.known_by)
                 msg = f"All {limit} places are taken: every running and waiting turn counts. Try again in {seconds} s."
                 raise QueueFull(msg, seconds)
-        retry.admitted(caller)
+        retry.admitted(caller.known_by)
 
     def _has_little(self, owner: str, active: Collection[Turn], limit: int) -> bool:
         """Whether an owner has less than its equal part of the places, while others have more."""

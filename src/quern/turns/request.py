@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from quern.access.principal import Principal
@@ -89,6 +89,7 @@ class Caller:
     background: bool | None = None
     traceparent: str = ""
     body_digest: bytes = b""
+    turn_ids: list[str] = field(default_factory=list[str], compare=False)
 
     def priority(self, own: Priority) -> Priority:
         """That of a request which would have its `own`. Nobody can claim to be urgent."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from quern.errors import InvalidRequest, ItemNotFound, ResponseNotFound
-from quern.events import TurnEnded
 from quern.prompt.codec import TextCodec
 from quern.records import ResponseRecord, StoredItem, TurnRecord
 from quern.store.history import HistoryStore
@@ -114,8 +113,4 @@ class ResponseService:
 def _parsed_again(parser: OutputParser, pieces: Sequence[str], turn: TurnRecord) -> TurnLog:
     """Takes milliseconds, for a long answer some tens."""
     answer = [event for piece in pieces for event in parser.push(piece)]
-    return TurnLog([*answer, *parser.finish(), *([_end(turn)] if turn.state.terminal else [])])
-
-
-def _end(turn: TurnRecord) -> TurnEnded:
-    return TurnEnded(turn.state, turn.finish_reason, turn.error, turn.usage, turn.timings, repairs=turn.repairs)
+    return TurnLog([*answer, *parser.finish(), *([turn.end()] if turn.state.terminal else [])])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -15,6 +15,7 @@ from quern.engine.base import Engine
 from quern.errors import EngineError, GrammarExhausted, StoreError
 from quern.events import TurnEnded
 from quern.records import UsageRecord
+from quern.store.generations import GenerationEnd
 from quern.store.turn_rows import TurnEnd
 from quern.store.turns import TurnAlreadyEnded, TurnStore
 from quern.turns.generation import Generation
@@ -22,7 +23,7 @@ from quern.turns.journal import Journal
 from quern.turns.observer import TurnObserver
 from quern.turns.owner_turns import OwnerTurns
 from quern.turns.turn import Turn
-from quern.types import TurnState
+from quern.types import FinishReason, TurnState
 
 log = structlog.get_logger(__name__)
 
@@ -34,11 +35,19 @@ SERVER_STOPPED = (
 
 
 class TurnRunner:
-    """Generates a turn, ends it exactly once, stores the end."""
+    """Generates a turn, ends it exactly once, stores the end. `resumable`: how long after that it can be told again."""
 
     def __init__(
-        self, engine: Engine, store: TurnStore, journal: Journal, owner_turns: OwnerTurns, observer: TurnObserver
+        self,
+        engine: Engine,
+        store: TurnStore,
+        journal: Journal,
+        owner_turns: OwnerTurns,
+        observer: TurnObserver,
+        *,
+        resumable: timedelta,
     ) -> None:
+        self._resumable = resumable
         self._engine = engine
         self._observer = observer
         self._owner_turns = owner_turns
@@ -115,19 +124,27 @@ class TurnRunner:
                 repairs=end.repairs,
                 journal=turn.journal() if turn.keeps_events else None,
                 used=self._used(turn, end),
+                generation=self._kept(turn, end) if turn.resumable else None,
             )
         )
 
+    def _kept(self, turn: Turn, end: TurnEnded) -> GenerationEnd:
+        whole = end.state is TurnState.COMPLETED and end.finish_reason is not FinishReason.LENGTH
+        return GenerationEnd(turn.generated, not whole, datetime.now(UTC) + self._resumable)
+
     def _used(self, turn: Turn, end: TurnEnded) -> UsageRecord:
+        """What it adds to what it was charged before, should it have gone on."""
+        again, before = bool(turn.request.generated), turn.earlier
+        now, then = end.timings, before.timings
         return UsageRecord(
             day=datetime.now(UTC).date(),
             owner=turn.owner,
             model_id=self._engine.info.model_id,
-            requests=1,
-            prompt_tokens=end.usage.prompt_tokens,
-            cached_tokens=end.usage.cached_tokens,
-            completion_tokens=end.usage.completion_tokens,
-            compute_ms=end.timings.prefill_ms + end.timings.decode_ms,
+            requests=0 if again else 1,
+            prompt_tokens=max(0, end.usage.prompt_tokens - before.usage.prompt_tokens),
+            cached_tokens=max(0, end.usage.cached_tokens - before.usage.cached_tokens),
+            completion_tokens=max(0, end.usage.completion_tokens - before.usage.completion_tokens),
+            compute_ms=now.prefill_ms + now.decode_ms - then.prefill_ms - then.decode_ms,
         )
 
     async def _store_end_later(self, turn: Turn, end: TurnEnded) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import AsyncGenerator, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import structlog
@@ -15,23 +16,26 @@ import structlog
 from quern.access.usage import UsageMeter
 from quern.config import TurnSettings
 from quern.engine.base import Engine, EngineState
-from quern.errors import EngineUnavailable, InvalidRequest
+from quern.errors import EngineUnavailable, InvalidRequest, TurnNotContinuable
 from quern.events import TurnEnded
 from quern.grammar.grammar_choice import GrammarChoice
 from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing
 from quern.prompt.codec import TextCodec
 from quern.store.turns import TurnStore
+from quern.turns.archive import RUNS, TurnArchive
+from quern.turns.context_limit import room_for_answer
 from quern.turns.conversation_guard import ConversationGuard
 from quern.turns.history import HistoryLoader, with_custom_results
 from quern.turns.journal import Journal
-from quern.turns.new_turn import new_row, new_turn
+from quern.turns.new_turn import Assignment, conversation_of, live_turn, new_row
 from quern.turns.observer import TurnObserver
 from quern.turns.owner_turns import OwnerTurns
+from quern.turns.plan import TurnPlan
 from quern.turns.preparation import LONG_PROMPT, Prepared, check_ids, prepare, prompt_size
 from quern.turns.queue_limit import Places
 from quern.turns.recent import Said
-from quern.turns.request import ChatInput, TokenInput, TurnRequest
+from quern.turns.request import Caller, ChatInput, TokenInput, TurnRequest
 from quern.turns.retry_after import Progress
 from quern.turns.runner import SERVER_STOPPED, TurnRunner
 from quern.turns.turn import Turn
@@ -55,6 +59,7 @@ class TurnService:
         codec: TextCodec,
         history: HistoryLoader,
         turns: TurnStore,
+        archive: TurnArchive,
         usage: UsageMeter,
         metrics: Metrics,
         tracing: Tracing | None = None,
@@ -68,10 +73,12 @@ class TurnService:
         self._history = history
         self._grammars = GrammarChoice(engine.check_grammar, codec.tool_format)
         self._store = turns
+        self._archive = archive
         self._settings = settings
         self._journal = Journal(turns, interval=settings.save_interval_ms / 1000, token_limit=settings.save_tokens)
         self._owner_turns = OwnerTurns(usage)
-        self._runner = TurnRunner(engine, turns, self._journal, self._owner_turns, self.observer)
+        resumable = timedelta(hours=settings.resume_hours)
+        self._runner = TurnRunner(engine, turns, self._journal, self._owner_turns, self.observer, resumable=resumable)
         self._places = Places(usage, self._progress)
         self._conversations = ConversationGuard()
         self._long_prompts = ThreadPoolExecutor(1, thread_name_prefix="quern-long-prompts")
@@ -83,7 +90,9 @@ class TurnService:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Serve turns while the block runs; what is still active at its end is interrupted and saved."""
-        interrupted = await self._store.recover_interrupted(datetime.now(UTC), SERVER_STOPPED)
+        now, hours = datetime.now(UTC), self._settings.resume_hours
+        expires = now + timedelta(hours=hours) if hours else None
+        interrupted = await self._store.recover_interrupted(now, SERVER_STOPPED, expires)
         if interrupted:
             log.warning("interrupted_turns_found", turns=interrupted)
         async with asyncio.TaskGroup() as tasks:
@@ -113,24 +122,53 @@ class TurnService:
         self._end_held(parallel + queued)
         with self._admission(), self._conversations.alone_in(request.conversation_id, request.caller.owner, active):
             history = await self._history.load(request)
-            with self._places.place(request, active, parallel=parallel, max_queued=queued):
+            with self._places.place(
+                request.caller, request.priority_asked, active, parallel=parallel, max_queued=queued
+            ):
                 prepared = await self._prepare(history, request.input)
                 grammar = await self._grammars.choose(
                     prepared.grammars, prepared.grammar_field, prepared.demanded, owner=request.caller.owner
                 )
-                said = Said(tuple(history), request.input)
-                turn = new_turn(
-                    request,
-                    prepared,
-                    grammar,
-                    said,
-                    codec=self._codec,
-                    settings=self._settings,
-                    context_length=self._engine.info.context_length,
-                    arrived_at=arrived,
+                room = room_for_answer(
+                    len(prepared.ids),
+                    request.sampling.max_tokens,
+                    self._engine.info.context_length,
+                    fit=request.fit_answer,
                 )
+                plan = TurnPlan.of(request, prepared, grammar, room)
+                said = Said(tuple(history), request.input)
+                assignment = Assignment(plan, prepared.ids, said, arrived, conversation_of(request))
+                turn = self._live(str(uuid.uuid4()), assignment, request.caller)
                 await self._store_queued(turn, request, history)
-                return self._launch(turn)
+                return self._launch(turn, request.caller)
+
+    async def go_on(self, turn_id: str, caller: Caller, more_tokens: int | None = None) -> Turn:
+        """Go on with a turn that was interrupted, cancelled, failed or stopped by its length, at the token where it
+        stopped; `more_tokens`: as in `TurnArchive.stopped`. When this returns, it is queued as `start` says.
+
+        Raises EngineUnavailable, TurnNotFound, TurnNotContinuable, ConversationBusy, LimitExceeded, QueueFull,
+        ContextExceeded, InvalidRequest or StoreError; then it is as it was.
+        """
+        self.check_serving()
+        active, parallel, queued = self._active.values(), self._engine.info.parallel, self._settings.max_queued
+        info = self._engine.info
+        if self.turn(turn_id, caller.owner) is not None:
+            raise TurnNotContinuable(RUNS)
+        stopped = await self._archive.stopped(turn_id, caller.owner, info.model_id, info.context_length, more_tokens)
+        self._end_held(parallel + queued)
+        with (
+            self._admission(),
+            self._conversations.alone_in(stopped.record.conversation_id, caller.owner, active),
+            self._places.place(caller, stopped.plan.priority, active, parallel=parallel, max_queued=queued),
+        ):
+            if stopped.plan.grammar is not None:
+                await self._engine.check_grammar(stopped.plan.grammar, caller.owner)
+            turn = self._live(turn_id, stopped.assignment(), caller)
+            await self._store.reopen(await stopped.revive(turn))
+            return self._launch(turn, caller)
+
+    def _live(self, turn_id: str, assignment: Assignment, caller: Caller) -> Turn:
+        return live_turn(turn_id, assignment, caller, codec=self._codec, settings=self._settings)
 
     @contextmanager
     def _admission(self) -> Generator[None]:
@@ -276,11 +314,12 @@ class TurnService:
         except InvalidRequest as error:
             raise InvalidRequest(str(error), field) from error
 
-    def _launch(self, turn: Turn) -> Turn:
+    def _launch(self, turn: Turn, caller: Caller) -> Turn:
         if self._tasks is None:
             msg = "turns start inside TurnService.running() only"
             raise RuntimeError(msg)
         self._active[turn.id] = turn
+        caller.turn_ids.append(turn.id)
         turn.life = self._tasks.create_task(self._run(turn))
         if self._interrupting:
             turn.end_early(TurnState.INTERRUPTED, SERVER_STOPPED)

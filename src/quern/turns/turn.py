@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
@@ -16,19 +17,30 @@ from quern.turns.answer import Answer
 from quern.turns.decoder import AnswerDecoder
 from quern.turns.disconnect_policy import Abandonment, AttachedReaders
 from quern.turns.event_log import TurnLog
+from quern.turns.plan import Told, TurnPlan
 from quern.turns.recent import Queue, Said
-from quern.types import Timings, TurnState
+from quern.types import Timings, TurnState, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What a turn took and was charged before it was interrupted."""
+
+    usage: Usage = field(default_factory=Usage)
+    timings: Timings = field(default_factory=Timings)
 
 
 class Turn:
     """One admitted turn. Its runner writes the log; dialects read it inside `attach()`.
 
-    `kept`: what is said outlives it; with `keeps_events` also how its text came. `fitted`: the answer gets less room
-    than was asked for, as there is no more. `prefill`: how the answer began before it. `ignored`: what schemas ask and
-    the answer isn't kept to, as sentences. `pieces`: all that the model wrote, as it came, and `generated` its
-    ids. `arrived_at`, `admitted_at`, `running_at` and `first_token_at`: seconds of a monotonic clock. `said`: what its
-    prompt was made of; `progress`: how far that is computed. `queue`: who was before it, once it had to wait;
-    `occupied`: the `Occupancy` when it began to run. An urgent answer is one for its first `urgent_tokens`.
+    `plan`: all that it was made of but its prompt. `kept`: what is said outlives it; with `keeps_events` also how its
+    text came. `fitted`: the answer gets less room than was asked for, as there is no more. `prefill`: how the answer
+    began before it. `ignored`: what schemas ask and the answer isn't kept to, as sentences. `generated`: the ids that
+    the model wrote, and `pieces` the text that each brought, and the end. `resumable`: it can be told again, and go on,
+    after its end. `earlier`: what it took before it was interrupted, where it goes on. `arrived_at`, `admitted_at`,
+    `running_at` and `first_token_at`: seconds of a monotonic clock. `said`: what its prompt was made of; `progress`: how far
+    that is computed. `queue`: who was before it, once it had to wait; `occupied`: the `Occupancy` when it began to
+    run. An urgent answer is one for its first `urgent_tokens`.
     """
 
     def __init__(
@@ -38,17 +50,14 @@ class Turn:
         principal: Principal,
         request_id: str,
         traceparent: str = "",
+        plan: TurnPlan,
         said: Said,
         arrived_at: float,
         conversation_id: str | None,
         request: GenerateRequest,
         decoder: AnswerDecoder,
         abandonment: Abandonment,
-        kept: bool,
-        keeps_events: bool = False,
-        fitted: bool = False,
-        prefill: str = "",
-        ignored: tuple[str, ...] = (),
+        resumable: bool = True,
         urgent_tokens: int = 256,
     ) -> None:
         self.id = turn_id
@@ -57,11 +66,13 @@ class Turn:
         self.conversation_id = conversation_id
         self.request = request
         self.decoder = decoder
-        self.kept = kept
-        self.keeps_events = keeps_events
-        self.fitted = fitted
-        self.prefill = prefill
-        self.ignored = ignored
+        self.plan = plan
+        self.kept = plan.kept
+        self.keeps_events = plan.keeps_events
+        self.fitted = plan.fitted
+        self.prefill = plan.prefill
+        self.ignored = plan.ignored
+        self.resumable = resumable
         self.request_id = request_id
         self.traceparent = traceparent
         self.said = said
@@ -73,6 +84,7 @@ class Turn:
         self.concluding = False
         self.log = TurnLog()
         self.generated: list[int] = []
+        self.earlier = Earlier()
         self.progress: Prefill | None = None
         self.queue: Queue | None = None
         self.occupied = 0.0
@@ -149,6 +161,16 @@ class Turn:
         """The answer so far."""
         return Answer(self.log.events)
 
+    def go_on(self, told: Told, earlier: Earlier) -> None:
+        """Begin after what was generated and told in an earlier life."""
+        self.generated = list(self.request.generated)
+        self.pieces = told.pieces
+        self.log.extend(told.events)
+        self.earlier = earlier
+
     def journal(self) -> tuple[JournalEntry, ...]:
         """All that was written, piece by piece."""
-        return tuple(JournalEntry(self.id, number, piece) for number, piece in enumerate(self.pieces, 1))
+        ids = [*self.generated, None]
+        return tuple(
+            JournalEntry(self.id, number, piece, ids[number - 1]) for number, piece in enumerate(self.pieces, 1)
+        )

@@ -12,16 +12,12 @@ from quern.errors import TurnNotFound
 from quern.prompt.codec import TextCodec
 from quern.records import TurnRecord
 from quern.store.turns import TurnStore
+from quern.turns.archive import NO_TURN
 from quern.turns.explanation import FirstUnknown, first_unknown
 from quern.turns.recent import Queue, RecentTurn
 from quern.turns.service import TurnService
 from quern.turns.turn import Turn
 from quern.types import TurnState, Usage
-
-NO_TURN = (
-    "There is no such turn: the id is wrong, or it was deleted. An answer's id names its turn, and so does its "
-    "x-request-id for a while."
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,10 @@ from quern.config import LimitSettings
 from quern.engine.base import Priority
 from quern.errors import LimitExceeded, QueueFull
 from quern.records import KeyLimits, KeyRole
-from quern.sampling import SamplingParams
 from quern.store.database import Database
 from quern.store.usage import UsageStore
 from quern.turns.queue_limit import Places
-from quern.turns.request import Caller, TokenInput, TurnRequest
+from quern.turns.request import Caller
 from quern.turns.retry_after import Progress
 from quern.turns.turn import Turn
 
@@ -44,8 +43,7 @@ class Asked(Places):
     ) -> AbstractContextManager[None]:
         principal = Principal(owner, owner, KeyRole.USER, limits=limits or KeyLimits())
         caller = Caller(principal, "request", background=None, body_digest=digest)
-        asked = TurnRequest(caller, TokenInput((1,)), SamplingParams(), priority=priority)
-        return self.place(asked, active, parallel=1, max_queued=limit - 1)
+        return self.place(caller, priority, active, parallel=1, max_queued=limit - 1)
 
 
 def places() -> Asked:

@@ -8,7 +8,7 @@
 | a host that is not served, a page of a foreign origin, NotAllowed | FORBIDDEN |
 | ConversationNotFound, ResponseNotFound, ItemNotFound, TurnNotFound, KeyNotFound, no such route | NOT_FOUND |
 | ModelNotServed | MODEL_NOT_FOUND |
-| ConversationBusy | CONFLICT |
+| ConversationBusy, TurnNotContinuable | CONFLICT |
 | a body over `server.max_request_bytes`, TooLarge | TOO_LARGE |
 | LimitExceeded, with Retry-After | RATE_LIMITED |
 | QueueFull, with Retry-After | OVERLOADED |
@@ -50,6 +50,7 @@ from quern.errors import (
     QueueFull,
     ResponseNotFound,
     TooLarge,
+    TurnNotContinuable,
     TurnNotFound,
     Unauthorized,
 )
@@ -93,6 +94,7 @@ KINDS: dict[type[Exception], ErrorKind] = {
     KeyNotFound: ErrorKind.NOT_FOUND,
     ModelNotServed: ErrorKind.MODEL_NOT_FOUND,
     ConversationBusy: ErrorKind.CONFLICT,
+    TurnNotContinuable: ErrorKind.CONFLICT,
     TooLarge: ErrorKind.TOO_LARGE,
     LimitExceeded: ErrorKind.RATE_LIMITED,
     QueueFull: ErrorKind.OVERLOADED,

@@ -92,7 +92,9 @@ def caller(
     """Who asks, under the request id that `RequestLog` settled."""
     traceparent: str = getattr(request.state, "traceparent", "")
     digest: bytes = getattr(request.state, "body_digest", b"")
-    return Caller(principal, cast("str", request.state.request_id), disconnect, background, traceparent, digest)
+    asks = Caller(principal, cast("str", request.state.request_id), disconnect, background, traceparent, digest)
+    request.state.turn_ids = asks.turn_ids
+    return asks
 
 
 AdminDep = Annotated[Principal, Depends(administrator)]

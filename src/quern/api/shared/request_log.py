@@ -52,6 +52,10 @@ class Trace(Protocol):
         ...
 
 
+TURN_ID_HEADER = "x-quern-turn-id"
+"""The turn that was started for a request; several where several answers were asked for."""
+
+
 class Traces(Protocol):
     """Begins spans of requests."""
 
@@ -89,10 +93,8 @@ class RequestLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers[REQUEST_ID_HEADER] = request_id
                 headers.update(style.response_headers(request_id))
-                if ignored := ignored_header(scope["state"].get("ignored_fields", ())):
-                    headers[IGNORED_HEADER] = ignored
+                headers.update(_own_headers(scope["state"]))
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -110,6 +112,16 @@ class RequestLog:
                 self._count(*_counted(scope, status))
                 if trace is not None:
                     trace.end(scope["method"], _route(scope), status)
+
+
+def _own_headers(state: dict[str, Any]) -> dict[str, str]:
+    """What every answer says in Quern's own headers, where there is anything to say."""
+    headers = {
+        REQUEST_ID_HEADER: state["request_id"],
+        IGNORED_HEADER: ignored_header(state.get("ignored_fields", ())),
+        TURN_ID_HEADER: ", ".join(state.get("turn_ids", ())),
+    }
+    return {name: value for name, value in headers.items() if value}
 
 
 def _counted(scope: Scope, status: int) -> tuple[str, str | None, int, str | None, int]:

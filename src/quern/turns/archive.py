@@ -1,0 +1,140 @@
+"""Turns that have ended: told again, and what it takes to go on with one that stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from quern.errors import TurnNotContinuable, TurnNotFound
+from quern.prompt.codec import TextCodec
+from quern.records import TurnRecord
+from quern.store.generations import GenerationStore
+from quern.store.history import HistoryStore
+from quern.store.turn_rows import ReopenedTurn
+from quern.store.turns import TurnStore
+from quern.turns.context_limit import room_for_answer
+from quern.turns.event_log import TurnLog
+from quern.turns.identity import is_derived
+from quern.turns.new_turn import Assignment
+from quern.turns.plan import TurnPlan, tell_again
+from quern.turns.recent import Said
+from quern.turns.request import TokenInput
+from quern.turns.turn import Earlier, Turn
+from quern.types import FinishReason, TurnState
+
+NO_TURN = (
+    "There is no such turn: the id is wrong, or it was deleted. An answer's id names its turn, and so does its "
+    "x-request-id for a while."
+)
+RUNS = "The turn runs already. Follow it: GET /v1/turns/{id}/events."
+WHOLE = "The turn's answer is whole: the model ended it. There is nothing to go on with; ask the next question."
+FORGOTTEN = (
+    "What this turn would go on from is not kept any more (turns.resume_hours), so it can't. Ask again for the answer."
+)
+OTHER_MODEL = (
+    "The turn was written by the model {then}, and {now} is served now, so it can't go on. Serve that model again, or "
+    "ask again."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A turn that has ended and can go on: `ended_as` it was, with a plan, its prompt's ids and its answer's."""
+
+    record: TurnRecord
+    plan: TurnPlan
+    prompt: tuple[int, ...]
+    generated: tuple[int, ...]
+    answer_ids: tuple[str, ...]
+
+    def assignment(self) -> Assignment:
+        """What is left to do."""
+        return Assignment(
+            self.plan,
+            self.prompt,
+            Said((), TokenInput(self.prompt)),
+            time.monotonic(),
+            self.record.conversation_id,
+            self.generated,
+        )
+
+    async def revive(self, turn: Turn) -> ReopenedTurn:
+        """Bring a new turn to where this one stopped; returns what is to be stored of that."""
+        turn.go_on(
+            await asyncio.to_thread(tell_again, turn.decoder, self.generated),
+            Earlier(self.record.usage, self.record.timings),
+        )
+        turn.created_at, turn.started_at = self.record.created_at, self.record.started_at
+        text = "".join(turn.pieces) if self.plan.kept else None
+        plan = self.plan
+        return ReopenedTurn(turn.id, self.record.state, self.answer_ids, text, plan.dump(), plan.sampling)
+
+
+class TurnArchive:
+    """Turns that have ended, as they are kept. What another owner has does not exist."""
+
+    def __init__(self, codec: TextCodec, turns: TurnStore, generations: GenerationStore, history: HistoryStore) -> None:
+        self._codec = codec
+        self._turns = turns
+        self._generations = generations
+        self._history = history
+
+    async def record(self, turn_id: str, owner: str) -> TurnRecord:
+        """A turn as stored. Raises TurnNotFound."""
+        found = await self._turns.by_ids([turn_id])
+        if not found or found[0].owner != owner:
+            raise TurnNotFound(NO_TURN)
+        return found[0]
+
+    async def stopped(
+        self, turn_id: str, owner: str, model_id: str, context_length: int, more_tokens: int | None
+    ) -> Stopped:
+        """A turn that can go on, with `more_tokens` for its answer; without them as many as it had, and where those
+        were too few, as many again. Raises TurnNotFound, TurnNotContinuable and ContextExceeded.
+        """
+        record = await self.record(turn_id, owner)
+        if not record.state.terminal:
+            raise TurnNotContinuable(RUNS)
+        if record.state is TurnState.COMPLETED and record.finish_reason is not FinishReason.LENGTH:
+            raise TurnNotContinuable(WHOLE)
+        kept = await self._generations.get(turn_id)
+        if kept is None or kept.prompt is None:
+            raise TurnNotContinuable(FORGOTTEN)
+        if record.model_id != model_id:
+            raise TurnNotContinuable(OTHER_MODEL.format(then=record.model_id, now=model_id))
+        plan = _with_room(TurnPlan.load(kept.plan), len(kept.prompt), len(kept.generated), context_length, more_tokens)
+        answer = await self._history.of_turn(turn_id)
+        answer_ids = tuple(item.id for item in answer if is_derived(item.id))
+        return Stopped(record, plan, kept.prompt, kept.generated, answer_ids)
+
+    async def told(self, record: TurnRecord) -> TurnLog | None:
+        """The events of a turn that has ended; None where what they were is not kept any more."""
+        kept = await self._generations.get(record.id)
+        if kept is None:
+            return None
+        return await asyncio.to_thread(self._told, record, TurnPlan.load(kept.plan), kept.generated)
+
+    def _told(self, record: TurnRecord, plan: TurnPlan, generated: Sequence[int]) -> TurnLog:
+        decoder = plan.decoder(self._codec, record.id)
+        log = TurnLog(tell_again(decoder, generated).events)
+        log.settle()
+        log.extend([*decoder.decode((), last=True).events, *decoder.output.finish()])
+        if record.state.terminal:
+            log.append(record.end(decoder.stop))
+        return log
+
+
+def _with_room(
+    plan: TurnPlan, prompt_tokens: int, generated_tokens: int, context_length: int, more_tokens: int | None
+) -> TurnPlan:
+    """The plan for the whole answer. Raises ContextExceeded."""
+    most = plan.sampling.max_tokens
+    if more_tokens is not None:
+        most = generated_tokens + more_tokens
+    elif generated_tokens >= most:
+        most += most
+    fit = plan.fitted or more_tokens is None
+    room = room_for_answer(prompt_tokens, most, context_length, fit=fit)
+    return replace(plan, sampling=replace(plan.sampling, max_tokens=room))
