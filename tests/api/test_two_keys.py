@@ -58,6 +58,7 @@ WITHOUT_IDS = {
     "/v1/admin/keys/{key}/adopt",
     "/v1/admin/audit",
     "/v1/admin/activity",
+    "/v1/admin/reload",
     "/metrics",
 }
 """Routes that nobody's conversation, response, item or turn can be named at. Keys are an administrator's only."""
