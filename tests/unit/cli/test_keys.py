@@ -145,6 +145,10 @@ def test_what_is_no_key_changes_none(quern: Quern, key: str) -> None:
         (("create", "ben", "--weight", "nan"), "weight"),
         (("create", "ben", "--weight", "inf"), "weight"),
         (("limit", "anna", "--tokens-per-day", "9" * 25), "tokens_per_day"),
+        (("limit", "anna", "--tokens-per-day", "-1"), "--tokens-per-day takes a number"),
+        (("limit", "anna", "--turns-at-once", "none"), "--turns-at-once takes a number"),
+        (("limit", "anna", "--requests-per-minute", "١"), "--requests-per-minute takes a number"),
+        (("change", "anna", "--expires", "Never again"), "`never`"),
         (("create", "ben", "--note", "\x1b[2J"), "note"),
     ],
 )
@@ -188,6 +192,26 @@ def test_a_key_that_expired_is_listed_as_such(quern: Quern) -> None:
     lines = {line.split()[0]: line for line in quern("keys", "list").splitlines() if line.split()}
     assert "expired" in lines["old"]
     assert "until 2999-06-01" in lines["new"]
+
+
+def test_an_expiry_can_be_changed_and_removed(quern: Quern) -> None:
+    quern("keys", "create", "anna", "--expires", "2020-01-01", "--note", "hers")
+    assert "expires at 2999-06-01T12:00:00+00:00" in quern("keys", "change", "anna", "--expires", "2999-06-01T12:00Z")
+    quern("keys", "change", "anna", "--weight", "2")
+    assert quern.keys()["anna"]["expires_at"] == "2999-06-01T12:00:00+00:00", "what is not named stays"
+    assert "never expires" in quern("keys", "change", "anna", "--expires", "never")
+    assert (quern.keys()["anna"]["expires_at"], quern.keys()["anna"]["note"]) == (None, "hers")
+    assert "expires_at=-" in quern("keys", "audit", "--number", "1")
+    quern("keys", "create", "ben", "--expires", "never")
+    assert quern.keys()["ben"]["expires_at"] is None
+
+
+def test_a_limit_can_be_what_the_settings_say_again(quern: Quern) -> None:
+    quern("keys", "create", "anna")
+    quern("keys", "limit", "anna", "--tokens-per-day", "5", "--turns-at-once", "2")
+    quern("keys", "limit", "anna", "--tokens-per-day", "default")
+    assert quern.keys()["anna"]["limits"] == {"turns_at_once": 2}
+    assert "as the settings say" in quern("keys", "limit", "anna", "--turns-at-once", "default")
 
 
 def use(data_dir: Path, *used: UsageRecord) -> None:
