@@ -25,6 +25,7 @@ from quern.config import Settings
 from quern.errors import ConfigError, KeyNotFound, ServerRefused, StoreError
 from quern.records import UsageRecord
 from quern.store.database import Database
+from quern.store.sqlite import claim
 from quern.store.usage import UsageStore
 
 app = typer.Typer()
@@ -277,7 +278,7 @@ def test_the_command_exits_with_a_sentence_and_a_code(command: Command, tmp_path
     assert b"--expires" in wrong.stderr
 
 
-def test_of_two_processes_that_make_the_first_keys_at_once_both_do_or_one_says_why_not(
+def test_of_two_processes_that_make_the_first_keys_at_once_one_waits_for_the_other(
     command: Command, tmp_path: Path
 ) -> None:
     folder = ("--data-dir", str(tmp_path / "data"))
@@ -286,14 +287,18 @@ def test_of_two_processes_that_make_the_first_keys_at_once_both_do_or_one_says_w
         command.started("keys", "create", "ben", *folder) as two,
     ):
         ended = [(process, *process.communicate(timeout=60)) for process in (one, two)]
-    made = [out for process, out, _ in ended if process.returncode == 0]
-    assert made
     for process, out, told in ended:
-        if process.returncode == 0:
-            assert KEY.fullmatch(out.decode().strip())
-        else:
-            assert (process.returncode, out) == (1, b"")
-            assert b"in use" in told
-            assert b"Traceback" not in told
+        assert process.returncode == 0, told
+        assert KEY.fullmatch(out.decode().strip())
     listed = json.loads(command.run("keys", "list", "--json", *folder).stdout)
-    assert len(listed) == len(made)
+    assert {key["name"] for key in listed} == {"anna", "ben"}
+
+
+def test_a_command_gives_up_with_a_sentence_where_the_database_stays_in_use(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "data" / "quern.db"
+    holder = claim(file)
+    refused = command.run("keys", "create", "anna", "--data-dir", str(file.parent))
+    holder.release()
+    assert (refused.returncode, refused.stdout) == (1, b"")
+    assert f"{file} is in use by another Quern server or command".encode() in refused.stderr
+    assert b"Traceback" not in refused.stderr
