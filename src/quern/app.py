@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,7 @@ from quern.api.shared.websockets import NoWebSockets
 from quern.api.turns import TURNS
 from quern.api.usage import USAGE
 from quern.config import EngineName, ServerSettings, Settings
+from quern.config_sources import Reload
 from quern.engine.base import Engine
 from quern.engine.engine_choice import ModelKind, choose, native_facts
 from quern.engine.fake import FakeEngine
@@ -85,7 +86,8 @@ class ServedModel:
 class Application:
     """A wired server: `asgi` answers while `running()` lasts. `engine_reason`: why it is this engine, as a sentence.
     `database`: the one of the settings, where it was claimed before. `metrics`: those that the engine counts its steps
-    in, where it does. `tracing`: in place of what the settings ask for.
+    in, where it does. `tracing`: in place of what the settings ask for. `on_reload`: what an administrator who asks for
+    a reload sets going, as `Services.reload`; whoever knows where the settings come from sets it.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Application:
         endpoint = settings.tracing.otlp_endpoint
         self.tracing = tracing if tracing is not None else tracing_of(endpoint, otel_environment())
         self.metrics = metrics = metrics if metrics is not None else Metrics(settings.metrics.max_keys)
+        self.on_reload: Callable[[], Awaitable[Reload]] | None = None
         self.engine = engine
         self.engine_reason = engine_reason
         self.codec = codec
@@ -147,6 +150,7 @@ class Application:
             activity=self.activity,
             turn_reports=TurnReports(engine, codec, turn_store, self.turns),
             public_metrics=settings.metrics.public,
+            reload=self._reload_on_request,
         )
         self.asgi = _build_asgi(services, settings, metrics, self.tracing)
 
@@ -195,6 +199,11 @@ class Application:
         self.turns.reload(settings.turns)
         self.embeddings.reload(settings.turns)
         await self.keys.reload()
+
+    async def _reload_on_request(self) -> Reload:
+        if self.on_reload is None:
+            raise ConfigError("This server was not started by `quern serve`, so there are no settings to read anew.")
+        return await self.on_reload()
 
     async def drain(self, grace_seconds: float) -> None:
         """Refuse what is new, let what runs finish for `grace_seconds`, then end the rest."""
