@@ -305,15 +305,17 @@ class JsonCall:
         key: list[str] = []
         yield from JsonString(self._source, key.append, self._mend, Place.KEY).read()
         yield from self._significant()
+        name = json.loads("".join(key))
         if (yield from self._source.whole(COLON, 2)) != ":":
             self._mend()
+            self._doubtful = self._doubtful or not self._given.types.names(name)
         said: list[str] = []
         value = JsonValue(
             self._source, said.append, self._mend, may_have=self._given.types.may_have, place=Place.MEMBER
         )
         yield from value.read()
         self._doubtful = self._doubtful or value.doubtful
-        self._given.add(json.loads("".join(key)), "".join(said))
+        self._given.add(name, "".join(said))
 
     def _mend(self) -> None:
         self._mends = True
