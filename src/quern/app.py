@@ -3,51 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from fastapi import FastAPI
-from starlette.routing import BaseRoute
 
-from quern import __version__
 from quern.access.keys import Keys
 from quern.access.limits import Limits
 from quern.access.usage import UsageMeter
-from quern.api.admin.dialect import ADMIN
-from quern.api.anthropic.dialect import ANTHROPIC
-from quern.api.api_page import API_PAGE
-from quern.api.code.dialect import CODE
-from quern.api.health import HEALTH
-from quern.api.llamacpp.dialect import LLAMACPP
-from quern.api.metrics import METRICS
-from quern.api.metrics import PATH as METRICS_PATH
-from quern.api.models import MODELS
-from quern.api.ollama.dialect import OLLAMA
-from quern.api.openai.dialect import OPENAI
-from quern.api.shared.authentication import Authentication
-from quern.api.shared.body_budget import BodyBudget, BudgetedBodies
-from quern.api.shared.cross_origin import CorsHeaders, CrossOrigin, Origins, ServedHosts
-from quern.api.shared.dialect import Dialects
-from quern.api.shared.error_styles import OPENAI_ERRORS
-from quern.api.shared.errors import install_error_handlers
-from quern.api.shared.openapi import document_errors
-from quern.api.shared.paths import AnyMethod, Paths, TidyPaths
-from quern.api.shared.rate_limits import RateLimits
-from quern.api.shared.request_body import BodyLimit
-from quern.api.shared.request_log import RequestLog
+from quern.api.shared.body_budget import BodyBudget
 from quern.api.shared.services import Services
-from quern.api.shared.websockets import NoWebSockets
-from quern.api.turns import TURNS
-from quern.api.usage import USAGE
-from quern.config import EngineName, ServerSettings, Settings
+from quern.config import EngineName, Settings
+from quern.config_sources import Reload
 from quern.engine.base import Engine
 from quern.engine.engine_choice import ModelKind, choose, native_facts
 from quern.engine.fake import FakeEngine
 from quern.environment import otel_environment
 from quern.errors import ConfigError
+from quern.http_app import http_app
 from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing, tracing_of
 from quern.prompt.codec import TextCodec
@@ -72,9 +47,6 @@ from quern.turns.turn_reports import TurnReports
 
 log = structlog.get_logger(__name__)
 
-DIALECTS = (CODE, OPENAI, LLAMACPP, OLLAMA, ANTHROPIC, MODELS, HEALTH, API_PAGE, ADMIN, USAGE, METRICS, TURNS)
-DESCRIPTION = "Code generation with Qwen-Coder models: one shot or in conversations that survive whatever happens."
-
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
@@ -84,10 +56,24 @@ class ServedModel:
     model_id: str
 
 
+class _Stores:
+    """What is kept, in one database."""
+
+    def __init__(self, database: Database) -> None:
+        self.conversations = ConversationStore(database)
+        self.turns = TurnStore(database)
+        self.responses = ResponseStore(database)
+        self.history = HistoryStore(database)
+        self.generations = GenerationStore(database)
+        self.keys = KeyStore(database)
+        self.usage = UsageStore(database)
+
+
 class Application:
     """A wired server: `asgi` answers while `running()` lasts. `engine_reason`: why it is this engine, as a sentence.
     `database`: the one of the settings, where it was claimed before. `metrics`: those that the engine counts its steps
-    in, where it does. `tracing`: in place of what the settings ask for.
+    in, where it does. `tracing`: in place of what the settings ask for. `on_reload`: what an administrator who asks for
+    a reload sets going, as `Services.reload`; whoever knows where the settings come from sets it.
     """
 
     def __init__(
@@ -103,45 +89,47 @@ class Application:
     ) -> None:
         endpoint = settings.tracing.otlp_endpoint
         self.tracing = tracing if tracing is not None else tracing_of(endpoint, otel_environment())
-        self.metrics = metrics = metrics if metrics is not None else Metrics(settings.metrics.max_keys)
+        self.metrics = metrics if metrics is not None else Metrics(settings.metrics.max_keys)
+        self.on_reload: Callable[[], Awaitable[Reload]] | None = None
         self.engine = engine
         self.engine_reason = engine_reason
         self.codec = codec
         self.database = database or Database(settings.database_url)
-        conversation_store = ConversationStore(self.database)
-        turn_store = TurnStore(self.database)
-        response_store = ResponseStore(self.database)
-        history = HistoryStore(self.database)
+        stores = _Stores(self.database)
         self.keys = Keys(
-            KeyStore(self.database),
+            stores.keys,
             open_without_keys=settings.server.loopback,
             anonymous=settings.server.allow_anonymous,
             share_cache=settings.access.share_cache,
         )
-        self.usage = UsageMeter(Limits(settings.limits), UsageStore(self.database), current=self.keys.current)
-        archive = TurnArchive(codec, turn_store, GenerationStore(self.database), history)
+        self.usage = UsageMeter(Limits(settings.limits), stores.usage, current=self.keys.current)
+        self.archive = TurnArchive(codec, stores.turns, stores.generations, stores.history)
         self.turns = TurnService(
             engine=engine,
             codec=codec,
-            history=HistoryLoader(response_store, history),
-            turns=turn_store,
-            archive=archive,
+            history=HistoryLoader(stores.responses, stores.history),
+            turns=stores.turns,
+            archive=self.archive,
             usage=self.usage,
-            metrics=metrics,
+            metrics=self.metrics,
             tracing=self.tracing,
             settings=settings.turns,
         )
         self.embeddings = EmbeddingService(
-            engine, codec, self.turns, self.usage, metrics=metrics, settings=settings.turns
+            engine, codec, self.turns, self.usage, metrics=self.metrics, settings=settings.turns
         )
-        self.activity = ActivityService(engine, self.turns, metrics)
-        services = Services(
-            turns=self.turns,
-            conversations=ConversationService(conversation_store, history, turn_store, self.turns),
-            responses=ResponseService(codec, response_store, history, self.turns),
+        self.activity = ActivityService(engine, self.turns, self.metrics)
+        self.asgi = http_app(self._services(settings, stores), settings, self.metrics, self.tracing)
+
+    def _services(self, settings: Settings, stores: _Stores) -> Services:
+        engine, codec, turns = self.engine, self.codec, self.turns
+        return Services(
+            turns=turns,
+            conversations=ConversationService(stores.conversations, stores.history, stores.turns, turns),
+            responses=ResponseService(codec, stores.responses, stores.history, turns),
             tokens=TokenService(codec, engine),
             embeddings=self.embeddings,
-            model=ModelService(engine, codec, self.turns, frozenset(settings.model.aliases)),
+            model=ModelService(engine, codec, turns, frozenset(settings.model.aliases)),
             generation=settings.generation,
             max_request_bytes=settings.server.max_request_bytes,
             unknown_fields=settings.server.unknown_fields,
@@ -149,10 +137,10 @@ class Application:
             keys=self.keys,
             usage=self.usage,
             activity=self.activity,
-            turn_reports=TurnReports(engine, codec, turn_store, self.turns),
+            turn_reports=TurnReports(engine, codec, stores.turns, turns, self.archive),
             public_metrics=settings.metrics.public,
+            reload=self._reload_on_request,
         )
-        self.asgi = _build_asgi(services, settings, metrics, self.tracing)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[asyncio.Task[None]]:
@@ -199,6 +187,11 @@ class Application:
         self.turns.reload(settings.turns)
         self.embeddings.reload(settings.turns)
         await self.keys.reload()
+
+    async def _reload_on_request(self) -> Reload:
+        if self.on_reload is None:
+            raise ConfigError("This server was not started by `quern serve`, so there are no settings to read anew.")
+        return await self.on_reload()
 
     async def drain(self, grace_seconds: float) -> None:
         """Refuse what is new, let what runs finish for `grace_seconds`, then end the rest."""
@@ -269,51 +262,4 @@ def _llamacpp(settings: Settings, model: ServedModel, codec: TextCodec) -> Engin
         vocabulary=codec.tokenizer,
         settings=settings.engine,
         embeds=codec.facts.embeds,
-    )
-
-
-def _build_asgi(services: Services, settings: Settings, metrics: Metrics, tracing: Tracing | None) -> FastAPI:
-    dialects = Dialects(DIALECTS, default_style=OPENAI_ERRORS)
-    # As they are: `include_router` would analyse each of them again, for this application, at its first request.
-    routes: list[BaseRoute] = [route for router in dialects.routers for route in router.routes]
-    app = FastAPI(
-        title="Quern",
-        version=__version__,
-        description=DESCRIPTION,
-        routes=routes,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
-    app.state.services = services
-    install_error_handlers(app, dialects.style_of)
-    document_errors(app, dialects.style_of)
-    _add_middleware(app, dialects, services, settings.server)
-    app.add_middleware(RequestLog, dialects=dialects, count=metrics.request_ended, traces=tracing)
-    if settings.server.cors_origins:
-        app.add_middleware(CorsHeaders, origins=Origins(settings.server.cors_origins))
-    app.add_middleware(TidyPaths)
-    return app
-
-
-def _add_middleware(app: FastAPI, dialects: Dialects, services: Services, settings: ServerSettings) -> None:
-    """What a request passes once it is logged and before it reaches its route, innermost first."""
-
-    def needs_no_key(path: str) -> bool:
-        return dialects.is_open(path) or (services.public_metrics and path == METRICS_PATH)
-
-    paths, origins, style_of = Paths(app.routes), Origins(settings.cors_origins), dialects.style_of
-    app.add_middleware(BodyLimit, limit=settings.max_request_bytes, style_of=style_of)
-    app.add_middleware(BudgetedBodies, budget=services.bodies, limit=settings.max_request_bytes, style_of=style_of)
-    app.add_middleware(AnyMethod, paths=paths, style_of=style_of)
-    app.add_middleware(RateLimits, usage=services.usage, style_of=style_of)
-    app.add_middleware(Authentication, keys=services.keys, is_open=needs_no_key, style_of=style_of)
-    app.add_middleware(NoWebSockets, style_of=style_of)  # no matter which methods a path takes
-    app.add_middleware(
-        CrossOrigin,
-        hosts=ServedHosts(settings, lambda: services.keys.closed),
-        origins=origins,
-        methods_of=paths.methods_of,
-        is_open=dialects.is_open,
-        style_of=style_of,
     )

@@ -6,22 +6,14 @@ The table in docs/operations.md is checked against these classes.
 from __future__ import annotations
 
 import ipaddress
-import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import platformdirs
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    create_model,
-)
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model
 
+from quern.config_values import AbsolutePath, HostPatterns, Listed, OriginPatterns
 from quern.sampling import PARAMETERS, SETTINGS, SamplingParams
 from quern.types import DisconnectPolicy
 
@@ -79,34 +71,6 @@ class UnknownFields(StrEnum):
     REFUSE = "refuse"
 
 
-def _listed(value: Any) -> Any:
-    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
-
-
-HOST_PATTERN = re.compile(r"\*|(\*\.)?[^\s/@*:]+|[0-9a-fA-F:.]+")
-ORIGIN_PATTERN = re.compile(r"\*|null|[a-z][a-z0-9+.\-]*://[^\s/]*")
-
-
-def _host_patterns(values: tuple[str, ...]) -> tuple[str, ...]:
-    names = tuple(value.lower().strip("[]").rstrip(".") for value in values)
-    for name in names:
-        if not HOST_PATTERN.fullmatch(name):
-            msg = f"{name!r} is no host. Name hosts without a scheme, port or path, like gpu.example.com"
-            raise ValueError(msg)
-    return names
-
-
-def _origin_patterns(values: tuple[str, ...]) -> tuple[str, ...]:
-    origins = tuple(value.lower().removesuffix("/") if not value.endswith("://") else value.lower() for value in values)
-    for origin in origins:
-        if not ORIGIN_PATTERN.fullmatch(origin):
-            msg = (
-                f"{origin!r} is no origin. An origin is a scheme, a host and perhaps a port, like http://localhost:3000"
-            )
-            raise ValueError(msg)
-    return origins
-
-
 class ServerSettings(_Frozen):
     """The HTTP listener."""
 
@@ -122,14 +86,14 @@ class ServerSettings(_Frozen):
         description="How long running turns may go on after SIGTERM before they end as interrupted.",
         json_schema_extra=RELOADABLE,
     )
-    hosts: Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_host_patterns)] = Field(
+    hosts: HostPatterns = Field(
         default=(),
         description=(
             "Names beside this machine's own that requests may name as their `Host`, separated by commas; "
             "`*.example.com` is every name below, `*` any name."
         ),
     )
-    cors_origins: Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_origin_patterns)] = Field(
+    cors_origins: OriginPatterns = Field(
         default=(),
         description=(
             "Origins whose pages may use the server, separated by commas: `http://localhost:3000`, "
@@ -208,7 +172,7 @@ class ModelSettings(_Frozen):
         default="qwen2.5-coder-1.5b",
         description="A catalog name (`quern models`), or a path to a GGUF file or a folder with safetensors.",
     )
-    aliases: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+    aliases: Listed = Field(
         default=(),
         description="More names, separated by commas, under which requests may ask for the model; `*` is any name.",
     )
@@ -409,16 +373,10 @@ def default_data_dir() -> Path:
     return Path(platformdirs.user_data_dir("quern", appauthor=False))
 
 
-def _expand(value: Any) -> Any:
-    return Path(value).expanduser().absolute() if isinstance(value, str | Path) else value
-
-
 class Settings(_Frozen):
     """All settings."""
 
-    data_dir: Annotated[Path, BeforeValidator(_expand)] = Field(
-        default_factory=default_data_dir, description="Models and the embedded database."
-    )
+    data_dir: AbsolutePath = Field(default_factory=default_data_dir, description="Models and the embedded database.")
     server: ServerSettings = ServerSettings()
     model: ModelSettings = ModelSettings()
     engine: EngineSettings = EngineSettings()

@@ -8,6 +8,7 @@ defaults of `config.py`.
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,19 @@ from quern.errors import ConfigError
 ENV_DELIMITER = "__"
 ENVIRONMENT = "environment"
 SECRET_SETTINGS = frozenset({"engine.api_key", "store.url"})
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """What came of reading a running server's settings anew: the names of those that changed, and of those that would
+    with a restart. `before`, `after`: all settings. `keys_kept`: why the keys are still those that were read before.
+    """
+
+    before: Settings
+    after: Settings
+    changed: list[str]
+    need_restart: list[str]
+    keys_kept: str | None = None
 
 
 def load_settings(config_file: Path | None = None, overrides: dict[str, Any] | None = None) -> Settings:

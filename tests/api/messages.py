@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import anthropic
 import httpx2
 
 from .conftest import Quern
@@ -17,6 +20,13 @@ WEATHER: dict[str, Any] = {
 NEWS: dict[str, Any] = {"name": "news", "input_schema": {"type": "object", "properties": {}}, "defer_loading": True}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "北京"}}\n</tool_call>'
 CALLED = {"type": "tool_use", "id": "c1", "name": "weather", "input": {"city": "Paris"}}
+
+
+@asynccontextmanager
+async def library(quern: Quern) -> AsyncGenerator[anthropic.AsyncAnthropic]:
+    url = str(quern.client.base_url)
+    async with anthropic.AsyncAnthropic(base_url=url, api_key="x", max_retries=0) as client:
+        yield client
 
 
 async def message(quern: Quern, **body: Any) -> httpx2.Response:

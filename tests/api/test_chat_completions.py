@@ -15,6 +15,7 @@ from quern.prompt.codec import TextCodec
 
 from .conftest import Quern, Start
 from .engines import saying
+from .streams import frames
 
 USER = [{"role": "user", "content": "hi"}]
 WEATHER = {
@@ -42,15 +43,6 @@ CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "北京"}}\n</too
 
 async def complete(quern: Quern, **body: Any) -> httpx2.Response:
     return await quern.client.post("/v1/chat/completions", json={"messages": USER, **body})
-
-
-def frames(response: httpx2.Response) -> list[Any]:
-    """The data of every event; `[DONE]` stays text."""
-    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
-    lines = response.text.split("\n\n")
-    assert lines.pop() == ""
-    data = [line.removeprefix("data: ") for line in lines]
-    return [item if item == "[DONE]" else json.loads(item) for item in data]
 
 
 def prompt_text(quern: Quern) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -16,6 +15,7 @@ from quern.prompt.codec import TextCodec
 
 from .conftest import Quern, Start
 from .engines import saying
+from .streams import frames
 
 SPECIAL = TextCodec.builtin().tokenizer.special.control
 PREFIX, SUFFIX, MIDDLE = SPECIAL["<|fim_prefix|>"], SPECIAL["<|fim_suffix|>"], SPECIAL["<|fim_middle|>"]
@@ -23,15 +23,6 @@ PREFIX, SUFFIX, MIDDLE = SPECIAL["<|fim_prefix|>"], SPECIAL["<|fim_suffix|>"], S
 
 async def complete(quern: Quern, **body: Any) -> httpx2.Response:
     return await quern.client.post("/v1/completions", json={"prompt": "hi", **body})
-
-
-def frames(response: httpx2.Response) -> list[Any]:
-    """The data of every event; `[DONE]` stays text."""
-    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
-    lines = response.text.split("\n\n")
-    assert lines.pop() == ""
-    data = [line.removeprefix("data: ") for line in lines]
-    return [item if item == "[DONE]" else json.loads(item) for item in data]
 
 
 def prompts(quern: Quern) -> list[tuple[int, ...]]:

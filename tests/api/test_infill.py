@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import httpx2
@@ -13,6 +12,7 @@ from quern.prompt.codec import TextCodec
 
 from .conftest import Quern, Start
 from .engines import saying
+from .streams import frames
 
 SPECIAL = TextCodec.builtin().tokenizer.special.control
 PREFIX, SUFFIX, MIDDLE = SPECIAL["<|fim_prefix|>"], SPECIAL["<|fim_suffix|>"], SPECIAL["<|fim_middle|>"]
@@ -72,13 +72,6 @@ LLAMA_VSCODE: dict[str, Any] = {
 
 async def infill(quern: Quern, **body: Any) -> httpx2.Response:
     return await quern.client.post("/infill", json={"input_prefix": "甲(", "input_suffix": ")", **body})
-
-
-def frames(response: httpx2.Response) -> list[Any]:
-    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
-    lines = response.text.split("\n\n")
-    assert lines.pop() == ""
-    return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
 async def test_an_answer_in_one_piece_has_llamacpps_shape(start: Start) -> None:

@@ -259,6 +259,47 @@ async def test_values_that_a_key_cannot_have_are_refused_by_their_field(quern: Q
             assert refused.json()["error"]["param"] == named
 
 
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        ({"expires_at": None}, {"expires_at": None}),
+        ({"note": None}, {"note": ""}),
+        ({"limits": {"turns_at_once": None}}, {"limits": {"tokens_per_day": 7}}),
+        ({"limits": {"turns_at_once": None, "tokens_per_day": 9}}, {"limits": {"tokens_per_day": 9}}),
+        ({"limits": None}, {"limits": {}}),
+        ({"limits": {}}, {}),
+        ({"role": None, "weight": None, "name": None}, {}),
+        ({}, {}),
+    ],
+)
+async def test_null_takes_away_what_a_key_can_be_without_and_what_is_left_out_stays(
+    quern: Quern, body: Any, left: dict[str, Any]
+) -> None:
+    given = {"role": "admin", "weight": 2.0, "note": "hers", "expires_at": "2999-01-01T00:00:00+00:00"}
+    anna = await make(quern, "anna", **given, limits={"turns_at_once": 3, "tokens_per_day": 7})
+    async with control(quern) as local:
+        [before] = (await local.get("/v1/admin/keys")).json()["data"]
+        changed = await local.post("/v1/admin/keys/anna", json=body)
+        assert changed.status_code == 200, changed.text
+        assert changed.json() == {**before, **left}
+        await quern.application.keys.reload()
+        [kept] = (await local.get("/v1/admin/keys")).json()["data"]
+        assert kept == changed.json(), "the database has it too"
+        [latest] = (await local.get("/v1/admin/audit?limit=1")).json()["data"]
+    assert latest["action"] == "keys.change"
+    told = {name: None for name, value in body.items() if name == "expires_at" and value is None}
+    assert told.items() <= latest["details"].items()
+    assert await status(quern, bearer(anna)) == 200
+
+
+async def test_a_key_that_had_expired_opens_again_once_it_never_expires(quern: Quern) -> None:
+    anna = await make(quern, "anna", expires_at="2020-01-01T00:00:00Z")
+    assert await status(quern, bearer(anna)) == 401
+    async with control(quern) as local:
+        await local.post("/v1/admin/keys/anna", json={"expires_at": None})
+    assert await status(quern, bearer(anna)) == 200
+
+
 async def test_what_nobody_could_see_again_is_not_given_to_a_revoked_key(quern: Quern) -> None:
     conversation = await quern.begin()
     await make(quern, "anna")

@@ -16,6 +16,7 @@ from quern.prompt.codec import TextCodec
 
 from .conftest import Quern, Start
 from .engines import saying
+from .streams import frames
 
 CODEC = TextCodec.builtin()
 SPECIAL = CODEC.tokenizer.special.control
@@ -53,13 +54,6 @@ SILLY_TAVERN: dict[str, Any] = {
 
 async def complete(quern: Quern, path: str = "/completion", **body: Any) -> httpx2.Response:
     return await quern.client.post(path, json={"prompt": "甲", **body})
-
-
-def frames(response: httpx2.Response) -> list[Any]:
-    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
-    lines = response.text.split("\n\n")
-    assert lines.pop() == ""
-    return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
 @pytest.mark.parametrize("path", ["/completion", "/completions"])

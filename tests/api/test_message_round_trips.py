@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import anthropic
@@ -11,9 +9,9 @@ import pytest
 
 from quern.grammar.tool_calls import ToolFormat
 
-from .conftest import Quern, Start
+from .conftest import Start
 from .engines import saying
-from .messages import USER, WEATHER, prompt_text
+from .messages import USER, WEATHER, library, prompt_text
 
 ANSWERS = {
     ToolFormat.JSON: 'So.\n<tool_call>\n{"name": "weather", "arguments": {"city": "北"}}\n</tool_call>\nOk',
@@ -21,13 +19,6 @@ ANSWERS = {
         "So.\n<tool_call>\n<function=weather>\n<parameter=city>\n北\n</parameter>\n</function>\n</tool_call>\nOk"
     ),
 }
-
-
-@asynccontextmanager
-async def library(quern: Quern) -> AsyncGenerator[anthropic.AsyncAnthropic]:
-    url = str(quern.client.base_url)
-    async with anthropic.AsyncAnthropic(base_url=url, api_key="x", max_retries=0) as client:
-        yield client
 
 
 async def create(client: anthropic.AsyncAnthropic, **asked: Any) -> Any:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import anthropic
@@ -18,6 +16,7 @@ from quern.api.shared import sse
 
 from .conftest import Quern, Start
 from .engines import saying
+from .messages import library
 
 USER: list[Any] = [{"role": "user", "content": "hi"}]
 ASKED: dict[str, Any] = {"model": "fake", "max_tokens": 1000, "messages": USER}
@@ -44,13 +43,6 @@ def events(response: httpx2.Response) -> list[dict[str, Any]]:
         data.append(json.loads(line.removeprefix("data: ")))
         assert name == f"event: {data[-1]['type']}"
     return data
-
-
-@asynccontextmanager
-async def library(quern: Quern) -> AsyncGenerator[anthropic.AsyncAnthropic]:
-    url = str(quern.client.base_url)
-    async with anthropic.AsyncAnthropic(base_url=url, api_key="x", max_retries=0) as client:
-        yield client
 
 
 async def test_a_text_is_one_block_between_the_messages_start_and_its_end(start: Start) -> None:

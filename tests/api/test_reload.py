@@ -8,6 +8,7 @@ from quern.config import Settings
 from quern.engine.fake import FakeEngine
 
 from .conftest import Quern, Start, being_admitted
+from .test_keys import bearer, make
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -46,3 +47,12 @@ async def test_a_turn_that_is_being_admitted_when_the_server_begins_to_stop_has_
         kept = (await quern.client.get(f"/v1/conversations/{conversation}")).json()
         assert [turn["state"] for turn in kept["turns"]] == ["completed", "completed"]
         assert (await quern.client.post("/v1/chat/completions", json=CHAT)).status_code == 503
+
+
+async def test_a_reload_over_http_is_for_administrators_and_needs_somebody_who_knows_the_settings(start: Start) -> None:
+    async with start() as quern:
+        anna, boss = bearer(await make(quern, "anna")), bearer(await make(quern, "boss", role="admin"))
+        assert (await quern.client.post("/v1/admin/reload", headers=anna)).status_code == 403
+        unknown = await quern.client.post("/v1/admin/reload", headers=boss)
+        assert unknown.status_code == 400
+        assert "no settings to read anew" in unknown.json()["error"]["message"]

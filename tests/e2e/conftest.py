@@ -146,3 +146,12 @@ def server(
     running = ServerProcess(folder, "--model", "qwen2.5-coder-0.5b", "--log-format", "json")
     yield running.wait_until_ready()
     running.stop()
+
+
+@pytest.fixture
+def fake_server(tmp_path: Path) -> Iterator[ServerProcess]:
+    folder = tmp_path / "data dir"
+    folder.mkdir()
+    running = ServerProcess(folder, "--engine", "fake")
+    yield running.wait_until_ready()
+    running.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,6 @@ from quern.errors import ServerRefused, ServerUnreachable
 
 from .conftest import ServerProcess, chat
 from .test_status_and_stop import run
-
-
-@pytest.fixture
-def fake_server(tmp_path: Path) -> Iterator[ServerProcess]:
-    folder = tmp_path / "data dir"
-    folder.mkdir()
-    running = ServerProcess(folder, "--engine", "fake")
-    yield running.wait_until_ready()
-    running.stop()
 
 
 def test_a_conversation_goes_on_from_a_backup_that_was_made_while_the_server_ran(

@@ -5,6 +5,7 @@ time, and real sockets at which this test is systemd.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -221,6 +222,60 @@ def test_a_file_that_is_wrong_is_refused_and_the_settings_stay(
     assert requests.get(f"{server.url}/v1/models", timeout=10).status_code == 200
     assert "/v1/models" in _wait_for_log(server, "/v1/models")
     assert server.process.poll() is None
+
+
+def _quern_reload(server: ServerProcess, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [QUERN, "reload", "--data-dir", str(server.data_dir), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_quern_reload_says_what_changed_and_what_needs_a_restart(
+    tmp_path: Path, manager: Manager, serve: Serve
+) -> None:
+    config = _config(tmp_path, "[log]\nlevel = 'warning'\n")
+    server = serve("--config", str(config), NOTIFY_SOCKET=manager.variable).wait_until_ready()
+    manager.next("READY")
+    nothing = _quern_reload(server)
+    assert (nothing.returncode, nothing.stdout) == (
+        0,
+        "No setting that a running server can take over has changed.\n",
+    )
+    manager.next("RELOADING")
+    assert manager.next("READY")["STATUS"].startswith("Serving fake at")
+    _config(tmp_path, "[log]\nlevel = 'info'\n[limits]\ntokens_per_day = 70\n[engine]\nparallel = 3\n")
+    done = _quern_reload(server)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "limits.tokens_per_day: 0, now 70",
+        "log.level: warning, now info",
+        "A restart is needed for: engine.parallel",
+    ]
+    assert requests.get(f"{server.url}/v1/models", timeout=10).status_code == 200
+    assert "/v1/models" in _wait_for_log(server, "/v1/models")
+    as_json = _quern_reload(server, "--json")
+    assert json.loads(as_json.stdout) == {
+        "object": "reload",
+        "changed": {},
+        "need_restart": ["engine.parallel"],
+        "keys_kept": None,
+    }
+
+
+@pytest.mark.parametrize(("text", "named"), [("[log]\nlevel = 'loud'\n", "log.level"), ("[log\n", "not valid TOML")])
+def test_quern_reload_says_why_a_file_is_refused(tmp_path: Path, serve: Serve, text: str, named: str) -> None:
+    config = _config(tmp_path, "[log]\nlevel = 'info'\n")
+    server = serve("--config", str(config)).wait_until_ready()
+    _config(tmp_path, text)
+    refused = _quern_reload(server)
+    assert refused.returncode == 2
+    assert named in refused.stderr
+    assert "are as they were" in refused.stderr
+    assert requests.get(f"{server.url}/v1/models", timeout=10).status_code == 200
+    assert "/v1/models" in _wait_for_log(server, "/v1/models"), "the log's level is as it was"
+    assert server.stop() == 0
+    missing = _quern_reload(server)
+    assert missing.returncode == 1
+    assert f"No server runs on the data directory {server.data_dir}" in missing.stderr
 
 
 def test_a_reload_touches_no_answer_that_is_being_written(tmp_path: Path, serve: Serve) -> None:

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,15 +16,6 @@ import requests
 from .conftest import QUERN, ServerProcess, StartServer
 
 NOTHING_RUNS = 3
-
-
-@pytest.fixture
-def fake_server(tmp_path: Path) -> Iterator[ServerProcess]:
-    folder = tmp_path / "data dir"
-    folder.mkdir()
-    running = ServerProcess(folder, "--engine", "fake")
-    yield running.wait_until_ready()
-    running.stop()
 
 
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,10 @@ LONGEST_NOTE = 1000
 
 @dataclass(frozen=True, slots=True)
 class KeyChanges:
-    """New values for a key; what is None stays. `limits`: only those that are not None are changed."""
+    """New values for a key; what is None stays. `limits`: only those that are not None are changed.
+
+    `removed`: of `expires_at` and the limits, by their names, those that the key has no value of its own for any more.
+    """
 
     name: str | None = None
     note: str | None = None
@@ -26,6 +29,7 @@ class KeyChanges:
     weight: float | None = None
     expires_at: datetime | None = None
     limits: KeyLimits | None = None
+    removed: frozenset[str] = frozenset()
 
     def check(self) -> None:
         """Raises InvalidRequest for what no key can have. `check_name` looks at the name."""
@@ -47,17 +51,21 @@ class KeyChanges:
 
     def applied(self, key: KeyRecord) -> KeyRecord:
         """The key with these values."""
-        given = {name: value for name in _SIMPLE if (value := getattr(self, name)) is not None}
-        limits = {name: value for name in _LIMITS if (value := getattr(self.limits or KeyLimits(), name)) is not None}
-        return replace(key, **given, limits=replace(key.limits, **limits))
+        simple = {name: value for name, value in self._values().items() if name in _SIMPLE}
+        limits = {name: value for name, value in self._values().items() if name in _LIMITS}
+        return replace(key, **simple, limits=replace(key.limits, **limits))
 
     def told(self) -> dict[str, Any]:
         """What the log of administrative acts says of them, as JSON."""
-        told = {name: getattr(self, name) for name in _SIMPLE if getattr(self, name) is not None}
-        if "expires_at" in told:
-            told["expires_at"] = told["expires_at"].isoformat()
+        return {
+            name: value.isoformat() if isinstance(value, datetime) else value for name, value in self._values().items()
+        }
+
+    def _values(self) -> dict[str, Any]:
+        """What changes, by name; None is what is removed."""
         limits = self.limits or KeyLimits()
-        return {**told, **{name: value for name in _LIMITS if (value := getattr(limits, name)) is not None}}
+        given = {name: getattr(self, name) for name in _SIMPLE} | {name: getattr(limits, name) for name in _LIMITS}
+        return {name: value for name, value in given.items() if value is not None or name in self.removed}
 
 
 def check_name(name: str, others: Iterable[KeyRecord]) -> None:

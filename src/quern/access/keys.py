@@ -125,6 +125,7 @@ class Keys:
         """A new key, and its text, which nobody can see again. Raises InvalidRequest and StoreError."""
         async with self._changing:
             await self._read()
+            wanted = replace(wanted, removed=frozenset())  # a new key has nothing that could be taken away
             wanted.check()
             check_name(name, self._keys.values())
             presented = new_key()

@@ -9,6 +9,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import filelock
 import httpx2
 from starlette.types import Receive, Scope, Send
 
@@ -16,6 +17,7 @@ from quern.cli.control import control
 from quern.cli.server_choice import settings_of
 from quern.client.failures import refusal
 from quern.config import LogLevel, LogSettings, Settings
+from quern.errors import StoreError
 from quern.http_server.control_socket import LOCAL
 from quern.obs.logging import configure_logging
 
@@ -26,10 +28,18 @@ def administer(method: str, path: str, *, data_dir: Path | None = None, body: An
     Raises ServerRefused, ServerUnreachable, AnswerBroken, ConfigError or StoreError.
     """
     settings = settings_of(data_dir)
-    with control(settings.data_dir) as running:
-        if running is not None:
+    try:
+        with control(settings.data_dir) as running:
+            if running is None:
+                return asyncio.run(_on_the_database(settings, method, path, body, query))
             return running.request(method, path, json=body, params=query).json()
-    return asyncio.run(_on_the_database(settings, method, path, body, query))
+    except StoreError as error:
+        if not isinstance(error.__cause__, filelock.Timeout):
+            raise
+        with control(settings.data_dir) as started:  # a server, in the moment in between
+            if started is None:
+                raise
+            return started.request(method, path, json=body, params=query).json()
 
 
 async def _on_the_database(settings: Settings, method: str, path: str, body: Any, query: dict[str, str]) -> Any:

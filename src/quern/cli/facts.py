@@ -148,7 +148,7 @@ def _who_listens(server: ServerSettings) -> PortFacts:
 
 
 async def _open_and_close(url: str) -> None:
-    database = Database(url)
+    database = Database(url, claim_seconds=0)
     try:
         await database.open()
     finally:

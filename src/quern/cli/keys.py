@@ -28,6 +28,7 @@ keys = typer.Typer(
 
 KEYS = "/v1/admin/keys"
 DURATION = re.compile(r"0*([1-9][0-9]{0,8})([dh])", re.ASCII)
+NEVER, DEFAULT = "never", "default"
 UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1)}
 
 Key = Annotated[str, typer.Argument(help="A key's name or id.")]
@@ -38,7 +39,8 @@ Weight = Annotated[
 Expires = Annotated[
     str | None,
     typer.Option(
-        help="Until when it opens something: a date (2027-01-31) or from now on (90d, 12h).", show_default=False
+        help="Until when it opens something: a date (2027-01-31), from now on (90d, 12h), or `never` for no end.",
+        show_default=False,
     ),
 ]
 Note = Annotated[str | None, typer.Option(help="What the key is for.", show_default=False)]
@@ -46,14 +48,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON."
 
 
 def _limit(what: str) -> Any:
-    return typer.Option(help=f"{what} at most; 0 is no limit.", min=0, show_default=False)
+    help_text = f"{what} at most; 0 is no limit, `default` is what the settings say."
+    return typer.Option(help=help_text, metavar="NUMBER|default", show_default=False)
 
 
-TurnsAtOnce = Annotated[int | None, _limit("Turns that run at once")]
-TurnsWaiting = Annotated[int | None, _limit("Turns that wait")]
-RequestsPerMinute = Annotated[int | None, _limit("Requests a minute")]
-TokensPerMinute = Annotated[int | None, _limit("Tokens a minute")]
-TokensPerDay = Annotated[int | None, _limit("Tokens a day")]
+TurnsAtOnce = Annotated[str | None, _limit("Turns that run at once")]
+TurnsWaiting = Annotated[str | None, _limit("Turns that wait")]
+RequestsPerMinute = Annotated[str | None, _limit("Requests a minute")]
+TokensPerMinute = Annotated[str | None, _limit("Tokens a minute")]
+TokensPerDay = Annotated[str | None, _limit("Tokens a day")]
 
 
 @keys.command()
@@ -121,7 +124,8 @@ def limit(
         "tokens_per_minute": tokens_per_minute,
         "tokens_per_day": tokens_per_day,
     }
-    body = {"limits": _given(limits), **_values(None, weight, None, None)}
+    given = {name: _number(name, text) for name, text in _given(limits).items()}
+    body = {"limits": given, **_values(None, weight, None, None)}
     _show_one(administer("POST", _path(key), data_dir=data_dir, body=body))
 
 
@@ -159,7 +163,7 @@ def audit(
         print(json.dumps(entries, indent=2))
         return
     for entry in entries:
-        details = " ".join(f"{name}={value}" for name, value in entry["details"].items())
+        details = " ".join(f"{name}={value if value is not None else '-'}" for name, value in entry["details"].items())
         print(f"{entry['at']}  {entry['actor']:12}  {entry['action']:14}  {entry['subject']}  {details}")
 
 
@@ -183,15 +187,30 @@ def expiry(text: str, now: datetime) -> datetime:
         return (at if at.tzinfo is not None else at.astimezone()).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ConfigError(
-            f"--expires takes a date like 2027-01-31, or a time from now on like 90d or 12h, and {text!r} is neither."
+            f"--expires takes a date like 2027-01-31, a time from now on like 90d or 12h, or `never`, and {text!r} is "
+            f"none of these."
         ) from None
+
+
+def _number(limit: str, text: str) -> int | None:
+    """A limit; None for what the settings say."""
+    if text == DEFAULT:
+        return None
+    if not (text.isascii() and text.isdecimal()):
+        option = limit.replace("_", "-")
+        raise ConfigError(
+            f"--{option} takes a number from 0, which is no limit, or `default`, and {text!r} is neither."
+        )
+    return int(text)
 
 
 def _values(role: KeyRole | None, weight: float | None, expires: str | None, note: str | None) -> dict[str, Any]:
     if weight is not None and not math.isfinite(weight):
         raise ConfigError(f"--weight takes a number from 0.01 to 100, and {weight} is none.")
-    at = expiry(expires, datetime.now(UTC)).isoformat() if expires is not None else None
-    return _given({"role": role, "weight": weight, "expires_at": at, "note": note})
+    values = _given({"role": role, "weight": weight, "note": note})
+    if expires is not None:
+        values["expires_at"] = None if expires == NEVER else expiry(expires, datetime.now(UTC)).isoformat()
+    return values
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
@@ -209,7 +228,8 @@ def _show_secret(made: dict[str, Any], *, as_json: bool) -> None:
 
 def _show_one(key: dict[str, Any]) -> None:
     limits = ", ".join(f"{name} {value}" for name, value in key["limits"].items()) or "as the settings say"
-    typer.echo(f"{key['name']} ({key['id']}): {key['role']}, weight {key['weight']:g}, limits: {limits}")
+    until = f"expires at {key['expires_at']}" if key["expires_at"] is not None else "never expires"
+    typer.echo(f"{key['name']} ({key['id']}): {key['role']}, weight {key['weight']:g}, {until}, limits: {limits}")
 
 
 def _table(found: list[dict[str, Any]]) -> Table:

@@ -40,6 +40,7 @@ COMMANDS = {
     "status": "quern.cli.status",
     "ps": "quern.cli.status",
     "stop": "quern.cli.stop",
+    "reload": "quern.cli.reload",
     "backup": "quern.cli.backup",
     "restore": "quern.cli.backup",
     "config": "quern.cli.config",

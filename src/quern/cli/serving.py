@@ -7,7 +7,9 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -18,9 +20,9 @@ from quern.app import Application
 from quern.cli.progress import progress_display
 from quern.cli.running_server import url_of
 from quern.config import EngineName, Settings
-from quern.config_sources import changed, reloaded
+from quern.config_sources import Reload, changed, reloaded
 from quern.engine.base import EngineState
-from quern.errors import ConfigError, StoreError
+from quern.errors import ConfigError, EngineUnavailable, StoreError
 from quern.http_server.server import HttpServer, freeze_garbage_collection
 from quern.obs.logging import configure_logging
 from quern.obs.service_manager import ServiceManager
@@ -90,8 +92,11 @@ class ServingProcess:
         self._read_settings = read_settings
         self._signal: signal.Signals | None = None
         self._stop, self._reload = asyncio.Event(), asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._announced = False
         self._terminal = has_terminal()
         self._terminals = [output for output in (STDOUT, STDERR) if os.isatty(output)]
+        application.on_reload = self._reload_settings
         freeze_garbage_collection()
         self._server = HttpServer(
             application.asgi, settings.server, seconds_to_end=CONNECTIONS_END_SECONDS, control=sockets.control
@@ -152,32 +157,47 @@ class ServingProcess:
         while True:
             await self._reload.wait()
             self._reload.clear()
+            with suppress(ConfigError, EngineUnavailable):  # the log has it
+                await self._reload_settings()
+
+    async def _reload_settings(self) -> Reload:
+        """Read the settings anew, one reload after the other. See `Services.reload` for the errors."""
+        async with self._reloading:
             if self._stop.is_set():
-                continue
-            self._manager.reloading()
+                raise EngineUnavailable("The server is stopping, so it takes no other settings.", 1)
+            self._tell_manager(self._manager.reloading)
             try:
                 read = await asyncio.to_thread(self._read_settings)
             except ConfigError as error:
                 log.error("settings_refused", reason=str(error), kept="the settings as they were")  # noqa: TRY400
-                self._manager.ready(f"The new settings were refused: {error}")
-                continue
-            await self._take(read)
-            self._manager.ready(self._serving())
+                self._tell_manager(partial(self._manager.ready, f"The new settings were refused: {error}"))
+                raise
+            done = await self._take(read)
+            self._tell_manager(lambda: self._manager.ready(self._serving()))
+            return done
 
-    async def _take(self, read: Settings) -> None:
-        settings = reloaded(self._settings, read)
-        took = changed(self._settings, settings)
+    def _tell_manager(self, say: Callable[[], None]) -> None:
+        """Of a reload, unless the model still loads: "ready" would mean that the start is over."""
+        if self._announced and not self._stop.is_set():
+            say()
+
+    async def _take(self, read: Settings) -> Reload:
+        before, settings = self._settings, reloaded(self._settings, read)
+        took, waiting = changed(before, settings), changed(settings, read)
         self._settings = settings
+        keys_kept = None
         if any(name.startswith("log.") for name in took):
             configure_logging(settings.log, expected=(AnswerAborted,))
         self._server.reload(settings.server)
         try:
             await self._application.reload(settings)
         except StoreError as error:
-            log.warning("keys_not_reloaded", reason=str(error))
+            keys_kept = str(error)
+            log.warning("keys_not_reloaded", reason=keys_kept)
         log.info("settings_reloaded", changed=took)
-        if waiting := changed(settings, read):
+        if waiting:
             log.warning("settings_need_restart", settings=waiting)
+        return Reload(before, settings, took, waiting, keys_kept)
 
     async def _feed_watchdog(self) -> None:
         engine = self._application.engine
@@ -201,6 +221,7 @@ class ServingProcess:
             self._server.should_exit = True
             return
         if self._application.engine.stats().state is EngineState.READY and not self._stop.is_set():
+            self._announced = True
             self._manager.ready(self._serving())
             self._print_welcome()
 

@@ -31,7 +31,6 @@ MEMORY = 2**28
 PATIENCE = 20.0
 """Seconds until the process is given up, whatever it is waiting for: on a busy machine it gets a part of a core."""
 
-CHILD = "quern.grammar.compile_trial_child"
 MOST_REPLY = 2**16
 
 

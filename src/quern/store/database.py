@@ -24,10 +24,14 @@ DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 
 
 class Database:
-    """One database, named by an SQLAlchemy URL (`sqlite+aiosqlite:///path`, `postgresql+psycopg://…`)."""
+    """One database, named by an SQLAlchemy URL (`sqlite+aiosqlite:///path`, `postgresql+psycopg://…`).
 
-    def __init__(self, url: str) -> None:
+    `claim_seconds`: how long to wait for another process to let go of an SQLite file.
+    """
+
+    def __init__(self, url: str, *, claim_seconds: float = sqlite.CLAIM_SECONDS) -> None:
         self._url = url
+        self._claim_seconds = claim_seconds
         self._where = ""
         self._engine: AsyncEngine | None = None
         self._lock: BaseFileLock | None = None
@@ -36,11 +40,12 @@ class Database:
     def claim(self) -> None:
         """Take the lock of an SQLite file before anything slow happens; `open` does so where this was not called.
 
-        Blocks briefly. Raises StoreError: the URL or the place can't be used, or another process has it open.
+        Blocks for `claim_seconds` at most. Raises StoreError: the URL or the place can't be used, or another process
+        has it open.
         """
         file = self.file
         if file is not None and self._lock is None:
-            self._lock = sqlite.claim(file)
+            self._lock = sqlite.claim(file, self._claim_seconds)
 
     @property
     def file(self) -> Path | None:

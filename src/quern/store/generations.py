@@ -83,8 +83,8 @@ async def end_generation(connection: AsyncConnection, turn_id: str, end: Generat
 
 
 async def end_lost_generation(connection: AsyncConnection, turn_id: str, expires_at: datetime | None) -> int:
-    """Keep what the journal has of an answer that was lost; nothing without `expires_at`. How many tokens it had before
-    it was journaled.
+    """Keep what the journal has of an answer that was lost; nothing without `expires_at`. After which number
+    its journal goes on.
     """
     which = generations.c.turn_id == turn_id
     kept = (await connection.execute(select(generations.c.generated).where(which))).scalar_one_or_none()
@@ -93,13 +93,13 @@ async def end_lost_generation(connection: AsyncConnection, turn_id: str, expires
         await connection.execute(delete(generations).where(which))
     else:
         journal = select(turn_events.c.token_id).where(
-            turn_events.c.turn_id == turn_id, turn_events.c.number > len(before)
+            turn_events.c.turn_id == turn_id, turn_events.c.number > (len(before) or -1)
         )
         rows = (await connection.execute(journal.order_by(turn_events.c.number))).scalars()
         generated = (*before, *(token for token in rows if token is not None))
         values = {"generated": packed(generated), "expires_at": expires_at}
         await connection.execute(update(generations).where(which).values(values))
-    return len(before)
+    return len(before) or -1
 
 
 async def reopen_generation(connection: AsyncConnection, turn_id: str, plan: dict[str, Any]) -> None:

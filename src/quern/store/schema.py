@@ -245,6 +245,8 @@ Index(
     postgresql_where=active_turn,
 )
 
+Index(None, turns.c.owner, turns.c.created_at, turns.c.id)
+
 items = Table(
     "items",
     metadata,

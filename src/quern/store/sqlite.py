@@ -16,6 +16,9 @@ from quern.errors import StoreError
 BUSY_TIMEOUT_SECONDS = 60.0
 """A backup holds what is to be saved up for as long as the database takes to be read."""
 
+CLAIM_SECONDS = 5.0
+"""A command such as `quern keys` has the database to itself for a moment where no server runs."""
+
 
 def file_of(url: URL) -> Path:
     """The database file that an SQLite URL names, symbolic links followed, so that one file has one lock.
@@ -31,15 +34,16 @@ def file_of(url: URL) -> Path:
     return Path(name).resolve()
 
 
-def claim(path: Path) -> filelock.BaseFileLock:
-    """Create folder (0700) and file (0600) where missing and take the lock beside the file. Blocks briefly.
+def claim(path: Path, seconds: float = CLAIM_SECONDS) -> filelock.BaseFileLock:
+    """Create folder (0700) and file (0600) where missing and take the lock beside the file. Blocks for `seconds` at
+    most while another process holds it.
 
-    The kernel frees the lock when this process ends, however it ends. Raises StoreError when another process holds
+    The kernel frees the lock when this process ends, however it ends. Raises StoreError when another process keeps
     it, when the file has a second name, under which another server would not see the lock, or when the folder or the
     file can't be used.
     """
     lock = filelock.FileLock(
-        path.with_name(path.name + ".lock"), timeout=0, mode=0o600, thread_local=False, fallback_to_soft=False
+        path.with_name(path.name + ".lock"), timeout=seconds, mode=0o600, thread_local=False, fallback_to_soft=False
     )
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,9 +55,9 @@ def claim(path: Path) -> filelock.BaseFileLock:
         raise
     except filelock.Timeout as error:
         raise StoreError(
-            f"The database {path} is in use by another Quern server, and two servers on one file would spoil each "
-            f"other's conversations. Stop that server first, or give this one another place with the setting data_dir "
-            f"or store.url."
+            f"The database {path} is in use by another Quern server or command, which did not let go of it within "
+            f"{seconds:g} s, and two on one file would spoil each other's conversations. End that one first, or give "
+            f"this one another place with the setting data_dir or store.url."
         ) from error
     except OSError as error:
         lock.release()

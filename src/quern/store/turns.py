@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from quern.errors import ConversationBusy, ConversationNotFound, StoreError, TurnNotContinuable
-from quern.records import TurnRecord, UsageRecord
+from quern.records import Page, TurnRecord, UsageRecord, page_of, unknown_cursor
 from quern.store.database import Database
 from quern.store.generations import add_generation, end_generation, end_lost_generation, reopen_generation
 from quern.store.items import append_items, check_storable
@@ -190,6 +190,31 @@ class TurnStore:
             tail = delete(turn_events).where(turn_events.c.turn_id == turn.id, turn_events.c.token_id.is_(None))
             await connection.execute(tail)
             await reopen_generation(connection, turn.id, turn.plan)
+
+    @uninterrupted
+    async def page(
+        self, owner: str, *, limit: int, after: str | None, state: TurnState | None, conversation_id: str | None
+    ) -> Page[TurnRecord]:
+        """At most `limit` of the owner's turns, the newest first, of one state or conversation where that is given.
+
+        `after`: the id of the last one already seen; raises InvalidRequest if the owner has none of that id.
+        """
+        wanted = select(*turns.c).where(turns.c.owner == owner)
+        if state is not None:
+            wanted = wanted.where(turns.c.state == state)
+        if conversation_id is not None:
+            wanted = wanted.where(turns.c.conversation_id == conversation_id)
+        async with self._database.transaction() as connection:
+            if after is not None:
+                seen = select(turns.c.created_at).where(turns.c.owner == owner, turns.c.id == after)
+                at = (await connection.execute(seen)).scalar_one_or_none()
+                if at is None:
+                    raise unknown_cursor("turn", after)
+                older = and_(turns.c.created_at == at, turns.c.id < after)
+                wanted = wanted.where(or_(turns.c.created_at < at, older))
+            wanted = wanted.order_by(turns.c.created_at.desc(), turns.c.id.desc()).limit(limit + 1)
+            rows = (await connection.execute(wanted)).all()
+        return page_of([turn_record(row) for row in rows], limit)
 
     @uninterrupted
     async def by_ids(self, turn_ids: Sequence[str]) -> list[TurnRecord]:

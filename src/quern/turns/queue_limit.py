@@ -66,6 +66,11 @@ class Places:
             if not self._starting_of[owner]:
                 del self._starting_of[owner]
 
+    def wait(self, priority: Priority, position: int) -> float | None:
+        """About how many seconds a turn waits that is so far back in the engine's line; None where nobody can tell."""
+        interval = self._retry[priority].interval
+        return interval * position if interval is not None else None
+
     def ended(self, turn: Turn, active: Collection[Turn], parallel: int, completion_tokens: int | None) -> None:
         """One of the active turns has ended; `completion_tokens` of its answer, where that completed."""
         others = len(active) - 1

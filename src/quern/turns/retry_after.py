@@ -65,6 +65,11 @@ class RetryAfter:
         self._typical_tokens: float | None = None
         self._promises: dict[Hashable, _Promise] = {}
 
+    @property
+    def interval(self) -> float | None:
+        """Seconds from one place that becomes free to the next; None where that was never measured."""
+        return self._interval
+
     def ended(self, *, others: int, parallel: int, completion_tokens: int | None = None) -> None:
         """A turn has ended, beside so many `others` that run or wait for the engine's `parallel` sequences. Unless one
         waited for its sequence, its end tells nothing of how fast turns can end. `completion_tokens`: how long its

@@ -234,6 +234,10 @@ class TurnService:
         """Everybody's active turns, the oldest first."""
         return list(self._active.values())
 
+    def expected_wait(self, turn: Turn, position: int) -> float | None:
+        """About how many seconds it waits yet, so far back in line; None where nobody can tell."""
+        return self._places.wait(turn.priority, position)
+
     async def cancel(self, turn: Turn, reason: str) -> None:
         """End a turn as cancelled and wait until that is stored."""
         turn.end_early(TurnState.CANCELLED, reason)

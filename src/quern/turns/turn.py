@@ -38,9 +38,9 @@ class Turn:
     began before it. `ignored`: what schemas ask and the answer isn't kept to, as sentences. `generated`: the ids that
     the model wrote, and `pieces` the text that each brought, and the end. `resumable`: it can be told again, and go on,
     after its end. `earlier`: what it took before it was interrupted, where it goes on. `arrived_at`, `admitted_at`,
-    `running_at` and `first_token_at`: seconds of a monotonic clock. `said`: what its prompt was made of; `progress`: how far
-    that is computed. `queue`: who was before it, once it had to wait; `occupied`: the `Occupancy` when it began to
-    run. An urgent answer is one for its first `urgent_tokens`.
+    `running_at` and `first_token_at`: seconds of a monotonic clock. `said`: what its prompt was made of; `progress`:
+    how far that is computed. `queue`: who was before it, once it had to wait; `occupied`: the `Occupancy` when it began
+    to run. An urgent answer is one for its first `urgent_tokens`.
     """
 
     def __init__(

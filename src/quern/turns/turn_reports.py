@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from quern.engine.base import Engine
 from quern.errors import TurnNotFound
 from quern.prompt.codec import TextCodec
-from quern.records import TurnRecord
+from quern.records import Page, TurnRecord
 from quern.store.turns import TurnStore
-from quern.turns.archive import NO_TURN
+from quern.turns.archive import NO_TURN, TurnArchive
+from quern.turns.event_log import TurnLog
 from quern.turns.explanation import FirstUnknown, first_unknown
 from quern.turns.recent import Queue, RecentTurn
 from quern.turns.service import TurnService
@@ -35,10 +36,23 @@ class TurnReport:
     mean_running: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class OpenTurn:
+    """A turn and its events; `turn` is there while it runs."""
+
+    id: str
+    record: TurnRecord
+    log: TurnLog
+    turn: Turn | None
+
+
 class TurnReports:
     """An owner's turns; another owner's don't exist."""
 
-    def __init__(self, engine: Engine, codec: TextCodec, store: TurnStore, turns: TurnService) -> None:
+    def __init__(
+        self, engine: Engine, codec: TextCodec, store: TurnStore, turns: TurnService, archive: TurnArchive
+    ) -> None:
+        self._archive = archive
         self._engine = engine
         self._codec = codec
         self._store = store
@@ -46,16 +60,41 @@ class TurnReports:
 
     async def report(self, names: Sequence[str], owner: str) -> TurnReport:
         """The turn with one of these ids, or the newest of the request with one of them. Raises TurnNotFound."""
-        turn = next((one for one in self._turns.turns_of(owner) if _named(one, names)), None)
+        turn = self._active(names, owner)
         if turn is not None:
             now = time.monotonic()
             return await self._explained(self._record(turn, now), self._turns.observer.snapshot(turn, now))
-        recent = next((one for one in self._turns.observer.recent if one.owner == owner and _named(one, names)), None)
-        found = await self._store.by_ids([recent.id] if recent is not None else names)
+        recent = self._recent(names, owner)
+        record = await self._stored([recent.id] if recent is not None else names, owner)
+        return await self._explained(record, recent) if recent is not None else TurnReport(record)
+
+    async def open(self, names: Sequence[str], owner: str) -> OpenTurn:
+        """The same turn, to be followed from its first event. Raises TurnNotFound."""
+        turn = self._active(names, owner)
+        if turn is not None:
+            return OpenTurn(turn.id, self._record(turn, time.monotonic()), turn.log, turn)
+        recent = self._recent(names, owner)
+        record = await self._stored([recent.id] if recent is not None else names, owner)
+        return OpenTurn(record.id, record, await self._archive.told(record), None)
+
+    async def page(
+        self, owner: str, *, limit: int, after: str | None, state: TurnState | None, conversation_id: str | None
+    ) -> Page[TurnRecord]:
+        """An owner's turns, the newest first. Raises InvalidRequest where `after` names none."""
+        return await self._store.page(owner, limit=limit, after=after, state=state, conversation_id=conversation_id)
+
+    def _active(self, names: Sequence[str], owner: str) -> Turn | None:
+        return next((one for one in self._turns.turns_of(owner) if _named(one, names)), None)
+
+    def _recent(self, names: Sequence[str], owner: str) -> RecentTurn | None:
+        return next((one for one in self._turns.observer.recent if one.owner == owner and _named(one, names)), None)
+
+    async def _stored(self, names: Sequence[str], owner: str) -> TurnRecord:
+        found = await self._store.by_ids(names)
         record = next((one for one in found if one.owner == owner), None)
         if record is None:
             raise TurnNotFound(NO_TURN)
-        return await self._explained(record, recent) if recent is not None else TurnReport(record)
+        return record
 
     async def _explained(self, record: TurnRecord, known: RecentTurn) -> TurnReport:
         unknown = None

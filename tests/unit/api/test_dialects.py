@@ -17,8 +17,8 @@ from quern.api.shared.error_styles import DETAIL_ERRORS, OPENAI_ERRORS
 from quern.api.shared.errors import ErrorKind, ErrorStyle, Failure, install_error_handlers
 from quern.api.shared.request_body import BodyLimit
 from quern.api.shared.request_log import RequestLog
-from quern.app import DIALECTS
 from quern.errors import ContextExceeded, EngineUnavailable, InvalidRequest
+from quern.http_app import DIALECTS
 from quern.obs.metrics import Metrics
 
 

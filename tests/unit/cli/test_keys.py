@@ -25,6 +25,7 @@ from quern.config import Settings
 from quern.errors import ConfigError, KeyNotFound, ServerRefused, StoreError
 from quern.records import UsageRecord
 from quern.store.database import Database
+from quern.store.sqlite import claim
 from quern.store.usage import UsageStore
 
 app = typer.Typer()
@@ -145,6 +146,10 @@ def test_what_is_no_key_changes_none(quern: Quern, key: str) -> None:
         (("create", "ben", "--weight", "nan"), "weight"),
         (("create", "ben", "--weight", "inf"), "weight"),
         (("limit", "anna", "--tokens-per-day", "9" * 25), "tokens_per_day"),
+        (("limit", "anna", "--tokens-per-day", "-1"), "--tokens-per-day takes a number"),
+        (("limit", "anna", "--turns-at-once", "none"), "--turns-at-once takes a number"),
+        (("limit", "anna", "--requests-per-minute", "١"), "--requests-per-minute takes a number"),
+        (("change", "anna", "--expires", "Never again"), "`never`"),
         (("create", "ben", "--note", "\x1b[2J"), "note"),
     ],
 )
@@ -188,6 +193,26 @@ def test_a_key_that_expired_is_listed_as_such(quern: Quern) -> None:
     lines = {line.split()[0]: line for line in quern("keys", "list").splitlines() if line.split()}
     assert "expired" in lines["old"]
     assert "until 2999-06-01" in lines["new"]
+
+
+def test_an_expiry_can_be_changed_and_removed(quern: Quern) -> None:
+    quern("keys", "create", "anna", "--expires", "2020-01-01", "--note", "hers")
+    assert "expires at 2999-06-01T12:00:00+00:00" in quern("keys", "change", "anna", "--expires", "2999-06-01T12:00Z")
+    quern("keys", "change", "anna", "--weight", "2")
+    assert quern.keys()["anna"]["expires_at"] == "2999-06-01T12:00:00+00:00", "what is not named stays"
+    assert "never expires" in quern("keys", "change", "anna", "--expires", "never")
+    assert (quern.keys()["anna"]["expires_at"], quern.keys()["anna"]["note"]) == (None, "hers")
+    assert "expires_at=-" in quern("keys", "audit", "--number", "1")
+    quern("keys", "create", "ben", "--expires", "never")
+    assert quern.keys()["ben"]["expires_at"] is None
+
+
+def test_a_limit_can_be_what_the_settings_say_again(quern: Quern) -> None:
+    quern("keys", "create", "anna")
+    quern("keys", "limit", "anna", "--tokens-per-day", "5", "--turns-at-once", "2")
+    quern("keys", "limit", "anna", "--tokens-per-day", "default")
+    assert quern.keys()["anna"]["limits"] == {"turns_at_once": 2}
+    assert "as the settings say" in quern("keys", "limit", "anna", "--turns-at-once", "default")
 
 
 def use(data_dir: Path, *used: UsageRecord) -> None:
@@ -253,7 +278,7 @@ def test_the_command_exits_with_a_sentence_and_a_code(command: Command, tmp_path
     assert b"--expires" in wrong.stderr
 
 
-def test_of_two_processes_that_make_the_first_keys_at_once_both_do_or_one_says_why_not(
+def test_of_two_processes_that_make_the_first_keys_at_once_one_waits_for_the_other(
     command: Command, tmp_path: Path
 ) -> None:
     folder = ("--data-dir", str(tmp_path / "data"))
@@ -262,14 +287,18 @@ def test_of_two_processes_that_make_the_first_keys_at_once_both_do_or_one_says_w
         command.started("keys", "create", "ben", *folder) as two,
     ):
         ended = [(process, *process.communicate(timeout=60)) for process in (one, two)]
-    made = [out for process, out, _ in ended if process.returncode == 0]
-    assert made
     for process, out, told in ended:
-        if process.returncode == 0:
-            assert KEY.fullmatch(out.decode().strip())
-        else:
-            assert (process.returncode, out) == (1, b"")
-            assert b"in use" in told
-            assert b"Traceback" not in told
+        assert process.returncode == 0, told
+        assert KEY.fullmatch(out.decode().strip())
     listed = json.loads(command.run("keys", "list", "--json", *folder).stdout)
-    assert len(listed) == len(made)
+    assert {key["name"] for key in listed} == {"anna", "ben"}
+
+
+def test_a_command_gives_up_with_a_sentence_where_the_database_stays_in_use(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "data" / "quern.db"
+    holder = claim(file)
+    refused = command.run("keys", "create", "anna", "--data-dir", str(file.parent))
+    holder.release()
+    assert (refused.returncode, refused.stdout) == (1, b"")
+    assert f"{file} is in use by another Quern server or command".encode() in refused.stderr
+    assert b"Traceback" not in refused.stderr

@@ -32,7 +32,7 @@ def url_of(file: Path) -> str:
 
 async def refusal(url: str) -> str:
     """The sentence with which a database refuses to open."""
-    database = Database(url)
+    database = Database(url, claim_seconds=0)
     with pytest.raises(StoreError) as refused:
         await database.open()
     await database.close()
@@ -235,12 +235,12 @@ async def test_a_second_server_on_the_same_file_is_refused_until_the_first_is_ki
     alias = database_file.with_name("alias.db")
     with running_writer(database_file) as process:
         alias.symlink_to(database_file)
-        assert "in use by another Quern server" in await refusal(url_of(database_file))
-        assert "in use by another Quern server" in await refusal(url_of(alias))
+        assert "in use by another Quern server or command" in await refusal(url_of(database_file))
+        assert "in use by another Quern server or command" in await refusal(url_of(alias))
         assert process.poll() is None
     database = Database(url_of(database_file))
     await database.open()
-    assert "in use by another Quern server" in await refusal(url_of(database_file))
+    assert "in use by another Quern server or command" in await refusal(url_of(database_file))
     await database.close()
 
 
@@ -260,9 +260,9 @@ async def test_a_file_with_a_second_name_is_refused_under_either(database_file: 
 async def test_a_database_can_be_claimed_long_before_it_is_opened(database_file: Path) -> None:
     database = Database(url_of(database_file))
     await asyncio.to_thread(database.claim)
-    assert "in use by another Quern server" in await refusal(url_of(database_file))
+    assert "in use by another Quern server or command" in await refusal(url_of(database_file))
     await database.open()
-    assert "in use by another Quern server" in await refusal(url_of(database_file))
+    assert "in use by another Quern server or command" in await refusal(url_of(database_file))
     await database.close()
     other = Database(url_of(database_file))
     await other.open()
@@ -290,7 +290,7 @@ async def test_a_database_that_failed_to_open_frees_its_lock(database_file: Path
     ],
 )
 async def test_an_unusable_url_is_refused_without_showing_it(url: str) -> None:
-    database = Database(url)
+    database = Database(url, claim_seconds=0)
     with pytest.raises(StoreError) as refused:
         await database.open()
     assert "It must look like" in str(refused.value)

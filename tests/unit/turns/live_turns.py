@@ -12,6 +12,7 @@ from quern.records import KeyRole
 from quern.sampling import SamplingParams
 from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.disconnect_policy import Abandonment
+from quern.turns.plan import TurnPlan
 from quern.turns.recent import Said
 from quern.turns.request import TokenInput
 from quern.turns.turn import Turn
@@ -34,16 +35,16 @@ def live_turn(
 ) -> Turn:
     """A turn whose tokens are bytes."""
     turn_id = str(uuid.uuid4())
+    sampling = SamplingParams(max_tokens=max_tokens)
     return Turn(
         turn_id,
         principal=ANN,
         request_id="a-request",
+        plan=TurnPlan(sampling, kept=kept),
         said=Said((), TokenInput((1, 2, 3))),
         arrived_at=0.0,
         conversation_id=conversation_id,
-        request=GenerateRequest(
-            (1, 2, 3), SamplingParams(max_tokens=max_tokens), BYTES.stop_token_ids, priority=priority
-        ),
+        request=GenerateRequest((1, 2, 3), sampling, BYTES.stop_token_ids, priority=priority),
         decoder=AnswerDecoder(
             BYTES.incremental_text(stops),
             OutputParser(parser, single_call=single_call),
@@ -51,5 +52,4 @@ def live_turn(
             stored=kept,
         ),
         abandonment=Abandonment(DisconnectPolicy.FINISH, 0),
-        kept=kept,
     )

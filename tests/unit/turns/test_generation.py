@@ -71,10 +71,11 @@ async def test_what_the_engine_says_becomes_the_turns_events() -> None:
         Prefill(0, 3, 1),
         Prefill(3, 3, 1),
         TextDelta("a"),
-        TextDelta("bc"),
+        TextDelta("b"),
+        TextDelta("c"),
     ]
     assert end == TurnEnded(TurnState.COMPLETED, FinishReason.STOP, None, USAGE, TIMINGS)
-    assert turn.pieces == ["a", "bc"]
+    assert turn.pieces == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(

@@ -54,4 +54,4 @@ async def test_a_stop_text_that_was_found_is_not_told_when_its_turn_ends_early()
     turn = live_turn(stops=("END", "ENDING"))
     await end_early(turn, "one END", "ING")
     assert turn.answer().text == "one "
-    assert turn.pieces == ["one "]
+    assert "".join(turn.pieces) == "one "

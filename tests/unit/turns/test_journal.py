@@ -35,7 +35,7 @@ async def test_what_comes_within_the_interval_is_saved_in_one_batch_for_all_turn
     async with _running(store, interval=0.05) as journal:
         entries = [JournalEntry(turn, number, "x") for number in (1, 2, 3) for turn in ("a", "b")]
         for entry in entries:
-            journal.add(entry, 1)
+            journal.add(entry)
         await _until(lambda: store.batches)
     assert len(store.batches) == 1
     assert sorted(store.batches[0], key=str) == sorted(entries, key=str)
@@ -43,11 +43,11 @@ async def test_what_comes_within_the_interval_is_saved_in_one_batch_for_all_turn
 
 async def test_a_turn_with_enough_unsaved_tokens_is_saved_without_waiting() -> None:
     store = RecordingStore()
-    async with _running(store, interval=60, token_limit=32) as journal:
-        journal.add(JournalEntry("a", 1, "x"), 31)
+    async with _running(store, interval=60, token_limit=2) as journal:
+        journal.add(JournalEntry("a", 1, "x"))
         await asyncio.sleep(0.02)
         assert not store.batches
-        journal.add(JournalEntry("a", 2, "x"), 1)
+        journal.add(JournalEntry("a", 2, "x"))
         await _until(lambda: store.batches)
     assert [entry.number for entry in store.batches[0]] == [1, 2]
 
@@ -62,8 +62,8 @@ async def test_an_idle_journal_writes_nothing() -> None:
 async def test_a_forgotten_turn_is_not_saved_and_the_others_are() -> None:
     store = RecordingStore()
     async with _running(store, interval=0.02) as journal:
-        journal.add(JournalEntry("a", 1, "x"), 1)
-        journal.add(JournalEntry("b", 1, "x"), 1)
+        journal.add(JournalEntry("a", 1, "x"))
+        journal.add(JournalEntry("b", 1, "x"))
         journal.forget("a")
         await _until(lambda: store.batches)
     assert [entry.turn_id for batch in store.batches for entry in batch] == ["b"]
@@ -73,9 +73,9 @@ async def test_what_a_failing_store_did_not_take_is_saved_in_order_once_it_works
     store = RecordingStore()
     store.failing = True
     async with _running(store, interval=0.005) as journal:
-        journal.add(JournalEntry("a", 1, "x"), 1)
+        journal.add(JournalEntry("a", 1, "x"))
         await asyncio.sleep(0.03)
-        journal.add(JournalEntry("a", 2, "y"), 1)
+        journal.add(JournalEntry("a", 2, "y"))
         await asyncio.sleep(0.03)
         assert store.batches == []
         store.failing = False

@@ -47,7 +47,7 @@ async def test_a_nul_in_what_is_kept_is_told_as_it_will_be_stored() -> None:
     turn = live_turn()
     await run(turn, tokens("a\x00"), tokens("\x00b"), finished())
     assert turn.answer().text == "a\ufffd\ufffdb"
-    assert turn.pieces == ["a\ufffd", "\ufffdb"]
+    assert turn.pieces == ["a", "\ufffd", "\ufffd", "b"]
 
 
 async def test_what_is_not_kept_is_told_as_it_is() -> None:

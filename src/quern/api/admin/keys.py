@@ -27,7 +27,7 @@ Limit = Annotated[int | None, Field(default=None, ge=0, le=2**53)]
 
 
 class LimitsBody(BaseModel):
-    """The most that a key may do; 0 is no limit, and what is left out is as before, or as the settings say."""
+    """The most that a key may do; 0 is no limit, what is left out is as before, and null is as the settings say."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,7 +39,7 @@ class LimitsBody(BaseModel):
 
 
 class KeyChangesBody(BaseModel):
-    """New values for a key; what is left out stays."""
+    """New values for a key; what is left out stays. Null takes an expiry, a note or a limit of the key's own away."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -52,8 +52,17 @@ class KeyChangesBody(BaseModel):
 
     def changes(self) -> KeyChanges:
         """The same as a value."""
+        note = "" if self.note is None and "note" in self.model_fields_set else self.note
         limits = KeyLimits(**self.limits.model_dump()) if self.limits is not None else None
-        return KeyChanges(self.name, self.note, self.role, self.weight, self.expires_at, limits)
+        return KeyChanges(self.name, note, self.role, self.weight, self.expires_at, limits, self._removed())
+
+    def _removed(self) -> frozenset[str]:
+        removed = {"expires_at"} & self.model_fields_set if self.expires_at is None else set[str]()
+        if self.limits is not None:
+            removed |= {name for name in self.limits.model_fields_set if getattr(self.limits, name) is None}
+        elif "limits" in self.model_fields_set:
+            removed |= set(LimitsBody.model_fields)
+        return frozenset(removed)
 
 
 class NewKeyBody(KeyChangesBody):

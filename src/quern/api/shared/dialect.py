@@ -1,5 +1,5 @@
 """What a dialect is: its routes, the paths that belong to it, how it tells errors. Each is declared in its own folder,
-and app.py alone has the list of all.
+and http_app.py alone has the list of all.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -11,6 +12,7 @@ from quern.access.keys import Keys
 from quern.access.usage import UsageMeter
 from quern.api.shared.body_budget import BodyBudget
 from quern.config import GenerationSettings, UnknownFields
+from quern.config_sources import Reload
 from quern.turns.activity import ActivityService
 from quern.turns.conversations import ConversationService
 from quern.turns.embeddings import EmbeddingService
@@ -23,7 +25,11 @@ from quern.turns.turn_reports import TurnReports
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything below the API, and the settings that requests are read with."""
+    """Everything below the API, and the settings that requests are read with.
+
+    `reload` reads all settings anew. It raises ConfigError where they can't be used, and EngineUnavailable in a server
+    that is stopping.
+    """
 
     turns: TurnService
     conversations: ConversationService
@@ -40,6 +46,7 @@ class Services:
     activity: ActivityService
     turn_reports: TurnReports
     public_metrics: bool
+    reload: Callable[[], Awaitable[Reload]]
 
 
 def services_of(request: Request) -> Services:

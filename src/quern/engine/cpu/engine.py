@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -25,6 +24,7 @@ from quern.engine.base import (
     GenerateRequest,
     Vector,
 )
+from quern.engine.cpu.load_estimate import LoadEstimate
 from quern.engine.cpu.mailboxes import Mailboxes
 from quern.engine.cpu.model import LoadModel, Model, ModelSpec
 from quern.engine.cpu.native import NativeModel, NativeOptions
@@ -43,36 +43,7 @@ log = structlog.get_logger(__name__)
 
 LONGEST_CONTEXT = 32768
 DEFAULT_BATCH_TOKENS = 64
-ASSUMED_BYTES_PER_SECOND = 500e6
-MEANINGFUL_SHARE = 0.1
 CLOSED = "The engine was closed before this answer was complete, so the answer was lost. Ask again once it is back."
-
-
-class LoadEstimate:
-    """How far a load is and how long it will still take: written by the thread that loads, read by the event loop.
-
-    The model's size gives a first guess; once enough is loaded, its pace gives a better one.
-    """
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._expected = 0.0
-        self.share = 0.0
-
-    def expect(self, size: int) -> None:
-        """The model has so many bytes."""
-        self._expected = 1 + size / ASSUMED_BYTES_PER_SECOND
-
-    def report(self, share: float) -> None:
-        """The share of the work that is done, 0 to 1."""
-        self.share = share
-
-    def remaining(self) -> float:
-        """Seconds until the model is there, never less than one."""
-        elapsed = time.monotonic() - self._began
-        if self.share > MEANINGFUL_SHARE:
-            return max(elapsed * (1 - self.share) / self.share, 1.0)
-        return max(self._expected - elapsed, 1.0)
 
 
 class CpuEngine:

@@ -1,15 +1,16 @@
-"""The arguments of a call in JSON, wherever in it they stand, once all of them are there."""
+"""The arguments of a call in JSON: found wherever in it they stand, and given out as its tool wants them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
-from quern.grammar.parameter_types import ParameterTypes
-from quern.prompt.tools.coercion import as_json
+from quern.grammar.parameter_types import ParameterTypes, Types
+from quern.prompt.tools.coercion import as_json, from_json
 from quern.prompt.tools.json_values import JsonValue
-from quern.prompt.tools.protocols import plausible
+from quern.prompt.tools.protocols import CallSink, plausible
 from quern.prompt.tools.source import Source, result_of
 
 ARGUMENTS = frozenset({"arguments", "parameters"})
@@ -17,7 +18,66 @@ OTHER_ARGUMENTS = ("input", "args", "params", "kwargs", "tool_input", "action_in
 """These may as well be an argument's name, which shows only when the call is complete."""
 ENVELOPE = frozenset({"id", "type", "index", "call_id", "tool_call_id"})
 """Members of calls in APIs; a tool may have arguments of these names all the same."""
+KINDS = {"{": "object", "[": "array", '"': "string", "'": "string"}
+"""What a value is, by its first character."""
 NO_ARGUMENTS = frozenset({"", "null", "None", "[]"})
+
+
+class GivenArguments:
+    """The arguments of one call as they are given out: each brought to a type that the tool wants.
+
+    `types`: those of the tool, known once the call has begun. `twice`: whether one of them was given again by a member
+    beside them, so that there is no telling which was meant.
+    """
+
+    def __init__(self, sink: CallSink) -> None:
+        self._sink = sink
+        self._names: set[str] = set()
+        self._empty = True
+        self._repeated = False
+        self.types = ParameterTypes({})
+        self.twice = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that the tool requires were given."""
+        return self._names.issuperset(self.types.required)
+
+    @property
+    def unmistakable(self) -> bool:
+        """Whether the tool knows all that were given, and each was given once."""
+        return not self._repeated and all(plausible(name, self.types) for name in self._names)
+
+    def value_from(self, source: Source, mend: Callable[[], None]) -> JsonValue:
+        """Reads and gives out the object that comes next, all but its last brace: more may stand behind it."""
+        return JsonValue(source, self._write, mend, self._conversion, may_have=self.types.may_have, open_end=True)
+
+    def add(self, name: str, said: str) -> None:
+        """A member that stood beside the arguments is one of them where the tool has such an argument."""
+        if not self.types.names(name):
+            return
+        if name in self._names:
+            self.twice = True
+            return
+        separator = "" if self._empty else ", "
+        self._write(f"{separator}{as_json(name)}: {self._coerced(self.types.of(name), said)}")
+        self._names.add(name)
+
+    def _conversion(self, name: str, first: str) -> Callable[[str], str] | None:
+        self._repeated = self._repeated or name in self._names
+        self._names.add(name)
+        wanted = self.types.of(name)
+        return None if not wanted or KINDS.get(first) in wanted else partial(self._coerced, wanted)
+
+    def _coerced(self, wanted: Types, text: str) -> str:
+        value = from_json(text, wanted)
+        if value.mended:
+            self._sink.mend()
+        return value.text
+
+    def _write(self, fragment: str) -> None:
+        self._empty = self._empty and fragment in {"{", ""}
+        self._sink.write(fragment)
 
 
 def among_members(members: Mapping[str, str], types: ParameterTypes) -> str:

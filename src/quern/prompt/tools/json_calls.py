@@ -6,15 +6,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from functools import partial
 
-from quern.grammar.parameter_types import ParameterTypes, Types
-from quern.prompt.tools.coercion import as_json, from_json
 from quern.prompt.tools.json_arguments import (
     ARGUMENTS,
     ENVELOPE,
     NO_ARGUMENTS,
+    GivenArguments,
     among_members,
     is_clear,
     unwrapped,
@@ -22,7 +19,7 @@ from quern.prompt.tools.json_arguments import (
 )
 from quern.prompt.tools.json_strings import BARE_NAME, QUOTES, JsonString, Place, blank, to_call_tag
 from quern.prompt.tools.json_values import COLON, JsonValue
-from quern.prompt.tools.protocols import LONGEST_NAME, CallSink, NotACallError, plausible
+from quern.prompt.tools.protocols import LONGEST_NAME, CallSink, NotACallError
 from quern.prompt.tools.source import Source, Steps, result_of
 
 OTHER_NAMES = ("tool_name", "tool", "function_name", "function", "action")
@@ -31,7 +28,6 @@ AROUND = frozenset({"function", "function_call", "tool_call"})
 BEGINNING = ARGUMENTS | ENVELOPE | AROUND | {"name"}
 """All that may stand in what is not marked as a call, before it shows that it is one."""
 WORD = {quote: re.compile(rf"[^{quote}\\\x00-\x1f]+") for quote in "\"'"}
-KINDS = {"{": "object", "[": "array", '"': "string", "'": "string"}
 
 
 class JsonCall:
@@ -48,9 +44,7 @@ class JsonCall:
         self._name: str | None = None
         self._arguments: str | None = None
         self._members: dict[str, str] = {}
-        self._types = ParameterTypes({})
-        self._given: set[str] = set()
-        self._empty = True
+        self._given = GivenArguments(sink)
         self._slips = slips
         self._open_braces = 1
         self._in_function = False
@@ -60,7 +54,6 @@ class JsonCall:
         self._cut_off = False
         self._doubtful = False
         self._mends = False
-        self._repeated = False
 
     def read(self) -> Steps[None]:
         """Read the call, and closing braces that it has too many. Raises NotACallError while it may be prose."""
@@ -141,7 +134,7 @@ class JsonCall:
         character = yield from self._significant()
         if character == "{":
             self._begin(name)
-            value = self._arguments_from(self._source)
+            value = self._given.value_from(self._source, self._mend)
             yield from value.read()
             self._broken_off, self._cut_off = value.broken_off, value.cut_off
             self._doubtful = self._doubtful or value.doubtful
@@ -203,20 +196,20 @@ class JsonCall:
             raise NotACallError
         self._mends = self._mends or self._slips > 0
         self._begin(name)
-        value = self._arguments_from(Source.of(arguments))
+        value = self._given.value_from(Source.of(arguments), self._mend)
         result_of(value.read())
         self._cut_off = value.cut_off and cut_off
         self._doubtful = self._doubtful or value.doubtful
 
     def _begin(self, name: str) -> None:
         self._begun = True
-        self._types = self._sink.begin(name, self._slips + len(self._members))
+        self._given.types = self._sink.begin(name, self._slips + len(self._members))
 
     def _end(self) -> None:
         if self._ended:
             return
         for name, said in self._members.items():
-            self._add(name, said)
+            self._given.add(name, said)
         self._ended = True
         self._sink.write("}")
         self._sink.end(whole=not self._cut_off and not self._in_doubt)
@@ -224,39 +217,7 @@ class JsonCall:
     @property
     def _in_doubt(self) -> bool:
         """Whether there is no telling what the arguments were meant to be: in mended ones the tool has to know all."""
-        known = all(plausible(name, self._types) for name in self._given)
-        return self._doubtful or (self._mends and (self._repeated or not known))
-
-    def _add(self, name: str, said: str) -> None:
-        """A member that stood beside the arguments is one of them where the tool has such an argument."""
-        if self._types.names(name) and name in self._given:
-            self._doubtful = True
-        elif self._types.names(name):
-            separator = "" if self._empty else ", "
-            self._write(f"{separator}{as_json(name)}: {self._coerced(self._types.of(name), said)}")
-            self._given.add(name)
-
-    def _write(self, fragment: str) -> None:
-        self._empty = self._empty and fragment in {"{", ""}
-        self._sink.write(fragment)
-
-    def _arguments_from(self, source: Source) -> JsonValue:
-        """Arguments, of which the last brace is not given out: more of them may stand behind it."""
-        return JsonValue(
-            source, self._write, self._mend, self._conversion, may_have=self._types.may_have, open_end=True
-        )
-
-    def _conversion(self, name: str, first: str) -> Callable[[str], str] | None:
-        self._repeated = self._repeated or name in self._given
-        self._given.add(name)
-        wanted = self._types.of(name)
-        return None if not wanted or KINDS.get(first) in wanted else partial(self._coerced, wanted)
-
-    def _coerced(self, wanted: Types, text: str) -> str:
-        value = from_json(text, wanted)
-        if value.mended:
-            self._sink.mend()
-        return value.text
+        return self._doubtful or self._given.twice or (self._mends and not self._given.unmistakable)
 
     def _word(self) -> Steps[str]:
         """A short string without escapes, as names are; marked as a call, it needs no quotes."""
@@ -317,11 +278,11 @@ class JsonCall:
         """Read what follows the arguments: members that mean nothing or should have stood within, and all braces."""
         while True:
             character = yield from self._significant()
-            missing = self._open_braces > 0 or not self._given.issuperset(self._types.required)
+            missing = self._open_braces > 0 or not self._given.complete
             if character == "}":
                 self._source.skip()
                 self._open_braces -= 1
-                if self._open_braces == 0 and self._given.issuperset(self._types.required) and not self._in_doubt:
+                if self._open_braces == 0 and self._given.complete and not self._in_doubt:
                     self._end()
                 elif self._open_braces < 0:
                     self._sink.mend()
@@ -344,13 +305,17 @@ class JsonCall:
         key: list[str] = []
         yield from JsonString(self._source, key.append, self._mend, Place.KEY).read()
         yield from self._significant()
+        name = json.loads("".join(key))
         if (yield from self._source.whole(COLON, 2)) != ":":
             self._mend()
+            self._doubtful = self._doubtful or not self._given.types.names(name)
         said: list[str] = []
-        value = JsonValue(self._source, said.append, self._mend, may_have=self._types.may_have, place=Place.MEMBER)
+        value = JsonValue(
+            self._source, said.append, self._mend, may_have=self._given.types.may_have, place=Place.MEMBER
+        )
         yield from value.read()
         self._doubtful = self._doubtful or value.doubtful
-        self._add(json.loads("".join(key)), "".join(said))
+        self._given.add(name, "".join(said))
 
     def _mend(self) -> None:
         self._mends = True

@@ -8,10 +8,10 @@ that the arguments of a call look the same when they come back as history.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable
 
+from quern.prompt.tools.json_scalars import is_json, is_literal, mended
 from quern.prompt.tools.json_strings import BARE_NAME, QUOTES, JsonString, Place, blank
 from quern.prompt.tools.protocols import FENCE, LONGEST_NAME
 from quern.prompt.tools.source import Source, Steps
@@ -25,13 +25,8 @@ BARE_KEY = re.compile(r"[^\s,;:={}\[\]\"'<`]+")
 BARE_END = re.compile(r"(?<!\s)\s+(?:(?://|/\*|#).*)?$")
 COLON = re.compile(r"[:=>]+")
 PREFIX = re.compile(r"[rRbBuUfF]+")
-NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-LITERALS = frozenset({"true", "false", "null"})
-PYTHON_LITERALS = {"True": "true", "False": "false", "None": "null"}
 DEEPEST = 200
 """Containers in each other; Python's own JSON parser gives up at some hundreds."""
-LONGEST_NUMBER = 1000
-"""Characters; Python refuses integers of more than 4300 digits."""
 
 Write = Callable[[str], None]
 Convert = Callable[[str, str], Callable[[str], str] | None]
@@ -138,7 +133,7 @@ class JsonValue:
             self._source.unread(text[end.start() :])
             text = text[: end.start()]
         words = text.split()
-        if self._closing[-1:] == ["]"] and all(map(_is_literal, words)):
+        if self._closing[-1:] == ["]"] and all(map(is_literal, words)):
             for word in words[:-1]:
                 self._mend()
                 self._write(self._scalar(word))
@@ -296,36 +291,10 @@ class JsonValue:
         self._after_comma = False
 
     def _scalar(self, text: str) -> str:
-        if text in LITERALS or _is_number(text):
+        if is_json(text):
             return text
         self._mend()
-        if text in PYTHON_LITERALS:
-            return PYTHON_LITERALS[text]
-        return _python_number(text) or json.dumps(text, ensure_ascii=False)
+        return mended(text)
 
 
 _State = Callable[[], Steps["_State | None"]]
-
-
-def _is_literal(text: str) -> bool:
-    return text in LITERALS or text in PYTHON_LITERALS or _is_number(text)
-
-
-def _is_number(text: str) -> bool:
-    return len(text) <= LONGEST_NUMBER and NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
-
-
-def _python_number(text: str) -> str | None:
-    """A number that Python reads and JSON does not: `+1`, `.5`, `007`, `1_000`, `0x1F`; None where it is none."""
-    if len(text) > LONGEST_NUMBER:
-        return None
-    for base in (0, 10):
-        try:
-            return str(int(text, base))
-        except ValueError:
-            continue
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return repr(number) if math.isfinite(number) else None

@@ -8,14 +8,11 @@ part of it, and so is an end of a call, if the value goes on to an end behind it
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Protocol
 
-from quern.grammar.parameter_types import ParameterTypes, Types
-from quern.prompt.tools.coercion import STRING, from_text
-from quern.prompt.tools.json_strings import escaped
+from quern.grammar.parameter_types import ParameterTypes
 from quern.prompt.tools.protocols import LONGEST_NAME, CallSink, cleaned
 from quern.prompt.tools.source import Source, Steps
+from quern.prompt.tools.text_as_json import text_as_json
 
 PARAMETER = "<parameter="
 PARAMETER_NAMED = "<parameter name="
@@ -80,7 +77,7 @@ class XmlValue:
         self._given = given | {name}
         wanted = types.of(name)
         self._is_text = not wanted or "string" in wanted
-        self._argument = _argument(sink, wanted)
+        self._argument = text_as_json(sink, wanted)
         own = name if name and name not in TAGS else None
         self._own_opening = (f"<{own}>", f"<{own} ") if own else ()
         self._own_end = f"</{own}>" if own else None
@@ -262,62 +259,3 @@ class XmlValue:
         kept = space.removesuffix("\n").removesuffix("\r")
         self._argument.add(text + kept)
         self._source.unread(space[len(kept) :] + following)
-
-
-class _Argument(Protocol):
-    """Takes a value's text and writes JSON."""
-
-    def add(self, text: str) -> None: ...
-
-    def finish(self) -> None: ...
-
-
-class _Text:
-    """A string, written as it comes; one that may be null instead, as soon as it can't be any more."""
-
-    def __init__(self, write: Callable[[str], None], *, nullable: bool) -> None:
-        self._write = write
-        self._held: str | None = "" if nullable else None
-        if not nullable:
-            write('"')
-
-    def add(self, text: str) -> None:
-        if self._held is not None:
-            self._held += text
-            if "null".startswith(self._held):
-                return
-            self._write('"')
-            text, self._held = self._held, None
-        self._write(escaped(text))
-
-    def finish(self) -> None:
-        if self._held is None:
-            self._write('"')
-        else:
-            self._write("null" if self._held == "null" else f'"{self._held}"')
-
-
-class _Typed:
-    """A value of other types than a string's, which can be read only when it is complete."""
-
-    def __init__(self, sink: CallSink, types: Types) -> None:
-        self._sink = sink
-        self._types = types
-        self._pieces: list[str] = []
-
-    def add(self, text: str) -> None:
-        self._pieces.append(text)
-
-    def finish(self) -> None:
-        value = from_text("".join(self._pieces), self._types)
-        if value.mended:
-            self._sink.mend()
-        self._sink.write(value.text)
-
-
-def _argument(sink: CallSink, types: Types) -> _Argument:
-    if types <= STRING:
-        return _Text(sink.write, nullable=False)
-    if types == STRING | {"null"}:
-        return _Text(sink.write, nullable=True)
-    return _Typed(sink, types)

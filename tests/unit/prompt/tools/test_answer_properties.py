@@ -107,11 +107,11 @@ TAGS = (
 )  # fmt: skip
 
 
+@example(parts=["<function=write_file>\n", "\n</function>\n", "WORD"], opened=False)
 @given(st.lists(st.sampled_from(TAGS) | st.just("WORD")), st.booleans())
 def test_no_word_of_an_answer_in_xml_is_lost(parts: list[str], opened: bool) -> None:
     answer = "".join(f"w{index}." if part == "WORD" else part for index, part in enumerate(parts))
-    parsed = parse(answer, ToolFormat.XML, opened=opened)
-    kept = parsed.text + "".join(arguments for _, arguments in parsed.calls)
+    kept = kept_of(events_of([answer], ToolFormat.XML, opened=opened)[0])
     assert all(f"w{index}." in kept for index, part in enumerate(parts) if part == "WORD")
 
 
@@ -150,6 +150,7 @@ def test_a_whole_call_whose_json_was_mended_has_no_argument_that_the_tool_does_n
         assert set(names) <= set(WRITE.parameters["properties"])
 
 
+@example(parts=["}", "WORD", '"path"'], shape='{"name": "write_file", "arguments": {%s}}')
 @example(parts=['"path"', '"w1"', " ", '"path": "a.py"'], shape='{"name": "write_file", %s}')
 @given(
     st.lists(st.sampled_from(NO_COMMENTS) | st.just("WORD"), max_size=10),
@@ -160,14 +161,18 @@ def test_a_whole_call_whose_json_was_mended_has_no_argument_that_the_tool_does_n
 def test_no_word_of_an_answer_in_json_is_lost(parts: list[str], shape: str) -> None:
     parts = [f'"w{index}"' if part == "WORD" else part for index, part in enumerate(parts)]
     events, _ = events_of([f"<tool_call>\n{shape % ''.join(parts)}\n</tool_call>"], ToolFormat.JSON)
-    kept = "".join(
+    kept = kept_of(events)
+    assert all(part.strip('"') in kept for part in parts if part.startswith('"w'))
+
+
+def kept_of(events: list[AnswerEvent]) -> str:
+    """Prose, the arguments of calls that are whole, and what was written of the others."""
+    return "".join(
         text
         for event in events
         for text in astuple(event)
         if isinstance(text, str) and not (isinstance(event, ArgumentsDelta) and not whole(events, event.index))
     )
-    kept += "".join(event.written or "" for event in events if isinstance(event, CallEnded))
-    assert all(part.strip('"') in kept for part in parts if part.startswith('"w'))
 
 
 def whole(events: list[AnswerEvent], index: int) -> bool:

@@ -22,4 +22,5 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("turn_id", name="pk_generations"),
         sa.ForeignKeyConstraint(["turn_id"], ["turns.id"], name="fk_generations_turn_id", ondelete="CASCADE"),
     )
+    op.create_index("ix_turns_owner_created_at_id", "turns", ["owner", "created_at", "id"])
     op.create_index("ix_generations_expires_at", "generations", ["expires_at"])
