@@ -46,7 +46,7 @@ async def subject(request: pytest.FixtureRequest, tiny_model_path: Path) -> Asyn
         yield subject
 
 
-async def _beside_bob(subject: Subject, anns: list[GenerateRequest]) -> list[Run]:
+async def _beside_bob(subject: Subject, anns: list[GenerateRequest], *, times: int = 2) -> list[Run]:
     """Ann's, in the midst of which Bob is answered again and again, before the first of hers has ended."""
     answered = 0
     async with asyncio.TaskGroup() as group:
@@ -55,27 +55,23 @@ async def _beside_bob(subject: Subject, anns: list[GenerateRequest]) -> list[Run
         while not any(task.done() for task in tasks):
             await subject.run(replace(subject.endless("Bob", max_tokens=2), owner="bob"))
             answered += 1
-    assert answered >= 2, "he had to wait until one of hers ended"
+    assert answered >= times, "he had to wait until one of hers ended"
     return [task.result() for task in tasks]
 
 
 @pytest.mark.parametrize("name", EACH)
 async def test_it_has_the_same_tokens_counts_and_end(name: str, small_model_path: Path) -> None:
     """Numbers, of which a real model is sure: llama.cpp rounds otherwise where others are computed beside it."""
-    sampling = SamplingParams(max_tokens=110, temperature=0, repetition_penalty=1, logprobs=1)
+    sampling = SamplingParams(max_tokens=40, temperature=0, repetition_penalty=1, logprobs=1)
     async with _started(name, small_model_path) as subject:
-        texts = [f"Write the numbers from {first} to {first + 24}, with commas." for first in (1, 101, 201)]
+        texts = [f"Write the numbers from {first} to {first + 24}, with commas." for first in (1, 101)]
         anns = [GenerateRequest(subject.ids(text), sampling, cache_salt=text) for text in texts]
-        runs = await _beside_bob(subject, anns)
-        for ann, run in zip(anns, runs, strict=True):
-            undisturbed = await subject.run(replace(ann, cache_salt="undisturbed"))
-            assert run.ids == undisturbed.ids
-            assert len(run.ids) > 50
-            assert run.finished.reason == undisturbed.finished.reason
-            assert run.finished.usage.prompt_tokens == len(ann.prompt)
-            assert run.finished.usage.cached_tokens == 0
-            assert run.finished.usage.completion_tokens == undisturbed.finished.usage.completion_tokens
-            assert all(event.logprobs is not None for event in run.tokens)
+        *_, newest = await _beside_bob(subject, anns, times=1)
+        undisturbed = await subject.run(replace(anns[-1], cache_salt="undisturbed"))
+    assert newest.ids == undisturbed.ids
+    assert newest.finished.reason == undisturbed.finished.reason
+    assert newest.finished.usage == undisturbed.finished.usage
+    assert all(event.logprobs is not None for event in newest.tokens)
 
 
 async def test_its_reader_is_told_its_way_as_if_it_had_gone_it_without_a_stop(subject: Subject) -> None:
