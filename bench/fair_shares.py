@@ -46,7 +46,7 @@ class FirstCome(FairShares):
     def refresh(self) -> None:
         """Priorities never change."""
 
-    def giving_way(self, claim: Claim, may: Callable[[Claim], bool]) -> list[Claim]:  # noqa: ARG002
+    def giving_way(self, claim: Claim, may: Callable[[Claim], bool] = lambda _: True) -> list[Claim]:  # noqa: ARG002
         """Nobody does."""
         return []
 
