@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from quern.engine.base import Engine, Finished, Tokens
@@ -11,9 +12,10 @@ from quern.errors import EngineFailed
 from quern.events import Prefill, Queued, TurnEnded
 from quern.store.turn_rows import JournalEntry
 from quern.turns.journal import Journal
+from quern.turns.loops import looked_at
 from quern.turns.observer import TurnObserver
 from quern.turns.turn import Turn
-from quern.types import FinishReason, Timings, TurnState, Usage
+from quern.types import FinishReason, Loop, Timings, TurnState, Usage
 
 
 class Generation:
@@ -29,8 +31,8 @@ class Generation:
         turn.admitted_at = time.monotonic()
 
     async def consume(self, engine: Engine) -> TurnEnded:
-        """Generate until the model, a limit or a stop string ends it. Raises EngineError; cancelling it cancels the
-        sequence.
+        """Generate until the model, a limit, a stop string or a loop ends it. Raises EngineError; cancelling it cancels
+        the sequence.
         """
         async with aclosing(engine.generate(self._turn.request)) as events:
             async for event in events:
@@ -42,15 +44,11 @@ class Generation:
                         self._start()
                         self._turn.progress = event
                         self._turn.log.append(event)
-                    case Tokens(ids, logprobs):
+                    case Tokens():
                         self._start()
-                        self._count(ids)
-                        decoded = self._decoder.decode(ids, logprobs)
-                        self._record(decoded.text, len(ids))
-                        self._turn.log.extend(decoded.events)
-                        if self._decoder.complete or self._turn.concluding:
-                            timings = self._turn.timings(time.monotonic())
-                            return self._completed(FinishReason.STOP, self._usage(), timings)
+                        for tokens in looked_at(event, self._turn.generated_tokens):
+                            if (end := self._take(tokens)) is not None:
+                                return end
                     case Finished(reason, usage, timings):
                         self._finish()
                         return self._completed(reason, usage, timings)
@@ -67,6 +65,27 @@ class Generation:
     def crashed(self, error: str) -> TurnEnded:
         """The terminal event after a bug. What decodes the answer may be what crashed, so it is asked nothing more."""
         return TurnEnded(TurnState.FAILED, None, error, self._usage(), self._turn.timings(time.monotonic()))
+
+    def _take(self, tokens: Tokens) -> TurnEnded | None:
+        """Tell more of the answer; how it ends, where that is its end."""
+        turn = self._turn
+        self._count(tokens.ids)
+        decoded = self._decoder.decode(tokens.ids, tokens.logprobs)
+        self._record(decoded.text, len(tokens.ids))
+        turn.log.extend(decoded.events)
+        if self._decoder.complete or turn.concluding:
+            return self._completed(FinishReason.STOP, self._usage(), turn.timings(time.monotonic()))
+        loop = self._decoder.output.loop or turn.loop_limits.look(turn.generated)
+        return self._looped(loop) if loop is not None else None
+
+    def _looped(self, loop: Loop) -> TurnEnded:
+        """The answer ends here, though the model would go on. Where it has to be JSON, or a call is cut off, it is not
+        whole, and nobody may take it for that.
+        """
+        self._finish()
+        end = self._completed(FinishReason.STOP, self._usage(), self._turn.timings(time.monotonic()))
+        whole = self._turn.request.grammar is None and not self._decoder.output.cut_off
+        return replace(end, finish_reason=end.finish_reason if whole else FinishReason.LENGTH, loop=loop)
 
     def _completed(self, reason: FinishReason, usage: Usage, timings: Timings) -> TurnEnded:
         output = self._decoder.output
