@@ -319,7 +319,6 @@ async def test_who_leaves_the_loop_by_another_call_or_an_answer_may_go_on(
     async with start(saying(said), turns=LIMITS) as quern:
         answer = await post(quern, path, history(LOOKED))
     assert "x-quern-ended" not in answer.headers
-    assert answer.text.replace('": ', '":').count(call) >= said.count("<tool_call>")
     assert (call in answer.text) == ("<tool_call>" in said)
 
 

@@ -31,7 +31,7 @@ LONGEST_COMPARED = 2**16
 @dataclass(frozen=True, slots=True)
 class LoopLimits:
     """An answer loops whose last tokens are at least `repeats` of a period of at most `period` tokens, and at least
-    `tokens` altogether; 0 repeats is never.
+    `tokens` altogether; 0 repeats is never. No period is seen in fewer than `period` tokens and itself.
     """
 
     repeats: int = 0
