@@ -322,6 +322,19 @@ async def test_who_leaves_the_loop_by_another_call_or_an_answer_may_go_on(
     assert (call in answer.text) == ("<tool_call>" in said)
 
 
+async def test_the_last_of_the_calls_is_known_though_its_end_was_not_written(start: Start) -> None:
+    async with start(saying("Once more." + CALLED.removesuffix("\n</tool_call>")), turns=LIMITS) as quern:
+        answer = await post(quern, "/v1/chat/completions", chat_history(LOOKED))
+        turn = await turn_of(quern, answer)
+    one = answer.json()["choices"][0]
+    assert (one["message"]["content"], one["message"].get("tool_calls"), one["finish_reason"]) == (
+        "Once more.",
+        None,
+        "stop",
+    )
+    assert turn["loop"] == CALL_LOOP
+
+
 async def test_a_question_in_between_is_a_reason_to_look_again(start: Start) -> None:
     body = chat_history(LOOKED)
     body["messages"].append({"role": "user", "content": "and now?"})

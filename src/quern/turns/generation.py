@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import aclosing
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from quern.engine.base import Engine, Finished, Tokens
@@ -76,23 +75,24 @@ class Generation:
         if self._decoder.complete or turn.concluding:
             return self._completed(FinishReason.STOP, self._usage(), turn.timings(time.monotonic()))
         loop = self._decoder.output.loop or turn.loop_limits.look(turn.generated)
-        return self._looped(loop) if loop is not None else None
-
-    def _looped(self, loop: Loop) -> TurnEnded:
-        """The answer ends here, though the model would go on. Where it has to be JSON, or a call is cut off, it is not
-        whole, and nobody may take it for that.
-        """
+        if loop is None:
+            return None
         self._finish()
-        end = self._completed(FinishReason.STOP, self._usage(), self._turn.timings(time.monotonic()))
-        whole = self._turn.request.grammar is None and not self._decoder.output.cut_off
-        return replace(end, finish_reason=end.finish_reason if whole else FinishReason.LENGTH, loop=loop)
+        return self._completed(FinishReason.STOP, self._usage(), turn.timings(time.monotonic()), loop)
 
-    def _completed(self, reason: FinishReason, usage: Usage, timings: Timings) -> TurnEnded:
+    def _completed(self, reason: FinishReason, usage: Usage, timings: Timings, loop: Loop | None = None) -> TurnEnded:
+        """The terminal event of an answer that ends here. Where a loop ended one that has to be JSON, or cut a call
+        off, it is not whole, and nobody may take it for that.
+        """
         output = self._decoder.output
         self._turn.log.extend(output.finish())
-        if reason is FinishReason.STOP and output.calls_ended and not output.cut_off:
+        loop = loop or output.loop
+        if loop is not None and (self._turn.request.grammar is not None or output.cut_off):
+            reason = FinishReason.LENGTH
+        elif reason is FinishReason.STOP and output.calls_ended and not output.cut_off:
             reason = FinishReason.TOOL_CALLS
-        return TurnEnded(TurnState.COMPLETED, reason, None, usage, timings, self._decoder.stop, output.repairs)
+        stop, repairs = self._decoder.stop, output.repairs
+        return TurnEnded(TurnState.COMPLETED, reason, None, usage, timings, stop, repairs, loop=loop)
 
     def _start(self) -> None:
         if self._turn.running_at is None:
