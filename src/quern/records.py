@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from quern.errors import InvalidRequest
-from quern.types import FinishReason, Item, Timings, TurnState, Usage
+from quern.types import FinishReason, Item, Loop, Timings, TurnState, Usage
 
 T = TypeVar("T")
 
@@ -42,7 +42,9 @@ class StoredItem:
 
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
-    """A turn as stored. `text` is the answer, or what there was of it, once the turn is terminal."""
+    """A turn as stored. `text` is the answer, or what there was of it, once the turn is terminal. `loop`: why it was
+    completed before the model ended it.
+    """
 
     id: str
     conversation_id: str | None
@@ -59,6 +61,7 @@ class TurnRecord:
     started_at: datetime | None
     finished_at: datetime | None
     repairs: int = 0
+    loop: Loop | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +12,7 @@ from sqlalchemy import Row
 from quern.records import NewResponse, TurnRecord, UsageRecord
 from quern.sampling import SamplingParams
 from quern.store.items import NewItem
-from quern.types import FinishReason, Timings, TurnState, Usage
+from quern.types import FinishReason, Loop, LoopKind, Timings, TurnState, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,8 @@ class JournalEntry:
 class TurnEnd:
     """How a turn ended. `text`: all that the model wrote, or wrote so far; None where none is to be kept. `items`: the
     same as an answer, for the history of what follows. `journal`: all of its pieces, where they are to be kept.
-    `started_at`: None where it never ran, or that is saved. `used`: what it adds to its owner's usage.
+    `started_at`: None where it never ran, or that is saved. `used`: what it adds to its owner's usage. `loop`: for what
+    it was ended before the model ended it.
     """
 
     turn_id: str
@@ -63,6 +65,7 @@ class TurnEnd:
     finished_at: datetime
     items: tuple[NewItem, ...] = ()
     repairs: int = 0
+    loop: Loop | None = None
     journal: tuple[JournalEntry, ...] | None = None
     started_at: datetime | None = None
     used: UsageRecord | None = None
@@ -93,6 +96,7 @@ def ended_columns(end: TurnEnd) -> dict[str, Any]:
         "text": end.text,
         "finished_at": end.finished_at,
         "repairs": end.repairs,
+        "loop": asdict(end.loop) if end.loop is not None else None,
         **({"started_at": end.started_at} if end.started_at is not None else {}),
         **asdict(end.usage),
         **asdict(end.timings),
@@ -117,4 +121,9 @@ def turn_record(row: Row[Any]) -> TurnRecord:
         started_at=row.started_at,
         finished_at=row.finished_at,
         repairs=row.repairs,
+        loop=_loop(row.loop),
     )
+
+
+def _loop(stored: Mapping[str, Any] | None) -> Loop | None:
+    return Loop(LoopKind(stored["kind"]), stored["period"], stored["repeats"]) if stored is not None else None

@@ -11,9 +11,10 @@ from quern.errors import EngineFailed
 from quern.events import Prefill, Queued, TurnEnded
 from quern.store.turn_rows import JournalEntry
 from quern.turns.journal import Journal
+from quern.turns.loops import looked_at
 from quern.turns.observer import TurnObserver
 from quern.turns.turn import Turn
-from quern.types import FinishReason, Timings, TurnState, Usage
+from quern.types import FinishReason, Loop, Timings, TurnState, Usage
 
 
 class Generation:
@@ -29,8 +30,8 @@ class Generation:
         turn.admitted_at = time.monotonic()
 
     async def consume(self, engine: Engine) -> TurnEnded:
-        """Generate until the model, a limit or a stop string ends it. Raises EngineError; cancelling it cancels the
-        sequence.
+        """Generate until the model, a limit, a stop string or a loop ends it. Raises EngineError; cancelling it cancels
+        the sequence.
         """
         async with aclosing(engine.generate(self._turn.request)) as events:
             async for event in events:
@@ -42,15 +43,11 @@ class Generation:
                         self._start()
                         self._turn.progress = event
                         self._turn.log.append(event)
-                    case Tokens(ids, logprobs):
+                    case Tokens():
                         self._start()
-                        self._count(ids)
-                        decoded = self._decoder.decode(ids, logprobs)
-                        self._record(decoded.text, len(ids))
-                        self._turn.log.extend(decoded.events)
-                        if self._decoder.complete or self._turn.concluding:
-                            timings = self._turn.timings(time.monotonic())
-                            return self._completed(FinishReason.STOP, self._usage(), timings)
+                        for tokens in looked_at(event, self._turn.generated_tokens):
+                            if (end := self._take(tokens)) is not None:
+                                return end
                     case Finished(reason, usage, timings):
                         self._finish()
                         return self._completed(reason, usage, timings)
@@ -68,12 +65,34 @@ class Generation:
         """The terminal event after a bug. What decodes the answer may be what crashed, so it is asked nothing more."""
         return TurnEnded(TurnState.FAILED, None, error, self._usage(), self._turn.timings(time.monotonic()))
 
-    def _completed(self, reason: FinishReason, usage: Usage, timings: Timings) -> TurnEnded:
+    def _take(self, tokens: Tokens) -> TurnEnded | None:
+        """Tell more of the answer; how it ends, where that is its end."""
+        turn = self._turn
+        self._count(tokens.ids)
+        decoded = self._decoder.decode(tokens.ids, tokens.logprobs)
+        self._record(decoded.text, len(tokens.ids))
+        turn.log.extend(decoded.events)
+        if self._decoder.complete or turn.concluding:
+            return self._completed(FinishReason.STOP, self._usage(), turn.timings(time.monotonic()))
+        loop = self._decoder.output.loop or turn.loop_limits.look(turn.generated)
+        if loop is None:
+            return None
+        self._finish()
+        return self._completed(FinishReason.STOP, self._usage(), turn.timings(time.monotonic()), loop)
+
+    def _completed(self, reason: FinishReason, usage: Usage, timings: Timings, loop: Loop | None = None) -> TurnEnded:
+        """The terminal event of an answer that ends here. Where a loop ended one that has to be JSON, or cut a call
+        off, it is not whole, and nobody may take it for that.
+        """
         output = self._decoder.output
         self._turn.log.extend(output.finish())
-        if reason is FinishReason.STOP and output.calls_ended and not output.cut_off:
+        loop = loop or output.loop
+        if loop is not None and (self._turn.request.grammar is not None or output.cut_off):
+            reason = FinishReason.LENGTH
+        elif reason is FinishReason.STOP and output.calls_ended and not output.cut_off:
             reason = FinishReason.TOOL_CALLS
-        return TurnEnded(TurnState.COMPLETED, reason, None, usage, timings, self._decoder.stop, output.repairs)
+        stop, repairs = self._decoder.stop, output.repairs
+        return TurnEnded(TurnState.COMPLETED, reason, None, usage, timings, stop, repairs, loop=loop)
 
     def _start(self) -> None:
         if self._turn.running_at is None:

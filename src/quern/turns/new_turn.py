@@ -10,11 +10,13 @@ from quern.config import TurnSettings
 from quern.engine.base import GenerateRequest
 from quern.grammar.kinds import Grammar
 from quern.prompt.codec import TextCodec
+from quern.sampling import SamplingParams
 from quern.store.items import NewItem
 from quern.store.turn_rows import NewTurn
 from quern.turns.context_limit import room_for_answer
 from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.disconnect_policy import Abandonment
+from quern.turns.loops import NEVER, LoopLimits
 from quern.turns.preparation import Prepared, call_parser
 from quern.turns.recent import Said
 from quern.turns.request import ChatInput, TurnRequest
@@ -68,6 +70,7 @@ def new_turn(
         fitted=room < sampling.max_tokens,
         ignored=prepared.ignored,
         urgent_tokens=settings.urgent_tokens,
+        loop_limits=_loop_limits(sampling, settings),
         prefill=request.input.prefill if isinstance(request.input, ChatInput) else "",
     )
 
@@ -88,13 +91,20 @@ def new_row(turn: Turn, request: TurnRequest, items: Sequence[Item], model_id: s
     )
 
 
+def _loop_limits(sampling: SamplingParams, settings: TurnSettings) -> LoopLimits:
+    """Who won't have an answer end by itself wants all of its tokens, whatever they are."""
+    if sampling.ignore_eos:
+        return NEVER
+    return LoopLimits(settings.loop_repeats, settings.loop_tokens, settings.loop_period)
+
+
 def _decoder(codec: TextCodec, turn_id: str, request: TurnRequest, prepared: Prepared) -> AnswerDecoder:
     given = request.input
     parser = call_parser(codec, given.tool_use, turn_id) if isinstance(given, ChatInput) else None
     wanted = request.sampling.logprobs is not None
     return AnswerDecoder(
         codec.incremental_text(request.stops),
-        OutputParser(parser, single_call=prepared.single_call),
+        OutputParser(parser, single_call=prepared.single_call, repeated=prepared.repeated),
         AlignedLogprobs(codec.tokenizer.token_bytes) if wanted else None,
         stored=request.kept,
     )

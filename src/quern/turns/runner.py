@@ -69,6 +69,7 @@ class TurnRunner:
             cached_tokens=end.usage.cached_tokens,
             completion_tokens=end.usage.completion_tokens,
             repairs=end.repairs,
+            **({"loop": end.loop.detail} if end.loop is not None else {}),
             queued_ms=round(end.timings.queued_ms),
             prefill_ms=round(end.timings.prefill_ms),
             decode_ms=round(end.timings.decode_ms),
@@ -113,6 +114,7 @@ class TurnRunner:
                 finished_at=datetime.now(UTC),
                 items=turn.answer().new_items(turn.id, turn.prefill) if turn.kept else (),
                 repairs=end.repairs,
+                loop=end.loop,
                 journal=turn.journal() if turn.keeps_events else None,
                 used=self._used(turn, end),
             )

@@ -16,6 +16,7 @@ from quern.turns.answer import Answer
 from quern.turns.decoder import AnswerDecoder
 from quern.turns.disconnect_policy import Abandonment, AttachedReaders
 from quern.turns.event_log import TurnLog
+from quern.turns.loops import NEVER, LoopLimits
 from quern.turns.recent import Queue, Said
 from quern.types import Timings, TurnState
 
@@ -29,6 +30,7 @@ class Turn:
     ids. `arrived_at`, `admitted_at`, `running_at` and `first_token_at`: seconds of a monotonic clock. `said`: what its
     prompt was made of; `progress`: how far that is computed. `queue`: who was before it, once it had to wait;
     `occupied`: the `Occupancy` when it began to run. An urgent answer is one for its first `urgent_tokens`.
+    `loop_limits`: when it goes round in circles.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Turn:
         prefill: str = "",
         ignored: tuple[str, ...] = (),
         urgent_tokens: int = 256,
+        loop_limits: LoopLimits = NEVER,
     ) -> None:
         self.id = turn_id
         self.principal = principal
@@ -62,6 +65,7 @@ class Turn:
         self.fitted = fitted
         self.prefill = prefill
         self.ignored = ignored
+        self.loop_limits = loop_limits
         self.request_id = request_id
         self.traceparent = traceparent
         self.said = said

@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 REQUEST_ID_HEADER = "x-request-id"
 IGNORED_HEADER = "x-quern-ignored"
+ENDED_HEADER = "x-quern-ended"
 LONGEST_METHOD, LONGEST_PATH, LONGEST_AGENT = 20, 200, 80
 NAME = re.compile(r"[A-Za-z0-9_$.\[\]\-]{1,120}")
 """Of fields; what else is taken for one may be the text of a prompt, where a body was sent in a wrong form."""
@@ -91,8 +92,7 @@ class RequestLog:
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID_HEADER] = request_id
                 headers.update(style.response_headers(request_id))
-                if ignored := ignored_header(scope["state"].get("ignored_fields", ())):
-                    headers[IGNORED_HEADER] = ignored
+                headers.update(_notes(scope["state"]))
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -118,6 +118,12 @@ def _counted(scope: Scope, status: int) -> tuple[str, str | None, int, str | Non
     failure: Failure | None = state.get("failure")
     refusal = failure.kind.name.lower() if failure is not None and status >= 400 else None
     return scope["method"], _route(scope), status, refusal, len(state.get("ignored_fields", ()))
+
+
+def _notes(state: Mapping[str, Any]) -> dict[str, str]:
+    """Headers that say what a client might not expect of an answer."""
+    notes = {IGNORED_HEADER: ignored_header(state.get("ignored_fields", ())), ENDED_HEADER: state.get("ended_for", "")}
+    return {name: note for name, note in notes.items() if note}
 
 
 def _route(scope: Scope) -> str | None:
