@@ -11,7 +11,7 @@ import argparse
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,7 @@ class FirstCome(FairShares):
     def refresh(self) -> None:
         """Priorities never change."""
 
-    def giving_way(self, claim: Claim) -> list[Claim]:  # noqa: ARG002
+    def giving_way(self, claim: Claim, may: Callable[[Claim], bool] = lambda _: True) -> list[Claim]:  # noqa: ARG002
         """Nobody does."""
         return []
 

@@ -166,7 +166,7 @@ async def serve(model: Path) -> None:
         token_delay=TOKEN_SECONDS, vocabulary_size=codec.vocabulary_size, reply=lambda _: [100] * 100_000
     )
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings.model_validate({"data_dir": folder})
+        settings = Settings.model_validate({"data_dir": folder, "turns": {"loop_repeats": 0}})
         application = Application(settings, engine, codec)
         listener = socket.create_server(("127.0.0.1", 0))
         server = HttpServer(application.asgi, settings.server, seconds_to_end=1)

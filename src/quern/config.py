@@ -294,6 +294,34 @@ class TurnSettings(_Frozen):
     save_tokens: int = Field(
         default=32, ge=1, description="Save earlier than that once a turn has so many unsaved tokens."
     )
+    loop_repeats: int = Field(
+        default=300,
+        ge=0,
+        description="An answer is ended once its last tokens repeat a short period so many times; 0 is never.",
+        json_schema_extra=RELOADABLE,
+    )
+    loop_tokens: int = Field(
+        default=1000,
+        ge=0,
+        description="With fewer tokens than that, repeats are no loop.",
+        json_schema_extra=RELOADABLE,
+    )
+    loop_period: int = Field(
+        default=64,
+        ge=1,
+        le=1024,
+        description="The longest period, in tokens, that counts.",
+        json_schema_extra=RELOADABLE,
+    )
+    loop_calls: int = Field(
+        default=200,
+        ge=0,
+        description=(
+            "A turn is ended that calls a tool once more after so many repeats of the same call (or of up to four in "
+            "turn) with the same result, nobody having asked for anything in between; 0 is never."
+        ),
+        json_schema_extra=RELOADABLE,
+    )
 
 
 class AccessSettings(_Frozen):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from quern.types import FinishReason, Timings, ToolKind, TurnState, Usage
+from quern.types import FinishReason, Loop, Timings, ToolKind, TurnState, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,8 @@ class TurnEnded:
     """The terminal event: the last one, exactly once. `error` is a sentence unless the turn was completed.
 
     `stop`: the stop string that ended it, if one did. `repairs`: slips of the model that were mended in its calls.
-    `by_request`: it failed for what was asked, and would again.
+    `by_request`: it failed for what was asked, and would again. `loop`: it was completed before the model ended it,
+    for this.
     """
 
     state: TurnState
@@ -98,6 +99,7 @@ class TurnEnded:
     stop: str | None = None
     repairs: int = 0
     by_request: bool = False
+    loop: Loop | None = None
 
 
 AnswerEvent = TextDelta | CallStarted | ArgumentsDelta | CallEnded

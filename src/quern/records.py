@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from quern.errors import InvalidRequest
 from quern.events import TurnEnded
-from quern.types import FinishReason, Item, Timings, TurnState, Usage
+from quern.types import FinishReason, Item, Loop, Timings, TurnState, Usage
 
 T = TypeVar("T")
 
@@ -43,7 +43,9 @@ class StoredItem:
 
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
-    """A turn as stored. `text` is the answer, or what there was of it, once the turn is terminal."""
+    """A turn as stored. `text` is the answer, or what there was of it, once the turn is terminal. `loop`: why it was
+    completed before the model ended it.
+    """
 
     id: str
     conversation_id: str | None
@@ -60,12 +62,12 @@ class TurnRecord:
     started_at: datetime | None
     finished_at: datetime | None
     repairs: int = 0
+    loop: Loop | None = None
 
     def end(self, stop: str | None = None) -> TurnEnded:
         """Its terminal event, once its state is terminal. `stop`: the stop string that ended it."""
-        return TurnEnded(
-            self.state, self.finish_reason, self.error, self.usage, self.timings, stop, repairs=self.repairs
-        )
+        reason, usage, timings = self.finish_reason, self.usage, self.timings
+        return TurnEnded(self.state, reason, self.error, usage, timings, stop, self.repairs, loop=self.loop)
 
 
 @dataclass(frozen=True, slots=True)

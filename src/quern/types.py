@@ -125,6 +125,33 @@ class FinishReason(StrEnum):
     TOOL_CALLS = "tool_calls"
 
 
+class LoopKind(StrEnum):
+    """What went round in circles: an answer's tokens, or a conversation's calls."""
+
+    TOKENS = "tokens"
+    CALLS = "calls"
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """What a turn was ended for: its answer's last tokens, or its conversation's last calls, are at least so many
+    `repeats` of a `period`, in tokens or calls.
+    """
+
+    kind: LoopKind
+    period: int
+    repeats: int
+
+    @property
+    def detail(self) -> str:
+        """The same as a sentence."""
+        length = self.period * self.repeats
+        if self.kind is LoopKind.TOKENS:
+            return f"loop: the last {length} tokens repeat a period of {self.period}, {self.repeats} times."
+        what = "the same call" if self.period == 1 else f"the same {self.period} calls in turn"
+        return f"loop: the last {length} calls were {what} with the same results, and the answer made the next one."
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Token counts of one turn. `cached_tokens` is the part of the prompt whose KV cache was reused."""

@@ -24,6 +24,7 @@ from tests.unit.engine.cpu.scripted import ScriptedVocabulary
 from quern.config import EngineSettings
 from quern.engine.base import EngineState, GenerateRequest, Tokens
 from quern.engine.llamacpp import backend
+from quern.engine.llamacpp.answer import Answer
 from quern.engine.llamacpp.child import ChildConfig
 from quern.engine.llamacpp.client import LlamaServer
 from quern.engine.llamacpp.engine import LlamaCppEngine
@@ -111,6 +112,31 @@ async def test_a_character_of_several_tokens_comes_without_probabilities_and_all
     decode = subject.codec.tokenizer.decode
     assert {decode(event.ids).strip() for event in run.tokens if event.logprobs is None} == {"🦄"}
     assert all(len(event.ids) == 1 for event in run.tokens if event.logprobs is not None)
+
+
+@pytest.mark.parametrize(
+    "penalties",
+    [
+        {"repetition_penalty": 1.3},
+        {"repetition_penalty": 1.0, "presence_penalty": 1.5, "frequency_penalty": 0.5},
+    ],
+)
+async def test_a_request_for_the_rest_of_an_answer_draws_what_the_whole_would_have_drawn_under_penalties_too(
+    subject: Subject, penalties: dict[str, float]
+) -> None:
+    """Nothing else is computed meanwhile, for that would change how llama.cpp rounds."""
+    sampling = SamplingParams(max_tokens=40, temperature=0, ignore_eos=True, **penalties)  # pyright: ignore[reportArgumentType]
+    request = GenerateRequest(subject.ids("Write a sorting function."), sampling, cache_salt=f"rest {penalties}")
+    whole = await subject.run(request)
+    for count in (1, 25):
+        answer = Answer(replace(request, cache_salt=f"{request.cache_salt} {count}"))
+        first = answer.next_run()
+        beginning = await subject.run(replace(first, sampling=replace(first.sampling, max_tokens=count)))
+        for event in beginning.tokens:
+            answer.tell(event)
+        rest = answer.next_run()
+        assert (rest.sampling.max_tokens, len(rest.prompt)) == (40 - count, len(request.prompt) + count)
+        assert beginning.ids + (await subject.run(rest)).ids == whole.ids
 
 
 async def test_what_does_not_compile_here_is_refused_before_it_runs_unconstrained_there(subject: Subject) -> None:

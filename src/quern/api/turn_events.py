@@ -6,5 +6,3 @@ terminal event's id says both what was told before and that the end was seen.
 """
 
 from __future__ import annotations
-
-

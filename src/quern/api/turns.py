@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from quern.api.shared.dialect import Dialect
 from quern.api.shared.error_styles import OPENAI_ERRORS
 from quern.api.shared.headers import PrincipalDep
+from quern.api.shared.request_turns import loop_json
 from quern.api.shared.services import ServicesDep
 from quern.turns.explanation import FirstUnknown, Place
 from quern.turns.recent import Queue
@@ -48,6 +49,7 @@ def turn_json(report: TurnReport, *, names_keys: bool) -> dict[str, Any]:
         "state": record.state.value,
         "finish_reason": record.finish_reason.value if record.finish_reason is not None else None,
         "error": record.error,
+        "loop": loop_json(record.loop),
         "model": record.model_id,
         "conversation_id": record.conversation_id,
         "request_id": record.request_id,

@@ -1,40 +1,67 @@
-"""Who runs and who waits: a decision over sequences and the KV cache that they share, and the same for coroutines.
+"""Who runs and who waits: a decision over sequences and the KV cache that they share. Pure: no clock, no thread.
 
 Requests start in the order of their owners' fair shares. Each one reserves the most tokens it can ever hold, so a
-sequence that was let in never finds the cache full, and none that runs ever gives way. One that doesn't fit yet may be
-overtaken by smaller ones, but by no more than its own size: then it holds back everyone behind it.
+sequence that was let in never finds the cache full. One that doesn't fit yet may be overtaken by smaller ones, but by
+no more than its own size: then it holds back everyone behind it.
+
+Where the first in line finds no place or no room, those who run with more than their share, or for what is less urgent,
+give way if they can go on later: they lose their place and wait again. Whoever computes takes a step or two to notice,
+so such a one is leaving until then: it keeps its slot and what it has computed.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from quern.engine.base import EmbedRequest, EngineEvent, Finished, GenerateRequest, Tokens
+from quern.engine.base import EmbedRequest, GenerateRequest, Priority
 from quern.engine.fair_shares import Claim, FairShares
-from quern.errors import EngineError
-from quern.events import Prefill
 
-Place = Claim
-"""One request's place, waiting or running. `size` is what it reserves."""
+MINIMUM_RUN = 64
+"""Tokens that a sequence which gave way gets further, at least, before it has to give way again."""
+
+LEAVING_TOKENS = 64
+"""A sequence that is leaving draws no more than so many before it is noticed: one a step."""
+
+REVIEWED_TOKENS = 16
+"""Each time a sequence has cost so many more, who gives way is decided anew."""
+
+
+@dataclass(slots=True, eq=False)
+class Place(Claim):
+    """One request's place, waiting or running. `size` is what it reserves.
+
+    `resumable`: it can go on after it has given way. `charged`: tokens that were computed for it so far. It has run
+    long enough to give way again once that is `settled_at`. `held`: tokens of the KV cache that are kept for it.
+    """
+
+    resumable: bool = False
+    charged: int = 0
+    settled_at: int = 0
+    held: int = 0
 
 
 class Admission:
-    """`parallel` sequences share `kv_tokens` tokens of KV cache."""
+    """`parallel` sequences share `kv_tokens` tokens of KV cache.
 
-    def __init__(self, parallel: int, kv_tokens: int) -> None:
+    Together with those that are leaving they have `slots`, as many as places unless more are given.
+    """
+
+    def __init__(self, parallel: int, kv_tokens: int, slots: int | None = None) -> None:
         self._parallel = parallel
+        self._slots = parallel if slots is None else slots
         self._kv_tokens = kv_tokens
-        self._free_tokens = kv_tokens
         self._arrivals = 0
         self._paused = False
         self._shares = FairShares(parallel)
+        self._places: dict[int, Place] = {}
         self._running: set[Place] = set()
+        self._leaving: set[Place] = set()
 
     @property
     def running(self) -> int:
-        """Sequences in use."""
-        return len(self._running)
+        """Slots in use."""
+        return len(self._running) + len(self._leaving)
 
     @property
     def waiting(self) -> int:
@@ -43,32 +70,52 @@ class Admission:
 
     def line(self) -> tuple[Place, ...]:
         """Everyone in line, first in line first."""
-        return self._shares.line()
+        return tuple(self._places[claim.number] for claim in self._shares.line())
 
-    def arrive(self, tokens: int, request: GenerateRequest | EmbedRequest) -> Place:
+    def arrive(self, tokens: int, request: GenerateRequest | EmbedRequest, *, resumable: bool = False) -> Place:
         """Join the line; the place may be running at once. Raises ValueError where it could never fit."""
         if tokens > self._kv_tokens:
             msg = f"a request of {tokens} tokens never fits a cache of {self._kv_tokens}"
             raise ValueError(msg)
         self._arrivals += 1
-        place = Place(self._arrivals, tokens, request)
+        place = Place(self._arrivals, tokens, request, resumable=resumable)
         self._shares.arrive(place)
+        self._places[place.number] = place
         self._admit()
         return place
 
     def leave(self, place: Place) -> None:
-        """Give a place back, whether it waits or runs. Leaving twice is harmless."""
-        if place in self._running:
-            self._running.remove(place)
-            self._free_tokens += place.size
-        self._shares.leave(place)
+        """Give a place back, whether it waits or runs, and its slot. Leaving twice is harmless."""
+        self._running.discard(place)
+        self._leaving.discard(place)
+        self._forget(place)
         self._admit()
 
-    def charge(self, place: Place, tokens: int) -> None:
-        """So many tokens were computed for a request that runs, since it began; harmless where it has left."""
+    def cut_short(self, place: Place) -> None:
+        """Its request has ended, but what computes has not noticed yet: it is leaving until `leave`."""
         if place in self._running:
-            self._shares.charge(place, tokens - place.charged)
-            place.charged = tokens
+            self._begin_leaving(place)
+        self._forget(place)
+        self._admit()
+
+    def vacate(self, place: Place) -> None:
+        """The slot of one that gave way is free."""
+        self._leaving.discard(place)
+        self._admit()
+
+    def charge(self, place: Place, tokens: int) -> bool:
+        """So many tokens were computed for a request since it began; harmless where it has left. Whether that has let
+        somebody in.
+        """
+        if place.number not in self._places:
+            return False
+        before, place.charged = place.charged, tokens
+        self._shares.charge(place, tokens - before)
+        return tokens // REVIEWED_TOKENS != before // REVIEWED_TOKENS and self._admit()
+
+    def recomputes(self, place: Place, tokens: int) -> None:
+        """It runs again, and so many tokens have to be computed a second time, which shall pay off."""
+        place.settled_at = max(place.settled_at, place.charged + tokens)
 
     def position(self, place: Place) -> int:
         """0 while it runs, else its position in line, from 1. Raises ValueError for a place that was left."""
@@ -83,107 +130,75 @@ class Admission:
         self._paused = False
         self._admit()
 
-    def _admit(self) -> None:
+    def _admit(self) -> bool:
+        """Let in as many as there is room for; whether that was anybody."""
         self._shares.refresh()
-        while not self._paused and len(self._running) < self._parallel:
-            place = self._shares.next_to_start(lambda place: place.size <= self._free_tokens)
-            if place is None:
-                return
-            self._shares.start(place)
-            self._running.add(place)
-            self._free_tokens -= place.size
+        admitted = False
+        while not self._paused and (line := self.line()):
+            giving_way = self._giving_way(line[0])
+            for other in giving_way or ():
+                self._begin_leaving(other)
+                self._shares.stop(other)
+                other.settled_at = other.charged + MINIMUM_RUN
+            claim = line[0] if giving_way is not None else self._shares.next_to_start(self._fits)
+            if claim is None or not self._fits(claim):
+                break
+            self._start(self._places[claim.number])
+            admitted = True
+        return admitted
 
+    def _start(self, place: Place) -> None:
+        self._shares.start(place)
+        self._running.add(place)
+        place.held = place.size
 
-class Gate:
-    """Lets requests through as `Admission` decides.
+    def _begin_leaving(self, place: Place) -> None:
+        self._running.remove(place)
+        self._leaving.add(place)
+        place.held = min(place.size, len(place.request.prompt) + place.charged + LEAVING_TOKENS)
 
-    A request reads its `positions` until there are no more; or it awaits its `turn`, where nobody is told of them.
-    While it runs it tells what happens (`charge`). It ends with `leave`, always.
-    """
+    def _forget(self, place: Place) -> None:
+        self._shares.leave(place)
+        self._places.pop(place.number, None)
 
-    def __init__(self, parallel: int, kv_tokens: int) -> None:
-        self._admission = Admission(parallel, kv_tokens)
-        self._changed = asyncio.Event()
-        self._refused: dict[Place, EngineError] = {}
-
-    @property
-    def running(self) -> int:
-        """Sequences in use."""
-        return self._admission.running
-
-    @property
-    def waiting(self) -> int:
-        """Requests in line."""
-        return self._admission.waiting
-
-    def arrive(self, tokens: int, request: GenerateRequest | EmbedRequest) -> Place:
-        """Join the line, reserving `tokens` tokens of KV cache."""
-        place = self._admission.arrive(tokens, request)
-        self._notify()
-        return place
-
-    def leave(self, place: Place) -> None:
-        """Give the place back, whether it waits or runs."""
-        self._refused.pop(place, None)
-        self._admission.leave(place)
-        self._notify()
-
-    def position(self, place: Place) -> int:
-        """0 once the request may run, else its position in line. Raises what `refuse_waiting` was given."""
-        position = self._admission.position(place)
-        if position and place in self._refused:
-            raise self._refused[place]
-        return position
-
-    def charge(self, place: Place, event: EngineEvent) -> None:
-        """Something was computed for a request that runs. What was cached costs nothing; the end tells it exactly."""
-        match event:
-            case Prefill(done, _, cached):
-                self._admission.charge(place, done - cached)
-            case Tokens(ids):
-                self._admission.charge(place, place.charged + len(ids))
-            case Finished(usage=usage):
-                computed = usage.prompt_tokens - usage.cached_tokens
-                self._admission.charge(place, computed + usage.completion_tokens)
-            case _:
-                pass
-
-    async def positions(self, place: Place) -> AsyncGenerator[int]:
-        """Its position in line, then each lower one, until it may run. Raises what `refuse_waiting` was given.
-
-        Others with less than their share may go back and forth before it; nobody is told of that.
+    def _giving_way(self, claim: Place) -> list[Place] | None:
+        """Who has to give way for the first in line to find room, at once or when those who are leaving have left: the
+        fewest that do. None where it can't find any.
         """
-        told = 0
-        while position := self.position(place):
-            if told and position >= told:
-                await self._changed.wait()
-            else:
-                told = position
-                yield position
+        if self._will_fit(claim):
+            return []
+        if self._is_too_urgent(claim):
+            return None
+        named = self._shares.giving_way(claim, lambda other: self._may_give_way(self._places[other.number], claim))
+        yielding = [self._places[other.number] for other in named]
+        counts = range(1, len(yielding) + 1)
+        return next((yielding[:count] for count in counts if self._will_fit(claim, without=yielding[:count])), None)
 
-    def embedded(self, place: Place) -> None:
-        """An embedding was computed, of all that the place reserves."""
-        self._admission.charge(place, place.size)
+    @staticmethod
+    def _may_give_way(other: Place, claim: Place) -> bool:
+        """Whether it can, and has run long enough. Somebody who waits comes before what nobody waits for, at once."""
+        awaited = other.priority is not Priority.BACKGROUND or claim.priority is Priority.BACKGROUND
+        return other.resumable and (other.charged >= other.settled_at or not awaited)
 
-    async def turn(self, place: Place) -> None:
-        """Sleep until the request may run. Raises what `refuse_waiting` was given."""
-        while self.position(place):
-            await self._changed.wait()
+    def _is_too_urgent(self, claim: Place) -> bool:
+        """Whether nobody has to give way to an urgent claim, for such ones have the most tokens that they may take."""
+        if claim.priority is not Priority.INTERACTIVE:
+            return False
+        reserved = sum(other.size for other in self._running if other.priority is claim.priority)
+        return (reserved + claim.size) * 4 > self._kv_tokens * 3
 
-    def pause(self) -> None:
-        """Let nobody in until `resume`."""
-        self._admission.pause()
+    def _will_fit(self, claim: Place, without: Sequence[Place] = ()) -> bool:
+        """Whether there would be a place and room for one more if some who run gave way, and nobody were leaving."""
+        staying = self._running.difference(without)
+        reserved = sum(other.held for other in staying)
+        return len(staying) < self._parallel and reserved + claim.size <= self._kv_tokens
 
-    def resume(self) -> None:
-        """Let requests in again."""
-        self._admission.resume()
-        self._notify()
-
-    def refuse_waiting(self, error: EngineError) -> None:
-        """End everyone who is in line now with `error`."""
-        self._refused.update(dict.fromkeys(self._admission.line(), error))
-        self._notify()
-
-    def _notify(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+    def _fits(self, claim: Claim) -> bool:
+        """Whether there is a place, a slot and room for one more. One that is leaving itself has no slot yet."""
+        held = sum(other.held for other in self._running | self._leaving)
+        return (
+            len(self._running) < self._parallel
+            and self.running < self._slots
+            and held + claim.size <= self._kv_tokens
+            and claim not in self._leaving
+        )

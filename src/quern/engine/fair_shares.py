@@ -36,7 +36,7 @@ class Claim:
     """One request's claim to a place. `number` grows with every arrival; `size`: the most tokens that it ever holds.
 
     `priority`: the one under which it waits or runs. `overtaken`: the sizes of those that went on before it while it
-    found no room. `charged`: tokens, where whoever charges it keeps count here.
+    found no room.
     """
 
     number: int
@@ -44,7 +44,6 @@ class Claim:
     request: GenerateRequest | EmbedRequest
     priority: Priority = field(init=False)
     overtaken: int = 0
-    charged: int = 0
 
     def __post_init__(self) -> None:
         self.priority = self.request.current_priority
@@ -121,14 +120,21 @@ class _Class:
         ]
         return (claim for _, _, claim in sorted(tagged))
 
-    def yielding(self, *, than: _Account | None = None, above: float = float("-inf")) -> Iterable[Claim]:
-        """Those who run, in the order in which they would give way: the newest of whoever has the highest level, again
-        and again; of those only who stay at `above` or higher without it, and nobody of the account `than`.
+    def yielding(
+        self,
+        may: Callable[[Claim], bool] = lambda _: True,
+        *,
+        than: _Account | None = None,
+        above: float = float("-inf"),
+    ) -> Iterable[Claim]:
+        """Those who run and `may`, in the order in which they would give way: the newest of whoever has the highest
+        level, again and again; of those only who stay at `above` or higher without it, and nobody of the account
+        `than`.
         """
         held = [
-            (account.level - account.place, account, list(account.running))
+            (account.level - account.place, account, able)
             for account in self.accounts.values()
-            if account is not than and account.running
+            if account is not than and (able := [claim for claim in account.running if may(claim)])
         ]
         while held:
             index = max(range(len(held)), key=lambda index: (held[index][0], held[index][2][-1].number))
@@ -246,8 +252,8 @@ class FairShares:
             passed.append(claim)
         return None
 
-    def giving_way(self, claim: Claim) -> list[Claim]:
-        """Who may have to give way so that a claim finds a place, first the one that goes first.
+    def giving_way(self, claim: Claim, may: Callable[[Claim], bool] = lambda _: True) -> list[Claim]:
+        """Who of those that `may` has to give way so that a claim finds a place, first the one that goes first.
 
         Those of lower priorities do. Of its own priority the newest of other owners do, as long as that makes them more
         equal: they still have had and hold at least as much as the claim's owner then.
@@ -256,10 +262,10 @@ class FairShares:
         urgent = self._classes[Priority.INTERACTIVE]
         bounded = claim.priority is Priority.INTERACTIVE and urgent.running >= self._urgent_places
         lower = [] if bounded else [of for priority, of in self._classes.items() if priority > claim.priority]
-        yielding = [other for of in reversed(lower) for other in of.yielding()]
+        yielding = [other for of in reversed(lower) for other in of.yielding(may)]
         if claim.priority is Priority.NORMAL:
-            yielding += list(urgent.yielding())[: max(0, urgent.running - self._urgent_places)]
-        equals = self._classes[claim.priority].yielding(than=account, above=account.level + account.place)
+            yielding += list(urgent.yielding(may))[: max(0, urgent.running - self._urgent_places)]
+        equals = self._classes[claim.priority].yielding(may, than=account, above=account.level + account.place)
         return [*yielding, *equals]
 
     def last(self) -> Claim:

@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
-from quern.engine.admission import Gate
 from quern.engine.base import (
     EmbedRequest,
     EngineEvent,
@@ -26,6 +25,7 @@ from quern.engine.base import (
     Tokens,
     Vector,
 )
+from quern.engine.gate import Gate
 from quern.engine.slots import SlotTable
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.events import Prefill, Queued

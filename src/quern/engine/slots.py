@@ -11,6 +11,13 @@ from dataclasses import dataclass
 COMPARED_AT_ONCE = 512
 
 
+def with_spare(parallel: int) -> int:
+    """Slots for so many sequences at once: with some to spare, a newcomer need not wait until one that has to give way
+    has left its slot, and that keeps its cache until it goes on.
+    """
+    return parallel + max(1, parallel // 4)
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """A slot taken for one request. `reusable` tokens of its prompt are in the slot's cache; 0: reuse nothing."""

@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector
 from quern import __version__
 from quern.events import TurnEnded
 from quern.obs.histograms import BETWEEN_TOKENS, FIRST_TOKEN, LAG, ROWS, STEP, TOKENS, WHOLE, HotHistogram
-from quern.types import KvUsage, StepFacts
+from quern.types import KvUsage, LoopKind, StepFacts
 
 disable_created_metrics()  # twice the series, which nobody asks for
 
@@ -165,6 +165,14 @@ class Metrics:
         self._generated_tokens = Counter(
             "quern_generation_tokens", "Tokens that were generated, by key.", ["key"], registry=registry
         )
+        self._loops = Counter(
+            "quern_loops_ended",
+            "Turns that were ended as they went round in circles: their tokens, or their conversations' calls.",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in LoopKind:
+            self._loops.labels(kind.value)
         self._queries = Counter(
             "quern_prefix_cache_queries", "Tokens of prompts that the prefix cache was asked for.", registry=registry
         )
@@ -206,6 +214,8 @@ class Metrics:
         self._whole.observe(facts.total_seconds)
         self._queued.labels(facts.priority).observe(timings.queued_ms / 1000)
         self._repairs.inc(end.repairs)
+        if end.loop is not None:
+            self._loops.labels(end.loop.kind.value).inc()
         if not facts.ran:
             return
         self._count_prompt(key, usage.prompt_tokens, usage.cached_tokens)

@@ -148,6 +148,7 @@ class _TurnColumns(TypedColumns):
     started_at: Named[datetime | None] = Column(UtcDateTime)
     finished_at: Named[datetime | None] = Column(UtcDateTime)
     repairs: Named[int] = Column(Integer, server_default="0")
+    loop: Named[dict[str, Any] | None] = Column(JSON[dict[str, Any]](none_as_null=True))
 
 
 class _ItemColumns(TypedColumns):

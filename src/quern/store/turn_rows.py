@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +13,7 @@ from quern.records import NewResponse, TurnRecord, UsageRecord
 from quern.sampling import SamplingParams
 from quern.store.generations import GenerationEnd
 from quern.store.items import NewItem
-from quern.types import FinishReason, Timings, TurnState, Usage
+from quern.types import FinishReason, Loop, LoopKind, Timings, TurnState, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class TurnEnd:
     """How a turn ended. `text`: all that the model wrote, or wrote so far; None where none is to be kept. `items`: the
     same as an answer, for the history of what follows. `journal`: all of its pieces, where they are to be kept.
     `started_at`: None where it never ran, or that is saved. `used`: what it adds to its owner's usage. `generation`:
-    what is kept to tell the answer again, or to go on with it.
+    what is kept to tell the answer again, or to go on with it. `loop`: for what it was ended before the model ended it.
     """
 
     turn_id: str
@@ -71,6 +72,7 @@ class TurnEnd:
     finished_at: datetime
     items: tuple[NewItem, ...] = ()
     repairs: int = 0
+    loop: Loop | None = None
     journal: tuple[JournalEntry, ...] | None = None
     started_at: datetime | None = None
     used: UsageRecord | None = None
@@ -116,6 +118,7 @@ def ended_columns(end: TurnEnd) -> dict[str, Any]:
         "text": end.text,
         "finished_at": end.finished_at,
         "repairs": end.repairs,
+        "loop": asdict(end.loop) if end.loop is not None else None,
         **({"started_at": end.started_at} if end.started_at is not None else {}),
         **asdict(end.usage),
         **asdict(end.timings),
@@ -140,4 +143,9 @@ def turn_record(row: Row[Any]) -> TurnRecord:
         started_at=row.started_at,
         finished_at=row.finished_at,
         repairs=row.repairs,
+        loop=_loop(row.loop),
     )
+
+
+def _loop(stored: Mapping[str, Any] | None) -> Loop | None:
+    return Loop(LoopKind(stored["kind"]), stored["period"], stored["repeats"]) if stored is not None else None

@@ -21,6 +21,8 @@ from quern.events import (
 from quern.prompt.incremental_text import IncrementalText
 from quern.prompt.tools.protocols import AnswerParser
 from quern.store.schema import storable
+from quern.turns.loops import LoopEndingParser, RepeatedCall
+from quern.types import Loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,14 @@ class AnswerDecoder:
 
 class OutputParser:
     """What the model writes, as events. Without a parser everything is text; with `single_call` the answer ends after
-    its first call.
+    its first call. A `repeated` call is not told.
     """
 
-    def __init__(self, parser: AnswerParser | None, *, single_call: bool = False) -> None:
-        self._parser = parser
+    def __init__(
+        self, parser: AnswerParser | None, *, single_call: bool = False, repeated: RepeatedCall | None = None
+    ) -> None:
+        self._ending = LoopEndingParser(parser, repeated) if parser is not None and repeated is not None else None
+        self._parser = self._ending or parser
         self._single_call = single_call
         self._arguments_begun = False
         self.calls_ended = 0
@@ -91,6 +96,11 @@ class OutputParser:
     def complete(self) -> bool:
         """Whether the answer is whole, whatever the model goes on to write."""
         return self._single_call and self.calls_ended > 0
+
+    @property
+    def loop(self) -> Loop | None:
+        """What the answer went on with, once it made the `repeated` call."""
+        return self._ending.loop if self._ending is not None else None
 
     def push(self, text: str) -> Sequence[AnswerEvent]:
         """Take what comes next."""

@@ -14,7 +14,7 @@ from quern.store.turn_rows import JournalEntry
 from quern.turns.journal import Journal
 from quern.turns.observer import TurnObserver
 from quern.turns.turn import Turn
-from quern.types import FinishReason, Timings, TurnState, Usage
+from quern.types import FinishReason, Loop, Timings, TurnState, Usage
 
 
 class Generation:
@@ -30,8 +30,8 @@ class Generation:
         turn.admitted_at = time.monotonic()
 
     async def consume(self, engine: Engine) -> TurnEnded:
-        """Generate until the model, a limit or a stop string ends it. Raises EngineError; cancelling it cancels the
-        sequence.
+        """Generate until the model, a limit, a stop string or a loop ends it. Raises EngineError; cancelling it cancels
+        the sequence.
         """
         async with aclosing(engine.generate(self._turn.request)) as events:
             async for event in events:
@@ -45,11 +45,11 @@ class Generation:
                         self._turn.log.append(event)
                     case Tokens(ids, logprobs):
                         self._start()
-                        self._count(ids)
-                        self._take(ids, logprobs)
-                        if self._decoder.complete or self._turn.concluding:
-                            timings = self._turn.timings(time.monotonic())
-                            return self._completed(FinishReason.STOP, self._usage(), timings)
+                        self._arrive()
+                        for index, token_id in enumerate(ids):
+                            end = self._take(token_id, logprobs[index : index + 1] if logprobs is not None else None)
+                            if end is not None:
+                                return end
                     case Finished(reason, usage, timings):
                         self._finish()
                         return self._completed(reason, usage, timings)
@@ -69,13 +69,37 @@ class Generation:
         timings = self._turn.timings(time.monotonic()) + self._turn.earlier.timings
         return TurnEnded(TurnState.FAILED, None, error, self._usage(), timings)
 
-    def _completed(self, reason: FinishReason, usage: Usage, timings: Timings) -> TurnEnded:
+    def _take(self, token_id: int, logprobs: Sequence[Logprob] | None) -> TurnEnded | None:
+        """Tell and journal one more token, however many come at once: so they are told the same way again. How the
+        answer ends, where that is its end.
+        """
+        turn = self._turn
+        turn.count(token_id)
+        decoded = self._decoder.decode((token_id,), logprobs)
+        self._record(decoded.text, token_id)
+        turn.log.extend(decoded.events)
+        if self._decoder.complete or turn.concluding:
+            return self._completed(FinishReason.STOP, self._usage(), turn.timings(time.monotonic()))
+        loop = self._decoder.output.loop or turn.loop_limits.look(turn.generated)
+        if loop is None:
+            return None
+        self._finish()
+        return self._completed(FinishReason.STOP, self._usage(), turn.timings(time.monotonic()), loop)
+
+    def _completed(self, reason: FinishReason, usage: Usage, timings: Timings, loop: Loop | None = None) -> TurnEnded:
+        """The terminal event of an answer that ends here. Where a loop ended one that has to be JSON, or cut a call
+        off, it is not whole, and nobody may take it for that.
+        """
         output, timings = self._decoder.output, timings + self._turn.earlier.timings
         self._turn.log.settle()
         self._turn.log.extend(output.finish())
-        if reason is FinishReason.STOP and output.calls_ended and not output.cut_off:
+        loop = loop or output.loop
+        if loop is not None and (self._turn.request.grammar is not None or output.cut_off):
+            reason = FinishReason.LENGTH
+        elif reason is FinishReason.STOP and output.calls_ended and not output.cut_off:
             reason = FinishReason.TOOL_CALLS
-        return TurnEnded(TurnState.COMPLETED, reason, None, usage, timings, self._decoder.stop, output.repairs)
+        stop, repairs = self._decoder.stop, output.repairs
+        return TurnEnded(TurnState.COMPLETED, reason, None, usage, timings, stop, repairs, loop=loop)
 
     def _start(self) -> None:
         if self._turn.running_at is None:
@@ -84,7 +108,8 @@ class Generation:
             self._turn.started_at = datetime.now(UTC)
             self._journal.start(self._turn.id, self._turn.started_at)
 
-    def _count(self, ids: tuple[int, ...]) -> None:
+    def _arrive(self) -> None:
+        """More tokens have come."""
         now = time.monotonic()
         if self._turn.first_token_at is None:
             self._turn.first_token_at = now
@@ -92,7 +117,6 @@ class Generation:
         else:
             self._observe_gap(now - self._last_token_at)
         self._last_token_at = now
-        self._turn.count(ids)
 
     def _finish(self) -> None:
         decoded = self._decoder.decode((), last=True)
@@ -100,13 +124,6 @@ class Generation:
         if decoded.text:
             self._record(decoded.text, None)
         self._turn.log.extend(decoded.events)
-
-    def _take(self, ids: Sequence[int], logprobs: Sequence[Logprob] | None) -> None:
-        """Tell and journal one token after the other, however they come: so they are told the same way again."""
-        for index, token_id in enumerate(ids):
-            decoded = self._decoder.decode((token_id,), logprobs[index : index + 1] if logprobs is not None else None)
-            self._record(decoded.text, token_id)
-            self._turn.log.extend(decoded.events)
 
     def _record(self, text: str, token_id: int | None) -> None:
         """Keep what was written, and have it saved."""

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from quern.config import TurnSettings
 from quern.engine.base import GenerateRequest
 from quern.prompt.codec import TextCodec
+from quern.sampling import SamplingParams
 from quern.store.generations import packed
 from quern.store.items import NewItem
 from quern.store.turn_rows import NewTurn
 from quern.turns.disconnect_policy import Abandonment
+from quern.turns.loops import NEVER, LoopLimits
 from quern.turns.plan import TurnPlan
 from quern.turns.recent import Said
 from quern.turns.request import Caller, TurnRequest
@@ -65,6 +67,7 @@ def live_turn(
         abandonment=Abandonment(plan.disconnect or default, settings.hold_seconds),
         resumable=settings.resume_hours > 0,
         urgent_tokens=settings.urgent_tokens,
+        loop_limits=_loop_limits(plan.sampling, settings),
     )
 
 
@@ -93,3 +96,10 @@ def new_row(turn: Turn, request: TurnRequest, items: Sequence[Item], model_id: s
         prompt=packed(turn.request.prompt) if turn.resumable else b"",
         response=request.response,
     )
+
+
+def _loop_limits(sampling: SamplingParams, settings: TurnSettings) -> LoopLimits:
+    """Who won't have an answer end by itself wants all of its tokens, whatever they are."""
+    if sampling.ignore_eos:
+        return NEVER
+    return LoopLimits(settings.loop_repeats, settings.loop_tokens, settings.loop_period)

@@ -14,6 +14,7 @@ from quern.grammar.kinds import Grammar
 from quern.prompt.codec import TextCodec
 from quern.sampling import SamplingParams
 from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
+from quern.turns.loops import RepeatedCall
 from quern.turns.preparation import Prepared, call_parser
 from quern.turns.request import ChatInput, ToolUse, TurnRequest
 from quern.types import DisconnectPolicy
@@ -32,6 +33,7 @@ class TurnPlan:
     grammar: Grammar | None = None
     tool_use: ToolUse | None = None
     single_call: bool = False
+    repeated: RepeatedCall | None = None
     prefill: str = ""
     priority: Priority = Priority.NORMAL
     disconnect: DisconnectPolicy | None = None
@@ -51,6 +53,7 @@ class TurnPlan:
             grammar=grammar,
             tool_use=chat.tool_use if chat is not None else None,
             single_call=prepared.single_call,
+            repeated=prepared.repeated,
             prefill=chat.prefill if chat is not None else "",
             priority=request.priority_asked,
             disconnect=request.caller.disconnect,
@@ -75,7 +78,7 @@ class TurnPlan:
         parser = call_parser(codec, self.tool_use, turn_id) if self.tool_use is not None else None
         return AnswerDecoder(
             codec.incremental_text(self.stops),
-            OutputParser(parser, single_call=self.single_call),
+            OutputParser(parser, single_call=self.single_call, repeated=self.repeated),
             AlignedLogprobs(codec.tokenizer.token_bytes) if self.sampling.logprobs is not None else None,
             stored=self.kept,
         )

@@ -16,6 +16,7 @@ from quern.prompt.codec import TextCodec
 from quern.prompt.tools.answer_parser import answer_parser
 from quern.prompt.tools.protocols import AnswerParser
 from quern.turns.identity import call_id
+from quern.turns.loops import RepeatedCall, repeated_call
 from quern.turns.request import CallMode, ChatInput, TokenInput, ToolUse
 from quern.types import Item, Message, Role, Tool
 
@@ -30,6 +31,7 @@ class Prepared:
     `grammars`: the answer is kept to the first of these that the engine can keep to, if there are any; `grammar_field`
     of the request asks for that, and where it demands a call, it is one of the tools `demanded`. `single_call`: the
     answer ends after its first call. `ignored`: what the schemas ask and the grammars don't keep to, as sentences.
+    `repeated`: the call that the answer ends before, as it would only go on with a loop.
     """
 
     ids: tuple[int, ...]
@@ -39,12 +41,19 @@ class Prepared:
     stop_token_ids: frozenset[int] = frozenset()
     single_call: bool = False
     ignored: tuple[str, ...] = ()
+    repeated: RepeatedCall | None = None
 
 
 def prepare(
-    codec: TextCodec, history: Sequence[Item], given: ChatInput | TokenInput, most: int | None = None
+    codec: TextCodec,
+    history: Sequence[Item],
+    given: ChatInput | TokenInput,
+    most: int | None = None,
+    *,
+    loop_calls: int = 0,
 ) -> Prepared:
     """Takes milliseconds, a long history some hundreds, so call it in a thread. `most`: tokens of a prompt.
+    `loop_calls`: repeats of calls from which on they are a loop.
 
     Raises InvalidRequest for what the model can't be asked, ContextExceeded where it is longer by far than `most`,
     ModelError where its template fails.
@@ -63,7 +72,8 @@ def prepare(
         ids = codec.encode_chat(items, prefill=given.prefill, most=most)
         grammars, ignored = _grammars(given)
         return Prepared(ids, grammars, given.schema_field, ignored=ignored)
-    return _with_tools(codec, items, given, tools, most)
+    prepared = _with_tools(codec, items, given, tools, most)
+    return replace(prepared, repeated=repeated_call(items, loop_calls))
 
 
 def prompt_size(history: Sequence[Item], given: ChatInput | TokenInput) -> int:

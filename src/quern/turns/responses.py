@@ -16,11 +16,12 @@ from quern.turns.decoder import OutputParser
 from quern.turns.event_log import TurnLog
 from quern.turns.history import NO_RESPONSE
 from quern.turns.identity import is_derived
+from quern.turns.loops import RepeatedCall
 from quern.turns.preparation import call_parser
 from quern.turns.request import ToolUse
 from quern.turns.service import TurnService
 from quern.turns.turn import Turn
-from quern.types import Item
+from quern.types import Item, LoopKind
 
 ReadToolUse = Callable[[Mapping[str, Any]], ToolUse]
 """A dialect's: from a response's body to the tools that the model was shown."""
@@ -106,7 +107,9 @@ class ResponseService:
         """The events of a turn that has ended, from the pieces in which its text came, as far as they were kept."""
         turn = record.turn
         pieces = [entry.text for entry in await self._responses.events(turn.id)] if record.background else []
-        parser = OutputParser(call_parser(self._codec, use, turn.id), single_call=not use.parallel)
+        parser = OutputParser(
+            call_parser(self._codec, use, turn.id), single_call=not use.parallel, repeated=_repeated(turn)
+        )
         return await asyncio.to_thread(_parsed_again, parser, pieces or [turn.text or ""], turn)
 
 
@@ -114,3 +117,8 @@ def _parsed_again(parser: OutputParser, pieces: Sequence[str], turn: TurnRecord)
     """Takes milliseconds, for a long answer some tens."""
     answer = [event for piece in pieces for event in parser.push(piece)]
     return TurnLog([*answer, *parser.finish(), *([turn.end()] if turn.state.terminal else [])])
+
+
+def _repeated(turn: TurnRecord) -> RepeatedCall | None:
+    """The call that was not told, as its loop ended with it."""
+    return RepeatedCall(turn.loop) if turn.loop is not None and turn.loop.kind is LoopKind.CALLS else None

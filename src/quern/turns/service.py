@@ -198,7 +198,8 @@ class TurnService:
         return len((await self._prepare(history, request.input)).ids)
 
     async def _prepare(self, history: Sequence[Item], given: ChatInput | TokenInput) -> Prepared:
-        work = partial(prepare, self._codec, history, given, self._engine.info.context_length)
+        most, loop_calls = self._engine.info.context_length, self._settings.loop_calls
+        work = partial(prepare, self._codec, history, given, most, loop_calls=loop_calls)
         if prompt_size(history, given) <= LONG_PROMPT:
             return await asyncio.to_thread(work)
         # One at a time, and not in the threads that everybody's short prompts wait for.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from quern.turns.answer import Answer
 from quern.turns.decoder import AnswerDecoder
 from quern.turns.disconnect_policy import Abandonment, AttachedReaders
 from quern.turns.event_log import TurnLog
+from quern.turns.loops import NEVER, LoopLimits
 from quern.turns.plan import Told, TurnPlan
 from quern.turns.recent import Queue, Said
 from quern.types import Timings, TurnState, Usage
@@ -40,7 +41,7 @@ class Turn:
     after its end. `earlier`: what it took before it was interrupted, where it goes on. `arrived_at`, `admitted_at`,
     `running_at` and `first_token_at`: seconds of a monotonic clock. `said`: what its prompt was made of; `progress`:
     how far that is computed. `queue`: who was before it, once it had to wait; `occupied`: the `Occupancy` when it began
-    to run. An urgent answer is one for its first `urgent_tokens`.
+    to run. An urgent answer is one for its first `urgent_tokens`. `loop_limits`: when it goes round in circles.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Turn:
         abandonment: Abandonment,
         resumable: bool = True,
         urgent_tokens: int = 256,
+        loop_limits: LoopLimits = NEVER,
     ) -> None:
         self.id = turn_id
         self.principal = principal
@@ -73,6 +75,7 @@ class Turn:
         self.prefill = plan.prefill
         self.ignored = plan.ignored
         self.resumable = resumable
+        self.loop_limits = loop_limits
         self.request_id = request_id
         self.traceparent = traceparent
         self.said = said
@@ -116,9 +119,9 @@ class Turn:
         """Whether it goes on without a reader, and is cancelled after a while."""
         return self._readers.held and self.ending is None
 
-    def count(self, ids: Iterable[int]) -> None:
-        """More tokens of the answer are there."""
-        self.generated += ids
+    def count(self, token_id: int) -> None:
+        """One more token of the answer is there."""
+        self.generated.append(token_id)
         self._reprioritise()
 
     def _reprioritise(self) -> None:

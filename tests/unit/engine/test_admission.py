@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quern.engine.admission import Admission, Place
+from quern.engine.admission import LEAVING_TOKENS, MINIMUM_RUN, REVIEWED_TOKENS, Admission, Place
 from quern.engine.base import EmbedRequest, GenerateRequest, Priority
+from quern.engine.fair_shares import QUANTUM
 from quern.sampling import SamplingParams
 
 
@@ -198,6 +199,289 @@ def test_reservations_never_exceed_the_cache_and_everybody_runs_in_the_end(
         )
     while present:
         (*_, first) = sorted(present, key=admission.position, reverse=True)
+        assert admission.position(first) == 0, "somebody runs as long as somebody is there"
+        present.remove(first)
+        admission.leave(first)
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+def writing(owner: str, priority: Priority = Priority.NORMAL, prompt: int = 1) -> GenerateRequest:
+    return GenerateRequest((0,) * prompt, SamplingParams(), priority=priority, owner=owner)
+
+
+def flood(admission: Admission, count: int, tokens: int = 10, cost: int = 0) -> list[Place]:
+    """Requests of Ann's that can go on later; those that run have cost so much by now."""
+    anns = [admission.arrive(tokens, writing("ann"), resumable=True) for _ in range(count)]
+    for place in anns:
+        if admission.position(place) == 0:
+            admission.charge(place, cost)
+    return anns
+
+
+def running_of(admission: Admission, places: list[Place]) -> list[int]:
+    """The indices of those that run."""
+    return [index for index, place in enumerate(places) if admission.position(place) == 0]
+
+
+@pytest.mark.parametrize("cost", [0, 5000])
+def test_one_request_beside_fifty_of_somebody_else_runs_at_once_where_a_slot_is_to_spare(cost: int) -> None:
+    admission = Admission(parallel=16, kv_tokens=10_000, slots=17)
+    anns = flood(admission, 50, cost=cost)
+    bob = admission.arrive(10, writing("bob"))
+    assert admission.position(bob) == 0
+    assert running_of(admission, anns) == list(range(15)), "the newest of those that ran gave way"
+    assert (admission.running, admission.waiting) == (17, 35), "the slot of one that leaves is in use"
+    assert admission.position(anns[15]) == 1, "it is the first of hers to go on"
+    admission.vacate(anns[15])
+    assert admission.running == 16
+    admission.leave(bob)
+    assert running_of(admission, anns) == list(range(16))
+
+
+def test_without_a_slot_to_spare_it_runs_as_soon_as_the_one_that_gave_way_has_left_its_slot() -> None:
+    admission = Admission(parallel=2, kv_tokens=1000)
+    anns = flood(admission, 4)
+    bob = admission.arrive(10, writing("bob"))
+    assert (admission.position(bob), running_of(admission, anns)) == (1, [0])
+    carl = admission.arrive(10, writing("carl"))
+    assert running_of(admission, anns) == [0], "the last of hers leaves her no more than either of them has"
+    admission.vacate(anns[1])
+    assert (admission.position(bob), admission.position(carl)) == (0, 1)
+
+
+def test_one_that_leaves_its_slot_does_not_go_on_before_it_has() -> None:
+    admission = Admission(parallel=2, kv_tokens=1000, slots=4)
+    anns = flood(admission, 2)
+    admission.leave(admission.arrive(10, writing("bob")))
+    assert running_of(admission, anns) == [0]
+    admission.vacate(anns[1])
+    assert running_of(admission, anns) == [0, 1]
+
+
+def test_slots_to_spare_are_no_places() -> None:
+    admission = Admission(parallel=2, kv_tokens=1000, slots=4)
+    assert running_of(admission, flood(admission, 4)) == [0, 1]
+
+
+def test_one_that_cannot_go_on_later_keeps_its_place_and_an_older_one_gives_way() -> None:
+    admission = Admission(parallel=3, kv_tokens=1000, slots=4)
+    (first,) = flood(admission, 1)
+    others = [admission.arrive(10, request) for request in (writing("ann"), asking(Priority.NORMAL, "ann"))]
+    bob = admission.arrive(10, writing("bob"))
+    assert [admission.position(place) for place in (bob, *others, first)] == [0, 0, 0, 1]
+    carl = admission.arrive(10, writing("carl"))
+    assert [admission.position(place) for place in (bob, *others)] == [0, 0, 0]
+    assert admission.position(carl) == 1
+
+
+def test_nobody_gives_way_to_one_who_has_had_as_much() -> None:
+    admission = Admission(parallel=2, kv_tokens=1000, slots=4)
+    places = [admission.arrive(10, writing(owner), resumable=True) for owner in ("ann", "bob", "ann", "bob")]
+    assert running_of(admission, places) == [0, 1]
+    for tokens in range(0, 400, 7):
+        for place in places[:2]:
+            admission.charge(place, tokens)
+    assert running_of(admission, places) == [0, 1]
+
+
+def one_that_gave_way() -> tuple[Admission, Place]:
+    """A request of Ann's that runs again, at a cost of 500, beside one that can't give way."""
+    admission = Admission(parallel=2, kv_tokens=1000, slots=3)
+    admission.arrive(10, writing("ann"))
+    ann = admission.arrive(10, writing("ann"), resumable=True)
+    admission.charge(ann, 500)
+    bob = admission.arrive(10, writing("bob"))
+    assert (admission.position(bob), admission.position(ann)) == (0, 1)
+    admission.leave(bob)
+    admission.vacate(ann)
+    assert admission.position(ann) == 0
+    return admission, ann
+
+
+def test_one_that_goes_on_gets_further_before_it_gives_way_again() -> None:
+    admission, ann = one_that_gave_way()
+    bob = admission.arrive(10, writing("bob"))
+    for tokens in range(500, 500 + MINIMUM_RUN):
+        admission.charge(ann, tokens)
+        assert admission.position(ann) == 0
+    for tokens in range(500 + MINIMUM_RUN, 501 + MINIMUM_RUN + REVIEWED_TOKENS):
+        admission.charge(ann, tokens)
+    assert (admission.position(bob), admission.position(ann)) == (0, 1)
+
+
+def test_what_had_to_be_computed_again_has_to_pay_off_first() -> None:
+    admission, ann = one_that_gave_way()
+    admission.recomputes(ann, 300)
+    bob = admission.arrive(10, writing("bob"))
+    admission.charge(ann, 799)
+    assert admission.position(bob) == 1
+    admission.charge(ann, 800)
+    assert admission.position(bob) == 0
+
+
+def test_with_one_place_owners_take_turns_of_some_length() -> None:
+    admission = Admission(parallel=1, kv_tokens=1000, slots=2)
+    places = [admission.arrive(10, writing(owner), resumable=True) for owner in ("ann", "bob")]
+    turns: list[Place] = []
+    for _ in range(2000):
+        (runs,) = [place for place in places if admission.position(place) == 0]
+        turns += [runs] * (not turns or turns[-1] is not runs)
+        admission.charge(runs, runs.charged + 1)
+        for place in places:
+            if admission.position(place):
+                admission.vacate(place)
+    assert abs(places[0].charged - places[1].charged) <= 2 * QUANTUM
+    assert 8 <= len(turns) <= 2000 // MINIMUM_RUN
+
+
+def test_what_nobody_waits_for_gives_way_at_once_and_always_again() -> None:
+    admission = Admission(parallel=1, kv_tokens=1000, slots=2)
+    unread = admission.arrive(10, writing("ann", Priority.BACKGROUND), resumable=True)
+    for _ in range(3):
+        awaited = admission.arrive(10, writing("ann"))
+        assert (admission.position(awaited), admission.position(unread)) == (0, 1)
+        admission.leave(awaited)
+        admission.vacate(unread)
+        assert admission.position(unread) == 0
+
+
+def test_one_that_nobody_waits_for_any_more_gives_way_to_those_who_wait() -> None:
+    admission = Admission(parallel=1, kv_tokens=1000, slots=2)
+    left = writing("ann")
+    first, second = (admission.arrive(10, request, resumable=True) for request in (left, writing("ann")))
+    left.override.priority = Priority.BACKGROUND
+    for tokens in range(REVIEWED_TOKENS + 1):
+        admission.charge(first, tokens)
+    assert (admission.position(second), admission.position(first)) == (0, 1)
+
+
+def test_an_urgent_request_takes_the_place_of_the_newest_that_is_not() -> None:
+    admission = Admission(parallel=4, kv_tokens=1000, slots=8)
+    anns = flood(admission, 4)
+    urgent = [admission.arrive(10, writing("ann", Priority.INTERACTIVE)) for _ in range(4)]
+    assert running_of(admission, anns) == [0], "urgent ones have three quarters of the places"
+    assert [admission.position(place) for place in urgent] == [0, 0, 0, 4]
+
+
+def test_urgent_requests_take_no_more_than_three_quarters_of_the_cache_from_others() -> None:
+    admission = Admission(parallel=16, kv_tokens=100, slots=20)
+    anns = flood(admission, 10)
+    urgent = [admission.arrive(25, writing("ann", Priority.INTERACTIVE)) for _ in range(4)]
+    for place in anns * 3:
+        admission.vacate(place)
+    assert [admission.position(place) == 0 for place in urgent] == [True, True, True, False]
+
+
+def test_as_few_as_make_enough_room_give_way_and_a_reservation_counts_until_the_slot_is_left() -> None:
+    admission = Admission(parallel=16, kv_tokens=1000, slots=20)
+    anns = flood(admission, 10, tokens=100, cost=80)
+    bob = admission.arrive(150, writing("bob"))
+    assert running_of(admission, anns) == list(range(8))
+    assert admission.position(bob) == 1, "each of the two may hold 100 tokens still"
+    admission.vacate(anns[9])
+    assert admission.position(bob) == 1
+    admission.vacate(anns[8])
+    assert admission.position(bob) == 0
+
+
+def test_the_part_of_a_reservation_that_is_not_reached_any_more_is_free_at_once() -> None:
+    admission = Admission(parallel=16, kv_tokens=10_000, slots=20)
+    anns = flood(admission, 10, tokens=1000, cost=200)
+    assert admission.position(admission.arrive(10_000 - 9000 - 201 - LEAVING_TOKENS, writing("bob"))) == 0
+    assert running_of(admission, anns) == list(range(9))
+
+
+def test_nobody_gives_way_where_that_makes_too_little_room() -> None:
+    admission = Admission(parallel=16, kv_tokens=100, slots=20)
+    anns = flood(admission, 3, tokens=20)
+    fixed = admission.arrive(40, writing("ann"))
+    bob = admission.arrive(90, writing("bob"))
+    assert running_of(admission, [*anns, fixed]) == [0, 1, 2, 3]
+    assert admission.position(bob) == 1
+
+
+def test_one_that_was_cut_short_leaves_its_place_at_once_and_its_slot_later() -> None:
+    admission = Admission(parallel=1, kv_tokens=1000, slots=2)
+    first, second, third = (admission.arrive(10, writing("ann")) for _ in range(3))
+    admission.cut_short(first)
+    assert (admission.position(second), admission.position(third)) == (0, 1)
+    admission.cut_short(second)
+    assert (admission.position(third), admission.running) == (1, 2), "no slot is left"
+    admission.leave(first)
+    assert (admission.position(third), admission.running) == (0, 2)
+    for place in (second, third):
+        admission.leave(place)
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+def test_one_that_is_cut_short_while_it_waits_to_go_on_leaves_the_line() -> None:
+    admission = Admission(parallel=1, kv_tokens=1000, slots=2)
+    (ann,) = flood(admission, 1)
+    bob = admission.arrive(10, writing("bob"))
+    admission.cut_short(ann)
+    assert (admission.running, admission.waiting) == (2, 0)
+    admission.leave(ann)
+    admission.leave(bob)
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+def test_while_paused_nobody_gives_way() -> None:
+    admission = Admission(parallel=2, kv_tokens=1000, slots=3)
+    anns = flood(admission, 2)
+    admission.pause()
+    bob = admission.arrive(10, writing("bob"))
+    assert running_of(admission, anns) == [0, 1]
+    admission.resume()
+    assert admission.position(bob) == 0
+
+
+Arrival = tuple[int, Priority, str, bool]
+ARRIVALS = st.tuples(st.integers(1, 100), st.sampled_from(Priority), st.sampled_from(("ann", "bob")), st.booleans())
+STEPS = ARRIVALS | st.tuples(st.sampled_from(("leave", "cut short", "charge", "vacate")), st.integers(0, 20))
+
+
+def _play(admission: Admission, place: Place, what: str, tokens: int) -> None:
+    match what:
+        case "leave":
+            admission.leave(place)
+        case "cut short":
+            admission.cut_short(place)
+        case "charge":
+            admission.charge(place, place.charged + tokens)
+        case _:
+            if admission.position(place):
+                admission.vacate(place)
+
+
+@given(st.integers(1, 4), st.integers(0, 2), st.lists(STEPS, max_size=60))
+def test_whoever_gives_way_there_are_never_more_than_fit_and_everybody_ends(
+    parallel: int, spare: int, script: list[Arrival | tuple[str, int]]
+) -> None:
+    admission = Admission(parallel, kv_tokens=100, slots=parallel + spare)
+    present: list[Place] = []
+    ended: list[Place] = []
+    for step in script:
+        if len(step) == 4:
+            size, priority, owner, resumable = step
+            present.append(admission.arrive(size, writing(owner, priority), resumable=resumable))
+        elif present:
+            what, index = step
+            place = present[index % len(present)]
+            _play(admission, place, what, 3 * index)
+            if what in {"leave", "cut short"}:
+                present.remove(place)
+                ended.append(place)
+        running = [place for place in present if admission.position(place) == 0]
+        assert len(running) <= parallel
+        assert admission.running <= parallel + spare
+        assert sum(place.size for place in running) <= 100
+        assert admission.waiting == len(present) - len(running)
+    for place in ended:
+        admission.leave(place)
+    while present:
+        for place in present:
+            _play(admission, place, "vacate", 0)
+        first = min(present, key=admission.position)
         assert admission.position(first) == 0, "somebody runs as long as somebody is there"
         present.remove(first)
         admission.leave(first)

@@ -236,3 +236,9 @@ def test_everybody_is_let_in_after_a_bounded_amount_of_others_work(script: list[
         if claim is first:
             return
     assert max(served.values(), default=0) <= 400 + QUANTUM, "nobody is served again before the first one is"
+
+
+def test_one_that_may_not_give_way_does_not_stand_before_the_older_ones_of_its_owner() -> None:
+    line = Line(4)
+    hers = [line.run("a") for _ in range(4)]
+    assert line.shares.giving_way(line.arrive("b"), lambda claim: claim is hers[0]) == [hers[0]]

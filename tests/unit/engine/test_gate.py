@@ -5,8 +5,8 @@ from contextlib import aclosing
 
 import pytest
 
-from quern.engine.admission import Gate
 from quern.engine.base import EmbedRequest, Priority
+from quern.engine.gate import Gate
 from quern.errors import EngineFailed
 
 

@@ -136,7 +136,7 @@ def stop_members(end: TurnEnded, *, fitted: bool) -> dict[str, Any]:
     """Why a message ended. Calls that are whole are to be answered, whatever came after them."""
     match end.finish_reason:
         case FinishReason.LENGTH:
-            reason = "model_context_window_exceeded" if fitted else "max_tokens"
+            reason = "model_context_window_exceeded" if fitted and end.loop is None else "max_tokens"
         case FinishReason.TOOL_CALLS:
             reason = "tool_use"
         case _:

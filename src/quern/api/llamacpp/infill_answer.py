@@ -45,8 +45,8 @@ def final_answer(
 
 
 def stop_type(filling: Filling, end: TurnEnded) -> str:
-    """Why it ended: `word`, `limit` (of tokens, time or indentation), or `eos` where the model ended it."""
-    if filling.over or end.finish_reason is FinishReason.LENGTH:
+    """Why it ended: `word`, `limit` (of tokens, time, indentation or repeats), or `eos` where the model ended it."""
+    if filling.over or end.loop is not None or end.finish_reason is FinishReason.LENGTH:
         return "limit"
     return "eos" if end.stop is None else "word"
 

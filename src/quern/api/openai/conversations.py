@@ -27,6 +27,7 @@ from quern.api.shared.headers import Owner
 from quern.api.shared.openapi import EVENTS
 from quern.api.shared.raw_text import TurnTextResponse
 from quern.api.shared.request_body import JsonRoute
+from quern.api.shared.request_turns import loop_json
 from quern.api.shared.services import ServicesDep
 from quern.errors import ConversationNotFound, InvalidRequest
 from quern.records import Conversation, Page, StoredItem, TurnRecord, unknown_cursor
@@ -195,6 +196,7 @@ def _turn(item: TurnRecord) -> dict[str, Any]:
         "finish_reason": item.finish_reason,
         "error": item.error,
         "repairs": item.repairs,
+        "loop": loop_json(item.loop),
         "text": item.text,
         "model": item.model_id,
         "created_at": _seconds(item.created_at),

@@ -119,8 +119,9 @@ def _error(end: TurnEnded) -> dict[str, Any]:
 
 
 def _incomplete_details(end: TurnEnded) -> dict[str, Any] | None:
-    """OpenAI has no reason for a call that a stop text or the model itself cut off."""
-    return {"reason": "max_output_tokens"} if end.finish_reason is FinishReason.LENGTH else None
+    """OpenAI has no reason for a call that a stop text or the model itself cut off, nor for a loop."""
+    limited = end.finish_reason is FinishReason.LENGTH and end.loop is None
+    return {"reason": "max_output_tokens"} if limited else None
 
 
 def _completed_at(head: ResponseHead, end: TurnEnded) -> int:

@@ -36,6 +36,7 @@ EXPOSED_HEADERS = (
     "request-id",
     "retry-after",
     "x-should-retry",
+    "x-quern-ended",
     "x-quern-ignored",
     "www-authenticate",
     *(f"x-ratelimit-{value}-{what}" for what in ("requests", "tokens") for value in ("limit", "remaining", "reset")),

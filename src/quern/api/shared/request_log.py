@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 REQUEST_ID_HEADER = "x-request-id"
 IGNORED_HEADER = "x-quern-ignored"
+ENDED_HEADER = "x-quern-ended"
 LONGEST_METHOD, LONGEST_PATH, LONGEST_AGENT = 20, 200, 80
 NAME = re.compile(r"[A-Za-z0-9_$.\[\]\-]{1,120}")
 """Of fields; what else is taken for one may be the text of a prompt, where a body was sent in a wrong form."""
@@ -114,11 +115,12 @@ class RequestLog:
                     trace.end(scope["method"], _route(scope), status)
 
 
-def _own_headers(state: dict[str, Any]) -> dict[str, str]:
+def _own_headers(state: Mapping[str, Any]) -> dict[str, str]:
     """What every answer says in Quern's own headers, where there is anything to say."""
     headers = {
         REQUEST_ID_HEADER: state["request_id"],
         IGNORED_HEADER: ignored_header(state.get("ignored_fields", ())),
+        ENDED_HEADER: state.get("ended_for", ""),
         TURN_ID_HEADER: ", ".join(state.get("turn_ids", ())),
     }
     return {name: value for name, value in headers.items() if value}

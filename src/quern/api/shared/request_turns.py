@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 from starlette.requests import Request
 
@@ -16,9 +17,10 @@ from quern.events import TurnEnded
 from quern.turns.request import TurnRequest
 from quern.turns.service import TurnService
 from quern.turns.turn import Turn
-from quern.types import TurnState
+from quern.types import Loop, TurnState
 
 NOT_ALL = "Not all of the choices could be started."
+LOOP = "loop"
 
 
 async def start_choices(service: TurnService, request: TurnRequest, count: int) -> list[Turn]:
@@ -57,8 +59,8 @@ def name_ignored(request: Request, turns: Sequence[Turn]) -> None:
 
 
 async def wait_until_ended(turns: Sequence[Turn], request: Request) -> list[TurnEnded]:
-    """The ends of all turns. Raises ClientGone where the client went before, TurnNotCompleted for one that failed, and
-    InvalidRequest where that was for what was asked.
+    """The ends of all turns; where a loop ended one, the answer's header will say so. Raises ClientGone where the
+    client went before, TurnNotCompleted for one that failed, and InvalidRequest where that was for what was asked.
     """
     release_body(request)
     with ExitStack() as readers:
@@ -71,7 +73,14 @@ async def wait_until_ended(turns: Sequence[Turn], request: Request) -> list[Turn
             raise InvalidRequest(end.error or end.state)
         if end.state is not TurnState.COMPLETED:
             raise TurnNotCompleted(end.state, end.error or end.state)
+        if end.loop is not None:
+            request.state.ended_for = LOOP
     return ends
+
+
+def loop_json(loop: Loop | None) -> dict[str, Any] | None:
+    """What a turn was ended for, as JSON."""
+    return {**asdict(loop), "detail": loop.detail} if loop is not None else None
 
 
 def _numbered(request: TurnRequest, index: int) -> TurnRequest:

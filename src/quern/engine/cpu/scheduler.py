@@ -197,7 +197,7 @@ class Scheduler:
         """
         if self._has_room(claim):
             return []
-        yielding = [other for other in self._shares.giving_way(claim) if self._may_give_way(other, claim)]
+        yielding = self._shares.giving_way(claim, lambda other: self._may_give_way(other, claim))
         if not yielding or self._is_too_urgent(claim) or not self._has_room(claim, without=yielding):
             return None
         counts = range(1, len(yielding) + 1)

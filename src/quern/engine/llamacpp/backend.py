@@ -54,17 +54,17 @@ class Backend(Protocol):
 
 
 class RemoteServer:
-    """A llama-server that somebody else runs at `url`; our requests use its slots 0 to `parallel` - 1.
+    """A llama-server that somebody else runs at `url`; our requests use the first `slots` of it, at most.
 
     It should be started with `--cache-ram 0 --slot-prompt-similarity 0`: its own prompt cache knows nothing of salts.
     Where the model `embeds` it has to be started with `--embeddings --pooling last` too.
     """
 
-    def __init__(self, url: str, api_key: str, parallel: int, *, embeds: bool = False) -> None:
+    def __init__(self, url: str, api_key: str, slots: int, *, embeds: bool = False) -> None:
         self._url = url
         self._embeds = embeds
         self._api_key = api_key
-        self._parallel = parallel
+        self._slots = slots
         self._server: LlamaServer | None = None
 
     @property
@@ -79,7 +79,7 @@ class RemoteServer:
     async def start(self) -> Connected:
         """Connect. Raises ModelLoadError."""
         self._server = await asyncio.to_thread(
-            LlamaServer, self._url, self._api_key, connections=self._parallel, trust_env=True
+            LlamaServer, self._url, self._api_key, connections=self._slots, trust_env=True
         )
         try:
             if not await self._server.ready():

@@ -42,11 +42,14 @@ class ServerFacts:
 
 @dataclass(frozen=True, slots=True)
 class NewTokens:
-    """New ids, all of them, and their text. `logprob`: the only id's, where it was asked for and told."""
+    """New ids, all of them, and their text. `logprob`: the only id's, where it was asked for and told. `exact`: these
+    ids were drawn; else others that have the same text.
+    """
 
     ids: tuple[int, ...]
     text: str
     logprob: Logprob | None = None
+    exact: bool = True
 
 
 class LlamaServer:
@@ -164,7 +167,8 @@ class LlamaServer:
             return part
         if not part.missing:
             return NewTokens((part.id,), part.text, part.logprob)
-        return NewTokens(await self._tokenize(part.text), part.text)
+        ids = await self._tokenize(part.text)
+        return NewTokens(ids, part.text, exact=len(ids) == part.missing + 1 and ids[-1] == part.id)
 
     async def _tokenize(self, text: str) -> tuple[int, ...]:
         """The canonical ids of a text; the model may have split it otherwise, but they are the same text."""

@@ -9,10 +9,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 
-import structlog
-
 from quern.config import EngineSettings
-from quern.engine.admission import Gate, Place
+from quern.engine.admission import Place
 from quern.engine.base import (
     EmbedRequest,
     EngineEvent,
@@ -22,12 +20,16 @@ from quern.engine.base import (
     GenerateRequest,
     Vector,
 )
+from quern.engine.gate import Gate
+from quern.engine.llamacpp.answer import Answer
 from quern.engine.llamacpp.backend import Backend, Connected, RemoteServer
 from quern.engine.llamacpp.embedding_call import EmbeddingCall
 from quern.engine.llamacpp.process import InferenceProcess
+from quern.engine.llamacpp.releases import Releases
+from quern.engine.llamacpp.request import resumable
 from quern.engine.llamacpp.slot_generation import SlotGeneration
 from quern.engine.llamacpp.supervisor import Supervisor
-from quern.engine.slots import SlotTable
+from quern.engine.slots import SlotTable, with_spare
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.events import Queued
 from quern.grammar.checker import GrammarChecker
@@ -36,12 +38,8 @@ from quern.grammar.json_schema import Llguidance
 from quern.grammar.kinds import Grammar
 from quern.machine import usable_cores
 
-log = structlog.get_logger(__name__)
-
 LONGEST_CONTEXT = 32768
 DEFAULT_BATCH_TOKENS = 128
-POLL_SECONDS = 0.05
-LONGEST_RELEASE_SECONDS = 30.0
 NO_LLGUIDANCE = (
     "The llama-server at engine.url does not keep answers to llguidance's grammars, so neither the form of an answer "
     "nor a call of a tool can be demanded of it. Run a llama-server there that is built with LLAMA_LLGUIDANCE, or use "
@@ -79,7 +77,7 @@ class LlamaCppEngine:
         self._connected: Connected | None = None
         self._slots = SlotTable(0)
         self._grammars: GrammarChecker | None = None
-        self._releases: set[asyncio.Task[None]] = set()
+        self._releases = Releases()
         self._embedding: set[EmbeddingCall] = set()
         self._generating, self._heard_at = 0, 0.0
         self.backend = self._choose_backend(model_path)
@@ -108,9 +106,7 @@ class LlamaCppEngine:
         self._pause()
         if self._gate is not None:
             self._gate.refuse_waiting(EngineFailed("The engine was closed while this request waited its turn."))
-        for release in self._releases:
-            release.cancel()
-        await asyncio.gather(*self._releases, return_exceptions=True)
+        await self._releases.close()
         if self._grammars is not None:
             await asyncio.to_thread(self._grammars.close)
 
@@ -135,26 +131,39 @@ class LlamaCppEngine:
         Raises ContextExceeded where it could never fit, and what `check_grammar` raises where that was not called.
         """
         grammar = await self._compiled(request.grammar, request.owner) if request.grammar is not None else None
-        arrived = time.monotonic()
-        gate, place = self._arrive(request, request.sampling.max_tokens)
-        sequence: SlotGeneration | None = None
+        gate, place = self._arrive(request, request.sampling.max_tokens, resumable=resumable(request))
+        answer = Answer(request)
+        run: SlotGeneration | None = None
         try:
             async with aclosing(gate.positions(place)) as positions:
                 async for position in positions:
                     yield Queued(position)
-            sequence = self._sequence(request, grammar, queued_ms=(time.monotonic() - arrived) * 1000)
-            async with aclosing(self._watched(sequence.events())) as events:
-                async for event in events:
-                    gate.charge(place, event)
-                    yield event
+            while not answer.over:
+                await gate.turn(place)
+                computed = answer.computed
+                run = self._run(answer.next_run(), grammar)
+                gate.recomputes(place, computed - run.reusable)
+                async with aclosing(self._watched(run.events())) as events:
+                    async for event in events:
+                        told = answer.tell(event)
+                        if told is not None:
+                            gate.charge(place, told)
+                            yield told
+                        if gate.gives_way(place) and answer.remaining:
+                            break
+                        place.resumable = place.resumable and run.exact
+                if not answer.over:
+                    await self._releases.free(run)
+                    run = None
+                    gate.vacate(place)
         except ConnectionError as error:
             raise self._unavailable() from error
         finally:
-            self._leave(gate, place, sequence)
+            self._releases.leave(gate, place, run)
 
     async def embed(self, request: EmbedRequest) -> Vector:
         """The embedding of one sequence; see `Engine.embed`."""
-        gate, place = self._arrive(request, 0)
+        gate, place = self._arrive(request, 0, resumable=False)
         call: EmbeddingCall | None = None
         try:
             await gate.turn(place)
@@ -168,7 +177,7 @@ class LlamaCppEngine:
             gate.embedded(place)
             return vector
         finally:
-            self._leave(gate, place, call)
+            self._releases.leave(gate, place, call)
 
     async def _watched(self, events: AsyncGenerator[EngineEvent]) -> AsyncGenerator[EngineEvent]:
         """The events of a sequence that runs; the server says something of each at every step."""
@@ -197,16 +206,26 @@ class LlamaCppEngine:
         settings = self._settings
         if settings.url is not None:
             key = settings.api_key.get_secret_value() if settings.api_key is not None else ""
-            return RemoteServer(settings.url, key, settings.parallel, embeds=self._embeds)
+            return RemoteServer(settings.url, key, self._most_slots(), embeds=self._embeds)
         return InferenceProcess(
             model_path,
-            parallel=settings.parallel,
+            slots=self._most_slots(),
             kv_tokens=settings.kv_tokens,
             sequence_tokens=self._longest + self._kept_free,
             threads=settings.threads or usable_cores(),
             batch_tokens=settings.batch_tokens or DEFAULT_BATCH_TOKENS,
             embeds=self._embeds,
         )
+
+    def _most_slots(self) -> int:
+        """Some to spare, but not more than can each have their own part of the cache where `parallel` can: one pool for
+        all costs more. On a server of somebody else's that is its own business. Embeddings never give way.
+        """
+        parallel, url = self._settings.parallel, self._settings.url
+        parts = self._settings.kv_tokens // (self._longest + self._kept_free)
+        if self._embeds:
+            return parallel
+        return with_spare(parallel) if url is not None or parts < parallel else min(with_spare(parallel), parts)
 
     def _begin(self, connected: Connected) -> None:
         """A server is ready: check that it is the right one, and let requests in."""
@@ -216,10 +235,11 @@ class LlamaCppEngine:
             raise ModelLoadError(msg)
         self._info = info
         self._connected = connected
-        self._slots = SlotTable(info.parallel)
+        slots = min(self._most_slots(), connected.facts.slots)
+        self._slots = SlotTable(slots)
         if self._gate is None:
             kv_tokens = min(self._settings.kv_tokens, connected.facts.slots * connected.facts.context_length)
-            self._gate = Gate(info.parallel, kv_tokens)
+            self._gate = Gate(info.parallel, kv_tokens, slots)
         self._gate.resume()
 
     def _describe(self, connected: Connected) -> EngineInfo:
@@ -252,18 +272,20 @@ class LlamaCppEngine:
             msg = f"The inference server was lost and could not be brought back at once. {error}"
             self._gate.refuse_waiting(EngineFailed(msg))
 
-    def _arrive(self, request: GenerateRequest | EmbedRequest, max_tokens: int) -> tuple[Gate, Place]:
+    def _arrive(
+        self, request: GenerateRequest | EmbedRequest, max_tokens: int, *, resumable: bool
+    ) -> tuple[Gate, Place]:
         if self._connected is None or self._gate is None:
             raise self._unavailable()
         tokens = len(request.prompt) + max_tokens
         if tokens > self.info.context_length:
             raise ContextExceeded(len(request.prompt), max_tokens, self.info.context_length)
-        return self._gate, self._gate.arrive(tokens, request)
+        return self._gate, self._gate.arrive(tokens, request, resumable=resumable)
 
-    def _sequence(self, request: GenerateRequest, grammar: CompiledGrammar | None, queued_ms: float) -> SlotGeneration:
+    def _run(self, request: GenerateRequest, grammar: CompiledGrammar | None) -> SlotGeneration:
         if self._connected is None:
             raise self._unavailable()
-        return SlotGeneration(request, self._connected.server, self._slots, queued_ms=queued_ms, grammar=grammar)
+        return SlotGeneration(request, self._connected.server, self._slots, grammar=grammar)
 
     def _unavailable(self) -> EngineUnavailable:
         seconds = max(1, math.ceil(self._supervisor.remaining))
@@ -274,29 +296,3 @@ class LlamaCppEngine:
             EngineState.CLOSED: "has been closed",
         }.get(self._supervisor.state, "can't be reached at the moment")
         return EngineUnavailable(f"The engine {doing}. Try again in {seconds} s.", seconds)
-
-    def _leave(self, gate: Gate, place: Place, sequence: SlotGeneration | EmbeddingCall | None) -> None:
-        if sequence is None:
-            gate.leave(place)
-        elif sequence.over:
-            sequence.give_back()
-            gate.leave(place)
-        else:
-            release = asyncio.get_running_loop().create_task(self._release(gate, place, sequence))
-            self._releases.add(release)
-            release.add_done_callback(self._releases.discard)
-
-    @staticmethod
-    async def _release(gate: Gate, place: Place, sequence: SlotGeneration | EmbeddingCall) -> None:
-        """Free a sequence that was cut short once the server has noticed, which takes it a step or two."""
-        try:
-            async with asyncio.timeout(LONGEST_RELEASE_SECONDS):
-                processing = True
-                while processing:
-                    await asyncio.sleep(POLL_SECONDS)
-                    processing = await sequence.processing()
-        except OSError as error:
-            log.debug("slot_freed_unconfirmed", reason=repr(error))
-        finally:
-            sequence.give_back()
-            gate.leave(place)

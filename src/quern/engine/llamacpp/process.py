@@ -44,7 +44,7 @@ class InferenceProcess:
         self,
         model: Path,
         *,
-        parallel: int,
+        slots: int,
         kv_tokens: int,
         sequence_tokens: int,
         threads: int,
@@ -52,7 +52,7 @@ class InferenceProcess:
         embeds: bool = False,
     ) -> None:
         self._model = model
-        self._parallel = parallel
+        self._slots = slots
         self._kv_tokens = kv_tokens
         self._sequence_tokens = sequence_tokens
         self._threads = threads
@@ -116,7 +116,7 @@ class InferenceProcess:
             raise ModelLoadError(explain_failed_load(code, self._last_lines, self._model, self._bytes))
         ready = json.loads(line)
         self._server = await asyncio.to_thread(
-            LlamaServer, ready["address"], key, connections=self._parallel, trust_env=False
+            LlamaServer, ready["address"], key, connections=self._slots, trust_env=False
         )
         try:
             facts = await self._server.facts()
@@ -154,7 +154,7 @@ class InferenceProcess:
         config = ChildConfig(
             model=str(self._model),
             api_key=key,
-            slots=self._parallel,
+            slots=self._slots,
             kv_tokens=self._kv_tokens,
             slot_tokens=self._sequence_tokens,
             threads=self._threads,

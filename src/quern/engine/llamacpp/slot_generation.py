@@ -28,7 +28,8 @@ DISOBEYED = (
 
 
 class SlotGeneration:
-    """Takes a free slot when it is made; `give_back` frees it again. `over`: the server has ended it by itself.
+    """Takes a free slot when it is made, so it was never queued; `give_back` frees it again. `over`: the server has
+    ended it by itself. `exact`: the ids that it has told are those that were drawn.
 
     `grammar` is the request's. llama-server draws on without it once it can't keep to it, so what it draws is checked.
     """
@@ -39,7 +40,6 @@ class SlotGeneration:
         server: LlamaServer,
         slots: SlotTable,
         *,
-        queued_ms: float,
         grammar: CompiledGrammar | None = None,
     ) -> None:
         self._request = request
@@ -48,13 +48,13 @@ class SlotGeneration:
         self._constraint: Constraint | None = None
         self._slots = slots
         self._lease = slots.take(request.cache_salt, request.prompt)
-        self._queued_ms = queued_ms
         self._filter = EndFilter(request.stop_token_ids)
         self._prefill = Progress(len(request.prompt), 0, 0, 0.0)
         self._shown: list[int] = []
         self._logprobs: deque[Logprob | None] = deque()
         self._first_token_at: float | None = None
         self.over = False
+        self.exact = True
 
     async def events(self) -> AsyncGenerator[EngineEvent]:
         """Generate. Raises EngineFailed, and ConnectionError where the server can't be reached."""
@@ -87,6 +87,11 @@ class SlotGeneration:
         self._check_end(FinishReason.STOP)
         yield self._stopped()
 
+    @property
+    def reusable(self) -> int:
+        """Tokens of its prompt that the slot's cache holds."""
+        return self._lease.reusable
+
     async def processing(self) -> bool:
         """Whether the server is still at work on it. Raises ConnectionError where the server is gone."""
         return await self._server.processing(self._lease.index)
@@ -99,6 +104,7 @@ class SlotGeneration:
     def _receive(self, new: NewTokens) -> tuple[int, ...]:
         if self._first_token_at is None:
             self._first_token_at = time.monotonic()
+        self.exact = self.exact and new.exact
         self._logprobs.extend([new.logprob] if len(new.ids) == 1 else [None] * len(new.ids))
         return self._filter.push(new.ids, new.text)
 
@@ -133,7 +139,7 @@ class SlotGeneration:
         return Finished(
             reason,
             Usage(len(self._request.prompt), end.cached, end.predicted - end_tokens),
-            Timings(self._queued_ms, end.prefill_ms, end.decode_ms, end.drafts_accepted),
+            Timings(0.0, end.prefill_ms, end.decode_ms, end.drafts_accepted),
         )
 
     def _stopped(self) -> Finished:
@@ -142,5 +148,5 @@ class SlotGeneration:
         return Finished(
             FinishReason.STOP,
             Usage(len(self._request.prompt), self._prefill.cached, len(self._shown)),
-            Timings(self._queued_ms, self._prefill.ms, (time.monotonic() - decoding_since) * 1000),
+            Timings(0.0, self._prefill.ms, (time.monotonic() - decoding_since) * 1000),
         )

@@ -53,7 +53,7 @@ async def _answering(answer: bytes, *, reset: bool = False, tokenizes: bool = Fa
 async def _generate(server: LlamaServer, logprobs: int | None = None) -> tuple[list[EngineEvent], EngineFailed]:
     """Everything until the failure, and the failure."""
     request = GenerateRequest((1, 2), SamplingParams(max_tokens=5, logprobs=logprobs))
-    sequence = SlotGeneration(request, server, SlotTable(1), queued_ms=0)
+    sequence = SlotGeneration(request, server, SlotTable(1))
     events: list[EngineEvent] = []
     try:
         async for event in sequence.events():

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quern.engine.base import GenerateRequest
-from quern.engine.llamacpp.request import RANDOM_SEED, completion_request, sampling_fields
+from quern.engine.llamacpp.request import RANDOM_SEED, completion_request, resumable, sampling_fields
 from quern.engine.slots import Lease
+from quern.grammar.kinds import LarkGrammar
 from quern.sampling import PARAMETERS, SamplingParams
 
 OTHER_VALUES = {"top_p": 0.5, "logit_bias": {3: 1.5}, "ignore_eos": True}
@@ -111,3 +112,20 @@ def test_a_grammar_is_marked_as_llguidances_and_can_be_ended() -> None:
     assert body["grammar"] == '%llguidance {"no_forcing": true}\nstart: "a"'
     assert body["logit_bias"] == [(5, 1.5)]
     assert body["ignore_eos"] is False
+
+
+@pytest.mark.parametrize(
+    ("sampling", "grammar", "expected"),
+    [
+        (SamplingParams(), None, True),
+        (SamplingParams(seed=1), None, False),
+        (SamplingParams(seed=1, temperature=0), None, True),
+        (SamplingParams(seed=1, top_p=0), None, True),
+        (SamplingParams(seed=1, top_k=1), None, True),
+        (SamplingParams(temperature=0), LarkGrammar('start: "a"'), False),
+    ],
+)
+def test_only_an_answer_that_goes_on_as_if_it_had_not_been_cut_short_may_be(
+    sampling: SamplingParams, grammar: LarkGrammar | None, expected: bool
+) -> None:
+    assert resumable(GenerateRequest((1,), sampling, grammar=grammar)) is expected
