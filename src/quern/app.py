@@ -40,6 +40,7 @@ from quern.turns.conversations import ConversationService
 from quern.turns.embeddings import EmbeddingService
 from quern.turns.history import HistoryLoader
 from quern.turns.responses import ResponseService
+from quern.turns.resumption import Resumption
 from quern.turns.served_model import ModelService
 from quern.turns.service import TurnService
 from quern.turns.tokens import TokenService
@@ -94,6 +95,7 @@ class Application:
         self.engine = engine
         self.engine_reason = engine_reason
         self.codec = codec
+        self._settings = settings
         self.database = database or Database(settings.database_url)
         stores = _Stores(self.database)
         self.keys = Keys(
@@ -154,12 +156,14 @@ class Application:
                 loop = asyncio.get_running_loop()
                 loading = loop.create_task(self.engine.start())
                 watching = loop.create_task(self.activity.watch_event_loop())
+                resuming = loop.create_task(self._resume_after(loading))
                 try:
                     yield loading
                 finally:
                     loading.cancel()
                     watching.cancel()
-                    await asyncio.wait([loading, watching])
+                    resuming.cancel()
+                    await asyncio.wait([loading, watching, resuming])
                     await self.drain(0)
                     await self.engine.close()
         finally:
@@ -187,6 +191,12 @@ class Application:
         self.turns.reload(settings.turns)
         self.embeddings.reload(settings.turns)
         await self.keys.reload()
+
+    async def _resume_after(self, loading: asyncio.Task[None]) -> None:
+        await asyncio.wait([loading])
+        if not loading.cancelled() and loading.exception() is None:
+            which = self._settings.turns.resume_interrupted
+            await Resumption(self.archive, self.turns, which, self.keys.principal).run()
 
     async def _reload_on_request(self) -> Reload:
         if self.on_reload is None:

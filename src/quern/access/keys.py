@@ -107,6 +107,13 @@ class Keys:
         key = self._keys.get(principal.owner)
         return principal_of(key, share_cache=self._share_cache) if key is not None else principal
 
+    def principal(self, owner: str) -> Principal | None:
+        """Whom an owner's id stands for, who made something earlier; None where that is a key that is not valid now."""
+        if owner == ANONYMOUS.owner:
+            return ANONYMOUS
+        key = self._keys.get(owner)
+        return principal_of(key, share_cache=self._share_cache) if key is not None and self._usable(key) else None
+
     def all(self) -> list[KeyRecord]:
         """Every key, the oldest first, revoked ones too."""
         return [replace(key, last_used_at=self._uses.get(key.id, key.last_used_at)) for key in self._keys.values()]
@@ -207,9 +214,11 @@ class Keys:
         key = self._keys.get(presented.id)
         digest = presented.digest(self._hash_key)
         same = hmac.compare_digest(digest, key.digest if key is not None else bytes(len(digest)))
-        if key is None or not same or key.revoked_at is not None:
-            return None
-        return key if key.expires_at is None or self._clock() < key.expires_at else None
+        return key if key is not None and same and self._usable(key) else None
+
+    def _usable(self, key: KeyRecord) -> bool:
+        """Whether a key is neither revoked nor past its time."""
+        return key.revoked_at is None and (key.expires_at is None or self._clock() < key.expires_at)
 
     def _entry(self, actor: str, action: str, key: KeyRecord, details: dict[str, Any]) -> AuditEntry:
         return AuditEntry(self._clock(), actor, f"keys.{action}", key.id, {"name": key.name, **details})

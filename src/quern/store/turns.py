@@ -15,7 +15,16 @@ from quern.records import Page, TurnRecord, UsageRecord, page_of, unknown_cursor
 from quern.store.database import Database
 from quern.store.generations import add_generation, end_generation, end_lost_generation, reopen_generation
 from quern.store.items import append_items, check_storable
-from quern.store.schema import ACTIVE_TURN_INDEX, active_turn, conversations, items, responses, turn_events, turns
+from quern.store.schema import (
+    ACTIVE_TURN_INDEX,
+    active_turn,
+    conversations,
+    generations,
+    items,
+    responses,
+    turn_events,
+    turns,
+)
 from quern.store.turn_rows import (
     JournalEntry,
     NewTurn,
@@ -190,6 +199,19 @@ class TurnStore:
             tail = delete(turn_events).where(turn_events.c.turn_id == turn.id, turn_events.c.token_id.is_(None))
             await connection.execute(tail)
             await reopen_generation(connection, turn.id, turn.plan)
+
+    @uninterrupted
+    async def interrupted(self, error: str, *, conversations_only: bool) -> list[TurnRecord]:
+        """Everybody's turns that were interrupted with this sentence and can go on, the oldest first."""
+        kept = select(generations.c.turn_id).where(generations.c.prompt.is_not(None))
+        wanted = select(*turns.c).where(
+            turns.c.state == TurnState.INTERRUPTED, turns.c.error == error, turns.c.id.in_(kept)
+        )
+        if conversations_only:
+            wanted = wanted.where(turns.c.conversation_id.is_not(None))
+        async with self._database.transaction() as connection:
+            rows = (await connection.execute(wanted.order_by(turns.c.created_at, turns.c.id))).all()
+        return [turn_record(row) for row in rows]
 
     @uninterrupted
     async def page(

@@ -6,8 +6,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
-from quern.errors import TurnNotContinuable, TurnNotFound
+import structlog
+
+from quern.errors import StoreError, TurnNotContinuable, TurnNotFound
 from quern.events import TextDelta
 from quern.prompt.codec import TextCodec
 from quern.records import TurnRecord
@@ -25,6 +28,14 @@ from quern.turns.request import TokenInput
 from quern.turns.turn import Earlier, Turn
 from quern.types import FinishReason, TurnState
 
+log = structlog.get_logger(__name__)
+
+FORGET_EVERY = 600.0
+"""Seconds."""
+
+SERVER_STOPPED = (
+    "The server stopped while this turn was running. The text so far is kept; ask again for a whole answer."
+)
 NO_TURN = (
     "There is no such turn: the id is wrong, or it was deleted. An answer's id names its turn, and so does its "
     "x-request-id for a while."
@@ -82,6 +93,21 @@ class TurnArchive:
         self._turns = turns
         self._generations = generations
         self._history = history
+
+    async def forget(self) -> None:
+        """Forget what was kept for long enough, from time to time, until cancelled."""
+        while True:
+            try:
+                forgotten = await self._generations.forget(datetime.now(UTC))
+            except StoreError as error:
+                log.warning("old_turns_not_forgotten", error=str(error))
+            else:
+                log.debug("old_turns_forgotten", turns=forgotten)
+            await asyncio.sleep(FORGET_EVERY)
+
+    async def interrupted(self, *, conversations_only: bool) -> list[TurnRecord]:
+        """Everybody's turns that the server's stop interrupted and that can go on, the oldest first."""
+        return await self._turns.interrupted(SERVER_STOPPED, conversations_only=conversations_only)
 
     async def record(self, turn_id: str, owner: str) -> TurnRecord:
         """A turn as stored. Raises TurnNotFound."""

@@ -182,7 +182,8 @@ class EmbeddingService:
         """Raises QueueFull where all are taken."""
         limit = self._engine.info.parallel + self._settings.max_queued
         free = limit - len(self._running)
-        if free <= self._retry.kept(caller.known_by, free):
+        idle = len(self._running) < self._engine.info.parallel
+        if not idle and free <= self._retry.kept(caller.known_by, free):
             seconds = self._retry.refuse(caller.known_by)
             msg = f"All {limit} places for requests of embeddings are taken. Try again in {seconds} s."
             raise QueueFull(msg, seconds)

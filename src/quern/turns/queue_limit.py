@@ -55,7 +55,7 @@ class Places:
         """
         owner = caller.owner
         self._check_own(caller.principal, caller.known_by, active, parallel)
-        self._check_all(caller, priority, active, parallel + max_queued)
+        self._check_all(caller, priority, active, parallel, parallel + max_queued)
         self._starting[priority] += 1
         self._starting_of[owner] += 1
         try:
@@ -99,10 +99,14 @@ class Places:
             )
         retry.admitted(caller)
 
-    def _check_all(self, caller: Caller, priority: Priority, active: Collection[Turn], limit: int) -> None:
+    def _check_all(
+        self, caller: Caller, priority: Priority, active: Collection[Turn], parallel: int, limit: int
+    ) -> None:
         retry = self._retry[priority]
-        free = limit - self._rivals(priority, active, limit)
-        if free <= retry.kept(caller.known_by, free):
+        rivals = self._rivals(priority, active, limit)
+        free = limit - rivals
+        kept = retry.kept(caller.known_by, free) if rivals >= parallel else 0  # no sequence is idle for a promise
+        if free <= kept:
             extra = free + limit // KEPT_PART
             if extra <= 0 or not self._has_little(caller.owner, active, limit):
                 seconds = retry.refuse(caller.known_by)

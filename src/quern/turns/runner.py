@@ -18,6 +18,7 @@ from quern.records import UsageRecord
 from quern.store.generations import GenerationEnd
 from quern.store.turn_rows import TurnEnd
 from quern.store.turns import TurnAlreadyEnded, TurnStore
+from quern.turns.archive import SERVER_STOPPED
 from quern.turns.generation import Generation
 from quern.turns.journal import Journal
 from quern.turns.observer import TurnObserver
@@ -29,9 +30,6 @@ log = structlog.get_logger(__name__)
 
 STORE_RETRY_SECONDS = 1.0
 DELETED = "The conversation was deleted."
-SERVER_STOPPED = (
-    "The server stopped while this turn was running. The text so far is kept; ask again for a whole answer."
-)
 
 
 class TurnRunner:

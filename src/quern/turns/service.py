@@ -23,7 +23,7 @@ from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing
 from quern.prompt.codec import TextCodec
 from quern.store.turns import TurnStore
-from quern.turns.archive import RUNS, TurnArchive
+from quern.turns.archive import RUNS, SERVER_STOPPED, TurnArchive
 from quern.turns.context_limit import room_for_answer
 from quern.turns.conversation_guard import ConversationGuard
 from quern.turns.history import HistoryLoader, with_custom_results
@@ -37,7 +37,7 @@ from quern.turns.queue_limit import Places
 from quern.turns.recent import Said
 from quern.turns.request import Caller, ChatInput, TokenInput, TurnRequest
 from quern.turns.retry_after import Progress
-from quern.turns.runner import SERVER_STOPPED, TurnRunner
+from quern.turns.runner import TurnRunner
 from quern.turns.turn import Turn
 from quern.types import Item, TurnState
 
@@ -98,11 +98,13 @@ class TurnService:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             writer = tasks.create_task(self._journal.run())
+            forgetting = tasks.create_task(self._archive.forget())
             try:
                 yield
             finally:
                 await self.drain(0)
                 writer.cancel()
+                forgetting.cancel()
                 self._give_up_saving()
 
     def reload(self, settings: TurnSettings) -> None:

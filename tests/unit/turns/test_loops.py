@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from tests.unit.turns.scripted_parser import ScriptedParser
 
 from quern.config import TurnSettings
-from quern.engine.base import Logprob, Tokens
 from quern.events import AnswerEvent, ArgumentsDelta, CallEnded, CallStarted, TextDelta
 from quern.prompt.tools.protocols import merged
-from quern.turns.loops import LOOK_EVERY, LoopEndingParser, LoopLimits, RepeatedCall, looked_at, repeated_call
+from quern.turns.loops import LOOK_EVERY, LoopEndingParser, LoopLimits, RepeatedCall, repeated_call
 from quern.types import Item, Loop, LoopKind, Message, Role, ToolCall, ToolResult
 
 SETTINGS = TurnSettings()
@@ -124,24 +123,6 @@ LEGITIMATE = {
 @pytest.mark.parametrize("text", LEGITIMATE.values(), ids=LEGITIMATE.keys())
 def test_what_people_write_is_no_loop_by_default_even_where_each_character_is_a_token(text: str) -> None:
     assert ended([*text.encode()]) is None
-
-
-@pytest.mark.parametrize("logprobs", [False, True])
-def test_tokens_are_looked_at_in_the_same_places_however_many_come_at_once(logprobs: bool) -> None:
-    for sizes in ([1] * 400, [400], [63, 1, 1, 335], [7] * 57):
-        generated, looks, seen = 0, list[int](), list[int]()
-        for size in sizes:
-            ids = tuple(range(generated, generated + size))
-            values = tuple(Logprob(-float(one), ()) for one in ids) if logprobs else None
-            for part in looked_at(Tokens(ids, values), generated):
-                seen += part.ids
-                assert (part.logprobs is None) == (values is None)
-                assert [one.value for one in part.logprobs or ()] == [-float(one) for one in part.ids if logprobs]
-                if len(seen) % LOOK_EVERY == 0:
-                    looks.append(len(seen))
-            generated += size
-        assert seen == [*range(generated)]
-        assert looks == [*range(LOOK_EVERY, generated + 1, LOOK_EVERY)]
 
 
 def said(*steps: tuple[str, str, str]) -> list[Item]:
