@@ -21,7 +21,9 @@ from quern.engine.base import (
     EngineStats,
     GenerateRequest,
     Vector,
+    ended_before,
 )
+from quern.engine.llamacpp import continuation
 from quern.engine.llamacpp.backend import Backend, Connected, RemoteServer
 from quern.engine.llamacpp.embedding_call import EmbeddingCall
 from quern.engine.llamacpp.process import InferenceProcess
@@ -129,11 +131,27 @@ class LlamaCppEngine:
         """See `Engine.check_grammar`."""
         await self._compiled(grammar, owner)
 
+    def check_continuable(self, request: GenerateRequest) -> None:
+        """Neither with a seed of its own nor under a grammar; see `Engine.check_continuable`."""
+        continuation.check_continuable(request)
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence; see `Engine.generate`.
 
         Raises ContextExceeded where it could never fit, and what `check_grammar` raises where that was not called.
         """
+        if request.generated:
+            self.check_continuable(request)
+        end = ended_before(request)
+        if end is not None:
+            yield end
+            return
+        async with aclosing(self._generate(continuation.rest_of(request))) as events:
+            async for event in events:
+                yield continuation.of_whole(event, request)
+
+    async def _generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
+        """Generate one sequence that begins at its beginning."""
         grammar = await self._compiled(request.grammar, request.owner) if request.grammar is not None else None
         arrived = time.monotonic()
         gate, place = self._arrive(request, request.sampling.max_tokens)

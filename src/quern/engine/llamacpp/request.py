@@ -30,6 +30,15 @@ LEAST_TEMPERATURE = 1e-4
 FINAL_FIELDS = ("content", "tokens", "stop", "stop_type", "tokens_predicted", "timings")
 
 
+def resumable(request: GenerateRequest) -> bool:
+    """Whether an answer that was cut short can go on as if it had not been: as a request for the rest, after what there
+    is of it.
+
+    A grammar begins at its beginning, and a seed draws what it has drawn before.
+    """
+    return request.grammar is None and (_draws_the_likeliest(request.sampling) or request.sampling.seed is None)
+
+
 def completion_request(request: GenerateRequest, lease: Lease, lark: str | None = None) -> Json:
     """The body of the request. Progress is asked for because only a write tells llama-server of a closed connection.
 
@@ -88,7 +97,7 @@ def _biases(sampling: SamplingParams) -> list[tuple[int, float | bool]]:
 
 
 def _filters(sampling: SamplingParams) -> Json:
-    if sampling.greedy or sampling.temperature < LEAST_TEMPERATURE:
+    if _draws_the_likeliest(sampling):
         return {"temperature": 0.0, "top_k": 1, "top_p": 1.0, "min_p": 0.0}
     return {
         "temperature": sampling.temperature,
@@ -96,6 +105,10 @@ def _filters(sampling: SamplingParams) -> Json:
         "top_p": sampling.top_p,
         "min_p": sampling.min_p,
     }
+
+
+def _draws_the_likeliest(sampling: SamplingParams) -> bool:
+    return sampling.greedy or sampling.temperature < LEAST_TEMPERATURE or sampling.top_k == 1
 
 
 def _seed(seed: int | None) -> int:
