@@ -23,7 +23,7 @@ SEED_BEGINS_ANEW = (
 )
 
 
-def check_continuable(request: GenerateRequest) -> None:
+def require_continuable(request: GenerateRequest) -> None:
     """Raises InvalidRequest where the rest of an answer would not be what it had been."""
     if not resumable(request):
         raise InvalidRequest(SEED_BEGINS_ANEW if request.grammar is None else GRAMMAR_BEGINS_ANEW)

@@ -23,8 +23,8 @@ from quern.engine.base import (
     Vector,
     ended_before,
 )
-from quern.engine.llamacpp import continuation
 from quern.engine.llamacpp.backend import Backend, Connected, RemoteServer
+from quern.engine.llamacpp.continuation import of_whole, require_continuable, rest_of
 from quern.engine.llamacpp.embedding_call import EmbeddingCall
 from quern.engine.llamacpp.process import InferenceProcess
 from quern.engine.llamacpp.slot_generation import SlotGeneration
@@ -133,7 +133,7 @@ class LlamaCppEngine:
 
     def check_continuable(self, request: GenerateRequest) -> None:
         """Neither with a seed of its own nor under a grammar; see `Engine.check_continuable`."""
-        continuation.check_continuable(request)
+        require_continuable(request)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence; see `Engine.generate`.
@@ -146,9 +146,9 @@ class LlamaCppEngine:
         if end is not None:
             yield end
             return
-        async with aclosing(self._generate(continuation.rest_of(request))) as events:
+        async with aclosing(self._generate(rest_of(request))) as events:
             async for event in events:
-                yield continuation.of_whole(event, request)
+                yield of_whole(event, request)
 
     async def _generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence that begins at its beginning."""
