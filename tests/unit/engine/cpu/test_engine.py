@@ -292,6 +292,8 @@ async def test_a_failed_step_ends_who_runs_is_logged_once_and_the_engine_goes_on
         (replace(request(), prompt=()), "one token or more"),
         (replace(request(), prompt=(1, VOCABULARY_SIZE)), "ids from 0 to 49"),
         (replace(request(), prompt=(-1,)), "ids from 0 to 49"),
+        (replace(request(), generated=(VOCABULARY_SIZE,)), "ids from 0 to 49"),
+        (replace(request(), generated=(3, -1)), "ids from 0 to 49"),
         (replace(request(), cache_salt="\ud800"), "surrogates not allowed"),
     ],
 )
