@@ -58,6 +58,11 @@ void bind_sampling(nb::module_& m) {
             [](quern::Sampler& sampler, const std::vector<int32_t>& ids) { sampler.observe_prompt(ids); },
             "ids"_a)
         .def(
+            "observe_generated",
+            [](quern::Sampler& sampler, const std::vector<int32_t>& ids) { sampler.observe_generated(ids); },
+            "ids"_a)
+        .def_prop_ro("position", &quern::Sampler::position)
+        .def(
             "allow",
             [](quern::Sampler& sampler, const nb::bytes& mask) {
                 sampler.allow({static_cast<const uint8_t*>(mask.data()), mask.size()});

@@ -16,7 +16,9 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """Prompt tokens in the KV cache: `done` of `total`, of which `cached` were there before."""
+    """Prompt tokens in the KV cache: `done` of `total`, of which `cached` were there before. Where an answer goes on,
+    its tokens from before are among them.
+    """
 
     done: int
     total: int

@@ -15,6 +15,7 @@ from quern.config import EngineSettings, KvType
 from quern.engine.base import EngineState, Priority
 from quern.errors import ModelLoadError
 from quern.prompt.codec import TextCodec
+from quern.sampling import SamplingParams
 from quern.types import FinishReason
 
 from .engines import RUNS_CPU, Subject, cpu_subject
@@ -67,6 +68,39 @@ async def test_an_urgent_request_runs_at_once_and_who_gave_way_loses_no_token(ti
         assert not any(chat.done() for chat in runs)
         assert (len(run.ids), run.positions) == (5, [])
         assert [chat.ids for chat in await asyncio.gather(*runs)] == alone
+
+
+@pytest.mark.parametrize("kv_type", KvType)
+async def test_an_answer_goes_on_in_another_life_of_the_engine_however_that_computes(
+    tiny_model_path: Path, kv_type: KvType
+) -> None:
+    first = TIGHT.model_copy(update={"kv_type": kv_type})
+    second = first.model_copy(update={"threads": 2, "batch_tokens": 7, "parallel": 1})
+    sampling = SamplingParams(
+        max_tokens=70, temperature=1.5, top_p=0.95, top_k=0, seed=4, logprobs=1, frequency_penalty=0.2, ignore_eos=True
+    )
+    async with _started(tiny_model_path, first) as subject:
+        request = replace(subject.request("Tell me more."), sampling=sampling)
+        whole = await subject.run(request)
+    async with _started(tiny_model_path, second) as subject:
+        for at in (1, 32, 61):
+            rest = await subject.run(replace(request, generated=whole.ids[:at], cache_salt=f"{at}"))
+            assert rest.ids == whole.ids[at:]
+            assert [event.logprobs for event in rest.tokens] == [event.logprobs for event in whole.tokens[at:]]
+
+
+async def test_answers_that_go_on_and_push_each_other_out_are_as_alone(tiny_model_path: Path) -> None:
+    async with _started(tiny_model_path, TIGHT) as subject:
+        requests = [subject.endless(f"Count from {n}.", max_tokens=250) for n in range(4)]
+        alone = [(await subject.run(replace(request, cache_salt="alone"))).ids for request in requests]
+        again = [
+            replace(request, generated=ids[: 5 + 20 * n])
+            for n, (request, ids) in enumerate(zip(requests, alone, strict=True))
+        ]
+        preempted = asyncio.ensure_future(_preemption(subject, sequences=4))
+        runs = await asyncio.gather(*(subject.run(request) for request in again))
+        assert preempted.done(), "the cache was large enough for all of them"
+        assert [request.generated + run.ids for request, run in zip(again, runs, strict=True)] == alone
 
 
 async def test_a_load_that_is_cancelled_ends_soon_and_leaves_no_thread(small_model_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -13,6 +14,8 @@ import pytest
 import pytest_asyncio
 
 from quern.config import EngineSettings
+from quern.engine.base import Finished, Tokens
+from quern.errors import InvalidRequest
 from quern.types import FinishReason
 
 from .engines import RUNS_CPU, Subject, make_subject
@@ -62,3 +65,20 @@ async def test_a_grammar_goes_on_where_it_was_after_its_sequence_lost_its_blocks
         await subject.wait_until(lambda: subject.engine.stats().waiting > 0)
         for run in await runs:
             check(subject, run, schema)
+
+
+async def test_an_answer_that_ended_with_its_grammar_is_over_whatever_the_limit_is_now(subject: Subject) -> None:
+    whole = await subject.run(request(subject, TOOL_CALL))
+    for most in (len(whole.ids), len(whole.ids) + 50):
+        again = await subject.run(replace(request(subject, TOOL_CALL, max_tokens=most), generated=whole.ids))
+        assert [type(event) for event in again.events] == [Finished]
+        assert again.finished.reason is FinishReason.STOP
+        assert again.finished.usage.completion_tokens == len(whole.ids)
+
+
+async def test_what_is_not_of_its_grammar_is_not_gone_on_with_and_others_go_on(subject: Subject) -> None:
+    words = tuple(subject.codec.tokenizer.encode("Certainly! Here"))
+    async with subject.running(subject.endless(max_tokens=600)) as other:
+        with pytest.raises(InvalidRequest, match="does not follow its grammar"):
+            await subject.run(replace(request(subject, json_grammar(SHORT)), generated=words))
+        assert isinstance(await anext(other), Tokens)

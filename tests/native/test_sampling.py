@@ -78,6 +78,60 @@ def test_the_nth_token_does_not_depend_on_the_logits_before() -> None:
     assert other.sample(even).id == draws(even, 2, temperature=1.0, seed=5)[1]
 
 
+@settings(deadline=None)
+@given(logits=logit_rows(), options=SETTINGS, lives=st.lists(st.integers(0, 9), min_size=1, max_size=4), data=st.data())
+def test_a_sampler_goes_on_after_what_another_drew_as_that_one_would(
+    logits: Floats, options: Settings, lives: list[int], data: st.DataObject
+) -> None:
+    """Under masks and in several lives too, each a sampler of its own, and its numbers are the same to the bit."""
+    ids = st.integers(0, logits.size - 1)
+    options.logit_bias = data.draw(st.dictionaries(ids, st.floats(-100, 100, width=32), max_size=5))
+    prompt = data.draw(st.lists(ids, max_size=20))
+    random = np.random.default_rng(sum(lives))
+    rows = [logits + random.normal(0, 2, logits.size).astype(np.float32) for _ in range(sum(lives))]
+    masks = [b"\xff" * (logits.size // 8 + 4) if n % 3 else None for n in range(len(rows))]
+    undisturbed = sampler(logits, top_logprobs=1, **asdict(options))
+    undisturbed.observe_prompt(prompt)
+    whole = [_sample(undisturbed, row, mask) for row, mask in zip(rows, masks, strict=True)]
+    drawn: list[tuple[int, float, list[tuple[int, float]]]] = []
+    for life in lives:
+        one = sampler(logits, top_logprobs=1, **asdict(options))
+        one.observe_prompt(prompt)
+        one.observe_generated([token for token, _, _ in drawn])
+        assert one.position == len(drawn)
+        drawn += [_sample(one, rows[n], masks[n]) for n in range(len(drawn), len(drawn) + life)]
+    assert drawn == whole
+
+
+def _sample(one: _native.Sampler, logits: Floats, mask: bytes | None) -> tuple[int, float, list[tuple[int, float]]]:
+    if mask is not None:
+        one.allow(mask)
+    token = one.sample(logits)
+    return token.id, token.logprob, list(token.top)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 1.0}, {"temperature": 1.0, "top_k": 1}])
+def test_a_draw_moves_the_position_by_one_whatever_it_draws(options: dict[str, float]) -> None:
+    one = sampler(row(1, 2, 3), **options)
+    for position in range(4):
+        assert one.position == position
+        one.allow(b"\x04" + bytes(7))
+        one.sample(row(1, 2, 3))
+    one.observe_prompt([0, 1])
+    assert one.position == 4
+    with pytest.raises(RuntimeError):
+        one.sample(row(-INF, -INF, -INF))
+    assert one.position == 4
+
+
+def test_an_id_that_is_not_in_the_vocabulary_was_never_drawn() -> None:
+    one = sampler(row(1, 2, 3), frequency_penalty=1.0)
+    for ids in ([0, 3], [-1]):
+        with pytest.raises(ValueError, match=r"answer so far has the id -?\d.* 0 to 2"):
+            one.observe_generated(ids)
+    assert one.position == 0
+
+
 def test_samplers_may_draw_at_the_same_time() -> None:
     logits = np.random.default_rng(3).normal(0, 2, 20_000).astype(np.float32)
 

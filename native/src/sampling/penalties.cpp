@@ -13,26 +13,15 @@ Penalties::Penalties(const SamplerOptions& options)
 }
 
 void Penalties::observe_prompt(std::span<const int32_t> ids) {
-    if (repetition_ == 1.0) return;
-    // One merge: inserting a long prompt's ids singly would take quadratic time.
-    std::vector<int32_t> sorted(ids.begin(), ids.end());
-    std::ranges::sort(sorted);
-    const auto repeated = std::ranges::unique(sorted);
-    sorted.erase(repeated.begin(), repeated.end());
-    std::vector<Entry> merged;
-    merged.reserve(entries_.size() + sorted.size());
-    auto known = entries_.begin();
-    for (const int32_t id : sorted) {
-        while (known != entries_.end() && known->id < id) merged.push_back(*known++);
-        merged.push_back(known != entries_.end() && known->id == id ? *known++ : Entry{.id = id});
-        merged.back().seen = true;
-    }
-    merged.insert(merged.end(), known, entries_.end());
-    entries_ = std::move(merged);
+    if (repetition_ != 1.0) observe(ids, false);
+}
+
+void Penalties::observe_generated(std::span<const int32_t> ids) {
+    if (concern_answer()) observe(ids, true);
 }
 
 void Penalties::observe_generated(int32_t id) {
-    if (repetition_ == 1.0 && presence_ == 0.0 && frequency_ == 0.0) return;
+    if (!concern_answer()) return;
     Entry& entry = entry_of(id);
     entry.seen = true;
     ++entry.generated;
@@ -43,6 +32,27 @@ std::vector<Candidate> Penalties::changed(const Logits& raw) const {
     result.reserve(entries_.size());
     for (const Entry& entry : entries_) result.push_back({entry.id, apply(entry, raw[entry.id])});
     return result;
+}
+
+bool Penalties::concern_answer() const {
+    return repetition_ != 1.0 || presence_ != 0.0 || frequency_ != 0.0;
+}
+
+void Penalties::observe(std::span<const int32_t> ids, bool generated) {
+    // One merge: inserting a long prompt's ids singly would take quadratic time.
+    std::vector<int32_t> sorted(ids.begin(), ids.end());
+    std::ranges::sort(sorted);
+    std::vector<Entry> merged;
+    merged.reserve(entries_.size() + sorted.size());
+    auto known = entries_.begin();
+    for (const int32_t id : sorted) {
+        while (known != entries_.end() && known->id <= id) merged.push_back(*known++);
+        if (merged.empty() || merged.back().id != id) merged.push_back({.id = id});
+        merged.back().seen = true;
+        if (generated) ++merged.back().generated;
+    }
+    merged.insert(merged.end(), known, entries_.end());
+    entries_ = std::move(merged);
 }
 
 Penalties::Entry& Penalties::entry_of(int32_t id) {

@@ -21,6 +21,7 @@ public:
 
     void observe_prompt(std::span<const int32_t> ids);
     void observe_generated(int32_t id);
+    void observe_generated(std::span<const int32_t> ids);
 
     // The logits that differ from the raw ones, sorted by id.
     std::vector<Candidate> changed(const Logits& raw) const;
@@ -33,7 +34,9 @@ private:
         uint32_t generated = 0;  // how often, in the answer
     };
 
+    bool concern_answer() const;
     Entry& entry_of(int32_t id);
+    void observe(std::span<const int32_t> ids, bool generated);
     float apply(const Entry& entry, float logit) const;
 
     double repetition_, presence_, frequency_;

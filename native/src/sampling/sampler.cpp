@@ -44,13 +44,23 @@ std::vector<std::pair<int32_t, float>> top_of(const Logits& raw, size_t count, d
 Sampler::Sampler(SamplerOptions options) : options_(checked(std::move(options))), penalties_(options_) {}
 
 void Sampler::observe_prompt(std::span<const int32_t> ids) {
+    require_ids(ids, "The prompt");
+    penalties_.observe_prompt(ids);
+}
+
+void Sampler::observe_generated(std::span<const int32_t> ids) {
+    require_ids(ids, "The answer so far");
+    penalties_.observe_generated(ids);
+    drawn_ += ids.size();
+}
+
+void Sampler::require_ids(std::span<const int32_t> ids, const char* whose) const {
     for (const int32_t id : ids) {
         if (id >= 0 && id < options_.vocabulary_size) continue;
-        throw std::invalid_argument("The prompt has the id " + std::to_string(id) +
+        throw std::invalid_argument(std::string(whose) + " has the id " + std::to_string(id) +
                                     "; ids of this vocabulary are 0 to " +
                                     std::to_string(options_.vocabulary_size - 1) + ".");
     }
-    penalties_.observe_prompt(ids);
 }
 
 void Sampler::allow(std::span<const uint8_t> bits) {

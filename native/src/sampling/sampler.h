@@ -30,6 +30,13 @@ public:
     // The repetition penalty's ids. Throws std::invalid_argument for one that is not in the vocabulary.
     void observe_prompt(std::span<const int32_t> ids);
 
+    // Goes on after ids that another sampler with these options drew in an earlier life, as if this one had.
+    // Throws std::invalid_argument for one that is not in the vocabulary.
+    void observe_generated(std::span<const int32_t> ids);
+
+    // How many tokens were drawn; all that the next draw takes from the seed is the number of this position.
+    uint64_t position() const { return drawn_; }
+
     // Only ids whose bit is set (see Mask) can be the next token; the one after it is free again. Throws
     // std::invalid_argument for a mask that is shorter than the vocabulary.
     void allow(std::span<const uint8_t> bits);
@@ -39,6 +46,7 @@ public:
     Sampled sample(std::span<const float> logits);
 
 private:
+    void require_ids(std::span<const int32_t> ids, const char* whose) const;
     int32_t choose(const Logits& logits) const;
 
     SamplerOptions options_;

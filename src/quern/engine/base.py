@@ -48,8 +48,10 @@ class GenerateRequest:
     prefix reuse happens only between requests with the same salt, so that nobody can time another's prompt. `grammar`:
     only what it allows can be drawn; where it allows no more, the generation ends. Owners share the engine in
     proportion to their `weight`, which is greater than 0. `override` may change the priority later on.
-    `generated`: what was drawn of the answer in an earlier life of the request: it goes on after that as if it had
-    never stopped, and `sampling.max_tokens` and the counts in `Finished` are those of the whole answer.
+
+    `generated`: ids of the answer that were drawn before, in an earlier life of this request, in another process even.
+    The generation goes on after them as if it had never stopped: every other value is what it was, and counts for the
+    whole answer. Only `sampling.max_tokens` may be more than it was.
     """
 
     prompt: tuple[int, ...]
@@ -62,6 +64,11 @@ class GenerateRequest:
     weight: float = 1.0
     generated: tuple[int, ...] = ()
     override: PriorityOverride = field(default_factory=PriorityOverride, compare=False, repr=False)
+
+    @property
+    def known(self) -> tuple[int, ...]:
+        """The prompt and what there is of the answer: what is computed before anything is drawn."""
+        return self.prompt + self.generated
 
     @property
     def current_priority(self) -> Priority:
@@ -80,6 +87,11 @@ class EmbedRequest:
     cache_salt: str = ""
     owner: str = ""
     weight: float = 1.0
+
+    @property
+    def known(self) -> tuple[int, ...]:
+        """All that is computed."""
+        return self.prompt
 
     @property
     def current_priority(self) -> Priority:
@@ -115,7 +127,11 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event of a generation that came to its own end."""
+    """The last event of a generation that came to its own end.
+
+    `usage` is of the whole answer: what was generated before counts among its completion tokens, and neither among its
+    prompt tokens nor, where that came from the cache, among the cached ones. `timings` are of this life.
+    """
 
     reason: FinishReason
     usage: Usage
@@ -123,6 +139,17 @@ class Finished:
 
 
 EngineEvent = Queued | Prefill | Tokens | Finished
+
+
+def ended_before(request: GenerateRequest, *, complete: bool = False) -> Finished | None:
+    """The end of a request that has nothing left to draw after what was generated before; None where it has.
+
+    `complete`: its grammar allows nothing more. That comes before the limit, as in an answer that never stopped.
+    """
+    if not complete and len(request.generated) < request.sampling.max_tokens:
+        return None
+    reason = FinishReason.STOP if complete else FinishReason.LENGTH
+    return Finished(reason, Usage(len(request.prompt), 0, len(request.generated)), Timings())
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +219,24 @@ class Engine(Protocol):
         """
         ...
 
+    def check_continuable(self, request: GenerateRequest) -> None:
+        """Whether a request can go on after any part of its answer, as if it had never stopped; `generated` may be
+        empty yet.
+
+        Raises InvalidRequest with a sentence where it can't.
+        """
+        ...
+
     def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence.
 
         Yields `Queued` while no sequence is free, `Prefill`, `Tokens`, then exactly one `Finished`. Raises
         EngineUnavailable where nothing runs yet and EngineFailed where the generation is lost. Closing the generator
         cancels: the sequence is free again within one engine step.
+
+        What was generated before is prefilled like the prompt and not told again. Where that is the whole answer,
+        `Finished` is the only event. Raises what `check_continuable` does, and InvalidRequest where what there is of an
+        answer does not follow its grammar.
         """
         ...
 

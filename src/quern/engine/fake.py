@@ -24,6 +24,7 @@ from quern.engine.base import (
     Logprob,
     Tokens,
     Vector,
+    ended_before,
 )
 from quern.engine.gate import Gate
 from quern.engine.slots import SlotTable
@@ -53,7 +54,8 @@ class FakeEngine:
     fails with `load_error`. `requests` holds every request that got a sequence, `grammars` every grammar that was
     checked; none changes an answer, but a JSON schema must be an object and have the keyword `refused_keyword` nowhere.
     With `ignore_eos` the reply is repeated up to `max_tokens`. Sampling values change nothing, so equal requests have
-    equal answers. The likeliest tokens are always the drawn one and those with the next ids.
+    equal answers. The likeliest tokens are always the drawn one and those with the next ids. A request that goes on
+    gets the rest of its reply, or is refused with the sentence `not_continued`; `fail_after` counts what it gets now.
 
     Embeddings have `embedding_length` numbers and point anywhere, for the same ids the same way; `embedded` holds every
     request for one that got a sequence. They take the prefill's time and fail where `fail_after` is 0.
@@ -74,6 +76,7 @@ class FakeEngine:
         load_error: str | None = None,
         fail_after: int | None = None,
         refused_keyword: str | None = None,
+        not_continued: str | None = None,
         embedding_length: int = 64,
         model_id: str = "fake",
     ) -> None:
@@ -82,6 +85,7 @@ class FakeEngine:
         self.prefill_delay = prefill_delay
         self.fail_after = fail_after
         self.refused_keyword = refused_keyword
+        self.not_continued = not_continued
         self.silent_seconds = 0.0
         self.requests: list[GenerateRequest] = []
         self.grammars: list[Grammar] = []
@@ -153,13 +157,24 @@ class FakeEngine:
         if isinstance(grammar, JsonGrammar):
             _check_schema(grammar.schema, self.refused_keyword)
 
+    def check_continuable(self, request: GenerateRequest) -> None:  # noqa: ARG002
+        """See `Engine.check_continuable`."""
+        if self.not_continued is not None:
+            raise InvalidRequest(self.not_continued)
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence; see `Engine.generate`. Raises ContextExceeded where it could never fit."""
         if not self._ready:
             raise self._unavailable()
+        if request.generated:
+            self.check_continuable(request)
         prompt_tokens, max_tokens = len(request.prompt), request.sampling.max_tokens
         if prompt_tokens + max_tokens > self._info.context_length:
             raise ContextExceeded(prompt_tokens, max_tokens, self._info.context_length)
+        end = ended_before(request)
+        if end is not None:
+            yield end
+            return
         arrived = _now()
         place = self._gate.arrive(prompt_tokens + max_tokens, request)
         try:
@@ -221,13 +236,13 @@ class FakeEngine:
         if not self._ready:
             raise self._unavailable()
         life, slots = self._life, self._slots
-        lease = slots.take(request.cache_salt, request.prompt)
+        lease = slots.take(request.cache_salt, request.known)
         self.requests.append(request)
         shown: list[int] = []
         reason = FinishReason.STOP
         began = _now()
         try:
-            total, cached = len(request.prompt), lease.reusable
+            total, cached = len(request.known), lease.reusable
             for done in range(cached, total, self._prefill_chunk):
                 yield Prefill(done, total, cached)
                 await self._sleep(self.prefill_delay, life)
@@ -240,18 +255,19 @@ class FakeEngine:
                     break
                 shown.append(token)
                 yield Tokens((token,), self._logprobs(token, request.sampling.logprobs))
-                if len(shown) == request.sampling.max_tokens:
+                if len(request.generated) + len(shown) == request.sampling.max_tokens:
                     reason = FinishReason.LENGTH
                     break
             self._fail_after(shown)
             timings = Timings(queued_ms, (decoding - began) * 1000, (_now() - decoding) * 1000)
-            yield Finished(reason, Usage(total, cached, len(shown)), timings)
+            yield Finished(reason, _usage(request, cached, len(shown)), timings)
         finally:
-            slots.give_back(lease, request.cache_salt, (*request.prompt, *shown))
+            slots.give_back(lease, request.cache_salt, (*request.known, *shown))
 
     def _answer(self, request: GenerateRequest) -> Iterable[int]:
         reply = self.reply(request)
-        return itertools.cycle(reply or (0,)) if request.sampling.ignore_eos else reply
+        whole = itertools.cycle(reply or (0,)) if request.sampling.ignore_eos else reply
+        return itertools.islice(whole, len(request.generated), None)
 
     def _logprobs(self, token: int, most: int | None) -> tuple[Logprob, ...] | None:
         if most is None:
@@ -268,6 +284,11 @@ class FakeEngine:
         if self.fail_after is not None and len(shown) >= self.fail_after:
             msg = f"The fake engine failed after {len(shown)} tokens, as it was told to."
             raise EngineFailed(msg)
+
+
+def _usage(request: GenerateRequest, cached: int, shown: int) -> Usage:
+    prompt_tokens = len(request.prompt)
+    return Usage(prompt_tokens, min(cached, prompt_tokens), len(request.generated) + shown)
 
 
 def _direction(ids: Sequence[int], length: int) -> Vector:

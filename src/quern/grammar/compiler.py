@@ -14,7 +14,7 @@ from typing import Protocol
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
-from quern.errors import InvalidRequest
+from quern.errors import GrammarExhausted, InvalidRequest
 from quern.grammar.json_schema import Llguidance, for_llguidance
 from quern.grammar.kinds import Grammar, JsonGrammar
 from quern.grammar.refusals import reason, too_complex
@@ -41,6 +41,13 @@ SECONDS_PER_TOKEN = 1e-3
 """Of the processor's time, for the grammar of one answer: a store, and what each token puts back into it. All others
 wait for a mask; it usually takes 50 µs, and with a hostile grammar 50 ms.
 """
+READ_AT_ONCE = 256
+"""Tokens of an answer that goes on; between them the time that they took is counted."""
+NOT_ALLOWED = ("doesn't satisfy the grammar", "out of range")
+"""What llguidance says of a token that a grammar does not allow."""
+OF_ANOTHER_GRAMMAR = (
+    "What there is of this answer does not follow its grammar, so the answer can't go on from there. Ask for a new one."
+)
 SILENT = 0
 
 
@@ -111,6 +118,21 @@ class Constraint:
         with self._timed():
             self._matcher.consume_tokens(list(ids))
 
+    def go_on(self, generated: Sequence[int]) -> None:
+        """These were drawn in an earlier life of the answer.
+
+        Raises InvalidRequest where the grammar doesn't allow them, and GrammarExhausted where it takes too much work to
+        tell.
+        """
+        for start in range(0, len(generated), READ_AT_ONCE):
+            part = generated[start : start + READ_AT_ONCE]
+            self._seconds_left = min(self._seconds_left + len(part) * SECONDS_PER_TOKEN, SECONDS)
+            self.consume(part)
+            if self._matcher.is_error() and any(text in self._matcher.get_error() for text in NOT_ALLOWED):
+                raise InvalidRequest(OF_ANOTHER_GRAMMAR)
+            if self.failure:
+                raise GrammarExhausted(self.failure)
+
     @contextmanager
     def _timed(self) -> Generator[None]:
         began = time.thread_time()
@@ -129,10 +151,15 @@ class CompiledGrammar:
         self.lark = lark
         self.size = size
 
-    def constraint(self) -> Constraint:
-        """For one answer. Takes a millisecond where the grammar is large."""
+    def constraint(self, generated: Sequence[int] = ()) -> Constraint:
+        """For one answer, of which there is what was `generated`. Takes a millisecond where the grammar is large.
+
+        Raises what `Constraint.go_on` does.
+        """
         with self._lock:
-            return Constraint(self._matcher.deep_copy())
+            constraint = Constraint(self._matcher.deep_copy())
+        constraint.go_on(generated)
+        return constraint
 
 
 class GrammarCompiler:

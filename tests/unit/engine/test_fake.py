@@ -49,6 +49,30 @@ async def test_it_fails_after_the_tokens_it_is_told(tokens: int) -> None:
     assert engine.stats().running == 0
 
 
+async def _rest(engine: FakeEngine, generated: bytes) -> list[int]:
+    events = [event async for event in engine.generate(replace(HELLO, generated=tuple(generated)))]
+    return [token for event in events if isinstance(event, Tokens) for token in event.ids]
+
+
+async def test_a_request_that_goes_on_gets_the_rest_of_its_reply_whatever_it_says_it_had() -> None:
+    engine = await _started(FakeEngine())
+    assert await _rest(engine, b"he") == [*b"llo"]
+    assert await _rest(engine, b"xyz") == [*b"lo"]
+    assert await _rest(engine, b"hello") == []
+    engine.fail_after = 2
+    with pytest.raises(EngineFailed):
+        await _rest(engine, b"he")
+
+
+async def test_it_can_be_told_to_refuse_to_go_on() -> None:
+    engine = await _started(FakeEngine(not_continued="Not this one."))
+    assert await _ids(engine, []) == [*b"hello"]
+    with pytest.raises(InvalidRequest, match="Not this one"):
+        await _rest(engine, b"he")
+    with pytest.raises(InvalidRequest, match="Not this one"):
+        engine.check_continuable(HELLO)
+
+
 async def test_a_load_can_take_a_while_and_tells_how_far_it_is() -> None:
     engine = FakeEngine(load_delay=0.3)
     loading = asyncio.ensure_future(engine.start())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.engine.cpu.scripted import ScriptedSpecialTexts, ScriptedVocabulary
 
-from quern.errors import InvalidRequest
+from quern.errors import GrammarExhausted, InvalidRequest
 from quern.grammar.checker import MAX_LARK_LENGTH, MAX_SCHEMA_LENGTH, check_length
 from quern.grammar.compiler import Constraint, GrammarCompiler
 from quern.grammar.json_schema import Llguidance
@@ -261,3 +261,45 @@ def test_an_answer_that_breaks_its_grammar_is_a_failure_with_a_sentence(compiler
     assert constraint.failure.startswith("The grammar of this answer could not be kept to any longer")
     assert "secret" not in constraint.failure
     assert "\n" not in constraint.failure
+
+
+SCHEMA_TEXTS: list[tuple[dict[str, Any], str]] = [
+    ({"type": "object", "properties": {"a": {"type": "string"}, "b": {"enum": [1, 12]}}}, '{"a": "x\\"y é", "b": 12}'),
+    ({"type": "array", "items": {"type": "integer"}, "minItems": 2}, "[1, 22,\n  333]"),
+    ({"type": "integer", "minimum": 1}, "1234"),
+]
+
+
+@pytest.mark.parametrize(("schema", "text"), SCHEMA_TEXTS)
+def test_after_any_part_of_an_answer_it_is_where_it_would_be(
+    compiler: GrammarCompiler, schema: dict[str, Any], text: str
+) -> None:
+    grammar = compiler.compile(json_grammar(schema))
+    undisturbed, ids = grammar.constraint(), text.encode()
+    for at in range(len(ids) + 1):
+        other = grammar.constraint(ids[:at])
+        assert (other.complete, other.accepting) == (undisturbed.complete, undisturbed.accepting)
+        if undisturbed.complete:
+            break
+        assert allowed(other) == allowed(undisturbed)
+        undisturbed.consume(ids[at : at + 1])
+
+
+@pytest.mark.parametrize("generated", [b"sa", b"secrets", [END], [IDS + 5], b"secret" * 200])
+def test_what_is_not_of_the_grammar_cant_be_gone_on_with(
+    compiler: GrammarCompiler, generated: bytes | list[int]
+) -> None:
+    with pytest.raises(InvalidRequest, match="does not follow its grammar"):
+        compiler.compile(lark('start: "secret"')).constraint(generated)
+
+
+def test_a_long_answer_that_goes_on_may_take_as_long_as_one_that_never_stopped(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grammar = compiler.compile(json_grammar({"type": "array", "items": {"type": "integer"}}))
+    ids = b"[1" + b", 1" * 20_000
+    assert not grammar.constraint(ids).failure
+    monkeypatch.setattr("quern.grammar.compiler.SECONDS", 0.0)
+    monkeypatch.setattr("quern.grammar.compiler.SECONDS_PER_TOKEN", 0.0)
+    with pytest.raises(GrammarExhausted, match="too complex"):
+        grammar.constraint(ids)

@@ -55,6 +55,16 @@ class Sampler:
     def observe_prompt(self, ids: Sequence[int]) -> None:
         """Tell the repetition penalty which ids the prompt has."""
 
+    def observe_generated(self, ids: Sequence[int]) -> None:
+        """Go on after these, which another sampler with the same options drew in an earlier life, as if this one had.
+
+        Each of them is a draw: `position` grows by as many, and the penalties count them.
+        """
+
+    @property
+    def position(self) -> int:
+        """How many tokens were drawn. The next draw takes the seed's number of this position, whatever was drawn."""
+
     def allow(self, mask: bytes) -> None:
         """Let the next token be one of these ids only; it is forgotten once that is drawn.
 

@@ -23,6 +23,7 @@ from quern.engine.base import (
     Finished,
     GenerateRequest,
     Vector,
+    ended_before,
 )
 from quern.engine.cpu.load_estimate import LoadEstimate
 from quern.engine.cpu.mailboxes import Mailboxes
@@ -32,7 +33,7 @@ from quern.engine.cpu.scheduler import Embedded
 from quern.engine.cpu.worker import LOST, Reports, Worker
 from quern.errors import ContextExceeded, EngineError, EngineFailed, EngineUnavailable, ModelLoadError
 from quern.grammar.checker import GrammarChecker
-from quern.grammar.compiler import CompiledGrammar, Vocabulary
+from quern.grammar.compiler import CompiledGrammar, Constraint, Vocabulary
 from quern.grammar.kinds import Grammar
 from quern.machine import usable_cores
 from quern.modelfiles.description import ModelFacts
@@ -130,6 +131,9 @@ class CpuEngine:
         """Compile a grammar; see `Engine.check_grammar`."""
         await self._compiled(grammar, owner)
 
+    def check_continuable(self, request: GenerateRequest) -> None:
+        """Every request can go on; see `Engine.check_continuable`."""
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence; see `Engine.generate`.
 
@@ -139,9 +143,13 @@ class CpuEngine:
         prompt_tokens, max_tokens = len(request.prompt), request.sampling.max_tokens
         if prompt_tokens + max_tokens > self.info.context_length:
             raise ContextExceeded(prompt_tokens, max_tokens, self.info.context_length)
-        grammar = None if request.grammar is None else await self._compiled(request.grammar, request.owner)
+        constraint = None if request.grammar is None else await self._constraint(request, request.grammar)
+        end = ended_before(request, complete=constraint is not None and constraint.complete)
+        if end is not None:
+            yield end
+            return
         ended = with_end_ids(request, self._vocabulary.end_of_turn_ids)
-        async with aclosing(self._events(ended, grammar)) as events:
+        async with aclosing(self._events(ended, constraint)) as events:
             async for event in events:
                 if not isinstance(event, Embedded):
                     yield event
@@ -158,13 +166,13 @@ class CpuEngine:
         raise EngineFailed(LOST)
 
     async def _events(
-        self, request: GenerateRequest | EmbedRequest, grammar: CompiledGrammar | None = None
+        self, request: GenerateRequest | EmbedRequest, constraint: Constraint | None = None
     ) -> AsyncGenerator[EngineEvent | Embedded]:
         """What the worker says of a sequence, to its end. Closing it cancels. Raises what the worker ends it with."""
         worker = self._ready_worker()
         key = next(self._keys)
         mailbox = self._mailboxes.open(key)
-        worker.submit(key, request, grammar)
+        worker.submit(key, request, constraint)
         try:
             while True:
                 await mailbox.filled.wait()
@@ -227,6 +235,11 @@ class CpuEngine:
         if self._state is not EngineState.READY or self._grammars is None:
             raise self._unavailable()
         return await self._grammars.check(grammar, owner)
+
+    async def _constraint(self, request: GenerateRequest, grammar: Grammar) -> Constraint:
+        """How far a request's answer is in its grammar; in a thread, for a long answer takes a while to read."""
+        compiled = await self._compiled(grammar, request.owner)
+        return await asyncio.to_thread(compiled.constraint, request.generated)
 
     def _ready_worker(self) -> Worker:
         if self._state is not EngineState.READY or self._worker is None:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from quern.engine.base import GenerateRequest, Vector
 from quern.engine.cpu.sequence import Part
-from quern.grammar.compiler import CompiledGrammar
+from quern.grammar.compiler import Constraint
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,10 @@ class Model(Protocol):
         """Its numbers; they never change."""
         ...
 
-    def sampler(self, request: GenerateRequest, grammar: CompiledGrammar | None) -> object:
-        """How this request's tokens are drawn; it remembers what was. Raises ValueError where a value can't be used."""
+    def sampler(self, request: GenerateRequest, constraint: Constraint | None) -> object:
+        """How this request's tokens are drawn; it remembers what was, also in an earlier life, as `constraint` does.
+        Raises ValueError where a value can't be used.
+        """
         ...
 
     def embedding(self) -> object:

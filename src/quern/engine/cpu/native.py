@@ -15,7 +15,7 @@ from quern.engine.cpu import _native  # pyright: ignore[reportMissingModuleSourc
 from quern.engine.cpu.model import Drawn, DrawnToken, ModelSpec
 from quern.engine.cpu.sequence import Part
 from quern.errors import ModelLoadError
-from quern.grammar.compiler import CompiledGrammar, Constraint
+from quern.grammar.compiler import Constraint
 
 SEED_BITS = 64
 NOTHING_TO_DRAW = (
@@ -115,8 +115,10 @@ class NativeModel:
         """The model in numbers."""
         return self._spec
 
-    def sampler(self, request: GenerateRequest, grammar: CompiledGrammar | None) -> SequenceSampler:
-        """A sampler of the request's own. Raises ValueError where a value can't be used."""
+    def sampler(self, request: GenerateRequest, constraint: Constraint | None) -> SequenceSampler:
+        """A sampler of the request's own, at the position that its answer has. Raises ValueError where a value can't be
+        used.
+        """
         sampling = request.sampling
         seed = sampling.seed if sampling.seed is not None else secrets.randbits(SEED_BITS)
         sampler = _native.Sampler(
@@ -133,7 +135,7 @@ class NativeModel:
             top_logprobs=min(sampling.logprobs or 0, self._spec.vocabulary_size),
         )
         sampler.observe_prompt(request.prompt)
-        constraint = grammar.constraint() if grammar is not None else None
+        sampler.observe_generated(request.generated)
         nothing_drawn = NOTHING_ALLOWED if constraint is not None and sampling.logit_bias else NOTHING_TO_DRAW
         return SequenceSampler(sampler, constraint, nothing_drawn)
 

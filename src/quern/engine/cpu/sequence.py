@@ -19,9 +19,10 @@ class SequenceState:
     """`key` grows with every arrival. Times are in seconds of one monotonic clock.
 
     `end`: the model's own: a sampler that draws when a step reaches the sequence's end, or where its embedding goes.
-    `tokens`: the prompt, then what was drawn. `computed` of them have their keys and values in `blocks`, of which the
-    first `published` are known to the pool. `reported`: prompt tokens that the reader knows to be done. `furthest`: how
-    many tokens were computed before it last lost its blocks. `claim`: its claim to a place.
+    `tokens`: the prompt, then what was drawn; it came with `known` of them. `computed` of them have their keys and
+    values in `blocks`, of which the first `published` are known to the pool. `reported`: how many of those it came with
+    the reader knows to be done. `furthest`: how many tokens were computed before it last lost its blocks. `claim`: its
+    claim to a place.
     """
 
     key: int
@@ -31,6 +32,7 @@ class SequenceState:
     chain: PrefixChain
     claim: Claim = field(init=False)
     tokens: list[int] = field(init=False)
+    known: int = field(init=False)
     blocks: list[int] = field(default_factory=list[int])
     computed: int = 0
     published: int = 0
@@ -43,9 +45,10 @@ class SequenceState:
     _settled_at: int = 0
 
     def __post_init__(self) -> None:
-        self.tokens = list(self.request.prompt)
+        self.tokens = list(self.request.known)
+        self.known = len(self.tokens)
         longest = self.request.sampling.max_tokens if isinstance(self.request, GenerateRequest) else 0
-        self.claim = Claim(self.key, len(self.tokens) + longest, self.request)
+        self.claim = Claim(self.key, len(self.request.prompt) + longest, self.request)
 
     @property
     def order(self) -> tuple[Priority, int]:
@@ -111,24 +114,24 @@ class SequenceState:
         return FinishReason.LENGTH if self.generated >= request.sampling.max_tokens else None
 
     def progress(self) -> Prefill | None:
-        """How far the prompt is, where the reader doesn't know that yet.
+        """How far that is which it came with, where the reader doesn't know that yet.
 
         A sequence that lost its blocks computes its prompt again; its reader is told nothing that goes backwards.
         """
-        total = len(self.request.prompt)
-        done = min(self.computed, total)
+        done = min(self.computed, self.known)
         if done <= self.reported:
             return None
         self.reported = done
-        return Prefill(done, total, self.cached)
+        return Prefill(done, self.known, self.cached)
 
     def finished(self, reason: FinishReason, now: float) -> Finished:
         """Its last event."""
         admitted = self.admitted if self.admitted is not None else now
         first = self.first_token if self.first_token is not None else now
+        prompt_tokens = len(self.request.prompt)
         return Finished(
             reason,
-            Usage(len(self.request.prompt), self.cached, self.generated),
+            Usage(prompt_tokens, min(self.cached, prompt_tokens), self.generated),
             Timings(
                 queued_ms=(admitted - self.arrived) * 1000,
                 prefill_ms=(first - admitted) * 1000,

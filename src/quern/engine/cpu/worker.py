@@ -20,7 +20,7 @@ from quern.engine.cpu.model import LoadModel, Model, ModelSpec
 from quern.engine.cpu.scheduler import Notice, Preempted, Scheduler, Step
 from quern.engine.cpu.step_budget import Budget
 from quern.errors import EngineFailed, ModelLoadError
-from quern.grammar.compiler import CompiledGrammar
+from quern.grammar.compiler import Constraint
 from quern.types import KvUsage, StepFacts
 
 log = structlog.get_logger(__name__)
@@ -48,7 +48,7 @@ class Reports:
 class _Submission:
     key: int
     request: GenerateRequest | EmbedRequest
-    grammar: CompiledGrammar | None
+    constraint: Constraint | None
     arrived: float
 
 
@@ -81,9 +81,11 @@ class Worker:
         """Begin to load."""
         self._thread.start()
 
-    def submit(self, key: int, request: GenerateRequest | EmbedRequest, grammar: CompiledGrammar | None = None) -> None:
-        """Generate, under the request's grammar if it has one, or embed; keys grow."""
-        self._inbox.put(_Submission(key, request, grammar, time.monotonic()))
+    def submit(self, key: int, request: GenerateRequest | EmbedRequest, constraint: Constraint | None = None) -> None:
+        """Generate, or embed; keys grow. `constraint`: how far the answer is in the request's grammar, if it has one;
+        it belongs to the thread from now on.
+        """
+        self._inbox.put(_Submission(key, request, constraint, time.monotonic()))
 
     def cancel(self, key: int) -> None:
         """Drop a sequence before the next step."""
@@ -185,16 +187,16 @@ def _submit(model: Model, scheduler: Scheduler, submission: _Submission) -> list
     """Let a request join; one that can't be computed fails by itself, or it would take the whole step with it."""
     request = submission.request
     try:
-        _check_prompt(request.prompt, model.spec.vocabulary_size)
+        _check_ids(request, model.spec.vocabulary_size)
         embeds = isinstance(request, EmbedRequest)
-        end = model.embedding() if embeds else model.sampler(request, submission.grammar)
+        end = model.embedding() if embeds else model.sampler(request, submission.constraint)
         scheduler.submit(submission.key, request, end, submission.arrived)
     except Exception as error:  # noqa: BLE001 - whatever it is, its reader must hear of it
         return [Notice(submission.key, EngineFailed(f"This request can't be computed as it is: {error}"))]
     return []
 
 
-def _check_prompt(prompt: tuple[int, ...], vocabulary_size: int) -> None:
-    if not prompt or min(prompt) < 0 or max(prompt) >= vocabulary_size:
+def _check_ids(request: GenerateRequest | EmbedRequest, vocabulary_size: int) -> None:
+    if not request.prompt or min(request.known) < 0 or max(request.known) >= vocabulary_size:
         msg = f"A prompt has one token or more, with ids from 0 to {vocabulary_size - 1}."
         raise ValueError(msg)

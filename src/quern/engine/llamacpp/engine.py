@@ -19,10 +19,12 @@ from quern.engine.base import (
     EngineStats,
     GenerateRequest,
     Vector,
+    ended_before,
 )
 from quern.engine.gate import Gate
 from quern.engine.llamacpp.answer import Answer
 from quern.engine.llamacpp.backend import Backend, Connected, RemoteServer
+from quern.engine.llamacpp.continuation import of_whole, require_continuable, rest_of
 from quern.engine.llamacpp.embedding_call import EmbeddingCall
 from quern.engine.llamacpp.process import InferenceProcess
 from quern.engine.llamacpp.releases import Releases
@@ -125,11 +127,27 @@ class LlamaCppEngine:
         """See `Engine.check_grammar`."""
         await self._compiled(grammar, owner)
 
+    def check_continuable(self, request: GenerateRequest) -> None:
+        """Neither with a seed of its own nor under a grammar; see `Engine.check_continuable`."""
+        require_continuable(request)
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence; see `Engine.generate`.
 
         Raises ContextExceeded where it could never fit, and what `check_grammar` raises where that was not called.
         """
+        if request.generated:
+            self.check_continuable(request)
+        end = ended_before(request)
+        if end is not None:
+            yield end
+            return
+        async with aclosing(self._generate(rest_of(request))) as events:
+            async for event in events:
+                yield of_whole(event, request)
+
+    async def _generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
+        """Generate one sequence that begins at its beginning."""
         grammar = await self._compiled(request.grammar, request.owner) if request.grammar is not None else None
         gate, place = self._arrive(request, request.sampling.max_tokens, resumable=resumable(request))
         answer = Answer(request)

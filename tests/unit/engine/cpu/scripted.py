@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from quern.engine.base import GenerateRequest, Vector
 from quern.engine.cpu.model import Drawn, ModelSpec
 from quern.engine.cpu.sequence import Part
-from quern.grammar.compiler import CompiledGrammar
+from quern.grammar.compiler import Constraint
 
 VOCABULARY_SIZE = 50
 
@@ -69,7 +69,7 @@ class ScriptedModel:
     """Remembers the tokens of every block under their salt, and draws from what it reads there, or embeds that.
 
     A block given to two sequences, read before it was computed, or shared between salts changes the answer or fails.
-    `steps` counts; `before_step` may wait or raise; `grammars` are those of the requests.
+    `steps` counts; `before_step` may wait or raise; `constraints` are those of the requests.
     """
 
     def __init__(
@@ -85,14 +85,14 @@ class ScriptedModel:
         self.before_step = before_step
         self.steps: list[list[tuple[int, int]]] = []
         self.threads: set[str] = set()
-        self.grammars: list[CompiledGrammar | None] = []
+        self.constraints: list[Constraint | None] = []
         self._cells: list[tuple[str, int] | None] = [None] * (blocks * block_tokens)
 
-    def sampler(self, request: GenerateRequest, grammar: CompiledGrammar | None) -> object:
+    def sampler(self, request: GenerateRequest, constraint: Constraint | None) -> object:
         if request.sampling.top_p > 1:
             msg = "top_p is too high."
             raise ValueError(msg)
-        self.grammars.append(grammar)
+        self.constraints.append(constraint)
         return object()
 
     def embedding(self) -> object:

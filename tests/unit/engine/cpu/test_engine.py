@@ -23,7 +23,7 @@ from quern.engine.cpu.scheduler import Scheduler, Step
 from quern.engine.cpu.sequence import Part
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.events import Queued
-from quern.grammar.compiler import CompiledGrammar
+from quern.grammar.compiler import Constraint
 from quern.grammar.kinds import JsonGrammar
 from quern.prompt.codec import TextCodec
 from quern.sampling import SamplingParams
@@ -168,9 +168,10 @@ async def test_a_grammar_is_compiled_before_its_request_joins_the_line() -> None
             await engine.check_grammar(ONE)
             for grammar in (ONE, None, ONE):
                 await collect(engine, replace(request(2), grammar=grammar))
-    first, none, again = model.grammars
-    assert isinstance(first, CompiledGrammar)
-    assert first is again
+    first, none, again = model.constraints
+    assert isinstance(first, Constraint)
+    assert isinstance(again, Constraint)
+    assert first is not again, "each answer is at a place of its own in the grammar"
     assert none is None
 
 
@@ -181,7 +182,7 @@ async def test_a_refused_grammar_never_joins_the_line() -> None:
             with pytest.raises(InvalidRequest, match="`not` at #"):
                 await attempt
         assert (engine.stats().running, engine.stats().waiting) == (0, 0)
-    assert not model.grammars
+    assert not model.constraints
 
 
 async def test_a_grammar_that_is_too_long_is_refused_unseen() -> None:
@@ -291,6 +292,8 @@ async def test_a_failed_step_ends_who_runs_is_logged_once_and_the_engine_goes_on
         (replace(request(), prompt=()), "one token or more"),
         (replace(request(), prompt=(1, VOCABULARY_SIZE)), "ids from 0 to 49"),
         (replace(request(), prompt=(-1,)), "ids from 0 to 49"),
+        (replace(request(), generated=(VOCABULARY_SIZE,)), "ids from 0 to 49"),
+        (replace(request(), generated=(3, -1)), "ids from 0 to 49"),
         (replace(request(), cache_salt="\ud800"), "surrogates not allowed"),
     ],
 )

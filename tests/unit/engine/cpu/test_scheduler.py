@@ -37,6 +37,54 @@ def test_one_sequence_from_its_prompt_to_its_end() -> None:
     assert (end.timings.queued_ms, end.timings.prefill_ms, end.timings.decode_ms) == (0, 3000, 2000)
 
 
+def test_one_that_goes_on_computes_what_it_had_drawn_and_is_counted_as_a_whole() -> None:
+    run = Run(shared=4)
+    whole = answer(prompt(6), 7)
+    key = run.arrive(replace(request(prompt(6), max_tokens=7), generated=whole[:5]))
+    assert run.steps(4) == [{1: 8}, {1: 3}, {1: 1}, {}]
+    assert run.reported(key) == [
+        Prefill(0, 11, 0),
+        Prefill(8, 11, 0),
+        Prefill(11, 11, 0),
+        Tokens(whole[5:6]),
+        Tokens(whole[6:]),
+        run.finished(key),
+    ]
+    end = run.finished(key)
+    assert (end.reason, end.usage) == (FinishReason.LENGTH, Usage(6, 0, 7))
+
+
+def test_one_that_goes_on_finds_its_answer_in_the_cache_and_counts_no_more_than_its_prompt_as_cached() -> None:
+    run = Run()
+    asked = request(prompt(6), max_tokens=12)
+    run.arrive(asked)
+    run.finish()
+    key = run.arrive(replace(asked, generated=answer(prompt(6), 9)))
+    run.finish()
+    assert run.reported(key, Prefill)[0] == Prefill(12, 15, 12)
+    assert run.ids(key) == answer(prompt(6), 12)[9:]
+    assert run.finished(key).usage == Usage(6, 6, 12)
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12), st.integers(1, 12)), min_size=2, max_size=6))
+@settings(deadline=None)
+def test_whoever_goes_on_among_others_that_push_it_out_has_the_answer_of_a_single_life(
+    sizes: list[tuple[int, int, int]],
+) -> None:
+    run = Run(blocks=10, parallel=3)
+    keys: dict[int, tuple[int, int]] = {}
+    for first, (length, before, after) in enumerate(sizes):
+        whole = answer(prompt(length, first), before)
+        asked = request(prompt(length, first), max_tokens=before + after)
+        keys[run.arrive(replace(asked, generated=whole))] = (first, length)
+    run.finish()
+    for (key, (first, length)), (_, before, after) in zip(keys.items(), sizes, strict=True):
+        assert run.ids(key) == answer(prompt(length, first), before + after)[before:]
+        assert run.finished(key).usage.completion_tokens == before + after
+        assert run.finished(key).usage.prompt_tokens == length
+    assert run.every_block_can_be_had()
+
+
 def test_a_prompt_joins_those_who_write_in_small_chunks() -> None:
     run = Run(shared=8)
     run.arrive(request(prompt(4), max_tokens=20))
