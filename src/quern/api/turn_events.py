@@ -15,6 +15,7 @@ from typing import Any
 from quern.api.shared.errors import validation_error
 from quern.api.shared.sse import StreamEncoder, to_json
 from quern.events import ArgumentsDelta, CallEnded, CallStarted, Prefill, Queued, TextDelta, TurnEnded, TurnEvent
+from quern.turns.event_log import TurnLog
 from quern.turns.service import TurnService
 from quern.turns.turn_reports import OpenTurn
 from quern.types import FinishReason, TurnState
@@ -34,6 +35,13 @@ class Seen:
             raise validation_error(field, "event_id", message, event_id)
         self.events = int(match[1]) if match is not None else 0
         self.end = match is not None and match[2] is not None
+
+
+def count_of(log: TurnLog) -> int:
+    """How many numbered events an ended turn has."""
+    end = log.end
+    counted = log.events if end is not None and _whole(end) else log.events[: log.settled]
+    return sum(_told(event) is not None for event in counted)
 
 
 class TurnEventEncoder(StreamEncoder):
@@ -101,9 +109,13 @@ class TurnEventEncoder(StreamEncoder):
         return _frame(*told, event_id=str(self._number)) if self._number > self._after else b""
 
     def _end(self, end: TurnEnded) -> bytes:
-        whole = end.state is TurnState.COMPLETED and end.finish_reason is not FinishReason.LENGTH
-        tail = [self._numbered(event) if whole else _provisional(event) for event in self._tail]
+        tail = [self._numbered(event) if _whole(end) else _provisional(event) for event in self._tail]
         return b"".join([*tail, _frame("ended", _ended(end), event_id=f"{max(self._number, self._after)}-end")])
+
+
+def _whole(end: TurnEnded) -> bool:
+    """Whether nothing can follow any more."""
+    return end.state is TurnState.COMPLETED and end.finish_reason is not FinishReason.LENGTH
 
 
 def _told(event: TurnEvent) -> tuple[str, dict[str, Any]] | None:

@@ -16,7 +16,7 @@ from quern.api.shared.openapi import EVENTS
 from quern.api.shared.request_turns import loop_json
 from quern.api.shared.services import Services, ServicesDep
 from quern.api.shared.sse import EventStreamResponse
-from quern.api.turn_events import LAST_EVENT_ID, Seen, TurnEventEncoder
+from quern.api.turn_events import LAST_EVENT_ID, Seen, TurnEventEncoder, count_of
 from quern.records import TurnRecord
 from quern.turns.explanation import FirstUnknown, Place
 from quern.turns.recent import Queue
@@ -93,7 +93,7 @@ async def turn_events(
     given = request.headers.get(LAST_EVENT_ID)
     seen = Seen(given, ("header", LAST_EVENT_ID)) if given and after is None else Seen(after, ("query", "after"))
     opened = await services.turn_reports.open(_names(turn_id), caller.owner)
-    if seen.end and opened.turn is None:
+    if seen.end and opened.turn is None and seen.events >= count_of(opened.log):
         return Response(status_code=204)  # so that browsers don't ask again (HTML standard, "Server-sent events")
     return _stream(services, opened, seen)
 

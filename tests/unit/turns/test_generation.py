@@ -110,7 +110,7 @@ async def test_where_one_call_is_wanted_the_engine_is_stopped_with_its_end() -> 
     end, engine = await run(turn, tokens("see: f{"), tokens("1}g"), tokens("{2}"), finished())
     assert engine.given == 2
     assert (end.state, end.finish_reason, end.repairs) == (TurnState.COMPLETED, FinishReason.TOOL_CALLS, 0)
-    assert end.usage.completion_tokens == 10
+    assert end.usage.completion_tokens == 9
     see, call = turn.answer().items()
     assert see == Message(Role.ASSISTANT, "see: ")
     assert isinstance(call, ToolCall)
@@ -143,10 +143,10 @@ async def test_what_was_held_back_for_a_stop_string_is_told_at_the_end() -> None
 async def test_an_answer_of_which_the_caller_has_enough_is_a_whole_one() -> None:
     turn = live_turn()
     turn.conclude()
-    end, engine = await run(turn, tokens("one"), tokens("two"), finished())
+    end, engine = await run(turn, tokens("o"), tokens("ne"), finished())
     assert engine.given == 1
     assert (end.state, end.finish_reason) == (TurnState.COMPLETED, FinishReason.STOP)
-    assert turn.answer().text == "one"
+    assert turn.answer().text == "o"
 
 
 async def test_probabilities_come_before_the_text_that_they_are_of() -> None:
