@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from quern.engine.base import Priority
+from quern.engine.base import GenerateRequest, Priority
+from quern.errors import InvalidRequest
 from quern.events import TurnEvent
 from quern.grammar.kinds import Grammar
 from quern.prompt.codec import TextCodec
@@ -18,6 +20,10 @@ from quern.turns.loops import RepeatedCall
 from quern.turns.preparation import Prepared, call_parser
 from quern.turns.request import ChatInput, ToolUse, TurnRequest
 from quern.types import DisconnectPolicy
+
+
+SEED_BITS = 62
+"""Of a seed that nobody asked for: any that a request may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,19 @@ class TurnPlan:
             fitted=room < request.sampling.max_tokens,
             ignored=prepared.ignored,
         )
+
+    def seeded(self, check: Callable[[GenerateRequest], None]) -> TurnPlan:
+        """With a seed, where none was asked for and the engine can go on with one (`Engine.check_continuable`): what was
+        told but not saved when the server was killed is then drawn again as it was.
+        """
+        if self.sampling.seed is not None or self.sampling.temperature <= 0:
+            return self
+        seeded = replace(self.sampling, seed=secrets.randbits(SEED_BITS))
+        try:
+            check(GenerateRequest((0,), seeded, grammar=self.grammar))
+        except InvalidRequest:
+            return self
+        return replace(self, sampling=seeded)
 
     @classmethod
     def load(cls, saved: dict[str, Any]) -> TurnPlan:

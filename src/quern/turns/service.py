@@ -138,6 +138,8 @@ class TurnService:
                     fit=request.fit_answer,
                 )
                 plan = TurnPlan.of(request, prepared, grammar, room)
+                if self._settings.resume_hours:
+                    plan = plan.seeded(self._engine.check_continuable)
                 said = Said(tuple(history), request.input)
                 assignment = Assignment(plan, prepared.ids, said, arrived, conversation_of(request))
                 turn = self._live(str(uuid.uuid4()), assignment, request.caller)
@@ -166,6 +168,7 @@ class TurnService:
             if stopped.plan.grammar is not None:
                 await self._engine.check_grammar(stopped.plan.grammar, caller.owner)
             turn = self._live(turn_id, stopped.assignment(), caller)
+            self._engine.check_continuable(turn.request)
             await self._store.reopen(await stopped.revive(turn))
             return self._launch(turn, caller)
 
