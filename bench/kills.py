@@ -2,10 +2,11 @@
 
     .venv/bin/python bench/kills.py --kills 100 --model qwen2.5-coder-0.5b
 
-First every request of the load is answered once, undisturbed. Then, again and again: clients ask, the server is killed,
-its database is checked, it is started again; every turn that a client knows of must be complete and say what its client
-saw, or be interrupted with all that its client saw until 250 ms before; each interrupted one goes on, and must be what it
-is undisturbed. Answers are greedy, so that they can be compared. Exits with 1 where anything is not as it should be.
+First every request of the load is answered once, undisturbed. Then, again and again: clients ask, the server is
+killed, its database is checked, it is started again; every turn that a client knows of must be complete and say what
+its client saw, or be interrupted with all that its client saw until 250 ms before; each interrupted one goes on, and
+must be what it is undisturbed. Answers are greedy or seeded, so that they can be compared. Exits with 1 where anything
+is not as it should be.
 """
 
 from __future__ import annotations
@@ -82,13 +83,18 @@ def _data(line: str) -> Any:
 
 
 def _chat(line: str) -> str:
-    delta = (_data(line).get("choices") or [{}])[0].get("delta", {})
-    calls = delta.get("tool_calls") or []
+    delta = _choice(line).get("delta", {})
+    calls: list[Any] = delta.get("tool_calls") or []
     return (delta.get("content") or "") + "".join(call["function"].get("arguments") or "" for call in calls)
 
 
+def _choice(line: str) -> dict[str, Any]:
+    choices: list[dict[str, Any]] = _data(line).get("choices") or [{}]
+    return choices[0]
+
+
 def _completion(line: str) -> str:
-    return (_data(line).get("choices") or [{}])[0].get("text", "")
+    return str(_choice(line).get("text", ""))
 
 
 def _messages(line: str) -> str:
@@ -283,8 +289,8 @@ class Verdict:
         else:
             if not said.startswith(seen.text(until=killed - MOST_LOST)):
                 self.faults.append(f"{name} lost more than {MOST_LOST} s: {said!r} of {seen.text()!r}")
-            held = [moment for moment, _ in seen.pieces if len(seen.text(until=moment)) <= len(said)]
-            self.lost.append(killed - max(held) if held and len(seen.text()) > len(said) else 0.0)
+            lost = [moment for moment, _ in seen.pieces if len(seen.text(until=moment)) > len(said)]
+            self.lost.append(killed - min(lost) if lost else 0.0)
             answer = await http.post(f"/v1/turns/{seen.turn_id}/continue", json={})
             state, said = await follow(http, seen.turn_id)
             if answer.status_code != 200 or (state, said) != ("completed", whole):
@@ -333,11 +339,9 @@ def main() -> None:
         verdict = asyncio.run(measure(options, Path(folder)))
     for fault in verdict.faults[:20]:
         print(fault)
-    worst = max(verdict.lost, default=0.0)
-    print(
-        f"{options.kills} kills, {sum(verdict.counts.values())} turns, {len(verdict.faults)} faults; the most text that"
-    )
-    print(f"was lost is {1000 * worst:.0f} ms old")
+    worst, turns = max(verdict.lost, default=0.0), sum(verdict.counts.values())
+    print(f"{options.kills} kills, {turns} turns, {len(verdict.faults)} faults")
+    print(f"the oldest text that was lost had been told {1000 * worst:.0f} ms before")
     sys.exit(bool(verdict.faults))
 
 
