@@ -62,8 +62,9 @@ DRAWN: dict[str, dict[str, Any]] = {
 
 def asked(subject: Subject, **values: Any) -> GenerateRequest:
     """Greedy, unless said otherwise. An echo of it is longer than the answer may be."""
-    sampling = SamplingParams(**{"max_tokens": 24, "temperature": 0, "logprobs": 2, **values})
-    return replace(subject.request("Count from one to twenty, and then back."), sampling=sampling)
+    asked_for: dict[str, Any] = {"max_tokens": 24, "temperature": 0, "logprobs": 2, **values}
+    request = subject.request("Count from one to twenty, and then back.")
+    return replace(request, sampling=SamplingParams(**asked_for))
 
 
 def seeded(subject: Subject, **values: Any) -> GenerateRequest:
