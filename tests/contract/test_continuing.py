@@ -62,8 +62,9 @@ DRAWN: dict[str, dict[str, Any]] = {
 
 def asked(subject: Subject, **values: Any) -> GenerateRequest:
     """Greedy, unless said otherwise. An echo of it is longer than the answer may be."""
-    sampling = SamplingParams(**{"max_tokens": 24, "temperature": 0, "logprobs": 2, **values})
-    return replace(subject.request("Count from one to twenty, and then back."), sampling=sampling)
+    asked_for: dict[str, Any] = {"max_tokens": 24, "temperature": 0, "logprobs": 2, **values}
+    request = subject.request("Count from one to twenty, and then back.")
+    return replace(request, sampling=SamplingParams(**asked_for))
 
 
 def seeded(subject: Subject, **values: Any) -> GenerateRequest:
@@ -255,12 +256,12 @@ async def test_without_a_seed_it_goes_on_with_new_draws_up_to_the_same_limit(sub
 async def test_what_is_reused_of_an_answer_is_told_while_it_is_computed_and_not_counted_as_prompt(
     subject: Subject,
 ) -> None:
-    request = subject.endless(max_tokens=200)
+    request = subject.endless(max_tokens=120)
     whole = await subject.run(request)
-    run = await subject.run(replace(request, generated=whole.ids[:150]))
-    assert len(request.prompt) < run.prefills[0].cached < len(request.prompt) + 150
+    run = await subject.run(replace(request, generated=whole.ids[:100]))
+    assert len(request.prompt) < run.prefills[0].cached < len(request.prompt) + 100
     assert run.finished.usage.cached_tokens == len(request.prompt)
-    assert run.ids == whole.ids[150:]
+    assert run.ids == whole.ids[100:]
 
 
 async def test_the_context_holds_prompt_and_limit_whatever_there_is_of_the_answer(subject: Subject) -> None:

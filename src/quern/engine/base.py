@@ -221,7 +221,7 @@ class Engine(Protocol):
 
     def check_continuable(self, request: GenerateRequest) -> None:
         """Whether a request can go on after any part of its answer, as if it had never stopped; `generated` may be
-        empty yet.
+        empty yet. Without a seed what comes then is drawn anew.
 
         Raises InvalidRequest with a sentence where it can't.
         """

@@ -132,7 +132,7 @@ class CpuEngine:
         await self._compiled(grammar, owner)
 
     def check_continuable(self, request: GenerateRequest) -> None:
-        """Every request can go on; see `Engine.check_continuable`."""
+        """Every request can go on, to the bit where it is greedy or has a seed; see `Engine.check_continuable`."""
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence; see `Engine.generate`.

@@ -1,7 +1,9 @@
 """An answer that goes on after an earlier life: llama-server gets a request for the rest, readers count the whole.
 
 Prompt and limit of the rest add up to what they were, and so does the window of the penalties: llama-server counts a
-prompt's tokens as it counts drawn ones.
+prompt's tokens as it counts drawn ones. So the likeliest tokens go on as before, with one reservation: llama.cpp's
+numbers depend a little on how many tokens it computes at once, and it computes what there is of the answer as a prompt.
+Where two tokens were almost as likely, the other one may come.
 """
 
 from __future__ import annotations

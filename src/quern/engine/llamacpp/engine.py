@@ -128,7 +128,7 @@ class LlamaCppEngine:
         await self._compiled(grammar, owner)
 
     def check_continuable(self, request: GenerateRequest) -> None:
-        """Neither with a seed of its own nor under a grammar; see `Engine.check_continuable`."""
+        """Not with a seed of its own, nor under a grammar; `continuation.py` says how exactly the others do."""
         require_continuable(request)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:

@@ -17,12 +17,13 @@ from quern.types import FinishReason, Timings, Usage
 
 
 def request(generated: tuple[int, ...] = (), **values: Any) -> GenerateRequest:
-    sampling = SamplingParams(**{"max_tokens": 10, "temperature": 0, **values})
+    asked: dict[str, Any] = {"max_tokens": 10, "temperature": 0, **values}
+    sampling = SamplingParams(**asked)
     return GenerateRequest((1, 2, 3), sampling, generated=generated)
 
 
 @pytest.mark.parametrize("penalty", [{}, {"repetition_penalty": 1.3}, {"presence_penalty": 1.0}])
-def test_the_rest_begins_after_what_there_is_with_the_same_window_of_penalties(penalty: dict[str, float]) -> None:
+def test_the_rest_begins_after_what_there_is_with_the_same_window_of_penalties(penalty: dict[str, Any]) -> None:
     whole = completion_request(request(**penalty), Lease(0, 0))
     rest = completion_request(rest_of(request((7, 8, 7, 9), **penalty)), Lease(0, 0))
     assert rest == {**whole, "prompt": (1, 2, 3, 7, 8, 7, 9), "n_predict": 6}
