@@ -128,7 +128,7 @@ class Application:
         return Services(
             turns=turns,
             conversations=ConversationService(stores.conversations, stores.history, stores.turns, turns),
-            responses=ResponseService(codec, stores.responses, stores.history, turns),
+            responses=ResponseService(codec, stores.responses, stores.history, self.archive, turns),
             tokens=TokenService(codec, engine),
             embeddings=self.embeddings,
             model=ModelService(engine, codec, turns, frozenset(settings.model.aliases)),

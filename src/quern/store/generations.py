@@ -34,11 +34,13 @@ class GenerationRecord:
 
 @dataclass(frozen=True, slots=True)
 class GenerationEnd:
-    """What is kept of a generation that has ended, until when. `goes_on`: whether it can go on later."""
+    """What is kept of a generation that has ended, until when; None is as long as its turn. `goes_on`: whether it can
+    go on later.
+    """
 
     generated: Sequence[int]
     goes_on: bool
-    expires_at: datetime
+    expires_at: datetime | None
 
 
 class GenerationStore:
@@ -82,24 +84,17 @@ async def end_generation(connection: AsyncConnection, turn_id: str, end: Generat
     await connection.execute(update(generations).where(which).values(kept))
 
 
-async def end_lost_generation(connection: AsyncConnection, turn_id: str, expires_at: datetime | None) -> int:
-    """Keep what the journal has of an answer that was lost; nothing without `expires_at`. After which number
-    its journal goes on.
-    """
+async def end_lost_generation(connection: AsyncConnection, turn_id: str, expires_at: datetime | None) -> None:
+    """Keep what the journal has of an answer that was lost, until when."""
     which = generations.c.turn_id == turn_id
     kept = (await connection.execute(select(generations.c.generated).where(which))).scalar_one_or_none()
-    before = unpacked(kept) if kept is not None else ()
-    if expires_at is None:
-        await connection.execute(delete(generations).where(which))
-    else:
-        journal = select(turn_events.c.token_id).where(
-            turn_events.c.turn_id == turn_id, turn_events.c.number > (len(before) or -1)
-        )
-        rows = (await connection.execute(journal.order_by(turn_events.c.number))).scalars()
-        generated = (*before, *(token for token in rows if token is not None))
-        values = {"generated": packed(generated), "expires_at": expires_at}
-        await connection.execute(update(generations).where(which).values(values))
-    return len(before) or -1
+    if kept is None:
+        return
+    journal = select(turn_events.c.token_ids).where(turn_events.c.turn_id == turn_id).order_by(turn_events.c.number)
+    rows = (await connection.execute(journal)).scalars()
+    generated = (*unpacked(kept), *(token for row in rows if row is not None for token in from_bytes(row)))
+    values = {"generated": packed(generated), "expires_at": expires_at}
+    await connection.execute(update(generations).where(which).values(values))
 
 
 async def reopen_generation(connection: AsyncConnection, turn_id: str, plan: dict[str, Any]) -> None:
@@ -110,17 +105,27 @@ async def reopen_generation(connection: AsyncConnection, turn_id: str, plan: dic
 
 
 def packed(ids: Iterable[int]) -> bytes:
-    """Token ids as bytes: little-endian 32-bit numbers, deflated (RFC 1950)."""
-    numbers = array("I", ids)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return zlib.compress(numbers.tobytes(), 1)
+    """Token ids, many of them, deflated (RFC 1950)."""
+    return zlib.compress(as_bytes(ids), 1)
 
 
 def unpacked(kept: bytes) -> tuple[int, ...]:
     """The ids again."""
+    return from_bytes(zlib.decompress(kept))
+
+
+def as_bytes(ids: Iterable[int]) -> bytes:
+    """Token ids as little-endian 32-bit numbers."""
+    numbers = array("I", ids)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+def from_bytes(kept: bytes) -> tuple[int, ...]:
+    """The ids again."""
     numbers = array("I")
-    numbers.frombytes(zlib.decompress(kept))
+    numbers.frombytes(kept)
     if sys.byteorder == "big":
         numbers.byteswap()
     return tuple(numbers)

@@ -6,8 +6,8 @@ from sqlalchemy import delete, select
 
 from quern.records import ResponseRecord
 from quern.store.database import Database
-from quern.store.schema import responses, turn_events, turns
-from quern.store.turn_rows import JournalEntry, turn_record
+from quern.store.schema import generations, responses, turns
+from quern.store.turn_rows import turn_record
 from quern.store.uninterrupted import uninterrupted
 
 
@@ -31,14 +31,6 @@ class ResponseStore:
         return None if row is None else ResponseRecord(turn_record(row), row.previous_id, row.background, row.body)
 
     @uninterrupted
-    async def events(self, turn_id: str) -> list[JournalEntry]:
-        """The pieces of a background response's text, as they were written."""
-        columns = turn_events.c.turn_id, turn_events.c.number, turn_events.c.text
-        wanted = select(*columns).where(turn_events.c.turn_id == turn_id).order_by(turn_events.c.number)
-        async with self._database.transaction() as connection:
-            return [JournalEntry(*row) for row in await connection.execute(wanted)]
-
-    @uninterrupted
     async def delete(self, record: ResponseRecord) -> None:
         """Delete a response that has ended. Where it belongs to a conversation its turn stays there, with what was
         said.
@@ -48,7 +40,7 @@ class ResponseStore:
         if record.turn.conversation_id is not None:
             unwanted = [
                 delete(responses).where(responses.c.turn_id == turn_id),
-                delete(turn_events).where(turn_events.c.turn_id == turn_id),
+                delete(generations).where(generations.c.turn_id == turn_id),
             ]
         async with self._database.transaction() as connection:
             for rows in unwanted:

@@ -177,7 +177,7 @@ class _TurnEventColumns(TypedColumns):
     number: Named[int] = Column(Integer, primary_key=True)
     text: Named[str] = Column(StorableText)
     created_at: Named[datetime] = Column(UtcDateTime)
-    token_id: Named[int | None] = Column(Integer)
+    token_ids: Named[bytes | None] = Column(LargeBinary)
 
 
 class _GenerationColumns(TypedColumns):

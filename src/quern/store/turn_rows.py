@@ -44,20 +44,29 @@ class NewTurn:
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """A piece of an unfinished turn's text, which may be empty; the numbers of a turn only grow. `token_id`: the token
-    that brought it; None where the end of the answer did.
+    """The tokens `first` to `last` of an unfinished turn's answer, counted from 1. `pieces`: the text that each
+    brought, which may be empty; None where no text is kept. `ids`: the tokens; None where they are not.
     """
 
     turn_id: str
-    number: int
-    text: str
-    token_id: int | None = None
+    first: int
+    last: int
+    pieces: tuple[str, ...] | None
+    ids: tuple[int, ...] | None = None
+
+    def after(self, saved: int) -> JournalEntry:
+        """What of it comes after the tokens that are saved."""
+        known = max(0, saved - self.first + 1)
+        pieces = self.pieces[known:] if self.pieces is not None else None
+        return JournalEntry(
+            self.turn_id, self.first + known, self.last, pieces, self.ids[known:] if self.ids is not None else None
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
     """How a turn ended. `text`: all that the model wrote, or wrote so far; None where none is to be kept. `items`: the
-    same as an answer, for the history of what follows. `journal`: all of its pieces, where they are to be kept.
+    same as an answer, for the history of what follows.
     `started_at`: None where it never ran, or that is saved. `used`: what it adds to its owner's usage. `generation`:
     what is kept to tell the answer again, or to go on with it. `loop`: for what it was ended before the model ended it.
     """
@@ -73,7 +82,6 @@ class TurnEnd:
     items: tuple[NewItem, ...] = ()
     repairs: int = 0
     loop: Loop | None = None
-    journal: tuple[JournalEntry, ...] | None = None
     started_at: datetime | None = None
     used: UsageRecord | None = None
     generation: GenerationEnd | None = None

@@ -13,7 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from quern.errors import ConversationBusy, ConversationNotFound, StoreError, TurnNotContinuable
 from quern.records import Page, TurnRecord, UsageRecord, page_of, unknown_cursor
 from quern.store.database import Database
-from quern.store.generations import add_generation, end_generation, end_lost_generation, reopen_generation
+from quern.store.generations import (
+    add_generation,
+    as_bytes,
+    end_generation,
+    end_lost_generation,
+    reopen_generation,
+)
 from quern.store.items import append_items, check_storable
 from quern.store.schema import (
     ACTIVE_TURN_INDEX,
@@ -96,15 +102,13 @@ class TurnStore:
 
     @uninterrupted
     async def append(self, entries: Sequence[JournalEntry], started: Mapping[str, datetime] = NOTHING_STARTED) -> None:
-        """Save pieces of text of any number of unfinished turns at once, and when turns began to run, by id.
+        """Save what any number of unfinished turns wrote, and when turns began to run, by id.
 
-        Turns that ended or were deleted are left out, and so are numbers already saved: after an error or a
+        Turns that ended or were deleted are left out, and so are tokens already saved: after an error or a
         cancellation the same may be given again.
         """
         now = datetime.now(UTC)
-        last_saved = select(func.coalesce(func.max(turn_events.c.number), -1)).where(
-            turn_events.c.turn_id == turns.c.id
-        )
+        last_saved = select(func.coalesce(func.max(turn_events.c.number), 0)).where(turn_events.c.turn_id == turns.c.id)
         wanted = (
             select(turns.c.id, last_saved.scalar_subquery())
             .where(turns.c.id.in_({entry.turn_id for entry in entries}), active_turn)
@@ -118,7 +122,7 @@ class TurnStore:
 
     @uninterrupted
     async def finish(self, end: TurnEnd) -> bool:
-        """Store how the turn ended, and its answer if it is complete. Its journal goes, or becomes whole if it is kept.
+        """Store how the turn ended, and its answer if it is complete. Its journal goes.
 
         False, and only the usage counts, if the conversation or response was deleted. Raises TurnAlreadyEnded if it has
         ended before: it keeps that end.
@@ -139,8 +143,6 @@ class TurnStore:
                 await append_items(connection, conversation_id, end.turn_id, end.items, end.finished_at)
             await end_generation(connection, end.turn_id, end.generation)
             await connection.execute(delete(turn_events).where(turn_events.c.turn_id == end.turn_id))
-            if end.journal:
-                await _append_events(connection, end.journal, {end.turn_id: -1}, end.finished_at)
         return True
 
     @uninterrupted
@@ -149,7 +151,7 @@ class TurnStore:
         there were.
 
         Each keeps the text that its journal holds, and counts as a request in what its owner has used; what it has cost
-        nobody knows any more. Until `expires_at` it can go on. To be called at start, before any turn: it takes every
+        nobody knows any more. Until `expires_at` it can go on, a response in the background always. To be called at start, before any turn: it takes every
         active turn in the database for a lost one.
         """
         async with self._database.transaction() as connection:
@@ -157,10 +159,7 @@ class TurnStore:
             lost = (await connection.execute(select(*columns).where(active_turn))).all()
             for turn_id, conversation_id, owner, model_id, text in lost:
                 await add_usage(connection, UsageRecord(now.astimezone(UTC).date(), owner, model_id, 1, 0, 0, 0, 0.0))
-                before = await end_lost_generation(connection, turn_id, expires_at)
-                journal = select(turn_events.c.text).where(
-                    turn_events.c.turn_id == turn_id, turn_events.c.number > before
-                )
+                journal = select(turn_events.c.text).where(turn_events.c.turn_id == turn_id)
                 pieces = (await connection.execute(journal.order_by(turn_events.c.number))).scalars()
                 kept = select(responses.c.background).where(responses.c.turn_id == turn_id)
                 background = (await connection.execute(kept)).scalar_one_or_none()
@@ -172,8 +171,8 @@ class TurnStore:
                     "finished_at": now,
                 }
                 await connection.execute(update(turns).where(turns.c.id == turn_id).values(interrupted))
-                if not background:
-                    await connection.execute(delete(turn_events).where(turn_events.c.turn_id == turn_id))
+                await end_lost_generation(connection, turn_id, None if background else expires_at)
+                await connection.execute(delete(turn_events).where(turn_events.c.turn_id == turn_id))
         return len(lost)
 
     @uninterrupted
@@ -196,8 +195,6 @@ class TurnStore:
                     raise ConversationBusy(SECOND_TURN) from error
                 raise
             await connection.execute(delete(items).where(items.c.id.in_(turn.answer_ids)))
-            tail = delete(turn_events).where(turn_events.c.turn_id == turn.id, turn_events.c.token_id.is_(None))
-            await connection.execute(tail)
             await reopen_generation(connection, turn.id, turn.plan)
 
     @uninterrupted
@@ -285,17 +282,18 @@ async def _touch(
 async def _append_events(
     connection: AsyncConnection, entries: Sequence[JournalEntry], saved: Mapping[str, int], now: datetime
 ) -> None:
-    """Add the pieces of the turns in `saved` that come after the number there."""
+    """Add what the turns in `saved` wrote after the number there."""
+    unsaved = [entry.after(saved[entry.turn_id]) for entry in entries if entry.turn_id in saved]
     rows = [
         {
             "turn_id": entry.turn_id,
-            "number": entry.number,
-            "text": entry.text,
+            "number": entry.last,
+            "text": "".join(entry.pieces or ()),
+            "token_ids": as_bytes(entry.ids) if entry.ids is not None else None,
             "created_at": now,
-            "token_id": entry.token_id,
         }
-        for entry in entries
-        if entry.turn_id in saved and entry.number > saved[entry.turn_id]
+        for entry in unsaved
+        if entry.first <= entry.last
     ]
     if rows:
         await connection.execute(insert(turn_events), rows)

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 import structlog
 
 from quern.errors import StoreError, TurnNotContinuable, TurnNotFound
-from quern.events import TextDelta
 from quern.prompt.codec import TextCodec
 from quern.records import TurnRecord
 from quern.store.generations import GenerationStore
@@ -45,7 +44,6 @@ WHOLE = "The turn's answer is whole: the model ended it. There is nothing to go 
 FORGOTTEN = (
     "What this turn would go on from is not kept any more (turns.resume_hours), so it can't. Ask again for the answer."
 )
-NOT_KEPT = "What this turn wrote is not kept any more (turns.resume_hours), only that it was there: GET /v1/turns/{id}."
 OTHER_MODEL = (
     "The turn was written by the model {then}, and {now} is served now, so it can't go on. Serve that model again, or "
     "ask again."
@@ -137,13 +135,11 @@ class TurnArchive:
         answer_ids = tuple(item.id for item in answer if is_derived(item.id))
         return Stopped(record, plan, kept.prompt, kept.generated, answer_ids)
 
-    async def told(self, record: TurnRecord) -> TurnLog:
-        """The events of a turn that has ended. Raises TurnNotFound where those are not kept any more."""
+    async def told(self, record: TurnRecord) -> TurnLog | None:
+        """The events of a turn that has ended, as they came; None where they are not kept any more."""
         kept = await self._generations.get(record.id)
-        if kept is None and record.text is None:
-            raise TurnNotFound(NOT_KEPT)
         if kept is None:
-            return TurnLog([*([TextDelta(record.text)] if record.text else []), record.end()])
+            return None
         return await asyncio.to_thread(self._told, record, TurnPlan.load(kept.plan), kept.generated)
 
     def _told(self, record: TurnRecord, plan: TurnPlan, generated: Sequence[int]) -> TurnLog:

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from quern.engine.base import Engine, Finished, Logprob, Tokens
 from quern.errors import EngineFailed
 from quern.events import Prefill, Queued, TurnEnded
-from quern.store.turn_rows import JournalEntry
 from quern.turns.journal import Journal
 from quern.turns.observer import TurnObserver
 from quern.turns.turn import Turn
@@ -27,6 +26,7 @@ class Generation:
         self._observer = observer
         self._observe_gap = observer.observe_gap
         self._last_token_at = 0.0
+        self._journaled = turn.kept or turn.resumable
         turn.admitted_at = time.monotonic()
 
     async def consume(self, engine: Engine) -> TurnEnded:
@@ -41,8 +41,8 @@ class Generation:
                         self._turn.log.append(event)
                     case Prefill():
                         self._start()
-                        self._turn.progress = event
-                        self._turn.log.append(event)
+                        self._turn.progress = _of_prompt(event, len(self._turn.request.prompt))
+                        self._turn.log.append(self._turn.progress)
                     case Tokens(ids, logprobs):
                         self._start()
                         self._arrive()
@@ -76,7 +76,9 @@ class Generation:
         turn = self._turn
         turn.count(token_id)
         decoded = self._decoder.decode((token_id,), logprobs)
-        self._record(decoded.text, token_id)
+        turn.pieces.append(decoded.text)
+        if self._journaled:
+            self._journal.wrote(turn)
         turn.log.extend(decoded.events)
         if self._decoder.complete or turn.concluding:
             return self._completed(FinishReason.STOP, self._usage(), turn.timings(time.monotonic()))
@@ -106,7 +108,7 @@ class Generation:
             self._turn.running_at = time.monotonic()
             self._observer.started(self._turn, self._turn.running_at)
             self._turn.started_at = datetime.now(UTC)
-            self._journal.start(self._turn.id, self._turn.started_at)
+            self._journal.start(self._turn, self._turn.started_at)
 
     def _arrive(self) -> None:
         """More tokens have come."""
@@ -122,17 +124,16 @@ class Generation:
         decoded = self._decoder.decode((), last=True)
         self._turn.log.settle()
         if decoded.text:
-            self._record(decoded.text, None)
+            self._turn.pieces.append(decoded.text)
         self._turn.log.extend(decoded.events)
-
-    def _record(self, text: str, token_id: int | None) -> None:
-        """Keep what was written, and have it saved."""
-        turn = self._turn
-        turn.pieces.append(text)
-        if turn.kept or turn.resumable:
-            known = token_id if turn.resumable else None
-            self._journal.add(JournalEntry(turn.id, len(turn.pieces), text if turn.kept else "", known))
 
     def _usage(self) -> Usage:
         cached = self._turn.progress.cached if self._turn.progress is not None else 0
         return Usage(len(self._turn.request.prompt), cached, self._turn.generated_tokens)
+
+
+def _of_prompt(progress: Prefill, prompt_tokens: int) -> Prefill:
+    """Progress that counts the prompt alone, not what was generated before and is computed again."""
+    if progress.total <= prompt_tokens:
+        return progress
+    return Prefill(min(progress.done, prompt_tokens), prompt_tokens, min(progress.cached, prompt_tokens))

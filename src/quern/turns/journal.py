@@ -1,4 +1,4 @@
-"""The journal writer: unfinished turns' text goes to the store in batches, all turns in one transaction."""
+"""The journal writer: what unfinished turns wrote goes to the store in batches, all turns in one transaction."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import structlog
 from quern.errors import StoreError
 from quern.store.turn_rows import JournalEntry
 from quern.store.turns import TurnStore
+from quern.turns.turn import Turn
 
 log = structlog.get_logger(__name__)
 
 
 class Journal:
-    """Collects text and start times and saves them `interval` seconds after the first unsaved one, or sooner once a
-    turn has `token_limit` unsaved tokens. What can't be saved stays and is tried again with the next batch.
+    """Knows what of which turns is unsaved, and saves that `interval` seconds after the first of it was written, or
+    sooner once a turn has `token_limit` unsaved tokens. What can't be saved is tried again with the next batch.
     """
 
     def __init__(self, store: TurnStore, *, interval: float, token_limit: int) -> None:
@@ -25,29 +26,29 @@ class Journal:
         self._interval = interval
         self._token_limit = token_limit
         self._started: dict[str, datetime] = {}
-        self._entries: dict[str, list[JournalEntry]] = {}
-        self._tokens: dict[str, int] = {}
+        self._unsaved: dict[str, Turn] = {}
+        self._saved: dict[str, int] = {}
         self._pending = asyncio.Event()
         self._urgent = asyncio.Event()
 
-    def start(self, turn_id: str, started_at: datetime) -> None:
-        """A turn began to run."""
-        self._started[turn_id] = started_at
+    def start(self, turn: Turn, started_at: datetime) -> None:
+        """A turn began to run. What it wrote in an earlier life is saved."""
+        self._started[turn.id] = started_at
+        self._saved[turn.id] = len(turn.pieces)
         self._pending.set()
 
-    def add(self, entry: JournalEntry) -> None:
-        """Take one token with its piece of text."""
-        self._entries.setdefault(entry.turn_id, []).append(entry)
-        self._tokens[entry.turn_id] = self._tokens.get(entry.turn_id, 0) + 1
+    def wrote(self, turn: Turn) -> None:
+        """A turn has one token more."""
+        self._unsaved[turn.id] = turn
         self._pending.set()
-        if self._tokens[entry.turn_id] >= self._token_limit:
+        if len(turn.pieces) - self._saved[turn.id] >= self._token_limit:
             self._urgent.set()
 
     def forget(self, turn_id: str) -> None:
         """Drop what is unsaved of a turn: its terminal transaction saves all of it."""
         self._started.pop(turn_id, None)
-        self._entries.pop(turn_id, None)
-        self._tokens.pop(turn_id, None)
+        self._unsaved.pop(turn_id, None)
+        self._saved.pop(turn_id, None)
 
     async def run(self) -> None:
         """Save until cancelled."""
@@ -60,20 +61,27 @@ class Journal:
     async def save(self) -> None:
         """Save what there is now, in one transaction."""
         started, self._started = self._started, {}
-        taken, self._entries, self._tokens = self._entries, {}, {}
+        unsaved, self._unsaved = self._unsaved, {}
         self._urgent.clear()
         self._pending.clear()
-        entries = [entry for of_turn in taken.values() for entry in of_turn]
+        entries = [_entry(turn, self._saved[turn_id]) for turn_id, turn in unsaved.items()]
         if not entries and not started:
             return
         try:
             await self._store.append(entries, started)
         except StoreError as error:
-            log.warning("journal_not_saved", error=str(error), events=len(entries))
-            self._put_back(taken, started)
+            log.warning("journal_not_saved", error=str(error), turns=len(entries))
+            self._started = started | self._started
+            self._unsaved = unsaved | self._unsaved
+            self._pending.set()
+            return
+        for entry in entries:
+            if entry.turn_id in self._saved:  # it may have ended meanwhile
+                self._saved[entry.turn_id] = entry.last
 
-    def _put_back(self, taken: dict[str, list[JournalEntry]], started: dict[str, datetime]) -> None:
-        self._started = started | self._started
-        for turn_id, entries in taken.items():
-            self._entries[turn_id] = entries + self._entries.get(turn_id, [])
-        self._pending.set()
+
+def _entry(turn: Turn, saved: int) -> JournalEntry:
+    """What a turn wrote after so many tokens."""
+    pieces = tuple(turn.pieces[saved:]) if turn.kept else None
+    ids = tuple(turn.generated[saved:]) if turn.resumable else None
+    return JournalEntry(turn.id, saved + 1, len(turn.pieces), pieces, ids)

@@ -21,7 +21,6 @@ from quern.turns.preparation import Prepared, call_parser
 from quern.turns.request import ChatInput, ToolUse, TurnRequest
 from quern.types import DisconnectPolicy
 
-
 SEED_BITS = 62
 """Of a seed that nobody asked for: any that a request may have."""
 
@@ -70,8 +69,8 @@ class TurnPlan:
         )
 
     def seeded(self, check: Callable[[GenerateRequest], None]) -> TurnPlan:
-        """With a seed, where none was asked for and the engine can go on with one (`Engine.check_continuable`): what was
-        told but not saved when the server was killed is then drawn again as it was.
+        """With a seed, where none was asked for and the engine can go on with one (`Engine.check_continuable`): what
+        was told but not saved when the server was killed is then drawn again as it was.
         """
         if self.sampling.seed is not None or self.sampling.temperature <= 0:
             return self

@@ -12,6 +12,7 @@ from quern.prompt.codec import TextCodec
 from quern.records import ResponseRecord, StoredItem, TurnRecord
 from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
+from quern.turns.archive import TurnArchive
 from quern.turns.decoder import OutputParser
 from quern.turns.event_log import TurnLog
 from quern.turns.history import NO_RESPONSE
@@ -45,7 +46,15 @@ class OpenResponse:
 class ResponseService:
     """An owner's responses; another owner's don't exist."""
 
-    def __init__(self, codec: TextCodec, responses: ResponseStore, history: HistoryStore, service: TurnService) -> None:
+    def __init__(
+        self,
+        codec: TextCodec,
+        responses: ResponseStore,
+        history: HistoryStore,
+        archive: TurnArchive,
+        service: TurnService,
+    ) -> None:
+        self._archive = archive
         self._codec = codec
         self._responses = responses
         self._history = history
@@ -104,19 +113,20 @@ class ResponseService:
         return record
 
     async def _replay(self, record: ResponseRecord, use: ToolUse) -> TurnLog:
-        """The events of a turn that has ended, from the pieces in which its text came, as far as they were kept."""
+        """The events of a turn that has ended: those of one in the background as they came, where they are kept."""
         turn = record.turn
-        pieces = [entry.text for entry in await self._responses.events(turn.id)] if record.background else []
+        told = await self._archive.told(turn) if record.background else None
+        if told is not None:
+            return told
         parser = OutputParser(
             call_parser(self._codec, use, turn.id), single_call=not use.parallel, repeated=_repeated(turn)
         )
-        return await asyncio.to_thread(_parsed_again, parser, pieces or [turn.text or ""], turn)
+        return await asyncio.to_thread(_parsed_again, parser, turn)
 
 
-def _parsed_again(parser: OutputParser, pieces: Sequence[str], turn: TurnRecord) -> TurnLog:
+def _parsed_again(parser: OutputParser, turn: TurnRecord) -> TurnLog:
     """Takes milliseconds, for a long answer some tens."""
-    answer = [event for piece in pieces for event in parser.push(piece)]
-    return TurnLog([*answer, *parser.finish(), *([turn.end()] if turn.state.terminal else [])])
+    return TurnLog([*parser.push(turn.text or ""), *parser.finish(), *([turn.end()] if turn.state.terminal else [])])
 
 
 def _repeated(turn: TurnRecord) -> RepeatedCall | None:

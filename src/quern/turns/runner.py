@@ -122,7 +122,6 @@ class TurnRunner:
                 items=turn.answer().new_items(turn.id, turn.prefill) if turn.kept else (),
                 repairs=end.repairs,
                 loop=end.loop,
-                journal=turn.journal() if turn.keeps_events else None,
                 used=self._used(turn, end),
                 generation=self._kept(turn, end) if turn.resumable else None,
             )
@@ -130,7 +129,8 @@ class TurnRunner:
 
     def _kept(self, turn: Turn, end: TurnEnded) -> GenerationEnd:
         whole = end.state is TurnState.COMPLETED and end.finish_reason is not FinishReason.LENGTH
-        return GenerationEnd(turn.generated, not whole, datetime.now(UTC) + self._resumable)
+        expires_at = None if turn.keeps_events else datetime.now(UTC) + self._resumable
+        return GenerationEnd(turn.generated, not whole, expires_at)
 
     def _used(self, turn: Turn, end: TurnEnded) -> UsageRecord:
         """What it adds to what it was charged before, should it have gone on."""

@@ -90,9 +90,9 @@ class TurnService:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Serve turns while the block runs; what is still active at its end is interrupted and saved."""
-        now, hours = datetime.now(UTC), self._settings.resume_hours
-        expires = now + timedelta(hours=hours) if hours else None
-        interrupted = await self._store.recover_interrupted(now, SERVER_STOPPED, expires)
+        now = datetime.now(UTC)
+        expires_at = now + timedelta(hours=self._settings.resume_hours)
+        interrupted = await self._store.recover_interrupted(now, SERVER_STOPPED, expires_at)
         if interrupted:
             log.warning("interrupted_turns_found", turns=interrupted)
         async with asyncio.TaskGroup() as tasks:
@@ -319,7 +319,8 @@ class TurnService:
         given = request.input
         items, field = (given.items, given.items_field) if isinstance(given, ChatInput) else ((), None)
         try:
-            row = new_row(turn, request, with_custom_results(items, history), self._engine.info.model_id)
+            said = with_custom_results(items, history)
+            row = await asyncio.to_thread(new_row, turn, request, said, self._engine.info.model_id)
             await self._store.create(row)
         except InvalidRequest as error:
             raise InvalidRequest(str(error), field) from error

@@ -12,7 +12,6 @@ from functools import partial
 from quern.access.principal import Principal
 from quern.engine.base import GenerateRequest, Priority
 from quern.events import Prefill, TurnEnded
-from quern.store.turn_rows import JournalEntry
 from quern.turns.answer import Answer
 from quern.turns.decoder import AnswerDecoder
 from quern.turns.disconnect_policy import Abandonment, AttachedReaders
@@ -170,10 +169,3 @@ class Turn:
         self.pieces = told.pieces
         self.log.extend(told.events)
         self.earlier = earlier
-
-    def journal(self) -> tuple[JournalEntry, ...]:
-        """All that was written, piece by piece."""
-        ids = [*self.generated, None]
-        return tuple(
-            JournalEntry(self.id, number, piece, ids[number - 1]) for number, piece in enumerate(self.pieces, 1)
-        )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from quern.engine.base import Engine
 from quern.errors import TurnNotFound
+from quern.events import TextDelta
 from quern.prompt.codec import TextCodec
 from quern.records import Page, TurnRecord
 from quern.store.turns import TurnStore
@@ -19,6 +20,8 @@ from quern.turns.recent import Queue, RecentTurn
 from quern.turns.service import TurnService
 from quern.turns.turn import Turn
 from quern.types import TurnState, Usage
+
+NOT_KEPT = "What this turn wrote is not kept any more (turns.resume_hours), only that it was there: GET /v1/turns/{id}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class TurnReports:
             return OpenTurn(turn.id, self._record(turn, time.monotonic()), turn.log, turn)
         recent = self._recent(names, owner)
         record = await self._stored([recent.id] if recent is not None else names, owner)
-        return OpenTurn(record.id, record, await self._archive.told(record), None)
+        return OpenTurn(record.id, record, await self._archive.told(record) or _text_alone(record), None)
 
     async def page(
         self, owner: str, *, limit: int, after: str | None, state: TurnState | None, conversation_id: str | None
@@ -130,6 +133,13 @@ class TurnReports:
             started_at=turn.started_at,
             finished_at=None,
         )
+
+
+def _text_alone(record: TurnRecord) -> TurnLog:
+    """All that is known of the events of an old turn. Raises TurnNotFound where that is nothing."""
+    if record.text is None:
+        raise TurnNotFound(NOT_KEPT)
+    return TurnLog([*([TextDelta(record.text)] if record.text else []), record.end()])
 
 
 def _named(turn: Turn | RecentTurn, names: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ down_revision = "0006"
 
 def upgrade() -> None:
     """Add what is new."""
-    op.add_column("turn_events", sa.Column("token_id", sa.Integer(), nullable=True))
+    op.add_column("turn_events", sa.Column("token_ids", sa.LargeBinary(), nullable=True))
     op.create_table(
         "generations",
         sa.Column("turn_id", sa.Text(), nullable=False),
