@@ -2,7 +2,7 @@
 
 from quern.engine.fake import FakeEngine
 
-from .conftest import Quern, Start
+from .conftest import SEED, Quern, Start
 
 BUBBLE_SORT = "用 Python 写一个最基础版的冒泡排序算法，只写函数体即可，不必写测试代码和示例"
 
@@ -79,7 +79,7 @@ async def test_every_optional_field_reaches_the_engine_and_absent_ones_are_the_d
     assert (given.max_tokens, given.temperature, given.top_p, given.top_k) == (7, 0.1, 0.5, 3)
     assert (given.repetition_penalty, given.seed) == (1.2, 42)
     assert (default.max_tokens, default.temperature, default.top_p, default.top_k) == (4096, 0.7, 0.8, 20)
-    assert (default.repetition_penalty, default.seed) == (1.05, None)
+    assert (default.repetition_penalty, default.seed) == (1.05, SEED)
 
 
 async def test_multipart_forms_are_taken_too(quern: Quern) -> None:

@@ -10,7 +10,7 @@ import pytest
 from quern.engine.base import Priority
 from quern.prompt.codec import TextCodec
 
-from .conftest import Quern, Start
+from .conftest import SEED, Quern, Start
 from .engines import saying
 
 SPECIAL = TextCodec.builtin().tokenizer.special.control
@@ -86,9 +86,9 @@ async def test_what_mistrals_library_sends_for_nothing_is_nothing(quern: Quern) 
 
 
 @pytest.mark.parametrize(
-    ("seeds", "seed"), [({"random_seed": 5}, 5), ({"seed": 6}, 6), ({"random_seed": 5, "seed": 6}, 6), ({}, None)]
+    ("seeds", "seed"), [({"random_seed": 5}, 5), ({"seed": 6}, 6), ({"random_seed": 5, "seed": 6}, 6), ({}, SEED)]
 )
-async def test_the_seed_has_mistrals_name_too(quern: Quern, seeds: dict[str, int], seed: int | None) -> None:
+async def test_the_seed_has_mistrals_name_too(quern: Quern, seeds: dict[str, int], seed: int) -> None:
     assert (await quern.client.post(FIM, json={"prompt": "a", **seeds})).status_code == 200
     assert quern.engine.requests[-1].sampling.seed == seed
 

@@ -10,7 +10,7 @@ import pytest
 from quern.engine.base import Priority
 from quern.prompt.codec import TextCodec
 
-from .conftest import Quern, Start
+from .conftest import SEED, Quern, Start
 from .engines import saying
 from .streams import frames
 
@@ -212,8 +212,8 @@ async def test_after_t_max_predict_ms_the_turn_ends_completed_at_the_end_of_a_li
         ({"min_p": 0.2}, "min_p", 0.2),
         ({"top_k": -1}, "top_k", 0),
         ({"presence_penalty": 0.5}, "presence_penalty", 0.5),
-        ({"seed": -1}, "seed", None),
-        ({"seed": 4294967295}, "seed", None),
+        ({"seed": -1}, "seed", SEED),
+        ({"seed": 4294967295}, "seed", SEED),
         ({"seed": 42}, "seed", 42),
         ({"n_predict": -1}, "max_tokens", 4096),
         ({"ignore_eos": True, "n_predict": 3}, "ignore_eos", True),

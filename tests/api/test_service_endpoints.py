@@ -85,7 +85,12 @@ async def test_the_api_page_and_its_description_list_every_route_and_form_field(
     paths = (await quern.client.get("/openapi.json")).json()["paths"]
     assert set(paths) == {
         "/metrics",
+        "/v1/turns",
         "/v1/turns/{turn_id}",
+        "/v1/turns/{turn_id}/events",
+        "/v1/turns/{turn_id}/cancel",
+        "/v1/turns/{turn_id}/continue",
+        "/v1/admin/reload",
         "/v1/usage",
         "/v1/admin/activity",
         "/v1/admin/audit",

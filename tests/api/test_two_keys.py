@@ -40,6 +40,7 @@ WITHOUT_IDS = {
     "/v1/models",
     "/v1/models/{model:path}",
     "/v1/usage",
+    "/v1/turns",
     "/props",
     "/slots",
     "/api/version",
@@ -181,6 +182,9 @@ def of_a_response(response: str, item: str) -> Iterator[Case]:
     yield Case("GET", f"{one}/input_items", f"/v1/responses/{response}/input_items?after={item}")
     yield Case("POST", f"{one}/cancel", f"/v1/responses/{response}/cancel")
     yield Case("GET", "/v1/turns/{turn_id}", f"/v1/turns/{response}")
+    yield Case("GET", "/v1/turns/{turn_id}/events", f"/v1/turns/{response}/events")
+    yield Case("POST", "/v1/turns/{turn_id}/cancel", f"/v1/turns/{response}/cancel")
+    yield Case("POST", "/v1/turns/{turn_id}/continue", f"/v1/turns/{response}/continue")
     yield Case("DELETE", one, f"/v1/responses/{response}")
     for path in ("/v1/responses", "/v1/responses/input_tokens"):
         for extra in ({}, {"background": True, "store": True}, {"stream": True}):

@@ -151,8 +151,8 @@ class TurnStore:
         there were.
 
         Each keeps the text that its journal holds, and counts as a request in what its owner has used; what it has cost
-        nobody knows any more. Until `expires_at` it can go on, a response in the background always. To be called at start, before any turn: it takes every
-        active turn in the database for a lost one.
+        nobody knows any more. Until `expires_at` it can go on, a response in the background always. To be called at
+        start, before any turn: it takes every active turn in the database for a lost one.
         """
         async with self._database.transaction() as connection:
             columns = turns.c.id, turns.c.conversation_id, turns.c.owner, turns.c.model_id, turns.c.text

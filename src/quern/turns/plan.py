@@ -74,7 +74,7 @@ class TurnPlan:
         """
         if self.sampling.seed is not None or self.sampling.temperature <= 0:
             return self
-        seeded = replace(self.sampling, seed=secrets.randbits(SEED_BITS))
+        seeded = replace(self.sampling, seed=new_seed())
         try:
             check(GenerateRequest((0,), seeded, grammar=self.grammar))
         except InvalidRequest:
@@ -103,6 +103,11 @@ class TurnPlan:
 
 
 _ADAPTER = TypeAdapter(TurnPlan)
+
+
+def new_seed() -> int:
+    """A seed that nobody can foresee."""
+    return secrets.randbits(SEED_BITS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,10 @@ from quern.sampling import SamplingParams
 from quern.store import schema
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
+from quern.store.generations import GenerationEnd, GenerationStore, packed
 from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
-from quern.store.turn_rows import JournalEntry, NewTurn, TurnEnd
+from quern.store.turn_rows import NewTurn, TurnEnd
 from quern.store.turns import TurnStore
 from quern.types import FinishReason, Item, Message, Role, Timings, TurnState, Usage
 
@@ -74,6 +75,21 @@ def responses(database: Database) -> ResponseStore:
     return ResponseStore(database)
 
 
+TABLES = (
+    schema.conversations,
+    schema.turns,
+    schema.items,
+    schema.turn_events,
+    schema.generations,
+    schema.responses,
+)
+
+
+@pytest.fixture
+def generations(database: Database) -> GenerationStore:
+    return GenerationStore(database)
+
+
 @pytest.fixture
 def rows(database: Database) -> Callable[[], Awaitable[dict[str, int]]]:
     """Counts the rows of each table of what was said."""
@@ -82,7 +98,7 @@ def rows(database: Database) -> Callable[[], Awaitable[dict[str, int]]]:
         async with database.transaction() as connection:
             return {
                 table.name: (await connection.execute(select(func.count()).select_from(table))).scalar_one()
-                for table in (schema.conversations, schema.turns, schema.items, schema.turn_events, schema.responses)
+                for table in TABLES
             }
 
     return count_rows
@@ -119,6 +135,8 @@ def new_turn(tick: Callable[[], datetime]) -> Callable[..., NewTurn]:
             created_at=tick(),
             conversation_id=str(uuid4()) if not conversation_id and conversation_id is not None else conversation_id,
             new_conversation=new_conversation,
+            plan={},
+            prompt=packed(range(12)),
             response=response,
         )
 
@@ -137,7 +155,7 @@ def ended(tick: Callable[[], datetime]) -> Callable[..., TurnEnd]:
         state: TurnState = TurnState.COMPLETED,
         error: str | None = None,
         repairs: int = 0,
-        journal: tuple[JournalEntry, ...] | None = None,
+        generation: GenerationEnd | None = None,
     ) -> TurnEnd:
         answer = [] if text is None else [Message(Role.ASSISTANT, text)]
         return TurnEnd(
@@ -151,7 +169,7 @@ def ended(tick: Callable[[], datetime]) -> Callable[..., TurnEnd]:
             finished_at=tick(),
             items=tuple(map(new_item, answer if items is None else items)),
             repairs=repairs,
-            journal=journal,
+            generation=generation,
         )
 
     return build
@@ -161,6 +179,6 @@ def ended(tick: Callable[[], datetime]) -> Callable[..., TurnEnd]:
 async def drivers_threads_end_before_the_loop() -> AsyncGenerator[None]:
     """A connection that could not be opened leaves a thread that still reports to the event loop for a moment."""
     yield
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while any("_connection_worker_thread" in thread.name for thread in threading.enumerate()):
             await asyncio.sleep(0.005)

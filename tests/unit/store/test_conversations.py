@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
+from tests.unit.store.pieces import piece
 from tests.unit.store.stored_turns import active_turn_of
 
 from quern.errors import InvalidRequest, StoreError
@@ -19,7 +20,7 @@ from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
 from quern.store.items import NewItem
-from quern.store.turn_rows import JournalEntry, NewTurn, TurnEnd
+from quern.store.turn_rows import NewTurn, TurnEnd
 from quern.store.turns import TurnStore
 from quern.types import FinishReason, Message, Role, Timings, TurnState, Usage
 
@@ -142,7 +143,7 @@ async def test_deleting_takes_turns_items_and_journal_along(
     kept = new_turn(owner="bob")
     for turn in (*several, kept):
         await turns.create(turn)
-        await turns.append([JournalEntry(turn.id, 1, "x")])
+        await turns.append([piece(turn.id, 1, "x")])
     assert await conversations.delete(str(several[0].conversation_id), "ann") is True
     assert await conversations.delete(str(several[0].conversation_id), "ann") is False
     assert await conversations.delete_all("ann") == 1

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.store.pieces import piece
 from tests.unit.store.stored_turns import STOPPED, stored_turn
 
 from quern.records import TurnRecord
@@ -76,7 +77,7 @@ async def test_queued_and_running_turns_are_interrupted_and_ended_ones_kept(
         await turns.create(turn)
     for turn in (running, one_shot):
         await turns.append([], {turn.id: turn.created_at})
-    await turns.append([JournalEntry(running.id, number, f"{number}") for number in range(12)])
+    await turns.append([piece(running.id, number, f"{number}") for number in range(1, 13)])
     await turns.finish(ended(over.id))
     completed = await stored_turn(turns, over.id)
 
@@ -85,7 +86,7 @@ async def test_queued_and_running_turns_are_interrupted_and_ended_ones_kept(
     assert {record.state for record in records.values()} == {TurnState.INTERRUPTED}
     assert {record.finished_at for record in records.values()} == {NOW}
     assert all("The server stopped" in str(record.error) for record in records.values())
-    assert [records[turn.id].text for turn in (queued, running, one_shot)] == ["", "01234567891011", None]
+    assert [records[turn.id].text for turn in (queued, running, one_shot)] == ["", "123456789101112", None]
     assert await stored_turn(turns, over.id) == completed
     assert await history.of_conversation(str(running.conversation_id), "ann") == []
     assert await turns.recover_interrupted(NOW, STOPPED) == 0
@@ -128,10 +129,10 @@ def test_the_recovered_text_is_the_pieces_in_order(batches: list[list[tuple[int,
         number = 0
         for batch in batches:
             entries: list[JournalEntry] = []
-            for which, piece in batch:
+            for which, written in batch:
                 number += 1
-                entries.append(JournalEntry(ids[which], number, piece))
-                expected[ids[which]] += storable(piece)
+                entries.append(piece(ids[which], number, written))
+                expected[ids[which]] += storable(written)
             for _ in range(1 + repeated):
                 await turns.append(entries)
         await turns.recover_interrupted(NOW, STOPPED)

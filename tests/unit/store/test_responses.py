@@ -1,6 +1,7 @@
 """Responses: chains and forks of them, what their deletion leaves, and the journals of those in the background."""
 
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 
 import pytest
 from tests.unit.store.example_items import ANSWER, CALLING, NOON, QUESTION, RESULTS, new_item
@@ -9,6 +10,7 @@ from tests.unit.store.stored_turns import STOPPED, stored_turn
 from quern.errors import ResponseNotFound
 from quern.records import NewResponse
 from quern.store.conversations import ConversationStore
+from quern.store.generations import GenerationEnd, GenerationStore
 from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
 from quern.store.turn_rows import JournalEntry, NewTurn, TurnEnd
@@ -96,7 +98,14 @@ async def test_a_response_is_remembered_without_a_conversation(
     assert await history.of_response(turn.id) == [QUESTION, *CALLING]
     stored = await history.of_turn(turn.id)
     assert [(item.position, item.conversation_id) for item in stored] == [(0, None), (1, None), (2, None), (3, None)]
-    assert await rows() == {"conversations": 0, "turns": 1, "items": 4, "turn_events": 0, "responses": 1}
+    assert await rows() == {
+        "conversations": 0,
+        "turns": 1,
+        "items": 4,
+        "turn_events": 0,
+        "generations": 0,
+        "responses": 1,
+    }
 
 
 async def test_a_chain_of_three_is_one_history(history: HistoryStore, respond: Respond) -> None:
@@ -219,7 +228,7 @@ async def test_deleting_a_response_takes_all_of_it_along(
     response = NewResponse(previous_id=None, background=True, body={})
     turn = new_turn(conversation_id=None, items=[QUESTION], response=response)
     await turns.create(turn)
-    await turns.finish(ended(turn.id, items=CALLING, journal=(JournalEntry(turn.id, 1, "x"),)))
+    await turns.finish(ended(turn.id, items=CALLING, generation=GenerationEnd([1], False, None)))
     record = await responses.get(turn.id, "ann")
     assert record is not None
     await responses.delete(record)
@@ -281,45 +290,22 @@ async def test_deleting_a_background_response_of_a_conversation_takes_its_pieces
 ) -> None:
     turn = new_turn(items=[QUESTION], response=NewResponse(None, background=True, body={}))
     await turns.create(turn)
-    await turns.finish(ended(turn.id, items=[ANSWER], journal=(JournalEntry(turn.id, 1, "x"),)))
+    await turns.finish(ended(turn.id, items=[ANSWER], generation=GenerationEnd([1], False, None)))
     record = await responses.get(turn.id, "ann")
     assert record is not None
     await responses.delete(record)
-    assert await rows() == {"conversations": 1, "turns": 1, "items": 2, "turn_events": 0, "responses": 0}
+    assert await rows() == {
+        "conversations": 1,
+        "turns": 1,
+        "items": 2,
+        "turn_events": 0,
+        "generations": 0,
+        "responses": 0,
+    }
 
 
-async def test_a_background_response_keeps_its_pieces_at_the_end_and_others_drop_them(
-    responses: ResponseStore, turns: TurnStore, new_turn: Callable[..., NewTurn], ended: Callable[..., TurnEnd]
-) -> None:
-    for background in (True, False):
-        response = NewResponse(previous_id=None, background=background, body={})
-        turn = new_turn(conversation_id=None, response=response)
-        await turns.create(turn)
-        pieces = tuple(JournalEntry(turn.id, number, piece) for number, piece in enumerate(("sor", "te", "d"), 1))
-        await turns.append(pieces[:2])
-        await turns.finish(ended(turn.id, "sorted", journal=pieces if background else None))
-        assert await responses.events(turn.id) == (list(pieces) if background else [])
-        await turns.append(pieces)
-        assert await responses.events(turn.id) == (list(pieces) if background else []), "it ended, and stays as it is"
-
-
-@pytest.mark.parametrize("state", [TurnState.CANCELLED, TurnState.FAILED, TurnState.INTERRUPTED])
-async def test_the_pieces_of_a_background_response_that_did_not_complete_are_kept_too(
-    responses: ResponseStore,
-    turns: TurnStore,
-    new_turn: Callable[..., NewTurn],
-    ended: Callable[..., TurnEnd],
-    *,
-    state: TurnState,
-) -> None:
-    turn = new_turn(conversation_id=None, response=NewResponse(previous_id=None, background=True, body={}))
-    await turns.create(turn)
-    pieces = (JournalEntry(turn.id, 1, "a"), JournalEntry(turn.id, 2, "b"))
-    await turns.finish(ended(turn.id, "ab", state=state, journal=pieces))
-    assert await responses.events(turn.id) == list(pieces)
-
-
-async def test_after_a_crash_a_background_response_has_the_pieces_that_were_saved_and_others_only_their_text(
+async def test_after_a_crash_a_background_response_is_kept_as_it_came_for_ever_and_others_for_a_while(
+    generations: GenerationStore,
     responses: ResponseStore,
     turns: TurnStore,
     rows: Callable[[], Awaitable[dict[str, int]]],
@@ -329,16 +315,19 @@ async def test_after_a_crash_a_background_response_has_the_pieces_that_were_save
     for background in (True, False):
         turn = new_turn(conversation_id=None, response=NewResponse(None, background=background, body={}))
         await turns.create(turn)
-        await turns.append([JournalEntry(turn.id, 1, "sor"), JournalEntry(turn.id, 2, "te")])
+        await turns.append([JournalEntry(turn.id, 1, 2, ("sor", "te"), (7, 8))])
         saved[background] = turn
-    assert await turns.recover_interrupted(NOON, STOPPED) == 2
-    for background, turn in saved.items():
+    assert await turns.recover_interrupted(NOON, STOPPED, NOON + timedelta(hours=1)) == 2
+    for turn in saved.values():
         record = await responses.get(turn.id, "ann")
         assert record is not None
         assert (record.turn.state, record.turn.text) == (TurnState.INTERRUPTED, "sorte")
-        kept = [JournalEntry(turn.id, 1, "sor"), JournalEntry(turn.id, 2, "te")]
-        assert await responses.events(turn.id) == (kept if background else [])
-    assert (await rows())["turn_events"] == 2
+        kept = await generations.get(turn.id)
+        assert kept is not None
+        assert (kept.prompt, kept.generated) == (tuple(range(12)), (7, 8))
+    assert await generations.forget(NOON + timedelta(hours=2)) == 1
+    assert await generations.get(saved[True].id) is not None
+    assert (await rows())["turn_events"] == 0
 
 
 async def test_a_response_that_was_interrupted_before_its_first_word_has_an_empty_text(

@@ -4,13 +4,14 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from sqlalchemy import text
+from tests.unit.store.pieces import piece
 from tests.unit.store.stored_turns import STOPPED, stored_turn
 
 from quern.errors import InvalidRequest
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
-from quern.store.turn_rows import JournalEntry, NewTurn, TurnEnd
+from quern.store.turn_rows import NewTurn, TurnEnd
 from quern.store.turns import TurnStore
 from quern.types import Message, Role
 
@@ -24,8 +25,8 @@ async def test_the_journal_goes_when_the_turn_ends(
     turn, other = new_turn(), new_turn(conversation_id=None)
     await turns.create(turn)
     await turns.create(other)
-    await turns.append([JournalEntry(turn.id, 1, "sor"), JournalEntry(other.id, 1, "x")])
-    await turns.append([JournalEntry(turn.id, 2, "ted")])
+    await turns.append([piece(turn.id, 1, "sor"), piece(other.id, 1, "x")])
+    await turns.append([piece(turn.id, 2, "ted")])
     assert (await rows())["turn_events"] == 3
     await turns.finish(ended(turn.id, "sorted"))
     assert (await rows())["turn_events"] == 1
@@ -43,7 +44,7 @@ async def test_the_journal_leaves_out_turns_that_ended_or_are_gone(
         await turns.create(turn)
     await turns.finish(ended(over.id))
     await conversations.delete(str(gone.conversation_id), "ann")
-    await turns.append([JournalEntry(turn_id, 1, "x") for turn_id in (over.id, gone.id, "unknown", going.id)])
+    await turns.append([piece(turn_id, 1, "x") for turn_id in (over.id, gone.id, "unknown", going.id)])
     async with database.transaction() as connection:
         kept = (await connection.execute(text("SELECT turn_id FROM turn_events"))).scalars().all()
     assert kept == [going.id]
@@ -53,13 +54,13 @@ async def test_the_journal_leaves_out_turns_that_ended_or_are_gone(
 async def test_entries_may_be_given_twice(turns: TurnStore, new_turn: Callable[..., NewTurn]) -> None:
     turn = new_turn()
     await turns.create(turn)
-    entries = [JournalEntry(turn.id, number, f"{number};") for number in range(4)]
+    entries = [piece(turn.id, number, f"{number};") for number in range(1, 5)]
     await turns.append(entries[:3])
     await turns.append(entries)
     await turns.recover_interrupted(turn.created_at, STOPPED)
     record = await stored_turn(turns, turn.id)
     assert record is not None
-    assert record.text == "0;1;2;3;"
+    assert record.text == "1;2;3;4;"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ async def test_text_comes_back_as_it_was(
 ) -> None:
     turn = new_turn(prompt=content)
     await turns.create(turn)
-    await turns.append([JournalEntry(turn.id, 1, content)])
+    await turns.append([piece(turn.id, 1, content)])
     await turns.finish(ended(turn.id, content))
     record = await stored_turn(turns, turn.id)
     assert record is not None
@@ -109,7 +110,7 @@ async def test_an_answer_that_can_t_be_stored_keeps_all_but_those_characters(
 ) -> None:
     turn = new_turn()
     await turns.create(turn)
-    await turns.append([JournalEntry(turn.id, 1, "a\x00b")])
+    await turns.append([piece(turn.id, 1, "a\x00b")])
     await turns.finish(ended(turn.id, "a\x00b\udfffc"))
     record = await stored_turn(turns, turn.id)
     assert record is not None

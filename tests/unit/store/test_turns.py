@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
+from tests.unit.store.pieces import piece
 from tests.unit.store.stored_turns import active_turn_of, stored_turn
 
 from quern.errors import ConversationBusy, ConversationNotFound, StoreError
@@ -18,7 +19,7 @@ from quern.sampling import SamplingParams
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
-from quern.store.turn_rows import JournalEntry, NewTurn, TurnEnd
+from quern.store.turn_rows import NewTurn, TurnEnd
 from quern.store.turns import TurnAlreadyEnded, TurnStore
 from quern.types import FinishReason, Message, Role, Timings, TurnState, Usage
 
@@ -99,7 +100,14 @@ async def test_of_twenty_turns_at_once_exactly_one_enters_the_conversation(
     outcomes = await asyncio.gather(*map(turns.create, rivals), return_exceptions=True)
     assert Counter(map(type, outcomes)) == {type(None): 1, ConversationBusy: 19}
     assert await active_turn_of(database, str(first.conversation_id)) == rivals[outcomes.index(None)].id
-    assert await rows() == {"conversations": 1, "turns": 2, "items": 3, "turn_events": 0, "responses": 0}
+    assert await rows() == {
+        "conversations": 1,
+        "turns": 2,
+        "items": 3,
+        "turn_events": 0,
+        "generations": 1,
+        "responses": 0,
+    }
 
 
 async def test_a_conversation_is_free_again_after_any_end(
@@ -174,7 +182,14 @@ async def test_a_one_shot_prompt_is_not_stored(
     record = await stored_turn(turns, turn.id)
     assert record is not None
     assert (record.state, record.conversation_id, record.text) == (TurnState.COMPLETED, None, None)
-    assert await rows() == {"conversations": 0, "turns": 1, "items": 0, "turn_events": 0, "responses": 0}
+    assert await rows() == {
+        "conversations": 0,
+        "turns": 1,
+        "items": 0,
+        "turn_events": 0,
+        "generations": 0,
+        "responses": 0,
+    }
     assert b"goes nowhere" not in bytes_on_disk(database_file)
 
 
@@ -273,10 +288,10 @@ async def test_nothing_happens_to_a_turn_whose_conversation_was_deleted(
 ) -> None:
     turn = new_turn()
     await turns.create(turn)
-    await turns.append([JournalEntry(turn.id, 1, "x")])
+    await turns.append([piece(turn.id, 1, "x")])
     assert await conversations.delete(str(turn.conversation_id), "ann")
     await turns.append([], {turn.id: START})
-    await turns.append([JournalEntry(turn.id, 2, "y")])
+    await turns.append([piece(turn.id, 2, "y")])
     await turns.finish(ended(turn.id))
     assert not any((await rows()).values())
 

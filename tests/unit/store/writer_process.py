@@ -29,9 +29,9 @@ async def write(url: str, turn_id: str) -> None:
         NewTurn(turn_id, "ann", "request-1", "a-model", said, SamplingParams(), now, f"of-{turn_id}", True)
     )
     await turns.append([], {turn_id: now})
-    for number in count():
-        await turns.append([JournalEntry(turn_id, number, f"{number} 个 ")])
-        sys.stdout.write(f"{number}\n")
+    for number in count(1):
+        await turns.append([JournalEntry(turn_id, number, number, (f"{number - 1} 个 ",))])
+        sys.stdout.write(f"{number - 1}\n")
         sys.stdout.flush()
 
 

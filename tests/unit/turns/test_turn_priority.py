@@ -28,7 +28,7 @@ async def test_what_asked_for_the_background_stays_there_although_it_is_read() -
 
 def _grown(turn: Turn, tokens: int) -> Priority:
     for _ in range(tokens):
-        turn.count([65])
+        turn.count(65)
     return turn.priority
 
 
