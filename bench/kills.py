@@ -115,10 +115,10 @@ def _llamacpp(line: str) -> str:
     return str(_data(line).get("content", ""))
 
 
-def asks() -> list[Ask]:
-    """The load."""
+def asks(topics: int) -> list[Ask]:
+    """The load: each kind of request about so many topics."""
     found: list[Ask] = []
-    for number, what in enumerate(ASKS):
+    for number, what in enumerate(ASKS[:topics]):
         messages = [{"role": "user", "content": f"Write {what} in Python."}]
         most: dict[str, Any] = {"temperature": 0, "stream": True}
         chat = {**most, "messages": messages, "max_tokens": 120}
@@ -299,7 +299,7 @@ class Verdict:
 
 async def measure(options: argparse.Namespace, folder: Path) -> Verdict:
     """All kills."""
-    chance, verdict, load = random.Random(options.seed), Verdict(), asks()
+    chance, verdict, load = random.Random(options.seed), Verdict(), asks(options.topics)
     server = Server(options, folder)
     server.start()
     answers: dict[str, str] = {}
@@ -328,6 +328,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=4.0, help="The longest time between a start and its kill.")
+    parser.add_argument("--topics", type=int, default=len(ASKS), help="Of each kind of request.")
     parser.add_argument("--engine", default="cpu")
     parser.add_argument("--model", default="qwen2.5-coder-0.5b")
     parser.add_argument("--models-dir", type=Path, help="Where models are, other than in the data directory.")

@@ -16,7 +16,7 @@ from quern.api.shared.openapi import EVENTS
 from quern.api.shared.request_turns import loop_json
 from quern.api.shared.services import Services, ServicesDep
 from quern.api.shared.sse import EventStreamResponse
-from quern.api.turn_events import LAST_EVENT_ID, Seen, TurnEventEncoder, count_of
+from quern.api.shared.turn_events import LAST_EVENT_ID, Seen, TurnEventEncoder, count_of
 from quern.records import TurnRecord
 from quern.turns.explanation import FirstUnknown, Place
 from quern.turns.recent import Queue
