@@ -80,10 +80,9 @@ class NoMetrics(Metrics):
 class UntimedGeneration(Generation):
     """Asks no clock for each token, which only the metrics need."""
 
-    def _count(self, ids: tuple[int, ...]) -> None:
+    def _arrive(self) -> None:
         if self._turn.first_token_at is None:
             self._turn.first_token_at = time.monotonic()
-        self._turn.count(ids)
 
 
 Serve = Callable[[Application, Settings, socket.socket], Awaitable[None]]
