@@ -14,6 +14,7 @@ from quern.errors import ConversationBusy, ConversationNotFound, StoreError, Tur
 from quern.records import Page, TurnRecord, UsageRecord, page_of, unknown_cursor
 from quern.store.database import Database
 from quern.store.generations import add_generation, end_generation, end_lost_generation, reopen_generation
+from quern.store.idempotency import claim_key
 from quern.store.items import append_items, check_storable
 from quern.store.schema import (
     ACTIVE_TURN_INDEX,
@@ -88,6 +89,8 @@ class TurnStore:
                 raise
             if turn.plan is not None:
                 await add_generation(connection, turn.id, turn.plan, turn.prompt)
+            if turn.key is not None:
+                await claim_key(connection, turn.owner, turn.id, turn.key)
             if turn.response is not None:
                 response = {"turn_id": turn.id, **asdict(turn.response)}
                 await connection.execute(insert(responses).values(response))

@@ -75,6 +75,8 @@ class Generation:
         """
         turn = self._turn
         turn.count(token_id)
+        if logprobs is not None and turn.plan.keyed:
+            turn.logprobs += logprobs
         decoded = self._decoder.decode((token_id,), logprobs)
         self._record(decoded.text, token_id)
         turn.log.extend(decoded.events)

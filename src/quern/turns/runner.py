@@ -130,7 +130,9 @@ class TurnRunner:
 
     def _kept(self, turn: Turn, end: TurnEnded) -> GenerationEnd:
         whole = end.state is TurnState.COMPLETED and end.finish_reason is not FinishReason.LENGTH
-        return GenerationEnd(turn.generated, not whole, datetime.now(UTC) + self._resumable)
+        goes_on = bool(self._resumable) and not whole
+        logprobs = [(one.value, one.top) for one in turn.logprobs]
+        return GenerationEnd(turn.generated, goes_on, datetime.now(UTC) + self._resumable, logprobs)
 
     def _used(self, turn: Turn, end: TurnEnded) -> UsageRecord:
         """What it adds to what it was charged before, should it have gone on."""
