@@ -1,4 +1,4 @@
-"""Connections that are cut: a client that asks again gets the answer that it had begun to get, and it is paid for once."""
+"""Connections that are cut: a client that asks again gets the answer that it had begun to get, paid for once."""
 
 from __future__ import annotations
 

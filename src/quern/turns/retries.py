@@ -131,6 +131,10 @@ class Retries:
         return None
 
     def _attach(self, caller: Caller, turns: Sequence[Turn], by: AttachedBy) -> None:
+        for turn in turns:
+            if turn.held:
+                with turn.attach(streamed=True):  # the time that it is held begins anew
+                    pass
         caller.adopted.extend(turn.id for turn in turns)
         caller.turn_ids.extend(turn.id for turn in turns if turn.id not in caller.turn_ids)
         self._turns.attached(by)
