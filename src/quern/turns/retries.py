@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -95,21 +95,18 @@ class Retries:
         Raises KeyReused, and what `Starter.start_new` raises.
         """
         caller = requests[0].caller
-        if caller.idempotency_key is not None and self._settings.idempotency_hours:
-            return await self._under_key(caller.idempotency_key, requests)
-        lost = self._take_lost(requests) if self._settings.adopt_retries else None
+        key = self._key_of(caller)
+        if key is not None:
+            lock = self._locks.setdefault((caller.owner, key), asyncio.Lock())
+            async with lock:  # the same at the same moment waits until the turns of the first are there
+                return await self._under_key(key, requests)
+        lost = self._take_lost(requests)
         if lost is not None:
             self._attach(caller, lost.turns, AttachedBy.CONNECTION)
             return list(lost.turns)
-        started: list[Turn] = []
-        try:
-            for request in requests:
-                started.append(await self._turns.start_new(request))  # noqa: PERF401 (an error must find them)
-        except BaseException:
-            _end(started)
-            raise
-        self._started.update({turn.id: turn for turn in started})
-        return started
+        turns = await self._start(requests, {})
+        self._started.update({turn.id: turn for turn in turns})
+        return turns
 
     def connection_lost(self, caller: Caller) -> None:
         """The client of a request has gone before its answer was whole."""
@@ -118,7 +115,8 @@ class Retries:
             self._lost[known_by] = [lost for lost in self._lost[known_by] if lost.running and lost.turns != turns]
             if not self._lost[known_by]:
                 del self._lost[known_by]
-        if turns and caller.known_by is not None and caller.idempotency_key is None:
+        asks_again = self._settings.adopt_retries and self._key_of(caller) is None
+        if turns and asks_again and caller.known_by is not None:
             self._lost[caller.known_by].append(_Lost(turns, time.monotonic()))
 
     def _take_lost(self, requests: Sequence[TurnRequest]) -> _Lost | None:
@@ -140,36 +138,39 @@ class Retries:
         self._turns.attached(by)
         log.info("retry_attached", by=by.value, turns=caller.adopted)
 
+    def _key_of(self, caller: Caller) -> str | None:
+        return caller.idempotency_key if self._settings.idempotency_hours else None
+
     async def _under_key(self, key: str, requests: Sequence[TurnRequest]) -> list[Turn]:
-        """The same request at the same moment waits here until the turns of the first are there."""
-        caller = requests[0].caller
-        lock = self._locks.setdefault((caller.owner, key), asyncio.Lock())
-        async with lock:
-            now = datetime.now(UTC)
-            known = await self._keys.get(caller.owner, key, now)
-            if known is not None and known.fingerprint != caller.body_digest:
-                raise KeyReused(OTHER_REQUEST.format(hours=self._settings.idempotency_hours))
-            expires = now + timedelta(hours=self._settings.idempotency_hours)
-            turns: list[Turn] = []
-            started: list[Turn] = []
-            found: list[Turn] = []
-            try:
-                for position, request in enumerate(requests):
-                    turn_id = known.turn_ids.get(position) if known is not None else None
-                    turn = await self._again(turn_id, request) if turn_id is not None else None
-                    if turn is not None:
-                        found.append(turn)
-                    else:
-                        new = NewKey(key, position, caller.body_digest, expires)
-                        turn = await self._turns.start_new(replace(request, key=new))
-                        started.append(turn)
-                    turns.append(turn)
-            except BaseException:
-                _end(started)
-                await self._release(caller.owner, key, started)
-                raise
-        if found:
-            self._attach(caller, found, AttachedBy.KEY)
+        caller, hours, now = requests[0].caller, self._settings.idempotency_hours, datetime.now(UTC)
+        known = await self._keys.get(caller.owner, key, now)
+        if known is not None and known.fingerprint != caller.body_digest:
+            raise KeyReused(OTHER_REQUEST.format(hours=hours))
+        keys = [NewKey(key, index, caller.body_digest, now + timedelta(hours=hours)) for index in range(len(requests))]
+        keyed = [replace(request, key=new) for request, new in zip(requests, keys, strict=True)]
+        return await self._start(keyed, known.turn_ids if known is not None else {})
+
+    async def _start(self, requests: Sequence[TurnRequest], known: Mapping[int, str]) -> list[Turn]:
+        """A turn for each request; for those at `known` positions the turns of these ids. Who is refused leaves nothing
+        that runs, and no key.
+        """
+        turns: list[Turn] = []
+        started: list[Turn] = []
+        try:
+            for position, request in enumerate(requests):
+                turn = await self._again(known[position], request) if position in known else None
+                if turn is None:
+                    turn = await self._turns.start_new(request)
+                    started.append(turn)
+                turns.append(turn)
+        except BaseException:
+            for turn in started:
+                turn.end_early(TurnState.CANCELLED, NOT_ALL)
+            await self._release(requests[0], started)
+            raise
+        if len(started) < len(turns):
+            found = [turn for turn in turns if turn not in started]
+            self._attach(requests[0].caller, found, AttachedBy.KEY)
         return turns
 
     async def _again(self, turn_id: str, request: TurnRequest) -> Turn | None:
@@ -203,19 +204,13 @@ class Retries:
         await asyncio.wait([turn.life])
         return None
 
-    async def _release(self, owner: str, key: str, started: Sequence[Turn]) -> None:
-        """What was refused leaves no key behind."""
-        if not started:
+    async def _release(self, request: TurnRequest, started: Sequence[Turn]) -> None:
+        if request.key is None or not started:
             return
         try:
-            await self._keys.release(owner, key, [turn.id for turn in started])
+            await self._keys.release(request.caller.owner, request.key.key, [turn.id for turn in started])
         except StoreError as error:
             log.warning("key_not_released", error=str(error))
-
-
-def _end(turns: Sequence[Turn]) -> None:
-    for turn in turns:
-        turn.end_early(TurnState.CANCELLED, NOT_ALL)
 
 
 def _ended_as(turn: Turn) -> TurnState | None:
