@@ -229,12 +229,8 @@ async def test_two_keys_are_no_key(quern: Quern) -> None:
     assert answer.status_code == 400
 
 
-@pytest.mark.parametrize(
-    "name", ["a", "a" * 255, '"8e03978e-40d5-43dd-bc93-6894a57f9324"', "ключ".encode().decode("latin-1")]
-)
+@pytest.mark.parametrize("name", ["a", "a" * 255, '"8e03978e-40d5-43dd-bc93-6894a57f9324"', "cl\xe9 1"])
 async def test_keys_are_any_printable_characters(quern: Quern, name: str) -> None:
-    if not name.isprintable():
-        pytest.skip("not printable in the headers' charset")
     headers = [(b"idempotency-key", name.encode("latin-1"))]
     first = await quern.client.post("/v1/chat/completions", json=HI, headers=headers)
     again = await quern.client.post("/v1/chat/completions", json=HI, headers=headers)
