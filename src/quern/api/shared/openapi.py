@@ -12,7 +12,6 @@ ANYWHERE = (ErrorKind.UNAUTHORIZED, ErrorKind.FORBIDDEN, ErrorKind.UNAVAILABLE, 
 WITH_PARAMETERS = (ErrorKind.INVALID, ErrorKind.NOT_FOUND, ErrorKind.CONFLICT)
 WITH_BODY = (
     *WITH_PARAMETERS,
-    ErrorKind.KEY_REUSED,
     ErrorKind.CONTEXT_EXCEEDED,
     ErrorKind.MODEL_NOT_FOUND,
     ErrorKind.TOO_LARGE,
@@ -27,7 +26,6 @@ DESCRIPTIONS = {
     ErrorKind.NOT_FOUND: "There is no such thing",
     ErrorKind.MODEL_NOT_FOUND: "Another model is served",
     ErrorKind.CONFLICT: "A turn of the conversation is running",
-    ErrorKind.KEY_REUSED: "The Idempotency-Key is that of another request",
     ErrorKind.TOO_LARGE: "The body is too large",
     ErrorKind.RATE_LIMITED: "The key has used what it may",
     ErrorKind.OVERLOADED: "Every place is taken",
