@@ -30,6 +30,7 @@ from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.generations import GenerationStore
 from quern.store.history import HistoryStore
+from quern.store.idempotency import IdempotencyStore
 from quern.store.keys import KeyStore
 from quern.store.responses import ResponseStore
 from quern.store.turns import TurnStore
@@ -66,6 +67,7 @@ class _Stores:
         self.responses = ResponseStore(database)
         self.history = HistoryStore(database)
         self.generations = GenerationStore(database)
+        self.idempotency = IdempotencyStore(database)
         self.keys = KeyStore(database)
         self.usage = UsageStore(database)
 
@@ -105,13 +107,14 @@ class Application:
             share_cache=settings.access.share_cache,
         )
         self.usage = UsageMeter(Limits(settings.limits), stores.usage, current=self.keys.current)
-        self.archive = TurnArchive(codec, stores.turns, stores.generations, stores.history)
+        self.archive = TurnArchive(codec, stores.turns, stores.generations, stores.history, stores.idempotency)
         self.turns = TurnService(
             engine=engine,
             codec=codec,
             history=HistoryLoader(stores.responses, stores.history),
             turns=stores.turns,
             archive=self.archive,
+            keys=stores.idempotency,
             usage=self.usage,
             metrics=self.metrics,
             tracing=self.tracing,

@@ -290,6 +290,29 @@ class TurnSettings(_Frozen):
             "`all`."
         ),
     )
+    idempotency_hours: float = Field(
+        default=24,
+        ge=0,
+        le=24 * 366,
+        description=(
+            "How long an `Idempotency-Key` is known: so long the same request under the same key gets the same turn, "
+            "and that turn is kept. 0: the header is not looked at."
+        ),
+    )
+    adopt_retries: bool = Field(
+        default=True,
+        description=(
+            "A request that is equal to one whose connection was lost gets the turn that this one started, where it "
+            "still runs."
+        ),
+    )
+    adopt_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        description=(
+            "How long after the loss it may come; so long a stream's turn that would be cancelled for it goes on."
+        ),
+    )
     save_interval_ms: int = Field(default=200, ge=10, description="The most text, in time, that a `kill -9` can lose.")
     save_tokens: int = Field(
         default=32, ge=1, description="Save earlier than that once a turn has so many unsaved tokens."

@@ -23,6 +23,7 @@
     │   ├── ItemNotFound
     │   ├── TurnNotFound
     │   ├── TurnNotContinuable
+    │   ├── KeyReused               an Idempotency-Key of another request
     │   ├── ModelNotServed
     │   ├── ContextExceeded
     │   │   └── InputTooLong        an input that is embedded
@@ -135,6 +136,10 @@ class ResponseNotFound(TurnRefused):
 
 class ItemNotFound(TurnRefused):
     """A conversation has no such item."""
+
+
+class KeyReused(TurnRefused):
+    """The Idempotency-Key is that of another request."""
 
 
 class TurnNotContinuable(TurnRefused):

@@ -23,6 +23,7 @@ from quern.api.shared.cross_origin import CorsHeaders, CrossOrigin, Origins, Ser
 from quern.api.shared.dialect import Dialects
 from quern.api.shared.error_styles import OPENAI_ERRORS
 from quern.api.shared.errors import install_error_handlers
+from quern.api.shared.lost_connections import LostConnections
 from quern.api.shared.openapi import document_errors
 from quern.api.shared.paths import AnyMethod, Paths, TidyPaths
 from quern.api.shared.rate_limits import RateLimits
@@ -72,6 +73,7 @@ def _add_middleware(app: FastAPI, dialects: Dialects, services: Services, settin
         return dialects.is_open(path) or (services.public_metrics and path == METRICS_PATH)
 
     paths, origins, style_of = Paths(app.routes), Origins(settings.cors_origins), dialects.style_of
+    app.add_middleware(LostConnections, turns=services.turns)
     app.add_middleware(BodyLimit, limit=settings.max_request_bytes, style_of=style_of)
     app.add_middleware(BudgetedBodies, budget=services.bodies, limit=settings.max_request_bytes, style_of=style_of)
     app.add_middleware(AnyMethod, paths=paths, style_of=style_of)

@@ -125,6 +125,13 @@ class FinishReason(StrEnum):
     TOOL_CALLS = "tool_calls"
 
 
+class AttachedBy(StrEnum):
+    """How a retry was known to be one: by its key, or by a connection that was lost."""
+
+    KEY = "key"
+    CONNECTION = "connection"
+
+
 class LoopKind(StrEnum):
     """What went round in circles: an answer's tokens, or a conversation's calls."""
 

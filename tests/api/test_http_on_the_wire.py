@@ -198,7 +198,7 @@ async def test_requests_without_end_ahead_of_the_first_answer_are_bounded(start:
 async def test_a_client_that_goes_with_requests_ahead_stops_the_turn_under_way(start: Start, connect: Connect) -> None:
     async with start(FakeEngine(reply=lambda _: b"x" * 10_000, token_delay=0.01), live=True) as quern:
         client = await connect(quern)
-        await client.send(post(CHAT, body=STREAM) + HEALTH)
+        await client.send(post(CHAT, "X-Quern-On-Disconnect: cancel", body=STREAM) + HEALTH)
         await client.reader.readuntil(b"data: ")
         client.writer.transport.abort()
         async with asyncio.timeout(10):

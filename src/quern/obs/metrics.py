@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector
 from quern import __version__
 from quern.events import TurnEnded
 from quern.obs.histograms import BETWEEN_TOKENS, FIRST_TOKEN, LAG, ROWS, STEP, TOKENS, WHOLE, HotHistogram
-from quern.types import KvUsage, LoopKind, StepFacts
+from quern.types import AttachedBy, KvUsage, LoopKind, StepFacts
 
 disable_created_metrics()  # twice the series, which nobody asks for
 
@@ -173,6 +173,14 @@ class Metrics:
         )
         for kind in LoopKind:
             self._loops.labels(kind.value)
+        self._attached = Counter(
+            "quern_attached_retries",
+            "Retries that got turns which were there, by how they were known.",
+            ["by"],
+            registry=registry,
+        )
+        for by in AttachedBy:
+            self._attached.labels(by.value)
         self._queries = Counter(
             "quern_prefix_cache_queries", "Tokens of prompts that the prefix cache was asked for.", registry=registry
         )
@@ -227,6 +235,10 @@ class Metrics:
             self._decode.observe(timings.decode_ms / 1000)
         if usage.completion_tokens > 1:
             self._per_token.observe(timings.decode_ms / 1000 / (usage.completion_tokens - 1))
+
+    def retry_attached(self, by: AttachedBy) -> None:
+        """Count a retry that got turns which were there."""
+        self._attached.labels(by.value).inc()
 
     def embedded(self, key: str, tokens: int) -> None:
         """Count texts that were embedded for a key."""

@@ -1,15 +1,17 @@
 """What it takes to tell a turn's answer again, and to go on with it: its plan, its prompt's ids and its answer's.
 
-It is there while a turn is active and for a while after its end; a prompt only as long as its answer may go on.
+It is there while a turn is active and for a while after its end, not shorter than a key names the turn; a prompt only
+as long as its answer may go on.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import zlib
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +19,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from quern.store.database import Database
+from quern.store.idempotency import keyed_until
 from quern.store.schema import generations, turn_events
 from quern.store.uninterrupted import uninterrupted
 
@@ -24,23 +27,26 @@ from quern.store.uninterrupted import uninterrupted
 @dataclass(frozen=True, slots=True)
 class GenerationRecord:
     """`plan`: all else that the turn was made of, as JSON. `prompt`: None where the answer can't go on any more.
-    `generated`: the ids of the answer so far, those that ended earlier lives of the turn left out.
+    `generated`: the ids of the answer so far, those that ended earlier lives of the turn left out. `logprobs`: what is
+    known of the probabilities of the last of them, as JSON.
     """
 
     plan: dict[str, Any]
     prompt: tuple[int, ...] | None
     generated: tuple[int, ...]
+    logprobs: list[Any] = field(default_factory=list[Any])
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationEnd:
     """What is kept of a generation that has ended, until when; None is as long as its turn. `goes_on`: whether it can
-    go on later.
+    go on later. `logprobs`: of the last of its tokens, as JSON.
     """
 
     generated: Sequence[int]
     goes_on: bool
     expires_at: datetime | None
+    logprobs: Sequence[Any] = ()
 
 
 class GenerationStore:
@@ -52,12 +58,15 @@ class GenerationStore:
     @uninterrupted
     async def get(self, turn_id: str) -> GenerationRecord | None:
         """A turn's generation; None where it was not kept, or not for so long."""
-        wanted = select(generations.c.plan, generations.c.prompt, generations.c.generated)
+        table = generations.c
+        wanted = select(table.plan, table.prompt, table.generated, table.logprobs)
         async with self._database.transaction() as connection:
-            row = (await connection.execute(wanted.where(generations.c.turn_id == turn_id))).one_or_none()
+            row = (await connection.execute(wanted.where(table.turn_id == turn_id))).one_or_none()
         if row is None:
             return None
-        return GenerationRecord(row.plan, None if row.prompt is None else unpacked(row.prompt), unpacked(row.generated))
+        prompt = unpacked(row.prompt) if row.prompt is not None else None
+        logprobs: list[Any] = json.loads(zlib.decompress(row.logprobs)) if row.logprobs is not None else []
+        return GenerationRecord(row.plan, prompt, unpacked(row.generated), logprobs)
 
     @uninterrupted
     async def forget(self, now: datetime) -> int:
@@ -78,14 +87,19 @@ async def end_generation(connection: AsyncConnection, turn_id: str, end: Generat
     if end is None:
         await connection.execute(delete(generations).where(which))
         return
-    kept: dict[str, Any] = {"generated": packed(end.generated), "expires_at": end.expires_at}
+    expires_at = await _not_before_its_key(connection, turn_id, end.expires_at)
+    kept: dict[str, Any] = {"generated": packed(end.generated), "expires_at": expires_at}
+    if end.logprobs:
+        kept["logprobs"] = zlib.compress(json.dumps(end.logprobs).encode(), 1)
     if not end.goes_on:
         kept["prompt"] = None
     await connection.execute(update(generations).where(which).values(kept))
 
 
-async def end_lost_generation(connection: AsyncConnection, turn_id: str, expires_at: datetime | None) -> None:
-    """Keep what the journal has of an answer that was lost, until when."""
+async def end_lost_generation(
+    connection: AsyncConnection, turn_id: str, expires_at: datetime | None, *, goes_on: bool
+) -> None:
+    """Keep what the journal has of an answer that was lost, until when; None is as long as its turn."""
     which = generations.c.turn_id == turn_id
     kept = (await connection.execute(select(generations.c.generated).where(which))).scalar_one_or_none()
     if kept is None:
@@ -93,7 +107,10 @@ async def end_lost_generation(connection: AsyncConnection, turn_id: str, expires
     journal = select(turn_events.c.token_ids).where(turn_events.c.turn_id == turn_id).order_by(turn_events.c.number)
     rows = (await connection.execute(journal)).scalars()
     generated = (*unpacked(kept), *(token for row in rows if row is not None for token in from_bytes(row)))
-    values = {"generated": packed(generated), "expires_at": expires_at}
+    until = await _not_before_its_key(connection, turn_id, expires_at)
+    values: dict[str, Any] = {"generated": packed(generated), "expires_at": until}
+    if not goes_on:
+        values["prompt"] = None
     await connection.execute(update(generations).where(which).values(values))
 
 
@@ -102,6 +119,13 @@ async def reopen_generation(connection: AsyncConnection, turn_id: str, plan: dic
     await connection.execute(
         update(generations).where(generations.c.turn_id == turn_id).values(plan=plan, expires_at=None)
     )
+
+
+async def _not_before_its_key(
+    connection: AsyncConnection, turn_id: str, expires_at: datetime | None
+) -> datetime | None:
+    known = await keyed_until(connection, turn_id)
+    return max(expires_at, known) if expires_at is not None and known is not None else expires_at
 
 
 def packed(ids: Iterable[int]) -> bytes:

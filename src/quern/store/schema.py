@@ -186,6 +186,16 @@ class _GenerationColumns(TypedColumns):
     prompt: Named[bytes | None] = Column(LargeBinary)
     generated: Named[bytes] = Column(LargeBinary)
     expires_at: Named[datetime | None] = Column(UtcDateTime, index=True)
+    logprobs: Named[bytes | None] = Column(LargeBinary)
+
+
+class _IdempotencyColumns(TypedColumns):
+    owner: Named[str] = Column(StorableText, primary_key=True)
+    key: Named[str] = Column(StorableText, primary_key=True)
+    position: Named[int] = Column(Integer, primary_key=True)
+    fingerprint: Named[bytes] = Column(LargeBinary)
+    turn_id: Named[str] = Column(StorableText, ForeignKey("turns.id", ondelete="CASCADE"), index=True)
+    expires_at: Named[datetime] = Column(UtcDateTime, index=True)
 
 
 class _KeyColumns(TypedColumns):
@@ -260,6 +270,8 @@ responses = Table("responses", metadata, _ResponseColumns)
 turn_events = Table("turn_events", metadata, _TurnEventColumns)
 
 generations = Table("generations", metadata, _GenerationColumns)
+
+idempotency_keys = Table("idempotency_keys", metadata, _IdempotencyColumns)
 
 api_keys = Table("api_keys", metadata, _KeyColumns)
 

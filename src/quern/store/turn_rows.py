@@ -12,6 +12,7 @@ from sqlalchemy import Row
 from quern.records import NewResponse, TurnRecord, UsageRecord
 from quern.sampling import SamplingParams
 from quern.store.generations import GenerationEnd
+from quern.store.idempotency import NewKey
 from quern.store.items import NewItem
 from quern.types import FinishReason, Loop, LoopKind, Timings, TurnState, Usage
 
@@ -20,7 +21,7 @@ from quern.types import FinishReason, Loop, LoopKind, Timings, TurnState, Usage
 class NewTurn:
     """An admitted turn. `conversation_id` is None for a turn outside of conversations; `new_conversation` says to
     create it. `items`: what was said to the model; kept with a conversation or a response only. `plan`, `prompt`: as
-    in `store.generations`; without a plan nothing is kept there.
+    in `store.generations`; without a plan nothing is kept there. `key`: under which its request is known.
     """
 
     id: str
@@ -35,6 +36,7 @@ class NewTurn:
     plan: dict[str, Any] | None = None
     prompt: bytes = b""
     response: NewResponse | None = None
+    key: NewKey | None = None
 
     @property
     def kept(self) -> bool:

@@ -20,6 +20,7 @@ from quern.store.generations import (
     end_lost_generation,
     reopen_generation,
 )
+from quern.store.idempotency import claim_key
 from quern.store.items import append_items, check_storable
 from quern.store.schema import (
     ACTIVE_TURN_INDEX,
@@ -94,6 +95,8 @@ class TurnStore:
                 raise
             if turn.plan is not None:
                 await add_generation(connection, turn.id, turn.plan, turn.prompt)
+            if turn.key is not None:
+                await claim_key(connection, turn.owner, turn.id, turn.key)
             if turn.response is not None:
                 response = {"turn_id": turn.id, **asdict(turn.response)}
                 await connection.execute(insert(responses).values(response))
@@ -151,8 +154,8 @@ class TurnStore:
         there were.
 
         Each keeps the text that its journal holds, and counts as a request in what its owner has used; what it has cost
-        nobody knows any more. Until `expires_at` it can go on, a response in the background always. To be called at
-        start, before any turn: it takes every active turn in the database for a lost one.
+        nobody knows any more. Until `expires_at` it can go on, a response in the background always; without that
+        nothing can. To be called at start, before any turn: it takes every active turn in the database for a lost one.
         """
         async with self._database.transaction() as connection:
             columns = turns.c.id, turns.c.conversation_id, turns.c.owner, turns.c.model_id, turns.c.text
@@ -171,7 +174,9 @@ class TurnStore:
                     "finished_at": now,
                 }
                 await connection.execute(update(turns).where(turns.c.id == turn_id).values(interrupted))
-                await end_lost_generation(connection, turn_id, None if background else expires_at)
+                until = None if background else expires_at or now
+                goes_on = expires_at is not None and expires_at > now
+                await end_lost_generation(connection, turn_id, until, goes_on=goes_on)
                 await connection.execute(delete(turn_events).where(turn_events.c.turn_id == turn_id))
         return len(lost)
 

@@ -10,11 +10,14 @@ from datetime import UTC, datetime
 
 import structlog
 
+from quern.engine.base import Logprob
 from quern.errors import StoreError, TurnNotContinuable, TurnNotFound
+from quern.events import TurnEvent
 from quern.prompt.codec import TextCodec
 from quern.records import TurnRecord
-from quern.store.generations import GenerationStore
+from quern.store.generations import GenerationRecord, GenerationStore
 from quern.store.history import HistoryStore
+from quern.store.idempotency import IdempotencyStore
 from quern.store.turn_rows import ReopenedTurn
 from quern.store.turns import TurnStore
 from quern.turns.context_limit import room_for_answer
@@ -83,11 +86,40 @@ class Stopped:
         return ReopenedTurn(turn.id, self.record.state, self.answer_ids, text, plan.dump(), plan.sampling)
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A turn that has ended, and the events of its answer to be told again."""
+
+    record: TurnRecord
+    plan: TurnPlan
+    generated: tuple[int, ...]
+    events: Sequence[TurnEvent]
+
+    def assignment(self) -> Assignment:
+        """What it was, but for its prompt."""
+        return Assignment(self.plan, (), Said((), TokenInput(())), time.monotonic(), self.record.conversation_id)
+
+    def fill(self, turn: Turn) -> None:
+        """Make a new turn that is not to run one that has."""
+        turn.created_at, turn.started_at = self.record.created_at, self.record.started_at
+        turn.prompt_tokens, turn.generated = self.record.usage.prompt_tokens, list(self.generated)
+        turn.log.extend(self.events)
+        turn.log.settle()
+
+
 class TurnArchive:
     """Turns that have ended, as they are kept. What another owner has does not exist."""
 
-    def __init__(self, codec: TextCodec, turns: TurnStore, generations: GenerationStore, history: HistoryStore) -> None:
+    def __init__(
+        self,
+        codec: TextCodec,
+        turns: TurnStore,
+        generations: GenerationStore,
+        history: HistoryStore,
+        keys: IdempotencyStore,
+    ) -> None:
         self._codec = codec
+        self._keys = keys
         self._turns = turns
         self._generations = generations
         self._history = history
@@ -96,7 +128,9 @@ class TurnArchive:
         """Forget what was kept for long enough, from time to time, until cancelled."""
         while True:
             try:
-                forgotten = await self._generations.forget(datetime.now(UTC))
+                now = datetime.now(UTC)
+                await self._keys.forget(now)
+                forgotten = await self._generations.forget(now)
             except StoreError as error:
                 log.warning("old_turns_not_forgotten", error=str(error))
             else:
@@ -140,11 +174,21 @@ class TurnArchive:
         kept = await self._generations.get(record.id)
         if kept is None:
             return None
-        return await asyncio.to_thread(self._told, record, TurnPlan.load(kept.plan), kept.generated)
+        return await asyncio.to_thread(self._told, record, TurnPlan.load(kept.plan), kept)
 
-    def _told(self, record: TurnRecord, plan: TurnPlan, generated: Sequence[int]) -> TurnLog:
+    async def ended(self, record: TurnRecord) -> Ended | None:
+        """A turn that has ended; None where it can't be told again."""
+        kept = await self._generations.get(record.id)
+        if kept is None:
+            return None
+        plan = TurnPlan.load(kept.plan)
+        log = await asyncio.to_thread(self._told, record, plan, kept)
+        return Ended(record, plan, kept.generated, log.events)
+
+    def _told(self, record: TurnRecord, plan: TurnPlan, kept: GenerationRecord) -> TurnLog:
         decoder = plan.decoder(self._codec, record.id)
-        log = TurnLog(tell_again(decoder, generated).events)
+        logprobs = [Logprob(value, tuple((one, of_it) for one, of_it in top)) for value, top in kept.logprobs]
+        log = TurnLog(tell_again(decoder, kept.generated, logprobs).events)
         log.settle()
         log.extend([*decoder.decode((), last=True).events, *decoder.output.finish()])
         if record.state.terminal:

@@ -10,13 +10,19 @@ from dataclasses import dataclass
 from quern.turns.event_log import TurnLog
 from quern.types import DisconnectPolicy
 
+CONNECTION_CLOSED = "The client closed the connection"
+"""So every sentence begins that says why a turn was cancelled which nobody had asked to cancel."""
+
 
 @dataclass(frozen=True, slots=True)
 class Abandonment:
-    """What happens to a turn without readers; `hold_seconds` counts for `DisconnectPolicy.HOLD` only."""
+    """What happens to a turn without readers; `hold_seconds` counts for `DisconnectPolicy.HOLD` only. `retry_seconds`:
+    how long a turn that would be cancelled goes on once its stream was lost, as a retry may come for it.
+    """
 
     policy: DisconnectPolicy
     hold_seconds: float
+    retry_seconds: float = 0.0
 
 
 class AttachedReaders:
@@ -38,8 +44,8 @@ class AttachedReaders:
         return self._hold is not None
 
     @contextmanager
-    def attach(self) -> Generator[None]:
-        """Be a reader for as long as the block runs."""
+    def attach(self, *, streamed: bool = False) -> Generator[None]:
+        """Be a reader for as long as the block runs; `streamed`: one that gets the events as they come."""
         self._count += 1
         self.abandoned = False
         if self._hold is not None:
@@ -50,16 +56,20 @@ class AttachedReaders:
         finally:
             self._count -= 1
             if self._count == 0 and self._log.end is None:
-                self._abandon()
+                self._abandon(streamed=streamed)
 
-    def _abandon(self) -> None:
+    def _abandon(self, *, streamed: bool) -> None:
         self.abandoned = True
         match self._abandonment.policy:
+            case DisconnectPolicy.CANCEL if streamed and self._abandonment.retry_seconds:
+                self._hold_for(self._abandonment.retry_seconds)
             case DisconnectPolicy.CANCEL:
-                self._cancel("The client closed the connection.")
+                self._cancel(f"{CONNECTION_CLOSED}.")
             case DisconnectPolicy.HOLD:
-                seconds = self._abandonment.hold_seconds
-                reason = f"The client closed the connection and nobody came back within {seconds:g} s."
-                self._hold = asyncio.get_running_loop().call_later(seconds, self._cancel, reason)
+                self._hold_for(self._abandonment.hold_seconds)
             case DisconnectPolicy.FINISH:
                 return
+
+    def _hold_for(self, seconds: float) -> None:
+        reason = f"{CONNECTION_CLOSED} and nobody came back within {seconds:g} s."
+        self._hold = asyncio.get_running_loop().call_later(seconds, self._cancel, reason)

@@ -75,6 +75,8 @@ class Generation:
         """
         turn = self._turn
         turn.count(token_id)
+        if logprobs is not None and turn.plan.keyed:
+            turn.logprobs += logprobs
         decoded = self._decoder.decode((token_id,), logprobs)
         turn.pieces.append(decoded.text)
         if self._journaled:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quern.config import TurnSettings
-from quern.engine.base import GenerateRequest
+from quern.engine.base import GenerateRequest, Priority
 from quern.prompt.codec import TextCodec
 from quern.sampling import SamplingParams
 from quern.store.generations import packed
@@ -19,7 +19,7 @@ from quern.turns.plan import TurnPlan
 from quern.turns.recent import Said
 from quern.turns.request import Caller, TurnRequest
 from quern.turns.turn import Turn
-from quern.types import Item
+from quern.types import DisconnectPolicy, Item
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,6 @@ def live_turn(
 ) -> Turn:
     """A turn that can run."""
     plan, who = assignment.plan, caller.principal
-    default = settings.conversation_disconnect if plan.kept else settings.one_shot_disconnect
     return Turn(
         turn_id,
         principal=who,
@@ -64,8 +63,8 @@ def live_turn(
             generated=assignment.generated,
         ),
         decoder=plan.decoder(codec, turn_id),
-        abandonment=Abandonment(plan.disconnect or default, settings.hold_seconds),
-        resumable=settings.resume_hours > 0,
+        abandonment=_abandonment(plan, settings),
+        resumable=settings.resume_hours > 0 or plan.keyed,
         urgent_tokens=settings.urgent_tokens,
         loop_limits=_loop_limits(plan.sampling, settings),
     )
@@ -95,7 +94,19 @@ def new_row(turn: Turn, request: TurnRequest, items: Sequence[Item], model_id: s
         plan=turn.plan.dump() if turn.resumable else None,
         prompt=packed(turn.request.prompt) if turn.resumable else b"",
         response=request.response,
+        key=request.key,
     )
+
+
+def _abandonment(plan: TurnPlan, settings: TurnSettings) -> Abandonment:
+    """Who sends a key says that it will ask again. What fills a gap for somebody who types is not asked for again."""
+    if plan.disconnect is not None:
+        return Abandonment(plan.disconnect, settings.hold_seconds)
+    policy = settings.conversation_disconnect if plan.kept else settings.one_shot_disconnect
+    if plan.keyed and policy is DisconnectPolicy.CANCEL:
+        policy = DisconnectPolicy.HOLD
+    asked_again = settings.adopt_retries and plan.priority is not Priority.INTERACTIVE
+    return Abandonment(policy, settings.hold_seconds, settings.adopt_seconds if asked_again else 0.0)
 
 
 def _loop_limits(sampling: SamplingParams, settings: TurnSettings) -> LoopLimits:

@@ -29,6 +29,7 @@ class TurnObserver:
         self.recent = RecentTurns()
         self.occupancy = Occupancy()
         self.observe_gap = metrics.between_tokens.observe
+        self.attached = metrics.retry_attached
         self._metrics = metrics
         self._active = active
 

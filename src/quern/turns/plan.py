@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from quern.engine.base import GenerateRequest, Priority
+from quern.engine.base import GenerateRequest, Logprob, Priority
 from quern.errors import InvalidRequest
 from quern.events import TurnEvent
 from quern.grammar.kinds import Grammar
@@ -28,8 +28,8 @@ SEED_BITS = 62
 @dataclass(frozen=True, slots=True)
 class TurnPlan:
     """`tool_use`: the tools that the model was shown, where it was asked in a chat. `disconnect`: None takes the
-    settings' policy. `sampling.max_tokens`: of the whole answer. The others: as in `TurnRequest`, `Prepared`,
-    `Turn`.
+    settings' policy. `sampling.max_tokens`: of the whole answer. `keyed`: a retry will find it by a key. The others: as
+    in `TurnRequest`, `Prepared`, `Turn`.
     """
 
     sampling: SamplingParams
@@ -46,6 +46,7 @@ class TurnPlan:
     keeps_events: bool = False
     fitted: bool = False
     ignored: tuple[str, ...] = ()
+    keyed: bool = False
 
     @classmethod
     def of(cls, request: TurnRequest, prepared: Prepared, grammar: Grammar | None, room: int) -> TurnPlan:
@@ -66,6 +67,7 @@ class TurnPlan:
             keeps_events=request.response is not None and request.response.background,
             fitted=room < request.sampling.max_tokens,
             ignored=prepared.ignored,
+            keyed=request.key is not None,
         )
 
     def seeded(self, check: Callable[[GenerateRequest], None]) -> TurnPlan:
@@ -118,14 +120,17 @@ class Told:
     events: list[TurnEvent]
 
 
-def tell_again(decoder: AnswerDecoder, generated: Sequence[int]) -> Told:
-    """Read an answer's tokens as they were read when they came, one by one, but for their probabilities.
+def tell_again(decoder: AnswerDecoder, generated: Sequence[int], logprobs: Sequence[Logprob] = ()) -> Told:
+    """Read an answer's tokens as they were read when they came, one by one. `logprobs`: of the last of them, as far as
+    they are known.
 
     Takes microseconds for each token, so call it in a thread.
     """
     told = Told([], [])
-    for token_id in generated:
-        decoded = decoder.decode((token_id,))
+    unknown = len(generated) - len(logprobs)
+    for index, token_id in enumerate(generated):
+        of_it = (logprobs[index - unknown],) if index >= unknown else None
+        decoded = decoder.decode((token_id,), of_it)
         told.pieces.append(decoded.text)
         told.events.extend(decoded.events)
     return told

@@ -9,6 +9,7 @@ from quern.access.principal import Principal
 from quern.engine.base import Priority
 from quern.records import NewResponse
 from quern.sampling import SamplingParams
+from quern.store.idempotency import NewKey
 from quern.types import DisconnectPolicy, Item, Language, Message, Role, Tool
 
 
@@ -80,7 +81,9 @@ class TokenInput:
 class Caller:
     """Who asks, under which request id, and what a turn is to do should the connection close; `disconnect=None` takes
     the policy from the settings. `background`: whether the answer can wait for everybody else's; None leaves that to
-    the request. `traceparent`: the request's span, where there are traces.
+    the request. `traceparent`: the request's span, where there are traces. `idempotency_key`: under which the same
+    request may come again. `turn_ids`: its turns, once they are there; `adopted`: those of them that another request
+    had started.
     """
 
     principal: Principal
@@ -89,7 +92,9 @@ class Caller:
     background: bool | None = None
     traceparent: str = ""
     body_digest: bytes = b""
+    idempotency_key: str | None = None
     turn_ids: list[str] = field(default_factory=list[str], compare=False)
+    adopted: list[str] = field(default_factory=list[str], compare=False)
 
     def priority(self, own: Priority) -> Priority:
         """That of a request which would have its `own`. Nobody can claim to be urgent."""
@@ -113,6 +118,7 @@ class TurnRequest:
     """One turn. `conversation_id=None` with `remember` begins a conversation; without it the turn is one shot, unless
     it is kept as a `response`. `previous_id`: the turn of the response that it continues. `fit_answer`: where there is
     no room for `sampling.max_tokens`, a shorter answer will do. In the `background` everybody else's goes before it.
+    `key`: under which a retry finds the turn.
     """
 
     caller: Caller
@@ -126,6 +132,7 @@ class TurnRequest:
     priority: Priority = Priority.NORMAL
     background: bool = False
     fit_answer: bool = False
+    key: NewKey | None = None
 
     @property
     def priority_asked(self) -> Priority:

@@ -129,8 +129,10 @@ class TurnRunner:
 
     def _kept(self, turn: Turn, end: TurnEnded) -> GenerationEnd:
         whole = end.state is TurnState.COMPLETED and end.finish_reason is not FinishReason.LENGTH
+        goes_on = bool(self._resumable) and not whole
+        logprobs = [(one.value, one.top) for one in turn.logprobs]
         expires_at = None if turn.keeps_events else datetime.now(UTC) + self._resumable
-        return GenerationEnd(turn.generated, not whole, expires_at)
+        return GenerationEnd(turn.generated, goes_on, expires_at, logprobs)
 
     def _used(self, turn: Turn, end: TurnEnded) -> UsageRecord:
         """What it adds to what it was charged before, should it have gone on."""

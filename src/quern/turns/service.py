@@ -22,10 +22,12 @@ from quern.grammar.grammar_choice import GrammarChoice
 from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing
 from quern.prompt.codec import TextCodec
+from quern.store.idempotency import IdempotencyStore
 from quern.store.turns import TurnStore
-from quern.turns.archive import RUNS, SERVER_STOPPED, TurnArchive
+from quern.turns.archive import RUNS, SERVER_STOPPED, Ended, TurnArchive
 from quern.turns.context_limit import room_for_answer
 from quern.turns.conversation_guard import ConversationGuard
+from quern.turns.disconnect_policy import CONNECTION_CLOSED
 from quern.turns.history import HistoryLoader, with_custom_results
 from quern.turns.journal import Journal
 from quern.turns.new_turn import Assignment, conversation_of, live_turn, new_row
@@ -36,15 +38,16 @@ from quern.turns.preparation import LONG_PROMPT, Prepared, check_ids, prepare, p
 from quern.turns.queue_limit import Places
 from quern.turns.recent import Said
 from quern.turns.request import Caller, ChatInput, TokenInput, TurnRequest
+from quern.turns.retries import Retries
 from quern.turns.retry_after import Progress
 from quern.turns.runner import TurnRunner
 from quern.turns.turn import Turn
-from quern.types import Item, TurnState
+from quern.types import AttachedBy, Item, TurnState
 
 log = structlog.get_logger(__name__)
 
 LOADING_RETRY_AFTER = 5
-PLACE_NEEDED = "The client closed the connection, and too many turns wait for a reader that comes back."
+PLACE_NEEDED = f"{CONNECTION_CLOSED}, and too many turns wait for a reader that comes back."
 
 
 class TurnService:
@@ -60,6 +63,7 @@ class TurnService:
         history: HistoryLoader,
         turns: TurnStore,
         archive: TurnArchive,
+        keys: IdempotencyStore,
         usage: UsageMeter,
         metrics: Metrics,
         tracing: Tracing | None = None,
@@ -81,6 +85,7 @@ class TurnService:
         self._runner = TurnRunner(engine, turns, self._journal, self._owner_turns, self.observer, resumable=resumable)
         self._places = Places(usage, self._progress)
         self._conversations = ConversationGuard()
+        self._retries = Retries(self, keys, archive, settings)
         self._long_prompts = ThreadPoolExecutor(1, thread_name_prefix="quern-long-prompts")
         self._stopping = self._interrupting = False
         self._admitting = 0
@@ -112,6 +117,31 @@ class TurnService:
         self._settings = settings
 
     async def start(self, request: TurnRequest) -> Turn:
+        """The turn of a request. A retry gets the turn of the request that it repeats, which may have ended.
+
+        Raises KeyReused, and what `start_new` and `go_on` raise, but TurnNotFound and TurnNotContinuable.
+        """
+        return (await self.start_all([request]))[0]
+
+    async def start_all(self, requests: Sequence[TurnRequest]) -> list[Turn]:
+        """The same for all turns of one HTTP request. Where one is refused, none goes on."""
+        return await self._retries.turns_of(requests)
+
+    def connection_lost(self, caller: Caller) -> None:
+        """The client of a request has gone before its answer was whole; it may come back and ask again."""
+        self._retries.connection_lost(caller)
+
+    def attached(self, by: AttachedBy) -> None:
+        """A retry got turns that were there."""
+        self.observer.attached(by)
+
+    def tell(self, ended: Ended, caller: Caller) -> Turn:
+        """A turn that has ended, to be read again."""
+        turn = self._live(ended.record.id, ended.assignment(), caller)
+        ended.fill(turn)
+        return turn
+
+    async def start_new(self, request: TurnRequest) -> Turn:
         """Admit a turn: when this returns, the turn is stored as queued and runs whoever listens.
 
         Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy, LimitExceeded, QueueFull,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from quern.access.principal import Principal
-from quern.engine.base import GenerateRequest, Priority
+from quern.engine.base import GenerateRequest, Logprob, Priority
 from quern.events import Prefill, TurnEnded
 from quern.turns.answer import Answer
 from quern.turns.decoder import AnswerDecoder
@@ -33,14 +33,15 @@ class Earlier:
 class Turn:
     """One admitted turn. Its runner writes the log; dialects read it inside `attach()`.
 
-    `plan`: all that it was made of but its prompt. `kept`: what is said outlives it; with `keeps_events` also how its
-    text came. `fitted`: the answer gets less room than was asked for, as there is no more. `prefill`: how the answer
-    began before it. `ignored`: what schemas ask and the answer isn't kept to, as sentences. `generated`: the ids that
-    the model wrote, and `pieces` the text that each brought, and the end. `resumable`: it can be told again, and go on,
-    after its end. `earlier`: what it took before it was interrupted, where it goes on. `arrived_at`, `admitted_at`,
-    `running_at` and `first_token_at`: seconds of a monotonic clock. `said`: what its prompt was made of; `progress`:
-    how far that is computed. `queue`: who was before it, once it had to wait; `occupied`: the `Occupancy` when it began
-    to run. An urgent answer is one for its first `urgent_tokens`. `loop_limits`: when it goes round in circles.
+    `plan`: all that it was made of but its prompt; `prompt_tokens`: how long that is. `kept`: what is said outlives it;
+    with `keeps_events` also how its text came. `fitted`: the answer gets less room than was asked for, as there is no
+    more. `prefill`: how the answer began before it. `ignored`: what schemas ask and the answer isn't kept to, as
+    sentences. `generated`: the ids that the model wrote, and `pieces` the text that each brought, and the end;
+    `logprobs`: what a retry is told of them. `resumable`: it can be told again, and go on, after its end. `earlier`:
+    what it took before it was interrupted, where it goes on. `arrived_at`, `admitted_at`, `running_at` and
+    `first_token_at`: seconds of a monotonic clock. `said`: what its prompt was made of; `progress`: how far that is
+    computed. `queue`: who was before it, once it had to wait; `occupied`: the `Occupancy` when it began to run. An
+    urgent answer is one for its first `urgent_tokens`. `loop_limits`: when it goes round in circles.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Turn:
         self.request = request
         self.decoder = decoder
         self.plan = plan
+        self.prompt_tokens = len(request.prompt)
         self.kept = plan.kept
         self.keeps_events = plan.keeps_events
         self.fitted = plan.fitted
@@ -86,6 +88,7 @@ class Turn:
         self.concluding = False
         self.log = TurnLog()
         self.generated: list[int] = []
+        self.logprobs: list[Logprob] = []
         self.earlier = Earlier()
         self.progress: Prefill | None = None
         self.queue: Queue | None = None
@@ -99,10 +102,12 @@ class Turn:
         self._readers = AttachedReaders(abandonment, self.log, partial(self.end_early, TurnState.CANCELLED))
 
     @contextmanager
-    def attach(self) -> Generator[TurnLog]:
-        """Be a reader of the turn's log for as long as the block runs."""
+    def attach(self, *, streamed: bool = False) -> Generator[TurnLog]:
+        """Be a reader of the turn's log for as long as the block runs; `streamed`: one that gets its events as they
+        come.
+        """
         try:
-            with self._readers.attach():
+            with self._readers.attach(streamed=streamed):
                 self._reprioritise()
                 yield self.log
         finally:

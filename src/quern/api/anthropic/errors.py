@@ -21,6 +21,7 @@ STATUSES_AND_TYPES: dict[ErrorKind, tuple[int, str]] = {
     ErrorKind.NOT_FOUND: (404, "not_found_error"),
     ErrorKind.MODEL_NOT_FOUND: (404, "not_found_error"),
     ErrorKind.CONFLICT: (409, "conflict_error"),
+    ErrorKind.KEY_REUSED: (422, "invalid_request_error"),
     ErrorKind.TOO_LARGE: (413, "request_too_large"),
     ErrorKind.RATE_LIMITED: (429, "rate_limit_error"),
     ErrorKind.OVERLOADED: (529, "overloaded_error"),

@@ -55,7 +55,7 @@ class MessageEncoder(StreamEncoder):
 
     def __init__(self, turn: Turn, heading: dict[str, Any], told: Callable[[TurnEvent], TurnEvent | None]) -> None:
         self._told = told
-        self._events = MessageEvents(heading, len(turn.request.prompt), fitted=turn.fitted)
+        self._events = MessageEvents(heading, turn.prompt_tokens, fitted=turn.fitted)
 
     def encode(self, index: int, event: TurnEvent) -> bytes:  # noqa: ARG002 (there is one turn)
         """The message's events that an event of the turn adds."""

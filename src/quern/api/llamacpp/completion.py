@@ -9,7 +9,7 @@ from quern.api.llamacpp.completion_request import CompletionRequest
 from quern.api.shared.headers import CallerDep, no_conversation_header
 from quern.api.shared.openapi import EVENTS
 from quern.api.shared.request_body import JsonRoute
-from quern.api.shared.request_turns import name_ignored, start_all
+from quern.api.shared.request_turns import name_ignored
 from quern.api.shared.services import ServicesDep
 
 router = APIRouter(route_class=JsonRoute, tags=["llama.cpp"], dependencies=[Depends(no_conversation_header)])
@@ -20,7 +20,7 @@ async def complete(request: Request, body: CompletionRequest, services: Services
     """What comes after each prompt, without a chat template, whole or streamed. Nothing is remembered."""
     model = services.model.check_name(body.model)
     prompts = await services.bodies.encoded(request, lambda: body.encode(services.tokens))
-    turns = await start_all(services.turns, [body.turn(caller, prompt, services.generation) for prompt in prompts])
+    turns = await services.turns.start_all([body.turn(caller, prompt, services.generation) for prompt in prompts])
     name_ignored(request, turns)
     answers = [
         TurnAnswer(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +35,7 @@ async def create_chat_completion(
     model = services.model.check_name(body.model)
     turns = await start_choices(services.turns, body.turn(caller, conversation, services.generation), body.n or 1)
     name_ignored(request, turns)
-    heading = {"id": f"chatcmpl-{turns[0].id}", "created": int(time.time()), "model": model}
+    heading = {"id": f"chatcmpl-{turns[0].id}", "created": int(turns[0].created_at.timestamp()), "model": model}
     if body.stream:
         chunks = [ChoiceChunks(index, legacy=body.legacy) for index in range(len(turns))]
         shared = {**heading, "object": "chat.completion.chunk"}

@@ -105,7 +105,7 @@ class ChunkEncoder(StreamEncoder):
 
     def _tail_with_usage(self, count: CountUsage) -> bytes:
         so_far = [
-            Usage(len(turn.request.prompt), cached, turn.generated_tokens)
+            Usage(turn.prompt_tokens, cached, turn.generated_tokens)
             for turn, cached in zip(self._turns, self._cached, strict=True)
         ]
         return b'],"usage":' + to_json(count(so_far)).encode() + b"}\n\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from quern.api.openai.completions_request import CompletionRequest
 from quern.api.shared.headers import CallerDep, no_conversation_header
 from quern.api.shared.openapi import EVENTS
 from quern.api.shared.request_body import JsonRoute
-from quern.api.shared.request_turns import choices_of, name_ignored, start_all, wait_until_ended
+from quern.api.shared.request_turns import choices_of, name_ignored, wait_until_ended
 from quern.api.shared.services import ServicesDep
 from quern.events import TurnEnded
 from quern.turns.turn import Turn
@@ -36,11 +35,12 @@ async def create_completion(
     body.check()
     prompts = await services.bodies.encoded(request, lambda: body.encode(services.tokens))
     requests = [body.turn(caller, prompt, services.generation) for prompt in prompts]
-    turns = await start_all(services.turns, [choice for one in requests for choice in choices_of(one, body.choices)])
+    turns = await services.turns.start_all([choice for one in requests for choice in choices_of(one, body.choices)])
     name_ignored(request, turns)
     texts = [prompt.text for prompt in prompts for _ in range(body.choices)]
     headings = [Heading(index, text, body.echo is True, body.logprobs) for index, text in enumerate(texts)]
-    shared = {"id": f"cmpl-{turns[0].id}", "object": "text_completion", "created": int(time.time()), "model": model}
+    created = int(turns[0].created_at.timestamp())
+    shared = {"id": f"cmpl-{turns[0].id}", "object": "text_completion", "created": created, "model": model}
     count = partial(completions_usage, choices=body.choices)
     if body.stream:
         chunks = [TextChunks(heading) for heading in headings]

@@ -7,7 +7,6 @@ answer is a chat completion. In a stream every chunk has one choice, the last on
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -74,7 +73,7 @@ async def fill(request: Request, body: FimRequest, services: ServicesDep, caller
     model = services.model.check_name(body.model)
     encoded = await services.bodies.encoded(request, lambda: body.encode(services.tokens))
     turn = await services.turns.start(body.turn(caller, encoded, services.generation))
-    heading = {"id": f"chatcmpl-{turn.id}", "created": int(time.time()), "model": model}
+    heading = {"id": f"chatcmpl-{turn.id}", "created": int(turn.created_at.timestamp()), "model": model}
     if body.stream:
         encoder = FimChunks({**heading, "object": "chat.completion.chunk"})
         return EventStreamResponse(encoder, [turn.log], [turn])

@@ -36,8 +36,10 @@ EXPOSED_HEADERS = (
     "request-id",
     "retry-after",
     "x-should-retry",
+    "x-quern-adopted",
     "x-quern-ended",
     "x-quern-ignored",
+    "x-quern-turn-id",
     "www-authenticate",
     *(f"x-ratelimit-{value}-{what}" for what in ("requests", "tokens") for value in ("limit", "remaining", "reset")),
 )

@@ -9,6 +9,7 @@
 | ConversationNotFound, ResponseNotFound, ItemNotFound, TurnNotFound, KeyNotFound, no such route | NOT_FOUND |
 | ModelNotServed | MODEL_NOT_FOUND |
 | ConversationBusy, TurnNotContinuable | CONFLICT |
+| KeyReused | KEY_REUSED |
 | a body over `server.max_request_bytes`, TooLarge | TOO_LARGE |
 | LimitExceeded, with Retry-After | RATE_LIMITED |
 | QueueFull, with Retry-After | OVERLOADED |
@@ -43,6 +44,7 @@ from quern.errors import (
     InvalidRequest,
     ItemNotFound,
     KeyNotFound,
+    KeyReused,
     LimitExceeded,
     ModelNotServed,
     NotAllowed,
@@ -75,6 +77,7 @@ class ErrorKind(Enum):
     NOT_FOUND = auto()
     MODEL_NOT_FOUND = auto()
     CONFLICT = auto()
+    KEY_REUSED = auto()
     TOO_LARGE = auto()
     RATE_LIMITED = auto()
     OVERLOADED = auto()
@@ -95,6 +98,7 @@ KINDS: dict[type[Exception], ErrorKind] = {
     ModelNotServed: ErrorKind.MODEL_NOT_FOUND,
     ConversationBusy: ErrorKind.CONFLICT,
     TurnNotContinuable: ErrorKind.CONFLICT,
+    KeyReused: ErrorKind.KEY_REUSED,
     TooLarge: ErrorKind.TOO_LARGE,
     LimitExceeded: ErrorKind.RATE_LIMITED,
     QueueFull: ErrorKind.OVERLOADED,

@@ -16,6 +16,8 @@ DISCONNECT_HEADER = "x-quern-on-disconnect"
 PRIORITY_HEADER = "x-quern-priority"
 PRIORITIES = ("background", "normal")
 CONVERSATION_HEADER = "x-quern-conversation"
+IDEMPOTENCY_HEADER = "idempotency-key"
+LONGEST_KEY = 255
 
 
 def principal(request: Request) -> Principal:
@@ -80,6 +82,18 @@ def no_conversation_header(request: Request) -> None:
         )
 
 
+def idempotency_key(request: Request) -> str | None:
+    """Under which name the same request may come again."""
+    keys = request.headers.getlist(IDEMPOTENCY_HEADER)
+    if not keys:
+        return None
+    key = keys[0].strip()
+    if len(keys) > 1 or not 0 < len(key) <= LONGEST_KEY or not key.isprintable():
+        message = f"The header Idempotency-Key takes one key of 1 to {LONGEST_KEY} printable characters, as a UUID."
+        raise validation_error(("header", IDEMPOTENCY_HEADER), "idempotency_key", message, ", ".join(keys))
+    return key
+
+
 Owner = Annotated[str, Depends(owner)]
 
 
@@ -88,12 +102,13 @@ def caller(
     principal: PrincipalDep,
     disconnect: Annotated[DisconnectPolicy | None, Depends(disconnect_policy)],
     background: Annotated[bool | None, Depends(background)],
+    key: Annotated[str | None, Depends(idempotency_key)],
 ) -> Caller:
     """Who asks, under the request id that `RequestLog` settled."""
     traceparent: str = getattr(request.state, "traceparent", "")
     digest: bytes = getattr(request.state, "body_digest", b"")
-    asks = Caller(principal, cast("str", request.state.request_id), disconnect, background, traceparent, digest)
-    request.state.turn_ids = asks.turn_ids
+    asks = Caller(principal, cast("str", request.state.request_id), disconnect, background, traceparent, digest, key)
+    request.state.caller = asks
     return asks
 
 

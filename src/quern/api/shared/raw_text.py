@@ -33,7 +33,7 @@ class TurnTextResponse(Response):
         self._preamble = preamble
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI)
-        with self._turn.attach() as log:
+        with self._turn.attach(streamed=True) as log:
             await unless_disconnected(receive, self._send_all(log, send))
 
     async def _send_all(self, log: TurnLog, send: Send) -> None:

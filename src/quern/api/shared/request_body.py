@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import Any
 
 from fastapi.routing import APIRoute
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -19,6 +20,7 @@ from quern.api.shared.body_budget import SMALL
 from quern.api.shared.content_coding import CODINGS, Corrupt, UnknownCoding, UnpackedTooLarge, codings, unpack
 from quern.api.shared.errors import ErrorKind, Failure, StyleOf, validation_error
 from quern.api.shared.fields import ignored_fields
+from quern.api.shared.headers import CONVERSATION_HEADER
 from quern.api.shared.json_body import JsonRequest
 from quern.api.shared.services import services_of
 from quern.config import UnknownFields
@@ -62,15 +64,17 @@ class BodyLimit:
             response = style.response(refused.failure, status=refused.status, headers=refused.headers)
             await response(scope, receive, send)
             return
-        scope.setdefault("state", {})["body_digest"] = await self._digest(scope["path"], body)
+        scope.setdefault("state", {})["body_digest"] = await self._digest(scope["path"], headers, body)
         await self._app(scope, _replayed(body, receive), send)
 
     @staticmethod
-    async def _digest(path: str, body: bytes) -> bytes:
-        """What tells whether the same is asked again."""
+    async def _digest(path: str, headers: Headers, body: bytes) -> bytes:
+        """What tells whether the same is asked again, in the same conversation."""
+        where = "\n".join([path, *headers.getlist(CONVERSATION_HEADER)])
+        boundary = _boundary(headers)
         if len(body) > SMALL:
-            return await asyncio.to_thread(_digest, path, body)
-        return _digest(path, body)
+            return await asyncio.to_thread(_digest, where, body, boundary)
+        return _digest(where, body, boundary)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         announced = headers.get("content-length", "")
@@ -108,8 +112,15 @@ class BodyLimit:
         return _Refused(Failure(ErrorKind.TOO_LARGE, message))
 
 
-def _digest(path: str, body: bytes) -> bytes:
-    return blake2b(body, key=blake2b(path.encode()).digest(), digest_size=16).digest()
+def _digest(where: str, body: bytes, boundary: bytes) -> bytes:
+    if boundary:
+        body = body.replace(boundary, b"")
+    return blake2b(body, key=blake2b(where.encode()).digest(), digest_size=16).digest()
+
+
+def _boundary(headers: Headers) -> bytes:
+    """What stands between the parts of a form; clients draw a new one each time that they send the same."""
+    return parse_options_header(headers.get("content-type", ""))[1].get(b"boundary", b"")
 
 
 def _codings(headers: Headers) -> list[str]:

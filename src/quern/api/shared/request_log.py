@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from quern.api.shared.dialect import Dialects
 from quern.api.shared.errors import CLIENT_CLOSED_REQUEST, Failure, unexpected_failure
 from quern.http_server.control_socket import LOCAL, is_local
+from quern.turns.request import Caller
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +55,7 @@ class Trace(Protocol):
 
 
 TURN_ID_HEADER = "x-quern-turn-id"
+ADOPTED_HEADER = "x-quern-adopted"
 """The turn that was started for a request; several where several answers were asked for."""
 
 
@@ -121,8 +123,10 @@ def _own_headers(state: Mapping[str, Any]) -> dict[str, str]:
         REQUEST_ID_HEADER: state["request_id"],
         IGNORED_HEADER: ignored_header(state.get("ignored_fields", ())),
         ENDED_HEADER: state.get("ended_for", ""),
-        TURN_ID_HEADER: ", ".join(state.get("turn_ids", ())),
     }
+    caller: Caller | None = state.get("caller")
+    if caller is not None:
+        headers |= {TURN_ID_HEADER: ", ".join(caller.turn_ids), ADOPTED_HEADER: ", ".join(caller.adopted)}
     return {name: value for name, value in headers.items() if value}
 
 

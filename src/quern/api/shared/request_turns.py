@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
@@ -19,36 +19,19 @@ from quern.turns.service import TurnService
 from quern.turns.turn import Turn
 from quern.types import Loop, TurnState
 
-NOT_ALL = "Not all of the choices could be started."
 LOOP = "loop"
 
 
 async def start_choices(service: TurnService, request: TurnRequest, count: int) -> list[Turn]:
-    """Start `count` turns of one request. Where one is refused, none goes on.
-
-    Raises what `TurnService.start` raises.
-    """
+    """The turns of a request for `count` choices. Raises what `TurnService.start` raises."""
     if count > 1 and request.conversation_id is not None:
         raise InvalidRequest("A conversation goes on with one answer. Send n=1, or leave the conversation out.", "n")
-    return await start_all(service, choices_of(request, count))
+    return await service.start_all(choices_of(request, count))
 
 
 def choices_of(request: TurnRequest, count: int) -> list[TurnRequest]:
     """The request `count` times; with a seed, each further one has the next seed."""
     return [_numbered(request, index) for index in range(count)]
-
-
-async def start_all(service: TurnService, requests: Iterable[TurnRequest]) -> list[Turn]:
-    """Start a turn for each request. Where one is refused, none goes on. Raises what `TurnService.start` raises."""
-    turns: list[Turn] = []
-    try:
-        for request in requests:
-            turns.append(await service.start(request))  # noqa: PERF401 (an error must find them)
-    except BaseException:
-        for turn in turns:
-            turn.end_early(TurnState.CANCELLED, NOT_ALL)
-        raise
-    return turns
 
 
 def name_ignored(request: Request, turns: Sequence[Turn]) -> None:

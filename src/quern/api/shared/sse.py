@@ -88,7 +88,7 @@ class EventStreamResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI)
         with ExitStack() as readers:
             for turn in self._turns:
-                readers.enter_context(turn.attach())
+                readers.enter_context(turn.attach(streamed=True))
             await unless_disconnected(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:

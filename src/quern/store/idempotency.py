@@ -1,0 +1,89 @@
+"""Keys that clients give their requests, and the turns that were started under them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, func, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from quern.store.database import Database
+from quern.store.schema import idempotency_keys
+from quern.store.uninterrupted import uninterrupted
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """Under which key a turn is started, as which of its request's turns, counted from 0. `fingerprint`: what tells the
+    same request from another one.
+    """
+
+    key: str
+    position: int
+    fingerprint: bytes
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KnownKey:
+    """A key that is taken: by what request, and the ids of its turns by their positions."""
+
+    fingerprint: bytes
+    turn_ids: Mapping[int, str]
+
+
+class IdempotencyStore:
+    """Reads and forgets keys. Every method raises StoreError where the database can't be used."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @uninterrupted
+    async def get(self, owner: str, key: str, now: datetime) -> KnownKey | None:
+        """An owner's key; None where it was never used, or not for so long."""
+        table = idempotency_keys.c
+        wanted = select(table.position, table.fingerprint, table.turn_id).where(
+            table.owner == owner, table.key == key, table.expires_at > now
+        )
+        async with self._database.transaction() as connection:
+            rows = (await connection.execute(wanted.order_by(table.position))).all()
+        return KnownKey(rows[0].fingerprint, {row.position: row.turn_id for row in rows}) if rows else None
+
+    @uninterrupted
+    async def release(self, owner: str, key: str, turn_ids: Sequence[str]) -> None:
+        """Forget that these turns were started under a key."""
+        table = idempotency_keys.c
+        which = table.owner == owner, table.key == key, table.turn_id.in_(turn_ids)
+        async with self._database.transaction() as connection:
+            await connection.execute(delete(idempotency_keys).where(*which))
+
+    @uninterrupted
+    async def forget(self, now: datetime) -> int:
+        """Delete those whose time is over; how many there were."""
+        async with self._database.transaction() as connection:
+            table = idempotency_keys
+            return (await connection.execute(delete(table).where(table.c.expires_at <= now))).rowcount
+
+
+async def claim_key(connection: AsyncConnection, owner: str, turn_id: str, new: NewKey) -> None:
+    """Have a key name a turn, and no other one in its place."""
+    table = idempotency_keys.c
+    taken = table.owner == owner, table.key == new.key, table.position == new.position
+    await connection.execute(delete(idempotency_keys).where(*taken))
+    row = {
+        "owner": owner,
+        "key": new.key,
+        "position": new.position,
+        "fingerprint": new.fingerprint,
+        "turn_id": turn_id,
+        "expires_at": new.expires_at,
+    }
+    await connection.execute(insert(idempotency_keys).values(row))
+
+
+async def keyed_until(connection: AsyncConnection, turn_id: str) -> datetime | None:
+    """Until when a key names a turn; None where none does."""
+    last = select(func.max(idempotency_keys.c.expires_at)).where(idempotency_keys.c.turn_id == turn_id)
+    return (await connection.execute(last)).scalar_one()
