@@ -17,7 +17,7 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """A conversation. `updated_at` is when its last turn began or ended, or something was put into it. `metadata`: what
-    its owner noted.
+    its owner noted. `head`: the branch that is shown and continued; see `Branch`.
     """
 
     id: str
@@ -25,12 +25,38 @@ class Conversation:
     created_at: datetime
     updated_at: datetime
     metadata: dict[str, str] | None = None
+    title: str | None = None
+    pinned: bool = False
+    archived: bool = False
+    head: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Where a branch begins: after the item at the position `after` of the path to the end of the branch `parent`; -1
+    is before all of it.
+    """
+
+    parent: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Another path of a conversation, from where it leaves the one that was there. 0, which has no record, is what the
+    conversation began with.
+    """
+
+    number: int
+    fork: Fork
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
     """An item with its identity. `position` counts from 0 within the conversation, or within the turn of a response
-    that belongs to none. `turn_id` is None for what was put into a conversation without a turn.
+    that belongs to none. `turn_id` is None for what was put into a conversation without a turn. `branch`: the part of a
+    conversation that has it.
     """
 
     id: str
@@ -39,6 +65,7 @@ class StoredItem:
     position: int
     item: Item
     created_at: datetime
+    branch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +90,7 @@ class TurnRecord:
     finished_at: datetime | None
     repairs: int = 0
     loop: Loop | None = None
+    branch: int = 0
 
     def end(self, stop: str | None = None) -> TurnEnded:
         """Its terminal event, once its state is terminal. `stop`: the stop string that ended it."""

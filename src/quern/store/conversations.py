@@ -19,6 +19,10 @@ _CONVERSATION = select(
     conversations.c.created_at,
     conversations.c.updated_at,
     conversations.c.metadata,
+    conversations.c.title,
+    conversations.c.pinned,
+    conversations.c.archived,
+    conversations.c.head,
 )
 
 

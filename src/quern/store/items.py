@@ -27,6 +27,7 @@ ITEM = select(
     items.c.call_id,
     items.c.namespace,
     items.c.created_at,
+    items.c.branch,
 )
 """Selects what `stored_item` takes."""
 
@@ -58,13 +59,19 @@ class NewItem:
 
 def stored_item(row: Row[*tuple[Any, ...]]) -> StoredItem:
     """An item from a row of `ITEM`."""
-    return StoredItem(row.id, row.conversation_id, row.turn_id, row.position, _item(row), row.created_at)
+    return StoredItem(row.id, row.conversation_id, row.turn_id, row.position, _item(row), row.created_at, row.branch)
 
 
 async def append_items(
-    connection: AsyncConnection, conversation_id: str | None, turn_id: str | None, new: Iterable[NewItem], now: datetime
+    connection: AsyncConnection,
+    conversation_id: str | None,
+    turn_id: str | None,
+    new: Iterable[NewItem],
+    now: datetime,
+    *,
+    branch: int = 0,
 ) -> None:
-    """Put items at the end of a conversation, or of a turn that belongs to none."""
+    """Put items at the end of a conversation's branch, or of a turn that belongs to none."""
     last = await connection.execute(_last_position(conversation_id, turn_id))
     first = last.scalar_one() + 1
     rows = [
@@ -74,6 +81,7 @@ async def append_items(
             "turn_id": turn_id,
             "position": position,
             "created_at": now,
+            "branch": branch,
             **_columns(item.item),
         }
         for position, item in enumerate(new, first)
