@@ -15,7 +15,7 @@ from quern.access.limits import Limits
 from quern.access.usage import UsageMeter
 from quern.api.shared.body_budget import BodyBudget
 from quern.api.shared.services import Services
-from quern.config import EngineName, Settings
+from quern.config import EngineName, Settings, TitleSource
 from quern.config_sources import Reload
 from quern.engine.base import Engine
 from quern.engine.engine_choice import ModelKind, choose, native_facts
@@ -26,6 +26,7 @@ from quern.http_app import http_app
 from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing, tracing_of
 from quern.prompt.codec import TextCodec
+from quern.store.branches import BranchStore
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.generations import GenerationStore
@@ -36,6 +37,7 @@ from quern.store.turns import TurnStore
 from quern.store.usage import UsageStore
 from quern.turns.activity import ActivityService
 from quern.turns.archive import TurnArchive
+from quern.turns.branching import BranchService
 from quern.turns.conversations import ConversationService
 from quern.turns.embeddings import EmbeddingService
 from quern.turns.history import HistoryLoader
@@ -62,6 +64,7 @@ class _Stores:
 
     def __init__(self, database: Database) -> None:
         self.conversations = ConversationStore(database)
+        self.branches = BranchStore(database)
         self.turns = TurnStore(database)
         self.responses = ResponseStore(database)
         self.history = HistoryStore(database)
@@ -116,6 +119,7 @@ class Application:
             metrics=self.metrics,
             tracing=self.tracing,
             settings=settings.turns,
+            titles=settings.conversations.titles is not TitleSource.OFF,
         )
         self.embeddings = EmbeddingService(
             engine, codec, self.turns, self.usage, metrics=self.metrics, settings=settings.turns
@@ -127,7 +131,12 @@ class Application:
         engine, codec, turns = self.engine, self.codec, self.turns
         return Services(
             turns=turns,
-            conversations=ConversationService(stores.conversations, stores.history, stores.turns, turns),
+            conversations=ConversationService(
+                stores.conversations, stores.history, stores.turns, turns, settings.conversations
+            ),
+            branches=BranchService(
+                stores.conversations, stores.branches, stores.turns, turns, settings.generation.sampling()
+            ),
             responses=ResponseService(codec, stores.responses, stores.history, turns),
             tokens=TokenService(codec, engine),
             embeddings=self.embeddings,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
+from quern.config import ConversationSettings, TitleSource
 from quern.errors import ConversationNotFound, InvalidRequest, ItemNotFound
 from quern.records import Conversation, Page, StoredItem, TurnRecord
 from quern.store.conversations import ConversationStore
@@ -17,6 +19,7 @@ from quern.store.turns import TurnStore
 from quern.turns.history import NO_CONVERSATION
 from quern.turns.runner import DELETED
 from quern.turns.service import TurnService
+from quern.turns.titles import title_of
 from quern.types import Item
 
 NO_ITEM = "There is no such item in this conversation: the id is wrong, or it was deleted."
@@ -35,16 +38,24 @@ class ConversationService:
     """An owner's conversations; another owner's don't exist."""
 
     def __init__(
-        self, conversations: ConversationStore, history: HistoryStore, turns: TurnStore, service: TurnService
+        self,
+        conversations: ConversationStore,
+        history: HistoryStore,
+        turns: TurnStore,
+        service: TurnService,
+        settings: ConversationSettings,
     ) -> None:
+        self._titles = settings.titles is not TitleSource.OFF
         self._conversations = conversations
         self._history = history
         self._turns = turns
         self._service = service
 
-    async def page(self, owner: str, *, limit: int, after: str | None) -> Page[Conversation]:
-        """Newest activity first. Raises InvalidRequest where `after` names no conversation."""
-        return await self._conversations.page(owner, limit=limit, after=after)
+    async def page(
+        self, owner: str, *, limit: int, after: str | None, archived: bool | None = None, pinned: bool | None = None
+    ) -> Page[Conversation]:
+        """Pinned ones first, then newest activity first. Raises InvalidRequest where `after` names no conversation."""
+        return await self._conversations.page(owner, limit=limit, after=after, archived=archived, pinned=pinned)
 
     async def get(self, conversation_id: str, owner: str) -> Conversation:
         """One conversation. Raises ConversationNotFound."""
@@ -62,17 +73,21 @@ class ConversationService:
         of_turns = dict.fromkeys(item.turn_id for item in page.items if item.turn_id is not None)
         return ConversationView(conversation, page, await self._turns.by_ids(list(of_turns)))
 
-    async def create(self, owner: str, metadata: dict[str, str], items: Sequence[Item]) -> Conversation:
+    async def create(
+        self, owner: str, metadata: dict[str, str], items: Sequence[Item], title: str | None = None
+    ) -> Conversation:
         """Begin a conversation without a turn. Raises InvalidRequest for items that can't be stored."""
         now = datetime.now(UTC)
-        conversation = Conversation(str(uuid.uuid4()), owner, now, now, metadata)
+        if title is None and self._titles:
+            title = title_of(items)
+        conversation = Conversation(str(uuid.uuid4()), owner, now, now, metadata, title)
         with _items_blamed():
             await self._conversations.create(conversation, _with_ids(items))
         return conversation
 
-    async def set_metadata(self, conversation_id: str, owner: str, metadata: dict[str, str]) -> Conversation:
-        """Replace what its owner noted. Raises ConversationNotFound."""
-        await self._conversations.set_metadata(conversation_id, owner, metadata)
+    async def change(self, conversation_id: str, owner: str, values: Mapping[str, Any]) -> Conversation:
+        """Replace what its owner decides, as in `ConversationStore.change`. Raises ConversationNotFound."""
+        await self._conversations.change(conversation_id, owner, values)
         return await self.get(conversation_id, owner)
 
     async def items(

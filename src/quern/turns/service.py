@@ -38,6 +38,7 @@ from quern.turns.recent import Said
 from quern.turns.request import Caller, ChatInput, TokenInput, TurnRequest
 from quern.turns.retry_after import Progress
 from quern.turns.runner import TurnRunner
+from quern.turns.titles import title_of
 from quern.turns.turn import Turn
 from quern.types import Item, TurnState
 
@@ -49,7 +50,7 @@ PLACE_NEEDED = "The client closed the connection, and too many turns wait for a 
 
 class TurnService:
     """Admits turns, runs them apart from their connections, and ends them all when the server stops. `observer` is told
-    of each.
+    of each. `titles`: whether a conversation without a title gets one from what is said first.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class TurnService:
         metrics: Metrics,
         tracing: Tracing | None = None,
         settings: TurnSettings,
+        titles: bool = True,
     ) -> None:
         self._engine = engine
         self._usage = usage
@@ -74,6 +76,7 @@ class TurnService:
         self._grammars = GrammarChoice(engine.check_grammar, codec.tool_format)
         self._store = turns
         self._archive = archive
+        self._titles = titles
         self._settings = settings
         self._journal = Journal(turns, interval=settings.save_interval_ms / 1000, token_limit=settings.save_tokens)
         self._owner_turns = OwnerTurns(usage)
@@ -316,7 +319,8 @@ class TurnService:
         given = request.input
         items, field = (given.items, given.items_field) if isinstance(given, ChatInput) else ((), None)
         try:
-            row = new_row(turn, request, with_custom_results(items, history), self._engine.info.model_id)
+            title = title_of((*history, *items)) if self._titles and turn.conversation_id is not None else None
+            row = new_row(turn, request, with_custom_results(items, history), self._engine.info.model_id, title)
             await self._store.create(row)
         except InvalidRequest as error:
             raise InvalidRequest(str(error), field) from error

@@ -14,6 +14,7 @@ from quern.api.shared.body_budget import BodyBudget
 from quern.config import GenerationSettings, UnknownFields
 from quern.config_sources import Reload
 from quern.turns.activity import ActivityService
+from quern.turns.branching import BranchService
 from quern.turns.conversations import ConversationService
 from quern.turns.embeddings import EmbeddingService
 from quern.turns.responses import ResponseService
@@ -33,6 +34,7 @@ class Services:
 
     turns: TurnService
     conversations: ConversationService
+    branches: BranchService
     responses: ResponseService
     tokens: TokenService
     embeddings: EmbeddingService

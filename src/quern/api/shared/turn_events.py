@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from quern.api.shared.errors import validation_error
-from quern.api.shared.sse import StreamEncoder, to_json
+from quern.api.shared.sse import EventStreamResponse, StreamEncoder, to_json
 from quern.events import ArgumentsDelta, CallEnded, CallStarted, Prefill, Queued, TextDelta, TurnEnded, TurnEvent
 from quern.turns.service import TurnService
 from quern.turns.turn_reports import OpenTurn
@@ -34,6 +34,15 @@ class Seen:
             raise validation_error(field, "event_id", message, event_id)
         self.events = int(match[1]) if match is not None else 0
         self.end = match is not None and match[2] is not None
+
+
+FROM_THE_FIRST = Seen(None, ("query", "after"))
+
+
+def turn_stream(turns: TurnService, opened: OpenTurn, seen: Seen) -> EventStreamResponse:
+    """The answer that has what comes after what a reader has `seen`."""
+    encoder = TurnEventEncoder(turns, opened, seen)
+    return EventStreamResponse(encoder, [opened.log], [opened.turn] if opened.turn is not None else [])
 
 
 class TurnEventEncoder(StreamEncoder):
