@@ -33,6 +33,7 @@ from quern.store.generations import GenerationStore
 from quern.store.history import HistoryStore
 from quern.store.keys import KeyStore
 from quern.store.responses import ResponseStore
+from quern.store.search import SearchStore
 from quern.store.turns import TurnStore
 from quern.store.usage import UsageStore
 from quern.turns.activity import ActivityService
@@ -43,6 +44,7 @@ from quern.turns.embeddings import EmbeddingService
 from quern.turns.history import HistoryLoader
 from quern.turns.responses import ResponseService
 from quern.turns.resumption import Resumption
+from quern.turns.search import SearchService
 from quern.turns.served_model import ModelService
 from quern.turns.service import TurnService
 from quern.turns.tokens import TokenService
@@ -65,6 +67,7 @@ class _Stores:
     def __init__(self, database: Database) -> None:
         self.conversations = ConversationStore(database)
         self.branches = BranchStore(database)
+        self.search = SearchStore(database)
         self.turns = TurnStore(database)
         self.responses = ResponseStore(database)
         self.history = HistoryStore(database)
@@ -121,6 +124,14 @@ class Application:
             settings=settings.turns,
             titles=settings.conversations.titles is not TitleSource.OFF,
         )
+        self.conversations = ConversationService(
+            stores.conversations,
+            stores.history,
+            stores.turns,
+            self.turns,
+            search=stores.search,
+            settings=settings.conversations,
+        )
         self.embeddings = EmbeddingService(
             engine, codec, self.turns, self.usage, metrics=self.metrics, settings=settings.turns
         )
@@ -131,12 +142,11 @@ class Application:
         engine, codec, turns = self.engine, self.codec, self.turns
         return Services(
             turns=turns,
-            conversations=ConversationService(
-                stores.conversations, stores.history, stores.turns, turns, settings.conversations
-            ),
+            conversations=self.conversations,
             branches=BranchService(
                 stores.conversations, stores.branches, stores.turns, turns, settings.generation.sampling()
             ),
+            search=SearchService(stores.search),
             responses=ResponseService(codec, stores.responses, stores.history, turns),
             tokens=TokenService(codec, engine),
             embeddings=self.embeddings,
@@ -166,13 +176,15 @@ class Application:
                 loading = loop.create_task(self.engine.start())
                 watching = loop.create_task(self.activity.watch_event_loop())
                 resuming = loop.create_task(self._resume_after(loading))
+                forgetting = loop.create_task(self.conversations.forget())
                 try:
                     yield loading
                 finally:
                     loading.cancel()
                     watching.cancel()
                     resuming.cancel()
-                    await asyncio.wait([loading, watching, resuming])
+                    forgetting.cancel()
+                    await asyncio.wait([loading, watching, resuming, forgetting])
                     await self.drain(0)
                     await self.engine.close()
         finally:

@@ -15,7 +15,7 @@ from quern.store.items import NewItem, append_items, check_storable
 from quern.store.schema import active_turn, conversations, turns
 from quern.store.uninterrupted import uninterrupted
 
-_CONVERSATION = select(
+CONVERSATION = select(
     conversations.c.id,
     conversations.c.owner,
     conversations.c.created_at,
@@ -26,6 +26,7 @@ _CONVERSATION = select(
     conversations.c.archived,
     conversations.c.head,
 )
+"""Selects what a `Conversation` is made of."""
 
 
 class ConversationStore:
@@ -37,7 +38,7 @@ class ConversationStore:
     @uninterrupted
     async def get(self, conversation_id: str, owner: str) -> Conversation | None:
         """The conversation, or None if there is none of that id or it is another owner's."""
-        wanted = _CONVERSATION.where(conversations.c.id == conversation_id, conversations.c.owner == owner)
+        wanted = CONVERSATION.where(conversations.c.id == conversation_id, conversations.c.owner == owner)
         async with self._database.transaction() as connection:
             row = (await connection.execute(wanted)).one_or_none()
         return None if row is None else Conversation(*row)
@@ -54,7 +55,7 @@ class ConversationStore:
         """
         mine = conversations.c.owner == owner
         order = conversations.c.pinned, conversations.c.updated_at, conversations.c.id
-        wanted = _CONVERSATION.where(mine).order_by(*(column.desc() for column in order)).limit(limit + 1)
+        wanted = CONVERSATION.where(mine).order_by(*(column.desc() for column in order)).limit(limit + 1)
         if archived is not None:
             wanted = wanted.where(conversations.c.archived.is_(archived))
         if pinned is not None:
@@ -94,7 +95,7 @@ class ConversationStore:
 
     @uninterrupted
     async def delete_older(self, before: datetime) -> int:
-        """Delete everybody's conversations in which nothing has happened since, but pinned ones; how many there were."""
+        """Delete everybody's conversations in which nothing has happened since, but pinned ones; how many."""
         active = select(turns.c.id).where(turns.c.conversation_id == conversations.c.id, active_turn).exists()
         unwanted = delete(conversations).where(
             conversations.c.updated_at < before, conversations.c.pinned.is_(False), ~active

@@ -71,7 +71,7 @@ async def regenerate(
     caller: CallerDep,
     how: AnotherAnswer | None = None,
 ) -> dict[str, Any] | Response:
-    """Have the last answer written once more, from what it was given to. Both stay; the new one is shown and continued."""
+    """Have the last answer written once more, to the same. Both stay; the new one is shown and continued."""
     how = how or AnotherAnswer()
     turn = await services.branches.regenerate(conversation_id, caller, how.sampling_changes())
     return await _answer(turn, how, request, services, caller)

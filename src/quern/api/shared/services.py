@@ -18,6 +18,7 @@ from quern.turns.branching import BranchService
 from quern.turns.conversations import ConversationService
 from quern.turns.embeddings import EmbeddingService
 from quern.turns.responses import ResponseService
+from quern.turns.search import SearchService
 from quern.turns.served_model import ModelService
 from quern.turns.service import TurnService
 from quern.turns.tokens import TokenService
@@ -35,6 +36,7 @@ class Services:
     turns: TurnService
     conversations: ConversationService
     branches: BranchService
+    search: SearchService
     responses: ResponseService
     tokens: TokenService
     embeddings: EmbeddingService
