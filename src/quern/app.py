@@ -34,6 +34,7 @@ from quern.store.history import HistoryStore
 from quern.store.keys import KeyStore
 from quern.store.responses import ResponseStore
 from quern.store.search import SearchStore
+from quern.store.transfer import TransferStore
 from quern.store.turns import TurnStore
 from quern.store.usage import UsageStore
 from quern.turns.activity import ActivityService
@@ -48,6 +49,7 @@ from quern.turns.search import SearchService
 from quern.turns.served_model import ModelService
 from quern.turns.service import TurnService
 from quern.turns.tokens import TokenService
+from quern.turns.transfer import TransferService
 from quern.turns.turn_reports import TurnReports
 
 log = structlog.get_logger(__name__)
@@ -68,6 +70,7 @@ class _Stores:
         self.conversations = ConversationStore(database)
         self.branches = BranchStore(database)
         self.search = SearchStore(database)
+        self.transfer = TransferStore(database)
         self.turns = TurnStore(database)
         self.responses = ResponseStore(database)
         self.history = HistoryStore(database)
@@ -147,6 +150,7 @@ class Application:
                 stores.conversations, stores.branches, stores.turns, turns, settings.generation.sampling()
             ),
             search=SearchService(stores.search),
+            transfer=TransferService(stores.transfer),
             responses=ResponseService(codec, stores.responses, stores.history, turns),
             tokens=TokenService(codec, engine),
             embeddings=self.embeddings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
@@ -96,6 +97,25 @@ class TurnRecord:
         """Its terminal event, once its state is terminal. `stop`: the stop string that ended it."""
         reason, usage, timings = self.finish_reason, self.usage, self.timings
         return TurnEnded(self.state, reason, self.error, usage, timings, stop, self.repairs, loop=self.loop)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCopy:
+    """A turn with how it was sampled, and what was asked for beside what was said."""
+
+    record: TurnRecord
+    sampling: Mapping[str, Any]
+    asked: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationCopy:
+    """All of a conversation: branches by number, turns as they began, items by position."""
+
+    conversation: Conversation
+    branches: tuple[Branch, ...]
+    turns: tuple[TurnCopy, ...]
+    items: tuple[StoredItem, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ async def append_items(
             "position": position,
             "created_at": now,
             "branch": branch,
-            **_columns(item.item),
+            **columns_of(item.item),
         }
         for position, item in enumerate(new, first)
     ]
@@ -93,7 +93,7 @@ async def append_items(
 def check_storable(new: Iterable[Item]) -> None:
     """Raise InvalidRequest, without a field, for characters that no database can hold (NUL, lone surrogates)."""
     for item in new:
-        columns = _columns(item)
+        columns = columns_of(item)
         texts = [columns["content"], columns["name"], columns["call_id"], columns["namespace"]]
         if any(text is not None and storable(text) != text for text in texts):
             raise InvalidRequest(
@@ -109,7 +109,8 @@ def _last_position(conversation_id: str | None, turn_id: str | None) -> Select[i
     return last.where(items.c.turn_id == turn_id)
 
 
-def _columns(item: Item) -> dict[str, Any]:
+def columns_of(item: Item) -> dict[str, Any]:
+    """What an item's row has of it."""
     columns: dict[str, Any] = {"kind": ItemKind.MESSAGE, "name": None, "call_id": None, "namespace": None}
     match item:
         case Message(role, content):

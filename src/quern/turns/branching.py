@@ -97,6 +97,11 @@ class BranchService:
         conversation = await self._conversation(conversation_id, owner)
         return await self._tree(conversation_id, conversation.head)
 
+    async def shown(self, conversation_id: str, owner: str) -> Sequence[StoredItem]:
+        """What was said on the path to the head. Raises ConversationNotFound."""
+        await self._conversation(conversation_id, owner)
+        return await self._branches.path(conversation_id)
+
     async def choose(
         self, conversation_id: str, owner: str, *, turn_id: str | None = None, item_id: str | None = None
     ) -> BranchTree:

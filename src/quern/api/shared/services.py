@@ -22,6 +22,7 @@ from quern.turns.search import SearchService
 from quern.turns.served_model import ModelService
 from quern.turns.service import TurnService
 from quern.turns.tokens import TokenService
+from quern.turns.transfer import TransferService
 from quern.turns.turn_reports import TurnReports
 
 
@@ -37,6 +38,7 @@ class Services:
     conversations: ConversationService
     branches: BranchService
     search: SearchService
+    transfer: TransferService
     responses: ResponseService
     tokens: TokenService
     embeddings: EmbeddingService
