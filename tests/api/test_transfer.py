@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from itertools import pairwise
 from typing import Any
 
 import httpx2
@@ -192,7 +193,7 @@ BROKEN: list[tuple[str, int, Any]] = [
     ("a later version", 1, _set(0, version=2)),
     ("no version", 1, _set(0, version=None)),
     ("no conversation", 2, _drop(1)),
-    ("no end", 9, _drop(9)),
+    ("no end", 10, _drop(9)),
     ("a wrong count", 10, _set(9, conversations=2)),
     ("after the end", 11, lambda lines: lines.append(dict(lines[1]))),
     ("no branch", 4, _drop(2)),
@@ -214,6 +215,8 @@ BROKEN: list[tuple[str, int, Any]] = [
     ("a huge number", 6, _set(5, position=2**40)),
     ("a time without a zone", 2, _set(1, created_at="2026-01-01T00:00:00")),
     ("sampling that is none", 4, _set(3, sampling={"heat": 3})),
+    ("sampling that can't be", 4, lambda lines: lines[3]["sampling"].update(temperature=1e9)),
+    ("too deep", 4, lambda lines: lines[3].update(asked=json.loads('{"a":' * 200 + "1" + "}" * 200))),
     ("what was asked that is none", 4, _set(3, asked={"tool_use": 3})),
     ("a role that is none", 6, _said(5, role="king")),
     ("a tool that says something", 6, _said(5, role="tool")),
@@ -233,7 +236,6 @@ async def test_a_line_that_is_wrong_is_named_and_nothing_is_imported(start: Star
         before = comparable(await exported(quern))
         good = [dict(one) for one in json.loads(json.dumps(lines))]
         change(lines)
-        # A good conversation comes first, and is not imported either.
         answer = await imported(quern, body_of(lines))
         assert answer.status_code == 400, answer.text
         error = answer.json()["error"]
@@ -322,7 +324,7 @@ def _headings(text: str) -> list[str]:
     tokens = MarkdownIt("commonmark").parse(text)
     return [
         "".join(child.content for child in after.children or [])
-        for token, after in zip(tokens, tokens[1:], strict=False)
+        for token, after in pairwise(tokens)
         if token.type == "heading_open" and token.tag in {"h1", "h2"}
     ]
 
@@ -346,6 +348,6 @@ async def test_an_export_survives_a_server_that_is_another(start: Start) -> None
     async with start(numbering()) as quern:
         await some_conversations(quern, 11)
         body = await exported(quern)
-    async with start(FakeEngine(), data_dir=None or quern.settings.data_dir / "other") as other:
+    async with start(FakeEngine(), data_dir=quern.settings.data_dir / "other") as other:
         assert (await imported(other, body)).status_code == 200
         assert comparable(await exported(other)) == comparable(body)

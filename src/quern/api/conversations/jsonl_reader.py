@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Annotated, Any, cast
 from uuid import UUID
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, create_model
 
 from quern.api.conversations.jsonl import (
     FORMAT,
@@ -17,21 +18,25 @@ from quern.api.conversations.jsonl import (
     ConversationLine,
     EndLine,
     ItemLine,
+    Line,
     MessageObject,
     ResultObject,
     TurnLine,
 )
+from quern.api.shared.fields import JsonSchema
 from quern.api.shared.sse import to_json
 from quern.errors import InvalidRequest
 from quern.records import Branch, Conversation, ConversationCopy, Fork, StoredItem, TurnCopy, TurnRecord
-from quern.sampling import SamplingParams
+from quern.sampling import PARAMETERS
 from quern.turns.asked import Asked
 from quern.types import Item, Loop, Message, Role, Timings, ToolCall, ToolResult, Usage
 
 _LINE: TypeAdapter[ConversationLine | BranchLine | TurnLine | ItemLine | EndLine] = TypeAdapter(
     Annotated[ConversationLine | BranchLine | TurnLine | ItemLine | EndLine, Field(discriminator="type")]
 )
-_SAMPLING = TypeAdapter(SamplingParams)
+_OBJECT = TypeAdapter(JsonSchema)
+_PARAMETERS: dict[str, Any] = {name: (parameter.type, parameter.field()) for name, parameter in PARAMETERS.items()}
+_SAMPLING = cast("type[Line]", create_model("SamplingObject", __base__=Line, **_PARAMETERS))
 
 
 def decoded(body: bytes) -> list[ConversationCopy]:
@@ -59,7 +64,7 @@ def decoded(body: bytes) -> list[ConversationCopy]:
 
 def _refused(number: int, what: str) -> InvalidRequest:
     return InvalidRequest(
-        f"Line {number} can't be imported: {what.rstrip('.')}. Nothing was imported. Send a file as an export wrote it.",
+        f"Line {number} can't be imported: {what.rstrip('.')}. Nothing was imported. Send a file as it was exported.",
         field=f"line {number}",
     )
 
@@ -90,8 +95,8 @@ class _Conversation:
     def turn(self, line: TurnLine) -> None:
         self._check_branch(line.branch)
         self._check_new(line.id)
-        _SAMPLING.validate_python(line.sampling)
-        Asked.load(line.asked)
+        _check("sampling", _SAMPLING.model_validate, line.sampling)
+        _check("asked", Asked.load, line.asked)
         record = TurnRecord(
             id=str(line.id),
             conversation_id=str(self._line.id),
@@ -160,6 +165,14 @@ class _Conversation:
         self._ids.add(an_id)
 
 
+def _check(name: str, read: Callable[[Any], object], value: Any) -> None:
+    try:
+        read(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, (name, *first['loc'])))}: {first['msg']}") from None
+
+
 class _Reader:
     """Reads line after line. Its methods raise ValueError for what can't come next."""
 
@@ -222,7 +235,10 @@ def _members(line: bytes) -> dict[str, Any]:
         raise ValueError("it has a NUL character (U+0000), which can't be stored")
     if not isinstance(value, dict):
         raise ValueError("it is no JSON object")  # noqa: TRY004 (it is the line that is wrong)
-    return cast("dict[str, Any]", value)
+    try:
+        return _OBJECT.validate_python(value)
+    except ValidationError as error:
+        raise ValueError(error.errors(include_url=False)[0]["msg"]) from None
 
 
 def _no_constant(name: str) -> float:
