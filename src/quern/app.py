@@ -48,6 +48,7 @@ from quern.turns.resumption import Resumption
 from quern.turns.search import SearchService
 from quern.turns.served_model import ModelService
 from quern.turns.service import TurnService
+from quern.turns.titling import Titling
 from quern.turns.tokens import TokenService
 from quern.turns.transfer import TransferService
 from quern.turns.turn_reports import TurnReports
@@ -127,6 +128,9 @@ class Application:
             settings=settings.turns,
             titles=settings.conversations.titles is not TitleSource.OFF,
         )
+        self.titles = Titling(self.turns, stores.conversations)
+        if settings.conversations.titles is TitleSource.MODEL:
+            self.turns.when_ended = self.titles.turn_ended
         self.conversations = ConversationService(
             stores.conversations,
             stores.history,
@@ -190,6 +194,7 @@ class Application:
                     forgetting.cancel()
                     await asyncio.wait([loading, watching, resuming, forgetting])
                     await self.drain(0)
+                    await self.titles.close()
                     await self.engine.close()
         finally:
             await self.database.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -50,7 +50,8 @@ PLACE_NEEDED = "The client closed the connection, and too many turns wait for a 
 
 class TurnService:
     """Admits turns, runs them apart from their connections, and ends them all when the server stops. `observer` is told
-    of each. `titles`: whether a conversation without a title gets one from what is said first.
+    of each, and so is `when_ended` of those that have ended. `titles`: whether a conversation without a title gets one
+    from what is said first.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class TurnService:
         self._store = turns
         self._archive = archive
         self._titles = titles
+        self.when_ended: Callable[[Turn], None] | None = None
         self._settings = settings
         self._journal = Journal(turns, interval=settings.save_interval_ms / 1000, token_limit=settings.save_tokens)
         self._owner_turns = OwnerTurns(usage)
@@ -347,6 +349,8 @@ class TurnService:
             self._account(turn)
             del self._active[turn.id]
             self.observer.ended(turn)
+            if self.when_ended is not None:
+                self.when_ended(turn)
 
     def _account(self, turn: Turn) -> None:
         """Count what an ended turn has cost, and that its place is free."""

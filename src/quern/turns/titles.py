@@ -54,7 +54,7 @@ def _cut(line: str) -> str:
     kept = line[: bisect_right(ends, WIDEST - 1)]
     space = kept.rfind(" ")
     # Words of scripts without blanks are cut anywhere, as are single ones that are long.
-    if space > len(kept) // 2:
+    if space > len(kept) // 2 and line[len(kept)] != " ":
         kept = kept[:space]
     return kept.rstrip(" ,.;:，。；：、-") + _ELLIPSIS
 
