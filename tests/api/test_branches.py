@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -303,7 +303,7 @@ async def test_where_nothing_was_asked_nothing_is_regenerated(numbered: Quern) -
 
 
 @asynccontextmanager
-async def busy(start: Start) -> AsyncIterator[tuple[Quern, str, str]]:
+async def busy(start: Start) -> AsyncGenerator[tuple[Quern, str, str]]:
     """A conversation with a turn that runs, and the id of its first item."""
     engine = numbering()
     async with start(engine) as quern:

@@ -106,7 +106,7 @@ async def test_pages_follow_each_other_newest_first(quern: Quern) -> None:
     for number in range(5):
         await put(quern, f"heron {number}a", f"heron {number}b")
     seen: list[str] = []
-    after: dict[str, str] = {}
+    after = ""
     while True:
         page = await get(quern, f"/v1/conversations/search?q=heron&limit=3{after}")
         seen += [hit["snippet"] for hit in page["data"]]

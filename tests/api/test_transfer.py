@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +26,7 @@ from .test_branches import get, messages, numbering, post, prompt_of, shown
 from .test_keys import bearer, make
 
 Lines = list[dict[str, Any]]
+Change = Callable[[Lines], object]
 
 
 async def exported(quern: Quern, conversation: str | None = None) -> bytes:
@@ -157,14 +159,14 @@ async def small_export(quern: Quern) -> Lines:
     return lines_of(await exported(quern, conversation))
 
 
-def _set(index: int, **values: Any) -> Any:
+def _set(index: int, **values: Any) -> Change:
     def change(lines: Lines) -> None:
         lines[index].update(values)
 
     return change
 
 
-def _drop(*indexes: int) -> Any:
+def _drop(*indexes: int) -> Change:
     def change(lines: Lines) -> None:
         for index in sorted(indexes, reverse=True):
             del lines[index]
@@ -172,14 +174,14 @@ def _drop(*indexes: int) -> Any:
     return change
 
 
-def _double(index: int) -> Any:
+def _double(index: int) -> Change:
     def change(lines: Lines) -> None:
         lines.insert(index, lines[index])
 
     return change
 
 
-def _said(index: int, **values: Any) -> Any:
+def _said(index: int, **values: Any) -> Change:
     def change(lines: Lines) -> None:
         lines[index]["said"].update(values)
 
@@ -187,7 +189,7 @@ def _said(index: int, **values: Any) -> Any:
 
 
 # header 0, conversation 1, branch 2, turns 3 4, items 5 to 8, end 9
-BROKEN: list[tuple[str, int, Any]] = [
+BROKEN: list[tuple[str, int, Change]] = [
     ("no header", 1, _drop(0)),
     ("another format", 1, _set(0, type="chatgpt")),
     ("a later version", 1, _set(0, version=2)),
@@ -229,7 +231,7 @@ BROKEN: list[tuple[str, int, Any]] = [
 
 
 @pytest.mark.parametrize(("line", "change"), [case[1:] for case in BROKEN], ids=[case[0] for case in BROKEN])
-async def test_a_line_that_is_wrong_is_named_and_nothing_is_imported(start: Start, line: int, change: Any) -> None:
+async def test_a_line_that_is_wrong_is_named_and_nothing_is_imported(start: Start, line: int, change: Change) -> None:
     async with start(numbering()) as quern:
         lines = await small_export(quern)
         assert [one["type"] for one in lines[1:]] == ["conversation", "branch", *["turn"] * 2, *["item"] * 4, "end"]

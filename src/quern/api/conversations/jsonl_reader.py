@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import Field, TypeAdapter, ValidationError, create_model
@@ -36,7 +36,7 @@ _LINE: TypeAdapter[ConversationLine | BranchLine | TurnLine | ItemLine | EndLine
 )
 _OBJECT = TypeAdapter(JsonSchema)
 _PARAMETERS: dict[str, Any] = {name: (parameter.type, parameter.field()) for name, parameter in PARAMETERS.items()}
-_SAMPLING = cast("type[Line]", create_model("SamplingObject", __base__=Line, **_PARAMETERS))
+_SAMPLING = create_model("SamplingObject", __base__=Line, **_PARAMETERS)
 
 
 def decoded(body: bytes) -> list[ConversationCopy]:
