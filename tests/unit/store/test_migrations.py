@@ -20,6 +20,7 @@ from quern.store.history import HistoryStore
 from quern.store.migrate import load_migrations
 from quern.store.responses import ResponseStore
 from quern.store.schema import metadata
+from quern.store.search import SearchStore
 from quern.store.turns import TurnStore
 from quern.types import Message, Role, Timings, TurnState, Usage
 
@@ -185,3 +186,26 @@ async def test_a_failed_migration_leaves_no_table_behind(database_file: Path) ->
     with pytest.raises(StoreError, match="turn_events already exists"):
         await Database(f"sqlite+aiosqlite:///{database_file}").open()
     assert definitions(database_file).keys() == {"turn_events"}
+
+
+@pytest.mark.usefixtures("first_version")
+async def test_a_database_of_the_first_version_is_searched_and_branches(
+    database: Database, database_file: Path
+) -> None:
+    search = SearchStore(database)
+    assert [one.item.id for one in await search.find("ann", ["hello"], limit=9, after=None)] == ["m1"]
+    assert [one.item.id for one in await search.find("ann", ["嗨"], limit=9, after=None)] == ["m2"]
+    assert [one.item.id for one in await search.find("bob", ["im_end"], limit=9, after=None)] == ["m6"]
+    conversation = await ConversationStore(database).get("c1", "ann")
+    assert conversation is not None
+    assert (conversation.title, conversation.pinned, conversation.archived, conversation.head) == (
+        None,
+        False,
+        False,
+        0,
+    )
+    await ConversationStore(database).delete_all("ann")
+    connection = sqlite3.connect(database_file)
+    assert connection.execute("SELECT count(*) FROM item_numbers").fetchone() == (2,)
+    connection.execute("INSERT INTO item_search (item_search) VALUES ('integrity-check')")
+    connection.close()
