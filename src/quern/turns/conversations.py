@@ -59,7 +59,7 @@ class ConversationService:
         self._titles = settings.titles is not TitleSource.OFF
         self._keep = timedelta(days=settings.keep_days)
         self._search = search
-        self._deleted = True  # what an earlier server deleted may be in the index yet
+        self._deleted = False
         self._conversations = conversations
         self._history = history
         self._turns = turns
