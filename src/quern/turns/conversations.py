@@ -59,7 +59,8 @@ class ConversationService:
         self._titles = settings.titles is not TitleSource.OFF
         self._keep = timedelta(days=settings.keep_days)
         self._search = search
-        self._deleted = False
+        self._sweeping = asyncio.Lock()
+        self._deleted = True  # what an earlier server deleted may be in the index yet
         self._conversations = conversations
         self._history = history
         self._turns = turns
@@ -177,11 +178,12 @@ class ConversationService:
         forgotten = await self._conversations.delete_older(now - self._keep) if self._keep else 0
         if forgotten:
             log.info("old_conversations_forgotten", conversations=forgotten)
-        if forgotten or self._deleted:
-            self._deleted = False
-            begin = True
-            while await self._search.forget_deleted(begin=begin):
-                begin = False
+        async with self._sweeping:
+            if forgotten or self._deleted:
+                self._deleted = False
+                begin = True
+                while await self._search.forget_deleted(begin=begin):
+                    begin = False
         return forgotten
 
     async def _cancel_all(self, owner: str) -> None:
