@@ -15,7 +15,7 @@ from quern.access.limits import Limits
 from quern.access.usage import UsageMeter
 from quern.api.shared.body_budget import BodyBudget
 from quern.api.shared.services import Services
-from quern.config import EngineName, Settings
+from quern.config import EngineName, Settings, TitleSource
 from quern.config_sources import Reload
 from quern.engine.base import Engine
 from quern.engine.engine_choice import ModelKind, choose, native_facts
@@ -26,6 +26,7 @@ from quern.http_app import http_app
 from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing, tracing_of
 from quern.prompt.codec import TextCodec
+from quern.store.branches import BranchStore
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.generations import GenerationStore
@@ -33,18 +34,24 @@ from quern.store.history import HistoryStore
 from quern.store.idempotency import IdempotencyStore
 from quern.store.keys import KeyStore
 from quern.store.responses import ResponseStore
+from quern.store.search import SearchStore
+from quern.store.transfer import TransferStore
 from quern.store.turns import TurnStore
 from quern.store.usage import UsageStore
 from quern.turns.activity import ActivityService
 from quern.turns.archive import TurnArchive
+from quern.turns.branching import BranchService
 from quern.turns.conversations import ConversationService
 from quern.turns.embeddings import EmbeddingService
 from quern.turns.history import HistoryLoader
 from quern.turns.responses import ResponseService
 from quern.turns.resumption import Resumption
+from quern.turns.search import SearchService
 from quern.turns.served_model import ModelService
 from quern.turns.service import TurnService
+from quern.turns.titling import Titling
 from quern.turns.tokens import TokenService
+from quern.turns.transfer import TransferService
 from quern.turns.turn_reports import TurnReports
 
 log = structlog.get_logger(__name__)
@@ -63,6 +70,9 @@ class _Stores:
 
     def __init__(self, database: Database) -> None:
         self.conversations = ConversationStore(database)
+        self.branches = BranchStore(database)
+        self.search = SearchStore(database)
+        self.transfer = TransferStore(database)
         self.turns = TurnStore(database)
         self.responses = ResponseStore(database)
         self.history = HistoryStore(database)
@@ -119,6 +129,18 @@ class Application:
             metrics=self.metrics,
             tracing=self.tracing,
             settings=settings.turns,
+            titles=settings.conversations.titles is not TitleSource.OFF,
+        )
+        self.titles = Titling(self.turns, stores.conversations)
+        if settings.conversations.titles is TitleSource.MODEL:
+            self.turns.when_ended = self.titles.turn_ended
+        self.conversations = ConversationService(
+            stores.conversations,
+            stores.history,
+            stores.turns,
+            self.turns,
+            search=stores.search,
+            settings=settings.conversations,
         )
         self.embeddings = EmbeddingService(
             engine, codec, self.turns, self.usage, metrics=self.metrics, settings=settings.turns
@@ -130,7 +152,12 @@ class Application:
         engine, codec, turns = self.engine, self.codec, self.turns
         return Services(
             turns=turns,
-            conversations=ConversationService(stores.conversations, stores.history, stores.turns, turns),
+            conversations=self.conversations,
+            branches=BranchService(
+                stores.conversations, stores.branches, stores.turns, turns, settings.generation.sampling()
+            ),
+            search=SearchService(stores.search),
+            transfer=TransferService(stores.transfer),
             responses=ResponseService(codec, stores.responses, stores.history, self.archive, turns),
             tokens=TokenService(codec, engine),
             embeddings=self.embeddings,
@@ -160,14 +187,17 @@ class Application:
                 loading = loop.create_task(self.engine.start())
                 watching = loop.create_task(self.activity.watch_event_loop())
                 resuming = loop.create_task(self._resume_after(loading))
+                forgetting = loop.create_task(self.conversations.forget())
                 try:
                     yield loading
                 finally:
                     loading.cancel()
                     watching.cancel()
                     resuming.cancel()
-                    await asyncio.wait([loading, watching, resuming])
+                    forgetting.cancel()
+                    await asyncio.wait([loading, watching, resuming, forgetting])
                     await self.drain(0)
+                    await self.titles.close()
                     await self.engine.close()
         finally:
             await self.database.close()

@@ -347,6 +347,35 @@ class TurnSettings(_Frozen):
     )
 
 
+class TitleSource(StrEnum):
+    """Where a conversation's title comes from that has none."""
+
+    RULE = "rule"
+    MODEL = "model"
+    OFF = "off"
+
+
+class ConversationSettings(_Frozen):
+    """Conversations: their titles, and how long they are kept."""
+
+    titles: TitleSource = Field(
+        default=TitleSource.RULE,
+        description=(
+            "A conversation without a title gets one from its first turn: `rule` (the first line that its user says), "
+            "`model` (the same, and once there is an answer what the model makes of it, in the background), or `off`."
+        ),
+    )
+    keep_days: float = Field(
+        default=0,
+        ge=0,
+        le=36_600,
+        description=(
+            "Conversations in which nothing has happened for so many days are deleted for good, archived ones too, "
+            "pinned ones not. 0: they are kept for ever."
+        ),
+    )
+
+
 class AccessSettings(_Frozen):
     """Keys, which are in the database: `quern keys`."""
 
@@ -433,6 +462,7 @@ class Settings(_Frozen):
     engine: EngineSettings = EngineSettings()
     generation: GenerationSettings = GenerationSettings()
     turns: TurnSettings = TurnSettings()
+    conversations: ConversationSettings = ConversationSettings()
     access: AccessSettings = AccessSettings()
     limits: LimitSettings = LimitSettings()
     metrics: MetricsSettings = MetricsSettings()

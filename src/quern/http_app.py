@@ -10,6 +10,7 @@ from quern.api.admin.dialect import ADMIN
 from quern.api.anthropic.dialect import ANTHROPIC
 from quern.api.api_page import API_PAGE
 from quern.api.code.dialect import CODE
+from quern.api.conversations.dialect import CONVERSATIONS
 from quern.api.health import HEALTH
 from quern.api.llamacpp.dialect import LLAMACPP
 from quern.api.metrics import METRICS
@@ -37,7 +38,21 @@ from quern.config import ServerSettings, Settings
 from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing
 
-DIALECTS = (CODE, OPENAI, LLAMACPP, OLLAMA, ANTHROPIC, MODELS, HEALTH, API_PAGE, ADMIN, USAGE, METRICS, TURNS)
+DIALECTS = (
+    CODE,
+    CONVERSATIONS,
+    OPENAI,
+    LLAMACPP,
+    OLLAMA,
+    ANTHROPIC,
+    MODELS,
+    HEALTH,
+    API_PAGE,
+    ADMIN,
+    USAGE,
+    METRICS,
+    TURNS,
+)
 DESCRIPTION = "Code generation with Qwen-Coder models: one shot or in conversations that survive whatever happens."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
@@ -17,7 +18,7 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """A conversation. `updated_at` is when its last turn began or ended, or something was put into it. `metadata`: what
-    its owner noted.
+    its owner noted. `head`: the branch that is shown and continued; see `Branch`.
     """
 
     id: str
@@ -25,12 +26,38 @@ class Conversation:
     created_at: datetime
     updated_at: datetime
     metadata: dict[str, str] | None = None
+    title: str | None = None
+    pinned: bool = False
+    archived: bool = False
+    head: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Where a branch begins: after the item at the position `after` of the path to the end of the branch `parent`; -1
+    is before all of it.
+    """
+
+    parent: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Another path of a conversation, from where it leaves the one that was there. 0, which has no record, is what the
+    conversation began with.
+    """
+
+    number: int
+    fork: Fork
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
     """An item with its identity. `position` counts from 0 within the conversation, or within the turn of a response
-    that belongs to none. `turn_id` is None for what was put into a conversation without a turn.
+    that belongs to none. `turn_id` is None for what was put into a conversation without a turn. `branch`: the part of a
+    conversation that has it.
     """
 
     id: str
@@ -39,6 +66,7 @@ class StoredItem:
     position: int
     item: Item
     created_at: datetime
+    branch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +91,31 @@ class TurnRecord:
     finished_at: datetime | None
     repairs: int = 0
     loop: Loop | None = None
+    branch: int = 0
 
     def end(self, stop: str | None = None) -> TurnEnded:
         """Its terminal event, once its state is terminal. `stop`: the stop string that ended it."""
         reason, usage, timings = self.finish_reason, self.usage, self.timings
         return TurnEnded(self.state, reason, self.error, usage, timings, stop, self.repairs, loop=self.loop)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCopy:
+    """A turn with how it was sampled, and what was asked for beside what was said."""
+
+    record: TurnRecord
+    sampling: Mapping[str, Any]
+    asked: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationCopy:
+    """All of a conversation: branches by number, turns as they began, items by position."""
+
+    conversation: Conversation
+    branches: tuple[Branch, ...]
+    turns: tuple[TurnCopy, ...]
+    items: tuple[StoredItem, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,8 @@ async def test_the_official_client_begins_reads_changes_and_deletes_conversation
 
 async def test_an_empty_conversation_needs_no_body(quern: Quern) -> None:
     body = (await quern.client.post("/v1/conversations")).json()
-    assert body.keys() == {"id", "object", "created_at", "updated_at", "metadata"}
+    ours = {"title", "pinned", "archived"}
+    assert body.keys() == {"id", "object", "created_at", "updated_at", "metadata", *ours}
     assert (body["object"], body["metadata"]) == ("conversation", {})
     page = await _items(quern, body["id"])
     assert page == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}

@@ -53,6 +53,8 @@ WITHOUT_IDS = {
     "/api/delete",
     "/api/push",
     "/api/blobs/{digest}",
+    "/v1/conversations/export",
+    "/v1/conversations/import",
     "/v1/admin/keys",
     "/v1/admin/keys/{key}",
     "/v1/admin/keys/{key}/rotate",
@@ -104,6 +106,9 @@ def cases(ids: Ids) -> Iterator[Case]:
     for conversation in (ids.conversation, ids.running_conversation):
         yield from below_a_conversation(conversation, ids.item)
         yield from beside_a_conversation(conversation)
+    search = "/v1/conversations/search"
+    yield Case("GET", search, f"{search}?q=secret")
+    yield Case("GET", search, f"{search}?q=secret&after={ids.item}")
     for response in (ids.response, ids.running_response):
         yield from of_a_response(response, ids.input_item)
     for item in (ids.item, ids.input_item):
@@ -127,6 +132,16 @@ def below_a_conversation(conversation: str, item: str) -> Iterator[Case]:
         ("POST", f"{one}/items", "/items", {"items": USER}),
         ("GET", f"{one}/items/{{item_id}}", f"/items/{item}", None),
         ("DELETE", f"{one}/items/{{item_id}}", f"/items/{item}", None),
+        ("POST", f"{one}/items/{{item_id}}/edit", f"/items/{item}/edit", {"content": "x"}),
+        ("POST", f"{one}/items/{{item_id}}/edit", f"/items/{item}/edit", {"content": "x", "stream": True}),
+        ("POST", f"{one}/regenerate", "/regenerate", None),
+        ("POST", f"{one}/regenerate", "/regenerate", {"stream": True}),
+        ("GET", f"{one}/branches", "/branches", None),
+        ("POST", f"{one}/head", "/head", {"item_id": item}),
+        ("POST", f"{one}/head", "/head", {"turn_id": item}),
+        ("GET", f"{one}/export", "/export", None),
+        ("GET", f"{one}/export", "/export?format=markdown", None),
+        ("PATCH", one, "", {"title": "stolen", "pinned": True, "archived": True}),
         ("DELETE", one, "", None),
     ):
         yield Case(method, route, f"/v1/conversations/{conversation}{path}", body)
@@ -181,10 +196,12 @@ def of_a_response(response: str, item: str) -> Iterator[Case]:
     yield Case("GET", f"{one}/input_items", f"/v1/responses/{response}/input_items")
     yield Case("GET", f"{one}/input_items", f"/v1/responses/{response}/input_items?after={item}")
     yield Case("POST", f"{one}/cancel", f"/v1/responses/{response}/cancel")
-    yield Case("GET", "/v1/turns/{turn_id}", f"/v1/turns/{response}")
-    yield Case("GET", "/v1/turns/{turn_id}/events", f"/v1/turns/{response}/events")
-    yield Case("POST", "/v1/turns/{turn_id}/cancel", f"/v1/turns/{response}/cancel")
-    yield Case("POST", "/v1/turns/{turn_id}/continue", f"/v1/turns/{response}/continue")
+    turn = "/v1/turns/{turn_id}"
+    yield Case("GET", turn, f"/v1/turns/{response}")
+    yield Case("GET", f"{turn}/events", f"/v1/turns/{response}/events")
+    for verb in ("cancel", "continue"):
+        yield Case("POST", f"{turn}/{verb}", f"/v1/turns/{response}/{verb}")
+    yield Case("GET", "/v1/turns", f"/v1/turns?after={response}")
     yield Case("DELETE", one, f"/v1/responses/{response}")
     for path in ("/v1/responses", "/v1/responses/input_tokens"):
         for extra in ({}, {"background": True, "store": True}, {"stream": True}):
@@ -321,6 +338,7 @@ async def assert_untouched(on: Scene) -> None:
     conversation = (await client.get(f"/v1/conversations/{ids.conversation}", headers=on.owner)).json()
     assert [message["content"] for message in conversation["messages"]] == ["secret"]
     assert not conversation.get("metadata")
+    assert (conversation["title"], conversation["pinned"], conversation["archived"]) == ("secret", False, False)
     running = (await client.get(f"/v1/responses/{ids.running_response}", headers=on.owner)).json()
     assert running["status"] == "in_progress"
     assert (await client.get(f"/v1/responses/{ids.response}", headers=on.owner)).json()["status"] == "completed"
@@ -359,6 +377,8 @@ async def test_lists_show_ones_own_only(start: Start, other: str) -> None:
                 "/v1/models",
                 "/props",
                 "/api/ps",
+                "/v1/conversations?archived=any",
+                "/v1/conversations/export",
             )
         ]
         for field in fields(on.ids):

@@ -18,7 +18,7 @@ LONG: dict[str, Any] = {
 }
 
 
-def _ask(url: str, *, most: int | None = None, **headers: str) -> tuple[str, requests.Response]:
+def _ask(url: str, *, most: int | None = None, headers: dict[str, str] | None = None) -> tuple[str, requests.Response]:
     """An answer's text, or its first `most` pieces; then the connection is left open."""
     answer = requests.post(f"{url}/v1/chat/completions", json=LONG, headers=headers, stream=True, timeout=120)
     answer.raise_for_status()
@@ -33,16 +33,16 @@ def _ask(url: str, *, most: int | None = None, **headers: str) -> tuple[str, req
 
 def test_a_repeat_after_kill_9_gets_the_same_turn_whole_and_as_if_undisturbed(start_server: StartServer) -> None:
     server = start_server()
-    begun, first = _ask(server.url, most=20, **KEY)
+    begun, first = _ask(server.url, most=20, headers=KEY)
     server.kill()
     server = start_server()
-    text, repeat = _ask(server.url, **KEY)
+    text, repeat = _ask(server.url, headers=KEY)
     assert repeat.headers["x-quern-adopted"] == first.headers["x-quern-turn-id"]
     assert text.startswith(begun)
     undisturbed, other = _ask(server.url)
     assert "x-quern-adopted" not in other.headers
     assert text == undisturbed
-    assert _ask(server.url, **KEY)[0] == text
+    assert _ask(server.url, headers=KEY)[0] == text
 
 
 def test_a_stream_whose_connection_was_lost_goes_on_for_an_equal_request(start_server: StartServer) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -13,14 +12,9 @@ from quern.api.shared.dialect import Dialect
 from quern.api.shared.error_styles import OPENAI_ERRORS
 from quern.api.shared.headers import CallerDep, PrincipalDep
 from quern.api.shared.openapi import EVENTS
-from quern.api.shared.request_turns import loop_json
-from quern.api.shared.services import Services, ServicesDep
-from quern.api.shared.sse import EventStreamResponse
-from quern.api.shared.turn_events import LAST_EVENT_ID, Seen, TurnEventEncoder, count_of
-from quern.records import TurnRecord
-from quern.turns.explanation import FirstUnknown, Place
-from quern.turns.recent import Queue
-from quern.turns.turn_reports import OpenTurn, TurnReport
+from quern.api.shared.services import ServicesDep
+from quern.api.shared.turn_events import FROM_THE_FIRST, LAST_EVENT_ID, Seen, count_of, turn_stream
+from quern.api.shared.turn_json import record_json, turn_json
 from quern.types import TurnState
 
 router = APIRouter(tags=["turns"])
@@ -66,7 +60,7 @@ async def list_turns(
     page = await services.turn_reports.page(
         caller.owner, limit=limit, after=after, state=state, conversation_id=conversation_id
     )
-    return {"object": "list", "data": [_record_json(record) for record in page.items], "has_more": page.has_more}
+    return {"object": "list", "data": [record_json(record) for record in page.items], "has_more": page.has_more}
 
 
 @router.get("/v1/turns/{turn_id}")
@@ -95,7 +89,7 @@ async def turn_events(
     opened = await services.turn_reports.open(_names(turn_id), caller.owner)
     if seen.end and opened.turn is None and seen.events >= count_of(opened.log):
         return Response(status_code=204)  # so that browsers don't ask again (HTML standard, "Server-sent events")
-    return _stream(services, opened, seen)
+    return turn_stream(services.turns, opened, seen)
 
 
 @router.post("/v1/turns/{turn_id}/cancel")
@@ -119,114 +113,11 @@ async def continue_turn(
     turn = await services.turns.go_on(found.record.id, caller, how.max_tokens)
     opened = await services.turn_reports.open([turn.id], caller.owner)
     if how.stream:
-        return _stream(services, opened, Seen(None, ("query", "after")))
+        return turn_stream(services.turns, opened, FROM_THE_FIRST)
     return await turn_report(turn.id, services, caller.principal)
-
-
-def _stream(services: Services, opened: OpenTurn, seen: Seen) -> Response:
-    encoder = TurnEventEncoder(services.turns, opened, seen)
-    return EventStreamResponse(encoder, [opened.log], [opened.turn] if opened.turn is not None else [])
 
 
 def _names(turn_id: str) -> list[str]:
     shown = SHOWN_ID.fullmatch(turn_id)
     # A request's id that the server made has a turn's form too, without dashes.
     return [turn_id] if shown is None else ["-".join(shown.groups()), turn_id]
-
-
-def turn_json(report: TurnReport, *, names_keys: bool) -> dict[str, Any]:
-    """A report as JSON; the names of the keys it waited for are for administrators."""
-    return {
-        **_record_json(report.record),
-        "priority": report.priority,
-        "why": _why(report, names_keys=names_keys),
-    }
-
-
-def _record_json(record: TurnRecord) -> dict[str, Any]:
-    usage, timings = record.usage, record.timings
-    return {
-        "object": "turn",
-        "id": record.id,
-        "state": record.state.value,
-        "finish_reason": record.finish_reason.value if record.finish_reason is not None else None,
-        "error": record.error,
-        "loop": loop_json(record.loop),
-        "model": record.model_id,
-        "conversation_id": record.conversation_id,
-        "request_id": record.request_id,
-        "created_at": _time(record.created_at),
-        "started_at": _time(record.started_at),
-        "finished_at": _time(record.finished_at),
-        "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "completion_tokens": usage.completion_tokens,
-        },
-        "timings": {
-            "queued_ms": round(timings.queued_ms, 1),
-            "prefill_ms": round(timings.prefill_ms, 1),
-            "decode_ms": round(timings.decode_ms, 1),
-        },
-    }
-
-
-def _why(report: TurnReport, *, names_keys: bool) -> dict[str, Any]:
-    usage, timings = report.record.usage, report.record.timings
-    computed = usage.prompt_tokens - usage.cached_tokens if report.record.started_at is not None else 0
-    speed = timings.tokens_per_second(usage.completion_tokens)
-    return {
-        "remembered": report.remembered,
-        "queued": {
-            "ms": round(timings.queued_ms, 1),
-            "behind": _behind(report.queue, names_keys=names_keys) if report.queue is not None else None,
-        },
-        "prefill": {
-            "ms": round(timings.prefill_ms, 1),
-            "computed_tokens": computed,
-            "cached_tokens": usage.cached_tokens,
-            "tokens_per_second": round(computed / timings.prefill_ms * 1000, 1) if timings.prefill_ms > 0 else None,
-            "first_unknown": _first_unknown(report.first_unknown) if report.first_unknown is not None else None,
-        },
-        "decode": {
-            "ms": round(timings.decode_ms, 1),
-            "tokens": usage.completion_tokens,
-            "tokens_per_second": round(speed, 2) if speed is not None else None,
-        },
-        "neighbours": {
-            "mean_running": round(report.mean_running, 2) if report.mean_running is not None else None,
-        },
-    }
-
-
-def _behind(queue: Queue, *, names_keys: bool) -> dict[str, Any]:
-    counts = {
-        "own": {"running": queue.own_running, "waiting": queue.own_waiting},
-        "others": {"running": queue.others_running, "waiting": queue.others_waiting},
-    }
-    return {**counts, "keys": dict(queue.keys)} if names_keys else counts
-
-
-def _first_unknown(found: FirstUnknown) -> dict[str, Any]:
-    alike = {"turn": found.like, "tokens": found.alike, "parts": _place(found.parts) if found.parts else None}
-    return {
-        "token": found.token,
-        "reason": found.reason.value,
-        **_place(found.place),
-        "excerpt": found.excerpt,
-        "most_alike": alike if found.like is not None else None,
-    }
-
-
-def _place(place: Place) -> dict[str, Any]:
-    return {
-        "from": place.origin.value,
-        "index": place.index,
-        "message": place.message,
-        "role": place.role,
-        "field": place.field,
-    }
-
-
-def _time(at: datetime | None) -> str | None:
-    return at.isoformat(timespec="milliseconds") if at is not None else None

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import and_, delete, insert, or_, select, update
+from sqlalchemy import delete, insert, literal, select, tuple_, update
 
 from quern.records import Conversation, Page, page_of, unknown_cursor
 from quern.store.database import Database
 from quern.store.items import NewItem, append_items, check_storable
-from quern.store.schema import conversations
+from quern.store.schema import active_turn, conversations, turns
 from quern.store.uninterrupted import uninterrupted
 
-_CONVERSATION = select(
+CONVERSATION = select(
     conversations.c.id,
     conversations.c.owner,
     conversations.c.created_at,
     conversations.c.updated_at,
     conversations.c.metadata,
+    conversations.c.title,
+    conversations.c.pinned,
+    conversations.c.archived,
+    conversations.c.head,
 )
+"""Selects what a `Conversation` is made of."""
 
 
 class ConversationStore:
@@ -31,33 +38,34 @@ class ConversationStore:
     @uninterrupted
     async def get(self, conversation_id: str, owner: str) -> Conversation | None:
         """The conversation, or None if there is none of that id or it is another owner's."""
-        wanted = _CONVERSATION.where(conversations.c.id == conversation_id, conversations.c.owner == owner)
+        wanted = CONVERSATION.where(conversations.c.id == conversation_id, conversations.c.owner == owner)
         async with self._database.transaction() as connection:
             row = (await connection.execute(wanted)).one_or_none()
         return None if row is None else Conversation(*row)
 
     @uninterrupted
-    async def page(self, owner: str, *, limit: int, after: str | None) -> Page[Conversation]:
-        """At most `limit` of the owner's conversations, newest activity first.
+    async def page(
+        self, owner: str, *, limit: int, after: str | None, archived: bool | None = None, pinned: bool | None = None
+    ) -> Page[Conversation]:
+        """At most `limit` of the owner's conversations, pinned ones first, then newest activity first; those that are
+        `archived` or `pinned`, or are not, where that is given.
 
         `after`: the id of the last one already seen; raises InvalidRequest if the owner has none of that id. A
         conversation that becomes active between two pages moves to the front.
         """
         mine = conversations.c.owner == owner
-        order = conversations.c.updated_at, conversations.c.id
-        wanted = _CONVERSATION.where(mine).order_by(*(column.desc() for column in order)).limit(limit + 1)
+        order = conversations.c.pinned, conversations.c.updated_at, conversations.c.id
+        wanted = CONVERSATION.where(mine).order_by(*(column.desc() for column in order)).limit(limit + 1)
+        if archived is not None:
+            wanted = wanted.where(conversations.c.archived.is_(archived))
+        if pinned is not None:
+            wanted = wanted.where(conversations.c.pinned.is_(pinned))
         async with self._database.transaction() as connection:
             if after is not None:
                 seen = (await connection.execute(select(*order).where(mine, conversations.c.id == after))).one_or_none()
                 if seen is None:
                     raise unknown_cursor("conversation", after)
-                updated_at, conversation_id = seen
-                wanted = wanted.where(
-                    or_(
-                        conversations.c.updated_at < updated_at,
-                        and_(conversations.c.updated_at == updated_at, conversations.c.id < conversation_id),
-                    )
-                )
+                wanted = wanted.where(tuple_(*order) < tuple_(*map(literal, seen, (column.type for column in order))))
             rows = (await connection.execute(wanted)).all()
         return page_of([Conversation(*row) for row in rows], limit)
 
@@ -70,11 +78,30 @@ class ConversationStore:
             await append_items(connection, conversation.id, None, new, conversation.created_at)
 
     @uninterrupted
-    async def set_metadata(self, conversation_id: str, owner: str, metadata: dict[str, str]) -> bool:
-        """Replace what the owner noted; False if there is no such conversation of the owner's."""
+    async def change(self, conversation_id: str, owner: str, values: Mapping[str, Any]) -> bool:
+        """Replace what its owner decides (`metadata`, `title`, `pinned`, `archived`); False if there is no such
+        conversation of the owner's.
+        """
         changed = update(conversations).where(conversations.c.id == conversation_id, conversations.c.owner == owner)
         async with self._database.transaction() as connection:
-            return (await connection.execute(changed.values(metadata=metadata))).rowcount > 0
+            return (await connection.execute(changed.values(**values))).rowcount > 0
+
+    @uninterrupted
+    async def retitle(self, conversation_id: str, before: str | None, title: str) -> None:
+        """Give a conversation another title, unless it has got another one meanwhile."""
+        unchanged = conversations.c.id == conversation_id, conversations.c.title.is_not_distinct_from(before)
+        async with self._database.transaction() as connection:
+            await connection.execute(update(conversations).where(*unchanged).values(title=title))
+
+    @uninterrupted
+    async def delete_older(self, before: datetime) -> int:
+        """Delete everybody's conversations in which nothing has happened since, but pinned ones; how many."""
+        active = select(turns.c.id).where(turns.c.conversation_id == conversations.c.id, active_turn).exists()
+        unwanted = delete(conversations).where(
+            conversations.c.updated_at < before, conversations.c.pinned.is_(False), ~active
+        )
+        async with self._database.transaction() as connection:
+            return (await connection.execute(unwanted)).rowcount
 
     @uninterrupted
     async def delete(self, conversation_id: str, owner: str) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, delete, func, literal, or_, select, update
+from sqlalchemy import CTE, ColumnElement, and_, delete, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from quern.errors import ConversationBusy, ConversationNotFound, ResponseNotFound
-from quern.records import Page, StoredItem, page_of, unknown_cursor
+from quern.records import Fork, Page, StoredItem, page_of, unknown_cursor
+from quern.store.branches import on_path, open_branch, path_to
 from quern.store.database import Database
 from quern.store.items import ITEM, NewItem, append_items, check_storable, stored_item
 from quern.store.schema import active_turn, conversations, items, responses, turns
@@ -34,8 +35,9 @@ class HistoryStore:
         self._database = database
 
     @uninterrupted
-    async def of_conversation(self, conversation_id: str, owner: str) -> list[Item] | None:
-        """What the model is shown: the items of completed turns, and those without a turn, in order.
+    async def of_conversation(self, conversation_id: str, owner: str, start: Fork | None = None) -> list[Item] | None:
+        """What the model is shown: the items of completed turns, and those without a turn, in order, from the
+        beginning to the end of the head, or to the `start` of another branch.
 
         None where the owner has no such conversation.
         """
@@ -43,7 +45,7 @@ class HistoryStore:
         async with self._database.transaction() as connection:
             if (await connection.execute(wanted)).first() is None:
                 return None
-            return await _visible_items(connection, items.c.conversation_id == conversation_id)
+            return await _visible_on_path(connection, conversation_id, path_to(conversation_id, start))
 
     @uninterrupted
     async def of_response(self, turn_id: str) -> list[Item]:
@@ -58,7 +60,9 @@ class HistoryStore:
             first = chain[-1]
             history: list[Item] = []
             if first.conversation_id is not None:
-                history += await _visible_items(connection, _up_to(first.conversation_id, first.id))
+                end = await _end_of(connection, first.id)
+                path = path_to(first.conversation_id, end)
+                history += await _visible_on_path(connection, first.conversation_id, path)
                 chain = chain[:-1]
             for turn in reversed(chain):
                 history += await _visible_items(connection, items.c.turn_id == turn.id)
@@ -75,16 +79,18 @@ class HistoryStore:
     async def page(
         self, conversation_id: str, *, limit: int, after: str | None, newest_first: bool = False
     ) -> Page[StoredItem]:
-        """At most `limit` items of any turns, in order.
+        """At most `limit` items of any turns on the path to the head, in order.
 
-        `after`: the id of the last one already seen; raises InvalidRequest if the conversation has none of that id.
+        `after`: the id of the last one already seen; raises InvalidRequest if the path has none of that id.
         """
         here = items.c.conversation_id == conversation_id
         order = items.c.position.desc() if newest_first else items.c.position
-        wanted = ITEM.where(here).order_by(order).limit(limit + 1)
+        path = path_to(conversation_id)
+        shown = items.join(path, on_path(path))
+        wanted = ITEM.select_from(shown).where(here).order_by(order).limit(limit + 1)
         async with self._database.transaction() as connection:
             if after is not None:
-                cursor = select(items.c.position).where(here, items.c.id == after)
+                cursor = select(items.c.position).select_from(shown).where(here, items.c.id == after)
                 position = (await connection.execute(cursor)).scalar_one_or_none()
                 if position is None:
                     raise unknown_cursor("item", after)
@@ -112,14 +118,15 @@ class HistoryStore:
 
     @uninterrupted
     async def append(self, conversation_id: str, new: Sequence[NewItem], now: datetime) -> None:
-        """Put items at the end of an idle conversation, without a turn.
+        """Put items at the end of an idle conversation's head, without a turn.
 
         Raises ConversationBusy, ConversationNotFound, and InvalidRequest for items that can't be stored.
         """
         check_storable(item.item for item in new)
         async with self._database.transaction() as connection:
             await _touch_idle(connection, conversation_id, now)
-            await append_items(connection, conversation_id, None, new, now)
+            branch = await open_branch(connection, conversation_id, None, now)
+            await append_items(connection, conversation_id, None, new, now, branch=branch)
 
     @uninterrupted
     async def delete(self, conversation_id: str, item_id: str, now: datetime) -> bool:
@@ -139,10 +146,18 @@ async def _visible_items(connection: AsyncConnection, which: ColumnElement[bool]
     return [stored_item(row).item for row in rows]
 
 
-def _up_to(conversation_id: str, turn_id: str) -> ColumnElement[bool]:
-    """The items of a conversation up to the last one of a turn."""
-    last = select(func.max(items.c.position)).where(items.c.turn_id == turn_id).scalar_subquery()
-    return and_(items.c.conversation_id == conversation_id, items.c.position <= last)
+async def _visible_on_path(connection: AsyncConnection, conversation_id: str, path: CTE) -> list[Item]:
+    of_turns = items.outerjoin(turns, turns.c.id == items.c.turn_id)
+    wanted = ITEM.select_from(of_turns.join(path, on_path(path)))
+    here = items.c.conversation_id == conversation_id
+    rows = await connection.execute(wanted.where(here, _visible).order_by(items.c.position))
+    return [stored_item(row).item for row in rows]
+
+
+async def _end_of(connection: AsyncConnection, turn_id: str) -> Fork:
+    """Where what follows a turn begins: after its last item."""
+    last = select(items.c.branch, func.max(items.c.position)).where(items.c.turn_id == turn_id).group_by(items.c.branch)
+    return Fork(*(await connection.execute(last)).one())
 
 
 class _Link:

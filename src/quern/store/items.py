@@ -27,6 +27,7 @@ ITEM = select(
     items.c.call_id,
     items.c.namespace,
     items.c.created_at,
+    items.c.branch,
 )
 """Selects what `stored_item` takes."""
 
@@ -58,13 +59,19 @@ class NewItem:
 
 def stored_item(row: Row[*tuple[Any, ...]]) -> StoredItem:
     """An item from a row of `ITEM`."""
-    return StoredItem(row.id, row.conversation_id, row.turn_id, row.position, _item(row), row.created_at)
+    return StoredItem(row.id, row.conversation_id, row.turn_id, row.position, _item(row), row.created_at, row.branch)
 
 
 async def append_items(
-    connection: AsyncConnection, conversation_id: str | None, turn_id: str | None, new: Iterable[NewItem], now: datetime
+    connection: AsyncConnection,
+    conversation_id: str | None,
+    turn_id: str | None,
+    new: Iterable[NewItem],
+    now: datetime,
+    *,
+    branch: int = 0,
 ) -> None:
-    """Put items at the end of a conversation, or of a turn that belongs to none."""
+    """Put items at the end of a conversation's branch, or of a turn that belongs to none."""
     last = await connection.execute(_last_position(conversation_id, turn_id))
     first = last.scalar_one() + 1
     rows = [
@@ -74,7 +81,8 @@ async def append_items(
             "turn_id": turn_id,
             "position": position,
             "created_at": now,
-            **_columns(item.item),
+            "branch": branch,
+            **columns_of(item.item),
         }
         for position, item in enumerate(new, first)
     ]
@@ -85,7 +93,7 @@ async def append_items(
 def check_storable(new: Iterable[Item]) -> None:
     """Raise InvalidRequest, without a field, for characters that no database can hold (NUL, lone surrogates)."""
     for item in new:
-        columns = _columns(item)
+        columns = columns_of(item)
         texts = [columns["content"], columns["name"], columns["call_id"], columns["namespace"]]
         if any(text is not None and storable(text) != text for text in texts):
             raise InvalidRequest(
@@ -101,7 +109,8 @@ def _last_position(conversation_id: str | None, turn_id: str | None) -> Select[i
     return last.where(items.c.turn_id == turn_id)
 
 
-def _columns(item: Item) -> dict[str, Any]:
+def columns_of(item: Item) -> dict[str, Any]:
+    """What an item's row has of it."""
     columns: dict[str, Any] = {"kind": ItemKind.MESSAGE, "name": None, "call_id": None, "namespace": None}
     match item:
         case Message(role, content):

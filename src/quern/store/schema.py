@@ -1,4 +1,13 @@
-"""The tables. `migrations/` builds exactly this; a test compares the two."""
+"""The tables. `migrations/` builds exactly this; a test compares the two.
+
+A conversation is a tree, kept as branches. A branch is a path's own part: its items and turns have its number, and the
+rows of `branches` say after which item of which other branch it begins. What a conversation began with is branch 0,
+which has no row. An item's `position` only grows in a conversation, whatever its branch, so that the path to a branch's
+end is the branch itself and of each one before it what stands up to where the next begins (`branches.py`), and an item
+that is taken out leaves no hole to mend. `conversations.head` is the branch that is shown and continued. A turn is
+whole in its branch: what was said to the model and the answer. An answer that is generated anew is therefore a new turn
+with a copy of the question.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +17,10 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Date,
     DateTime,
@@ -26,6 +37,8 @@ from sqlalchemy import (
     TypedColumns,
     TypeDecorator,
     UniqueConstraint,
+    event,
+    false,
 )
 
 from quern.records import KeyRole
@@ -122,6 +135,20 @@ class _ConversationColumns(TypedColumns):
     created_at: Named[datetime] = Column(UtcDateTime)
     updated_at: Named[datetime] = Column(UtcDateTime)
     metadata: Named[dict[str, Any] | None] = Column(JSON[dict[str, Any]](none_as_null=True))
+    title: Named[str | None] = Column(StorableText)
+    pinned: Named[bool] = Column(Boolean, server_default=false())
+    archived: Named[bool] = Column(Boolean, server_default=false())
+    head: Named[int] = Column(Integer, server_default="0")
+
+
+class _BranchColumns(TypedColumns):
+    conversation_id: Named[str] = Column(
+        StorableText, ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True
+    )
+    number: Named[int] = Column(Integer, primary_key=True, autoincrement=False)
+    parent: Named[int]
+    after: Named[int]
+    created_at: Named[datetime] = Column(UtcDateTime)
 
 
 class _TurnColumns(TypedColumns):
@@ -149,6 +176,8 @@ class _TurnColumns(TypedColumns):
     finished_at: Named[datetime | None] = Column(UtcDateTime)
     repairs: Named[int] = Column(Integer, server_default="0")
     loop: Named[dict[str, Any] | None] = Column(JSON[dict[str, Any]](none_as_null=True))
+    branch: Named[int] = Column(Integer, server_default="0")
+    asked: Named[dict[str, Any] | None] = Column(JSON[dict[str, Any]](none_as_null=True))
 
 
 class _ItemColumns(TypedColumns):
@@ -163,6 +192,7 @@ class _ItemColumns(TypedColumns):
     call_id: Named[str | None] = Column(StorableText)
     namespace: Named[str | None] = Column(StorableText)
     created_at: Named[datetime] = Column(UtcDateTime)
+    branch: Named[int] = Column(Integer, server_default="0")
 
 
 class _ResponseColumns(TypedColumns):
@@ -241,8 +271,10 @@ conversations = Table(
     "conversations",
     metadata,
     _ConversationColumns,
-    Index(None, "owner", "updated_at", "id"),
+    Index(None, "owner", "pinned", "updated_at", "id"),
 )
+
+branches = Table("branches", metadata, _BranchColumns)
 
 turns = Table("turns", metadata, _TurnColumns)
 
@@ -280,3 +312,37 @@ key_hashing = Table("key_hashing", metadata, _KeyHashingColumns)
 usage = Table("usage", metadata, _UsageColumns)
 
 audit_log = Table("audit_log", metadata, _AuditColumns)
+
+SEARCH = (
+    "CREATE TABLE item_numbers (number INTEGER PRIMARY KEY, item_id TEXT NOT NULL UNIQUE)",
+    """
+    CREATE VIEW searched_items AS
+    SELECT item_numbers.number AS number, items.content AS content
+    FROM item_numbers JOIN items ON items.id = item_numbers.item_id
+    """,
+    """
+    CREATE VIRTUAL TABLE item_search
+    USING fts5(content, content='searched_items', content_rowid='number', tokenize='trigram')
+    """,
+    """
+    CREATE TRIGGER item_search_insert AFTER INSERT ON items
+    WHEN new.conversation_id IS NOT NULL AND new.kind = 'message' BEGIN
+        INSERT INTO item_numbers (item_id) VALUES (new.id);
+        INSERT INTO item_search (rowid, content)
+            SELECT number, new.content FROM item_numbers WHERE item_id = new.id;
+    END
+    """,
+    """
+    CREATE TRIGGER item_search_delete AFTER DELETE ON items BEGIN
+        INSERT INTO item_search (item_search, rowid, content)
+            SELECT 'delete', number, old.content FROM item_numbers WHERE item_id = old.id;
+        DELETE FROM item_numbers WHERE item_id = old.id;
+    END
+    """,
+)
+"""SQLite's index of what is said in conversations (its documentation: "FTS5 Extension"). It holds no text of its own
+but reads it from `items` by a number, as rows without one may be numbered anew by a VACUUM. Triggers keep it in step.
+"""
+
+for _statement in SEARCH:
+    event.listen(metadata, "after_create", DDL(_statement.replace("%", "%%")).execute_if(dialect="sqlite"))

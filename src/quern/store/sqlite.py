@@ -104,6 +104,7 @@ def _configure(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute(f"PRAGMA journal_mode={journal_mode(sqlite3.sqlite_version_info)}")
         cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten, not only given back
         cursor.close()
     except BaseException:
         # The pool forgets a connection whose listener fails; its thread would outlive it.

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from quern.records import NewResponse, TurnRecord, UsageRecord
+from quern.records import Fork, NewResponse, TurnRecord, UsageRecord
 from quern.sampling import SamplingParams
 from quern.store.generations import GenerationEnd
 from quern.store.idempotency import NewKey
@@ -21,7 +21,10 @@ from quern.types import FinishReason, Loop, LoopKind, Timings, TurnState, Usage
 class NewTurn:
     """An admitted turn. `conversation_id` is None for a turn outside of conversations; `new_conversation` says to
     create it. `items`: what was said to the model; kept with a conversation or a response only. `plan`, `prompt`: as
-    in `store.generations`; without a plan nothing is kept there. `key`: under which its request is known.
+    in `store.generations`; without a plan nothing is kept there. `key`: under which its request is known. `fork`: where
+    it begins a branch of its conversation; without one it goes on with the head. `asked`: what was asked for beside
+    what was said, for another answer to the same; kept with a conversation only. `title`: the conversation's, where it
+    has none.
     """
 
     id: str
@@ -37,6 +40,9 @@ class NewTurn:
     prompt: bytes = b""
     response: NewResponse | None = None
     key: NewKey | None = None
+    fork: Fork | None = None
+    asked: dict[str, Any] | None = None
+    title: str | None = None
 
     @property
     def kept(self) -> bool:
@@ -103,7 +109,7 @@ class ReopenedTurn:
     sampling: SamplingParams
 
 
-def queued_columns(turn: NewTurn) -> dict[str, Any]:
+def queued_columns(turn: NewTurn, branch: int) -> dict[str, Any]:
     """A new turn's row."""
     return {
         "id": turn.id,
@@ -114,6 +120,8 @@ def queued_columns(turn: NewTurn) -> dict[str, Any]:
         "state": TurnState.QUEUED,
         "sampling": asdict(turn.sampling),
         "created_at": turn.created_at,
+        "branch": branch,
+        "asked": turn.asked if turn.conversation_id is not None else None,
         **asdict(Usage()),
         **asdict(Timings()),
     }
@@ -154,6 +162,7 @@ def turn_record(row: Row[Any]) -> TurnRecord:
         finished_at=row.finished_at,
         repairs=row.repairs,
         loop=_loop(row.loop),
+        branch=row.branch,
     )
 
 

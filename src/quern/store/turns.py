@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from quern.errors import ConversationBusy, ConversationNotFound, StoreError, TurnNotContinuable
 from quern.records import Page, TurnRecord, UsageRecord, page_of, unknown_cursor
+from quern.store.branches import open_branch
 from quern.store.database import Database
 from quern.store.generations import (
     add_generation,
@@ -25,6 +27,7 @@ from quern.store.items import append_items, check_storable
 from quern.store.schema import (
     ACTIVE_TURN_INDEX,
     active_turn,
+    branches,
     conversations,
     generations,
     items,
@@ -85,10 +88,12 @@ class TurnStore:
         if turn.kept:
             check_storable(item.item for item in turn.items)
         async with self._database.transaction() as connection:
+            branch = 0
             if turn.conversation_id is not None:
                 await _open_conversation(connection, turn, turn.conversation_id)
+                branch = await open_branch(connection, turn.conversation_id, turn.fork, turn.created_at)
             try:
-                await connection.execute(insert(turns).values(queued_columns(turn)))
+                await connection.execute(insert(turns).values(queued_columns(turn, branch)))
             except IntegrityError as error:
                 if _is_second_active_turn(error):
                     raise ConversationBusy(SECOND_TURN) from error
@@ -101,7 +106,9 @@ class TurnStore:
                 response = {"turn_id": turn.id, **asdict(turn.response)}
                 await connection.execute(insert(responses).values(response))
             if turn.kept:
-                await append_items(connection, turn.conversation_id, turn.id, turn.items, turn.created_at)
+                await append_items(
+                    connection, turn.conversation_id, turn.id, turn.items, turn.created_at, branch=branch
+                )
 
     @uninterrupted
     async def append(self, entries: Sequence[JournalEntry], started: Mapping[str, datetime] = NOTHING_STARTED) -> None:
@@ -133,8 +140,8 @@ class TurnStore:
         async with self._database.transaction() as connection:
             if end.used is not None:
                 await add_usage(connection, end.used)
-            wanted = select(turns.c.conversation_id).where(turns.c.id == end.turn_id)
-            conversation_id = (await connection.execute(wanted)).scalar_one_or_none()
+            wanted = select(turns.c.conversation_id, turns.c.branch).where(turns.c.id == end.turn_id)
+            conversation_id, branch = (await connection.execute(wanted)).one_or_none() or (None, 0)
             if conversation_id is not None:
                 # Before the turn, as in `create`: one order of locks, so that two transactions can't wait in a circle.
                 await _touch(connection, conversation_id, end.finished_at)
@@ -143,7 +150,7 @@ class TurnStore:
                 await _refuse_unless_deleted(connection, end.turn_id, end.state)
                 return False
             if end.state is TurnState.COMPLETED:
-                await append_items(connection, conversation_id, end.turn_id, end.items, end.finished_at)
+                await append_items(connection, conversation_id, end.turn_id, end.items, end.finished_at, branch=branch)
             await end_generation(connection, end.turn_id, end.generation)
             await connection.execute(delete(turn_events).where(turn_events.c.turn_id == end.turn_id))
         return True
@@ -241,6 +248,14 @@ class TurnStore:
         return page_of([turn_record(row) for row in rows], limit)
 
     @uninterrupted
+    async def asked(self, turn_id: str) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
+        """How a turn was sampled, and what was asked for beside what was said; None where there is no such turn."""
+        wanted = select(turns.c.sampling, turns.c.asked).where(turns.c.id == turn_id)
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(wanted)).one_or_none()
+        return None if row is None else (row.sampling, row.asked)
+
+    @uninterrupted
     async def by_ids(self, turn_ids: Sequence[str]) -> list[TurnRecord]:
         """Those of the turns that exist, oldest first."""
         wanted = select(*turns.c).where(turns.c.id.in_(turn_ids)).order_by(turns.c.created_at, turns.c.id)
@@ -249,16 +264,23 @@ class TurnStore:
 
 
 async def _check_last(connection: AsyncConnection, turn_id: str) -> None:
-    """Raises TurnNotContinuable where anything was said in a turn's conversation after it."""
-    of_turn = select(items.c.conversation_id, func.max(items.c.position)).where(
+    """Raises TurnNotContinuable where anything was said after a turn, in its branch or in one that begins there."""
+    of_turn = select(items.c.conversation_id, items.c.branch, func.max(items.c.position)).where(
         items.c.turn_id == turn_id, items.c.conversation_id.is_not(None)
     )
-    found = (await connection.execute(of_turn.group_by(items.c.conversation_id))).first()
+    found = (await connection.execute(of_turn.group_by(items.c.conversation_id, items.c.branch))).first()
     if found is None:
         return
-    later = select(items.c.id).where(items.c.conversation_id == found[0], items.c.position > found[1]).limit(1)
-    if (await connection.execute(later)).first() is not None:
-        raise TurnNotContinuable(NOT_THE_LAST)
+    conversation_id, branch, last = found
+    later = select(items.c.id).where(
+        items.c.conversation_id == conversation_id, items.c.branch == branch, items.c.position > last
+    )
+    forked = select(branches.c.number).where(
+        branches.c.conversation_id == conversation_id, branches.c.parent == branch, branches.c.after >= last
+    )
+    for wanted in (later, forked):
+        if (await connection.execute(wanted.limit(1))).first() is not None:
+            raise TurnNotContinuable(NOT_THE_LAST)
 
 
 async def _open_conversation(connection: AsyncConnection, turn: NewTurn, conversation_id: str) -> None:
@@ -268,13 +290,18 @@ async def _open_conversation(connection: AsyncConnection, turn: NewTurn, convers
             "owner": turn.owner,
             "created_at": turn.created_at,
             "updated_at": turn.created_at,
+            "title": turn.title,
         }
         await connection.execute(insert(conversations).values(new))
-    elif not await _touch(connection, conversation_id, turn.created_at, conversations.c.owner == turn.owner):
+        return
+    if not await _touch(connection, conversation_id, turn.created_at, conversations.c.owner == turn.owner):
         raise ConversationNotFound(
             f"There is no conversation {conversation_id!r}: it was deleted, or the id is wrong. Leave the id out to "
             f"start a new conversation."
         )
+    if turn.title is not None:
+        untitled = conversations.c.id == conversation_id, conversations.c.title.is_(None)
+        await connection.execute(update(conversations).where(*untitled).values(title=turn.title))
 
 
 async def _touch(

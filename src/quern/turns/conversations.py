@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from quern.errors import ConversationNotFound, InvalidRequest, ItemNotFound
+import structlog
+
+from quern.config import ConversationSettings, TitleSource
+from quern.errors import ConversationNotFound, InvalidRequest, ItemNotFound, StoreError
 from quern.records import Conversation, Page, StoredItem, TurnRecord
 from quern.store.conversations import ConversationStore
 from quern.store.history import HistoryStore
 from quern.store.items import NewItem
+from quern.store.search import SearchStore
 from quern.store.turns import TurnStore
 from quern.turns.history import NO_CONVERSATION
 from quern.turns.runner import DELETED
 from quern.turns.service import TurnService
+from quern.turns.titles import title_of
 from quern.types import Item
+
+log = structlog.get_logger(__name__)
+
+FORGET_EVERY = 60.0
+"""Seconds."""
 
 NO_ITEM = "There is no such item in this conversation: the id is wrong, or it was deleted."
 
@@ -35,16 +47,30 @@ class ConversationService:
     """An owner's conversations; another owner's don't exist."""
 
     def __init__(
-        self, conversations: ConversationStore, history: HistoryStore, turns: TurnStore, service: TurnService
+        self,
+        conversations: ConversationStore,
+        history: HistoryStore,
+        turns: TurnStore,
+        service: TurnService,
+        *,
+        search: SearchStore,
+        settings: ConversationSettings,
     ) -> None:
+        self._titles = settings.titles is not TitleSource.OFF
+        self._keep = timedelta(days=settings.keep_days)
+        self._search = search
+        self._sweeping = asyncio.Lock()
+        self._deleted = True  # what an earlier server deleted may be in the index yet
         self._conversations = conversations
         self._history = history
         self._turns = turns
         self._service = service
 
-    async def page(self, owner: str, *, limit: int, after: str | None) -> Page[Conversation]:
-        """Newest activity first. Raises InvalidRequest where `after` names no conversation."""
-        return await self._conversations.page(owner, limit=limit, after=after)
+    async def page(
+        self, owner: str, *, limit: int, after: str | None, archived: bool | None = None, pinned: bool | None = None
+    ) -> Page[Conversation]:
+        """Pinned ones first, then newest activity first. Raises InvalidRequest where `after` names no conversation."""
+        return await self._conversations.page(owner, limit=limit, after=after, archived=archived, pinned=pinned)
 
     async def get(self, conversation_id: str, owner: str) -> Conversation:
         """One conversation. Raises ConversationNotFound."""
@@ -62,17 +88,21 @@ class ConversationService:
         of_turns = dict.fromkeys(item.turn_id for item in page.items if item.turn_id is not None)
         return ConversationView(conversation, page, await self._turns.by_ids(list(of_turns)))
 
-    async def create(self, owner: str, metadata: dict[str, str], items: Sequence[Item]) -> Conversation:
+    async def create(
+        self, owner: str, metadata: dict[str, str], items: Sequence[Item], title: str | None = None
+    ) -> Conversation:
         """Begin a conversation without a turn. Raises InvalidRequest for items that can't be stored."""
         now = datetime.now(UTC)
-        conversation = Conversation(str(uuid.uuid4()), owner, now, now, metadata)
+        if title is None and self._titles:
+            title = title_of(items)
+        conversation = Conversation(str(uuid.uuid4()), owner, now, now, metadata, title)
         with _items_blamed():
             await self._conversations.create(conversation, _with_ids(items))
         return conversation
 
-    async def set_metadata(self, conversation_id: str, owner: str, metadata: dict[str, str]) -> Conversation:
-        """Replace what its owner noted. Raises ConversationNotFound."""
-        await self._conversations.set_metadata(conversation_id, owner, metadata)
+    async def change(self, conversation_id: str, owner: str, values: Mapping[str, Any]) -> Conversation:
+        """Replace what its owner decides, as in `ConversationStore.change`. Raises ConversationNotFound."""
+        await self._conversations.change(conversation_id, owner, values)
         return await self.get(conversation_id, owner)
 
     async def items(
@@ -99,13 +129,18 @@ class ConversationService:
         return [await self.item(conversation_id, owner, item.id) for item in new]
 
     async def delete_item(self, conversation_id: str, owner: str, item_id: str) -> Conversation:
-        """Take an item out. Raises ConversationNotFound, ConversationBusy or ItemNotFound."""
-        conversation = await self.get(conversation_id, owner)
+        """Take an item out, and the title that was made of it. Raises ConversationNotFound, ConversationBusy or
+        ItemNotFound.
+        """
+        found = await self.item(conversation_id, owner, item_id)
         with self._service.between_turns(conversation_id, owner):
-            deleted = await self._history.delete(conversation_id, item_id, datetime.now(UTC))
-        if not deleted:
-            raise ItemNotFound(NO_ITEM)
-        return conversation
+            if not await self._history.delete(conversation_id, item_id, datetime.now(UTC)):
+                raise ItemNotFound(NO_ITEM)
+        self._deleted = True
+        conversation = await self.get(conversation_id, owner)
+        if conversation.title is None or conversation.title != title_of([found.item]):
+            return conversation
+        return await self.change(conversation_id, owner, {"title": None})
 
     async def delete(self, conversation_id: str, owner: str) -> None:
         """Delete one, cancelling its running turn first. Raises ConversationNotFound."""
@@ -114,6 +149,7 @@ class ConversationService:
             await self._service.cancel(running, DELETED)
         if not await self._conversations.delete(conversation_id, owner):
             raise ConversationNotFound(NO_CONVERSATION)
+        self._deleted = True
         started_meanwhile = self._service.running_turn(conversation_id, owner)
         if started_meanwhile is not None:
             await self._service.cancel(started_meanwhile, DELETED)
@@ -122,8 +158,33 @@ class ConversationService:
         """Delete every conversation of the owner and return how many there were."""
         await self._cancel_all(owner)
         deleted = await self._conversations.delete_all(owner)
+        self._deleted = True
         await self._cancel_all(owner)  # turns that were being started when the first round looked
         return deleted
+
+    async def forget(self) -> None:
+        """Delete what was kept for long enough, and for good what was deleted, from time to time, until cancelled."""
+        while True:
+            try:
+                await self.sweep(datetime.now(UTC))
+            except StoreError as error:
+                log.warning("old_conversations_not_forgotten", error=str(error))
+            await asyncio.sleep(FORGET_EVERY)
+
+    async def sweep(self, now: datetime) -> int:
+        """Delete everybody's conversations that are too old, and take what was deleted out of the index of the search;
+        how many were too old.
+        """
+        forgotten = await self._conversations.delete_older(now - self._keep) if self._keep else 0
+        if forgotten:
+            log.info("old_conversations_forgotten", conversations=forgotten)
+        async with self._sweeping:
+            if forgotten or self._deleted:
+                self._deleted = False
+                begin = True
+                while await self._search.forget_deleted(begin=begin):
+                    begin = False
+        return forgotten
 
     async def _cancel_all(self, owner: str) -> None:
         for running in self._service.running_turns(owner):

@@ -47,7 +47,7 @@ class HistoryLoader:
         ConversationBusy or InvalidRequest.
         """
         if request.conversation_id is not None:
-            history = await self._history.of_conversation(request.conversation_id, request.caller.owner)
+            history = await self._history.of_conversation(request.conversation_id, request.caller.owner, request.fork)
             if history is None:
                 raise ConversationNotFound(NO_CONVERSATION)
             return history

@@ -13,6 +13,7 @@ from quern.sampling import SamplingParams
 from quern.store.generations import packed
 from quern.store.items import NewItem
 from quern.store.turn_rows import NewTurn
+from quern.turns.asked import Asked
 from quern.turns.disconnect_policy import Abandonment
 from quern.turns.loops import NEVER, LoopLimits
 from quern.turns.plan import TurnPlan
@@ -77,8 +78,11 @@ def conversation_of(request: TurnRequest) -> str | None:
     return request.conversation_id
 
 
-def new_row(turn: Turn, request: TurnRequest, items: Sequence[Item], model_id: str) -> NewTurn:
-    """What is stored of a turn before it runs. `items`: what was said to the model. Packs the prompt, which takes a
+def new_row(
+    turn: Turn, request: TurnRequest, items: Sequence[Item], model_id: str, title: str | None = None
+) -> NewTurn:
+    """What is stored of a turn before it runs. `items`: what was said to the model. `title`: of its conversation, where
+    that has none. Packs the prompt, which takes a
     millisecond for some ten thousand tokens.
     """
     return NewTurn(
@@ -95,6 +99,9 @@ def new_row(turn: Turn, request: TurnRequest, items: Sequence[Item], model_id: s
         prompt=packed(turn.request.prompt) if turn.resumable else b"",
         response=request.response,
         key=request.key,
+        fork=request.fork,
+        asked=Asked.of(request).dump() if turn.conversation_id is not None else None,
+        title=title,
     )
 
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from quern.access.principal import Principal
 from quern.engine.base import Priority
-from quern.records import NewResponse
+from quern.records import Fork, NewResponse
 from quern.sampling import SamplingParams
 from quern.store.idempotency import NewKey
 from quern.types import DisconnectPolicy, Item, Language, Message, Role, Tool
@@ -118,7 +118,8 @@ class TurnRequest:
     """One turn. `conversation_id=None` with `remember` begins a conversation; without it the turn is one shot, unless
     it is kept as a `response`. `previous_id`: the turn of the response that it continues. `fit_answer`: where there is
     no room for `sampling.max_tokens`, a shorter answer will do. In the `background` everybody else's goes before it.
-    `key`: under which a retry finds the turn.
+    `key`: under which a retry finds the turn. `fork`: where it begins another branch of its conversation; without one
+    it goes on with the head.
     """
 
     caller: Caller
@@ -133,6 +134,7 @@ class TurnRequest:
     background: bool = False
     fit_answer: bool = False
     key: NewKey | None = None
+    fork: Fork | None = None
 
     @property
     def priority_asked(self) -> Priority:

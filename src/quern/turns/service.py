@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -41,6 +41,7 @@ from quern.turns.request import Caller, ChatInput, TokenInput, TurnRequest
 from quern.turns.retries import Retries
 from quern.turns.retry_after import Progress
 from quern.turns.runner import TurnRunner
+from quern.turns.titles import title_of
 from quern.turns.turn import Turn
 from quern.types import AttachedBy, Item, TurnState
 
@@ -52,7 +53,8 @@ PLACE_NEEDED = f"{CONNECTION_CLOSED}, and too many turns wait for a reader that 
 
 class TurnService:
     """Admits turns, runs them apart from their connections, and ends them all when the server stops. `observer` is told
-    of each.
+    of each, and so is `when_ended` of those that have ended. `titles`: whether a conversation without a title gets one
+    from what is said first.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class TurnService:
         metrics: Metrics,
         tracing: Tracing | None = None,
         settings: TurnSettings,
+        titles: bool = True,
     ) -> None:
         self._engine = engine
         self._usage = usage
@@ -78,6 +81,8 @@ class TurnService:
         self._grammars = GrammarChoice(engine.check_grammar, codec.tool_format)
         self._store = turns
         self._archive = archive
+        self._titles = titles
+        self.when_ended: Callable[[Turn], None] | None = None
         self._settings = settings
         self._journal = Journal(turns, interval=settings.save_interval_ms / 1000, token_limit=settings.save_tokens)
         self._owner_turns = OwnerTurns(usage)
@@ -349,8 +354,9 @@ class TurnService:
         given = request.input
         items, field = (given.items, given.items_field) if isinstance(given, ChatInput) else ((), None)
         try:
+            title = title_of((*history, *items)) if self._titles and turn.conversation_id is not None else None
             said = with_custom_results(items, history)
-            row = await asyncio.to_thread(new_row, turn, request, said, self._engine.info.model_id)
+            row = await asyncio.to_thread(new_row, turn, request, said, self._engine.info.model_id, title)
             await self._store.create(row)
         except InvalidRequest as error:
             raise InvalidRequest(str(error), field) from error
@@ -377,6 +383,8 @@ class TurnService:
             self._account(turn)
             del self._active[turn.id]
             self.observer.ended(turn)
+            if self.when_ended is not None:
+                self.when_ended(turn)
 
     def _account(self, turn: Turn) -> None:
         """Count what an ended turn has cost, and that its place is free."""

@@ -76,13 +76,13 @@ async def test_a_conversation_can_begin_without_a_turn_and_carry_its_owners_note
 
 async def test_notes_are_replaced_by_their_owner_alone(conversations: ConversationStore) -> None:
     await conversations.create(Conversation("c1", "ann", NOW, NOW, {"title": "old", "more": "x"}), [])
-    assert await conversations.set_metadata("c1", "bob", {"title": "his"}) is False
-    assert await conversations.set_metadata("unknown", "ann", {}) is False
-    assert await conversations.set_metadata("c1", "ann", {"title": "new"}) is True
+    assert await conversations.change("c1", "bob", {"metadata": {"title": "his"}}) is False
+    assert await conversations.change("unknown", "ann", {"metadata": {}}) is False
+    assert await conversations.change("c1", "ann", {"metadata": {"title": "new"}}) is True
     conversation = await conversations.get("c1", "ann")
     assert conversation is not None
     assert (conversation.metadata, conversation.updated_at) == ({"title": "new"}, NOW)
-    await conversations.set_metadata("c1", "ann", {})
+    await conversations.change("c1", "ann", {"metadata": {}})
     assert await conversations.get("c1", "ann") == Conversation("c1", "ann", NOW, NOW, {})
 
 

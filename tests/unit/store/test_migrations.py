@@ -20,6 +20,7 @@ from quern.store.history import HistoryStore
 from quern.store.migrate import load_migrations
 from quern.store.responses import ResponseStore
 from quern.store.schema import metadata
+from quern.store.search import SearchStore
 from quern.store.turns import TurnStore
 from quern.types import Message, Role, Timings, TurnState, Usage
 
@@ -141,17 +142,25 @@ async def test_a_database_of_the_first_version_keeps_its_conversations_and_turns
     assert "messages" not in definitions(database_file)
 
 
+def _not_of_the_search(name: str | None, kind: str, _: object) -> bool:
+    """SQLAlchemy knows no virtual tables; `definitions` compares them, their own tables and the triggers."""
+    return kind != "table" or not str(name).startswith(("item_search", "item_numbers"))
+
+
 async def test_a_new_database_is_exactly_the_schema(database: Database, database_file: Path, tmp_path: Path) -> None:
     await database.close()
     engine = create_engine(f"sqlite:///{database_file}")
+    options = {"compare_type": True, "compare_server_default": True, "include_name": _not_of_the_search}
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, metadata) == []
     engine.dispose()
     directly = create_engine(f"sqlite:///{tmp_path / 'direct.db'}")
     metadata.create_all(directly)
     directly.dispose()
-    assert definitions(database_file) == definitions(tmp_path / "direct.db")
+    found = definitions(database_file)
+    assert found == definitions(tmp_path / "direct.db")
+    assert {"item_search", "item_numbers", "item_search_insert", "item_search_delete"} <= found.keys()
 
 
 def test_the_history_is_one_line() -> None:
@@ -177,3 +186,26 @@ async def test_a_failed_migration_leaves_no_table_behind(database_file: Path) ->
     with pytest.raises(StoreError, match="turn_events already exists"):
         await Database(f"sqlite+aiosqlite:///{database_file}").open()
     assert definitions(database_file).keys() == {"turn_events"}
+
+
+@pytest.mark.usefixtures("first_version")
+async def test_a_database_of_the_first_version_is_searched_and_branches(
+    database: Database, database_file: Path
+) -> None:
+    search = SearchStore(database)
+    assert [one.item.id for one in await search.find("ann", ["hello"], limit=9, after=None)] == ["m1"]
+    assert [one.item.id for one in await search.find("ann", ["嗨"], limit=9, after=None)] == ["m2"]
+    assert [one.item.id for one in await search.find("bob", ["im_end"], limit=9, after=None)] == ["m6"]
+    conversation = await ConversationStore(database).get("c1", "ann")
+    assert conversation is not None
+    assert (conversation.title, conversation.pinned, conversation.archived, conversation.head) == (
+        None,
+        False,
+        False,
+        0,
+    )
+    await ConversationStore(database).delete_all("ann")
+    connection = sqlite3.connect(database_file)
+    assert connection.execute("SELECT count(*) FROM item_numbers").fetchone() == (2,)
+    connection.execute("INSERT INTO item_search (item_search) VALUES ('integrity-check')")
+    connection.close()

@@ -5,8 +5,7 @@ Source of what OpenAI's clients read and send here: "Conversations" in OpenAI's 
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
 
@@ -22,6 +21,7 @@ from quern.api.openai.items import (
     item_list,
 )
 from quern.api.openai.response_includes import included
+from quern.api.shared.conversation_json import conversation_json, seconds
 from quern.api.shared.errors import validation_error
 from quern.api.shared.headers import Owner
 from quern.api.shared.openapi import EVENTS
@@ -30,7 +30,7 @@ from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.request_turns import loop_json
 from quern.api.shared.services import ServicesDep
 from quern.errors import ConversationNotFound, InvalidRequest
-from quern.records import Conversation, Page, StoredItem, TurnRecord, unknown_cursor
+from quern.records import Page, StoredItem, TurnRecord, unknown_cursor
 from quern.types import Message, Role, ToolCall, ToolResult
 
 router = APIRouter(route_class=JsonRoute, prefix="/v1/conversations", tags=["conversations"])
@@ -43,12 +43,25 @@ items_router = APIRouter(
 )
 
 
+ArchivedFilter = Literal["false", "true", "any"]
+ARCHIVED: dict[ArchivedFilter, bool | None] = {"false": False, "true": True, "any": None}
+
+
 @router.get("")
 async def list_conversations(
-    services: ServicesDep, owner: Owner, limit: PageLimit = 20, after: PageCursor = None
+    services: ServicesDep,
+    owner: Owner,
+    limit: PageLimit = 20,
+    after: PageCursor = None,
+    archived: Annotated[ArchivedFilter, Query(description="Archived ones: left out, alone, or among the others.")] = (
+        "false"
+    ),
+    pinned: Annotated[bool | None, Query(description="Only those that are pinned, or that are not.")] = None,
 ) -> dict[str, Any]:
-    """The caller's conversations, newest activity first."""
-    page = await services.conversations.page(owner, limit=limit, after=after)
+    """The caller's conversations: pinned ones first, then newest activity first."""
+    page = await services.conversations.page(
+        owner, limit=limit, after=after, archived=ARCHIVED[archived], pinned=pinned
+    )
     data = [conversation_json(item) for item in page.items]
     return {"object": "list", "data": data, "has_more": page.has_more, "last_id": data[-1]["id"] if data else None}
 
@@ -62,7 +75,7 @@ async def create_conversation(
     items = given.items or []
     referenced = await services.responses.referenced(references(items), owner)
     return conversation_json(
-        await services.conversations.create(owner, given.metadata or {}, steps(items, referenced, "items"))
+        await services.conversations.create(owner, given.metadata or {}, steps(items, referenced, "items"), given.title)
     )
 
 
@@ -97,8 +110,16 @@ async def get_conversation(
 async def update_conversation(
     conversation_id: str, body: ChangedConversation, services: ServicesDep, owner: Owner
 ) -> dict[str, Any]:
-    """Replace a conversation's metadata."""
-    return conversation_json(await services.conversations.set_metadata(conversation_id, owner, body.metadata or {}))
+    """Replace a conversation's metadata, its title, or whether it is pinned or archived: what is sent."""
+    return conversation_json(await services.conversations.change(conversation_id, owner, body.changes()))
+
+
+@router.patch("/{conversation_id}")
+async def patch_conversation(
+    conversation_id: str, body: ChangedConversation, services: ServicesDep, owner: Owner
+) -> dict[str, Any]:
+    """The same as `POST`."""
+    return await update_conversation(conversation_id, body, services, owner)
 
 
 @router.delete("/{conversation_id}")
@@ -161,23 +182,8 @@ async def delete_item(conversation_id: str, item_id: str, services: ServicesDep,
     return conversation_json(await services.conversations.delete_item(conversation_id, owner, item_id_of(item_id)))
 
 
-def _seconds(moment: datetime | None) -> int | None:
-    return int(moment.timestamp()) if moment is not None else None
-
-
-def conversation_json(item: Conversation) -> dict[str, Any]:
-    """A conversation without what was said in it."""
-    return {
-        "id": item.id,
-        "object": "conversation",
-        "created_at": _seconds(item.created_at),
-        "updated_at": _seconds(item.updated_at),
-        "metadata": item.metadata or {},
-    }
-
-
 def _message(stored: StoredItem) -> dict[str, Any]:
-    identity = {"id": stored.id, "turn_id": stored.turn_id, "created_at": _seconds(stored.created_at)}
+    identity = {"id": stored.id, "turn_id": stored.turn_id, "created_at": seconds(stored.created_at)}
     match stored.item:
         case Message(role, content):
             return {**identity, "role": role, "content": content}
@@ -199,9 +205,9 @@ def _turn(item: TurnRecord) -> dict[str, Any]:
         "loop": loop_json(item.loop),
         "text": item.text,
         "model": item.model_id,
-        "created_at": _seconds(item.created_at),
-        "started_at": _seconds(item.started_at),
-        "finished_at": _seconds(item.finished_at),
+        "created_at": seconds(item.created_at),
+        "started_at": seconds(item.started_at),
+        "finished_at": seconds(item.finished_at),
         "usage": {
             "prompt_tokens": item.usage.prompt_tokens,
             "cached_tokens": item.usage.cached_tokens,

@@ -14,12 +14,15 @@ from quern.api.shared.body_budget import BodyBudget
 from quern.config import GenerationSettings, UnknownFields
 from quern.config_sources import Reload
 from quern.turns.activity import ActivityService
+from quern.turns.branching import BranchService
 from quern.turns.conversations import ConversationService
 from quern.turns.embeddings import EmbeddingService
 from quern.turns.responses import ResponseService
+from quern.turns.search import SearchService
 from quern.turns.served_model import ModelService
 from quern.turns.service import TurnService
 from quern.turns.tokens import TokenService
+from quern.turns.transfer import TransferService
 from quern.turns.turn_reports import TurnReports
 
 
@@ -33,6 +36,9 @@ class Services:
 
     turns: TurnService
     conversations: ConversationService
+    branches: BranchService
+    search: SearchService
+    transfer: TransferService
     responses: ResponseService
     tokens: TokenService
     embeddings: EmbeddingService

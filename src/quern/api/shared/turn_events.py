@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from quern.api.shared.errors import validation_error
-from quern.api.shared.sse import StreamEncoder, to_json
+from quern.api.shared.sse import EventStreamResponse, StreamEncoder, to_json
 from quern.events import ArgumentsDelta, CallEnded, CallStarted, Prefill, Queued, TextDelta, TurnEnded, TurnEvent
 from quern.turns.event_log import TurnLog
 from quern.turns.service import TurnService
@@ -42,6 +42,15 @@ def count_of(log: TurnLog) -> int:
     end = log.end
     counted = log.events if end is not None and _whole(end) else log.events[: log.settled]
     return sum(_told(event) is not None for event in counted)
+
+
+FROM_THE_FIRST = Seen(None, ("query", "after"))
+
+
+def turn_stream(turns: TurnService, opened: OpenTurn, seen: Seen) -> EventStreamResponse:
+    """The answer that has what comes after what a reader has `seen`."""
+    encoder = TurnEventEncoder(turns, opened, seen)
+    return EventStreamResponse(encoder, [opened.log], [opened.turn] if opened.turn is not None else [])
 
 
 class TurnEventEncoder(StreamEncoder):

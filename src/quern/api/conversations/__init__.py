@@ -1,0 +1,1 @@
+"""What is Quern's own about conversations: branches, search, export and import."""

@@ -1,0 +1,95 @@
+"""Titles that the model writes: once a conversation has its first answer, in the background, in place of the rule's."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+
+import structlog
+
+from quern.errors import QuernError
+from quern.sampling import SamplingParams
+from quern.store.conversations import ConversationStore
+from quern.turns.request import Caller, ChatInput, TurnRequest
+from quern.turns.service import TurnService
+from quern.turns.titles import title_of, title_of_text
+from quern.turns.turn import Turn
+from quern.types import DisconnectPolicy, Message, Role, ToolCall, TurnState
+
+log = structlog.get_logger(__name__)
+
+LONGEST_SHOWN = 2000
+"""Characters of the question and of the answer that the model is shown."""
+
+SAMPLING = SamplingParams(max_tokens=32, temperature=0.0, repetition_penalty=1.0)
+ASKED = (
+    "Write a title for the conversation below: at most six words, in the language of the question. Answer with the "
+    "title alone.\n\nQuestion:\n{question}\n\nAnswer:\n{answer}"
+)
+_PREFIX = re.compile(r"^(?:title|标题)\s*[:：]\s*", re.IGNORECASE)
+_AROUND = " \t\"'`*_#“”‘’「」《》"
+
+
+class Titling:
+    """Is told of turns that have ended, and has titles written for their conversations."""
+
+    def __init__(self, turns: TurnService, conversations: ConversationStore) -> None:
+        self._turns = turns
+        self._conversations = conversations
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def turn_ended(self, turn: Turn) -> None:
+        """Have a title written, where that was a conversation's first answer."""
+        end = turn.log.end
+        if turn.conversation_id is None or end is None or end.state is not TurnState.COMPLETED:
+            return
+        if not isinstance(turn.said.given, ChatInput) or any(map(_is_answer, turn.said.history)):
+            return
+        task = asyncio.get_running_loop().create_task(self._write(turn, turn.conversation_id, turn.said.given))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def idle(self) -> None:
+        """Wait until no title is being written."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def close(self) -> None:
+        """Give up what is not written yet."""
+        for task in self._tasks:
+            task.cancel()
+        await self.idle()
+
+    async def _write(self, turn: Turn, conversation_id: str, given: ChatInput) -> None:
+        rule = title_of((*turn.said.history, *given.items))
+        try:
+            conversation = await self._conversations.get(conversation_id, turn.owner)
+            if conversation is None or rule is None or conversation.title != rule:
+                return
+            title = cleaned(await self._ask(turn, (*turn.said.history, *given.items)))
+            if title is not None:
+                await self._conversations.retitle(conversation_id, rule, title)
+        except QuernError as error:
+            log.info("title_not_written", conversation=conversation_id, error=str(error))
+
+    async def _ask(self, turn: Turn, said: tuple[object, ...]) -> str:
+        question = "\n".join(one.content for one in said if isinstance(one, Message) and one.role is Role.USER)
+        text = ASKED.format(question=question[:LONGEST_SHOWN], answer=turn.answer().text[:LONGEST_SHOWN])
+        caller = Caller(turn.principal, uuid.uuid4().hex, DisconnectPolicy.FINISH, background=True)
+        asked = ChatInput((Message(Role.USER, text),))
+        writing = await self._turns.start(TurnRequest(caller, asked, SAMPLING, background=True, fit_answer=True))
+        end = await writing.log.ended()
+        return writing.answer().text if end.state is TurnState.COMPLETED else ""
+
+
+def cleaned(written: str) -> str | None:
+    """A title from what a model wrote: its first line, without what stands around it; None where there is none."""
+    title = title_of_text(written)
+    if title is None:
+        return None
+    return _PREFIX.sub("", title.strip(_AROUND)).strip(_AROUND).removesuffix(".").removesuffix("。").rstrip() or None
+
+
+def _is_answer(item: object) -> bool:
+    return isinstance(item, ToolCall) or (isinstance(item, Message) and item.role is Role.ASSISTANT)
