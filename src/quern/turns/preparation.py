@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -74,6 +76,23 @@ def prepare(
         return Prepared(ids, grammars, given.schema_field, ignored=ignored)
     prepared = _with_tools(codec, items, given, tools, most)
     return replace(prepared, repeated=repeated_call(items, loop_calls))
+
+
+class Prompts:
+    """Prepares prompts in threads. `most_tokens`: those of the model's context."""
+
+    def __init__(self, codec: TextCodec, most_tokens: Callable[[], int]) -> None:
+        self._codec = codec
+        self._most_tokens = most_tokens
+        self._long = ThreadPoolExecutor(1, thread_name_prefix="quern-long-prompts")
+
+    async def prepare(self, history: Sequence[Item], given: ChatInput | TokenInput, loop_calls: int = 0) -> Prepared:
+        """See `prepare`."""
+        work = partial(prepare, self._codec, history, given, self._most_tokens(), loop_calls=loop_calls)
+        if prompt_size(history, given) <= LONG_PROMPT:
+            return await asyncio.to_thread(work)
+        # One at a time, and not in the threads that everybody's short prompts wait for.
+        return await asyncio.get_running_loop().run_in_executor(self._long, work)
 
 
 def prompt_size(history: Sequence[Item], given: ChatInput | TokenInput) -> int:

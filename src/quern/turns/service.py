@@ -6,10 +6,8 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import structlog
 
@@ -28,16 +26,17 @@ from quern.turns.archive import RUNS, SERVER_STOPPED, Ended, TurnArchive
 from quern.turns.context_limit import room_for_answer
 from quern.turns.conversation_guard import ConversationGuard
 from quern.turns.disconnect_policy import CONNECTION_CLOSED
+from quern.turns.drain import Drain
 from quern.turns.history import HistoryLoader, with_custom_results
 from quern.turns.journal import Journal
 from quern.turns.new_turn import Assignment, conversation_of, live_turn, new_row
 from quern.turns.observer import TurnObserver
 from quern.turns.owner_turns import OwnerTurns
 from quern.turns.plan import TurnPlan
-from quern.turns.preparation import LONG_PROMPT, Prepared, check_ids, prepare, prompt_size
+from quern.turns.preparation import Prompts, check_ids
 from quern.turns.queue_limit import Places
 from quern.turns.recent import Said
-from quern.turns.request import Caller, ChatInput, TokenInput, TurnRequest
+from quern.turns.request import Caller, ChatInput, TurnRequest
 from quern.turns.retries import Retries
 from quern.turns.retry_after import Progress
 from quern.turns.runner import TurnRunner
@@ -77,6 +76,7 @@ class TurnService:
         self._active: dict[str, Turn] = {}
         self.observer = TurnObserver(engine, metrics, self._active.values, tracing)
         self._codec = codec
+        self._prompts = Prompts(codec, lambda: engine.info.context_length)
         self._history = history
         self._grammars = GrammarChoice(engine.check_grammar, codec.tool_format)
         self._store = turns
@@ -91,10 +91,7 @@ class TurnService:
         self._places = Places(usage, self._progress)
         self._conversations = ConversationGuard()
         self._retries = Retries(self, keys, archive, settings)
-        self._long_prompts = ThreadPoolExecutor(1, thread_name_prefix="quern-long-prompts")
-        self._stopping = self._interrupting = False
-        self._admitting = 0
-        self._all_admitted = asyncio.Event()
+        self._drain = Drain(self._active.values)
         self._tasks: asyncio.TaskGroup | None = None
 
     @asynccontextmanager
@@ -115,7 +112,7 @@ class TurnService:
                 await self.drain(0)
                 writer.cancel()
                 forgetting.cancel()
-                self._give_up_saving()
+                self._drain.give_up()
 
     def reload(self, settings: TurnSettings) -> None:
         """Admit turns under other limits from now on; those that were admitted go on."""
@@ -152,19 +149,22 @@ class TurnService:
         Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy, LimitExceeded, QueueFull,
         ContextExceeded, InvalidRequest or StoreError; then nothing was stored.
         """
-        arrived = time.monotonic()
+        arrived, owner = time.monotonic(), request.caller.owner
         self.check_serving()
         check_ids(request.sampling.logit_bias, self._codec.vocabulary_size, "logit_bias")
         active, parallel, queued = self._active.values(), self._engine.info.parallel, self._settings.max_queued
         self._end_held(parallel + queued)
-        with self._admission(), self._conversations.alone_in(request.conversation_id, request.caller.owner, active):
+        with (
+            self._drain.admission(),
+            self._conversations.alone_in(request.conversation_id, request.caller.owner, active),
+        ):
             history = await self._history.load(request)
             with self._places.place(
                 request.caller, request.priority_asked, active, parallel=parallel, max_queued=queued
             ):
-                prepared = await self._prepare(history, request.input)
+                prepared = await self._prompts.prepare(history, request.input, self._settings.loop_calls)
                 grammar = await self._grammars.choose(
-                    prepared.grammars, prepared.grammar_field, prepared.demanded, owner=request.caller.owner
+                    prepared.grammars, prepared.grammar_field, prepared.demanded, owner=owner
                 )
                 room = room_for_answer(
                     len(prepared.ids),
@@ -196,7 +196,7 @@ class TurnService:
         stopped = await self._archive.stopped(turn_id, caller.owner, info.model_id, info.context_length, more_tokens)
         self._end_held(parallel + queued)
         with (
-            self._admission(),
+            self._drain.admission(),
             self._conversations.alone_in(stopped.record.conversation_id, caller.owner, active),
             self._places.place(caller, stopped.plan.priority, active, parallel=parallel, max_queued=queued),
         ):
@@ -210,22 +210,10 @@ class TurnService:
     def _live(self, turn_id: str, assignment: Assignment, caller: Caller) -> Turn:
         return live_turn(turn_id, assignment, caller, codec=self._codec, settings=self._settings)
 
-    @contextmanager
-    def _admission(self) -> Generator[None]:
-        """A turn that is being admitted when the server begins to stop has its grace like those that run."""
-        self._admitting += 1
-        self._all_admitted.clear()
-        try:
-            yield
-        finally:
-            self._admitting -= 1
-            if not self._admitting:
-                self._all_admitted.set()
-
     async def count_tokens(self, given: ChatInput) -> int:
         """How many tokens a prompt would have. Raises EngineUnavailable, InvalidRequest and ContextExceeded."""
         self.check_serving()
-        return len((await self._prepare([], given)).ids)
+        return len((await self._prompts.prepare([], given)).ids)
 
     async def count_prompt(self, request: TurnRequest) -> int:
         """How many tokens the prompt of a turn would have, with all that it builds on.
@@ -235,15 +223,7 @@ class TurnService:
         """
         self.check_serving()
         history = await self._history.load(request)
-        return len((await self._prepare(history, request.input)).ids)
-
-    async def _prepare(self, history: Sequence[Item], given: ChatInput | TokenInput) -> Prepared:
-        most, loop_calls = self._engine.info.context_length, self._settings.loop_calls
-        work = partial(prepare, self._codec, history, given, most, loop_calls=loop_calls)
-        if prompt_size(history, given) <= LONG_PROMPT:
-            return await asyncio.to_thread(work)
-        # One at a time, and not in the threads that everybody's short prompts wait for.
-        return await asyncio.get_running_loop().run_in_executor(self._long_prompts, work)
+        return len((await self._prompts.prepare(history, request.input)).ids)
 
     @contextmanager
     def between_turns(self, conversation_id: str, owner: str) -> Generator[None]:
@@ -287,7 +267,7 @@ class TurnService:
     @property
     def stopping(self) -> bool:
         """Whether new turns are refused because the server is about to stop."""
-        return self._stopping
+        return self._drain.stopping
 
     @property
     def active(self) -> int:
@@ -296,28 +276,11 @@ class TurnService:
 
     async def drain(self, grace_seconds: float) -> None:
         """Refuse new turns, let active ones finish for `grace_seconds`, then end the rest as interrupted."""
-        self._stopping = True
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._all_ended(admitted_too=True), grace_seconds)
-        self.interrupt()
-        await self._all_ended()
+        await self._drain.drain(grace_seconds)
 
     def interrupt(self) -> None:
         """End every active turn as interrupted, at once."""
-        self._stopping = self._interrupting = True
-        for turn in self._unended():
-            turn.end_early(TurnState.INTERRUPTED, SERVER_STOPPED)
-
-    async def _all_ended(self, *, admitted_too: bool = False) -> None:
-        while admitted_too and self._admitting:
-            await self._all_admitted.wait()
-        for turn in self._unended():
-            await turn.log.ended()
-
-    def _give_up_saving(self) -> None:
-        for turn in self._active.values():
-            if turn.life is not None:
-                turn.life.cancel()
+        self._drain.interrupt()
 
     def _end_held(self, most: int) -> None:
         """End the oldest of those that go on without a reader, where there are more than `most`."""
@@ -325,12 +288,9 @@ class TurnService:
         for turn in held[: max(0, len(held) - most)]:
             turn.end_early(TurnState.CANCELLED, PLACE_NEEDED)
 
-    def _unended(self) -> list[Turn]:
-        return [turn for turn in self._active.values() if turn.log.end is None]
-
     def check_serving(self) -> None:
         """Raise EngineUnavailable, with the seconds to wait, while no turn can be taken."""
-        if self._stopping:
+        if self._drain.stopping:
             msg = "The server is about to stop and takes no new turns. Try again once it is back."
             raise EngineUnavailable(msg, LOADING_RETRY_AFTER)
         stats = self._engine.stats()
@@ -368,8 +328,7 @@ class TurnService:
         self._active[turn.id] = turn
         caller.turn_ids.append(turn.id)
         turn.life = self._tasks.create_task(self._run(turn))
-        if self._interrupting:
-            turn.end_early(TurnState.INTERRUPTED, SERVER_STOPPED)
+        self._drain.launched(turn)
         return turn
 
     async def _run(self, turn: Turn) -> None:
@@ -390,7 +349,9 @@ class TurnService:
         """Count what an ended turn has cost, and that its place is free."""
         end = turn.log.end
         if end is not None:
-            used = end.usage
-            self._usage.charge(turn.principal, used.prompt_tokens - used.cached_tokens + used.completion_tokens)
+            used, before = end.usage, len(turn.request.generated)
+            self._usage.charge(
+                turn.principal, used.prompt_tokens - used.cached_tokens + used.completion_tokens - before
+            )
         length = end.usage.completion_tokens if end is not None and end.state is TurnState.COMPLETED else None
         self._places.ended(turn, self._active.values(), self._engine.info.parallel, length)
