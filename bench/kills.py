@@ -115,15 +115,15 @@ def _llamacpp(line: str) -> str:
     return str(_data(line).get("content", ""))
 
 
-def asks(topics: int) -> list[Ask]:
-    """The load: each kind of request about so many topics."""
+def asks(topics: int, tokens: int) -> list[Ask]:
+    """The load: each kind of request about so many topics, with answers of so many tokens at most."""
     found: list[Ask] = []
     for number, what in enumerate(ASKS[:topics]):
         messages = [{"role": "user", "content": f"Write {what} in Python."}]
         most: dict[str, Any] = {"temperature": 0, "stream": True}
-        chat = {**most, "messages": messages, "max_tokens": 120}
+        chat = {**most, "messages": messages, "max_tokens": tokens}
         tools = [{"type": "function", "function": TOOL}]
-        form = {"prompt": messages[0]["content"], "temperature": "0", "max_tokens": "150"}
+        form = {"prompt": messages[0]["content"], "temperature": "0", "max_tokens": str(tokens)}
         formats = {"type": "json_schema", "json_schema": {"name": "file", "schema": SCHEMA}}
         found += [
             Ask(f"code {number}", "/v1/code/chat_stream", form, str, form=True),
@@ -136,21 +136,23 @@ def asks(topics: int) -> list[Ask]:
             Ask(
                 f"responses {number}",
                 "/v1/responses",
-                {**most, "input": messages[0]["content"], "max_output_tokens": 120},
+                {**most, "input": messages[0]["content"], "max_output_tokens": tokens},
                 _responses,
             ),
-            Ask(f"completions {number}", "/v1/completions", {**most, "prompt": what, "max_tokens": 90}, _completion),
-            Ask(f"llamacpp {number}", "/completion", {**most, "prompt": what, "n_predict": 90}, _llamacpp),
+            Ask(
+                f"completions {number}", "/v1/completions", {**most, "prompt": what, "max_tokens": tokens}, _completion
+            ),
+            Ask(f"llamacpp {number}", "/completion", {**most, "prompt": what, "n_predict": tokens}, _llamacpp),
             Ask(
                 f"infill {number}",
                 "/infill",
-                {**most, "input_prefix": f"# {what}\ndef f(", "input_suffix": "\n", "n_predict": 60},
+                {**most, "input_prefix": f"# {what}\ndef f(", "input_suffix": "\n", "n_predict": tokens},
                 _llamacpp,
             ),
             Ask(
                 f"ollama {number}",
                 "/api/chat",
-                {"model": "", "messages": messages, "options": {"temperature": 0, "num_predict": 90}},
+                {"model": "", "messages": messages, "options": {"temperature": 0, "num_predict": tokens}},
                 _ollama,
             ),
         ]
@@ -299,7 +301,7 @@ class Verdict:
 
 async def measure(options: argparse.Namespace, folder: Path) -> Verdict:
     """All kills."""
-    chance, verdict, load = random.Random(options.seed), Verdict(), asks(options.topics)
+    chance, verdict, load = random.Random(options.seed), Verdict(), asks(options.topics, options.tokens)
     server = Server(options, folder)
     server.start()
     answers: dict[str, str] = {}
@@ -329,6 +331,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=4.0, help="The longest time between a start and its kill.")
     parser.add_argument("--topics", type=int, default=len(ASKS), help="Of each kind of request.")
+    parser.add_argument("--tokens", type=int, default=100, help="The most of an answer.")
     parser.add_argument("--engine", default="cpu")
     parser.add_argument("--model", default="qwen2.5-coder-0.5b")
     parser.add_argument("--models-dir", type=Path, help="Where models are, other than in the data directory.")

@@ -49,7 +49,7 @@ class Clients:
     def __init__(self, http: httpx2.AsyncClient, chance: random.Random) -> None:
         self._http = http
         self._chance = chance
-        self._load = asks(5)
+        self._load = asks(5, 100)
         self._conversation: list[str] = []
         self.done = Counter[str]()
 
