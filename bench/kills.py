@@ -200,16 +200,19 @@ class Server:
 
 async def follow(http: httpx2.AsyncClient, turn_id: str) -> tuple[str, str]:
     """A turn's end state, and all that it said: texts and arguments."""
-    said, state = "", ""
+    said, provisional, state = "", "", ""
     async with http.stream("GET", f"/v1/turns/{turn_id}/events") as events:
         if events.status_code != 200:
             return f"HTTP {events.status_code}", ""
         async for line in events.aiter_lines():
             data = _data(line)
-            said += str(data.get("text") or "") if not data.get("provisional") else ""
-            said += str(data.get("arguments") or "") if not data.get("provisional") else ""
+            piece = str(data.get("text") or data.get("arguments") or "")
+            if data.get("provisional"):
+                provisional += piece
+            else:
+                said += piece
             state = str(data.get("state") or state)
-    return state, said
+    return state, said + (provisional if state == "completed" else "")
 
 
 async def ask(http: httpx2.AsyncClient, seen: Seen) -> None:
