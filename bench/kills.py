@@ -322,7 +322,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> Verdict:
         server.start()
         async with httpx2.AsyncClient(base_url=server.url, timeout=300, limits=limits) as http:
             await asyncio.gather(*(verdict.judge(http, seen, killed, answers) for seen in asked))
-        print(f"kill {number + 1}: {dict(verdict.counts)}, {len(verdict.faults)} faults", flush=True)
+        print(f"kill {number + 1}: {dict(verdict.counts)}", *verdict.faults, sep="\n", flush=True)
     server.end(signal.SIGTERM)
     return verdict
 

@@ -40,7 +40,6 @@ WITHOUT_IDS = {
     "/v1/models",
     "/v1/models/{model:path}",
     "/v1/usage",
-    "/v1/turns",
     "/props",
     "/slots",
     "/api/version",
