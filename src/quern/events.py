@@ -103,6 +103,11 @@ class TurnEnded:
     by_request: bool = False
     loop: Loop | None = None
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing can follow any more: neither was the answer cut short, nor did it meet its limit."""
+        return self.state is TurnState.COMPLETED and self.finish_reason is not FinishReason.LENGTH
+
 
 AnswerEvent = TextDelta | CallStarted | ArgumentsDelta | CallEnded
 TurnEvent = Queued | Prefill | TextLogprobs | AnswerEvent | TurnEnded

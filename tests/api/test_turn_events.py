@@ -329,6 +329,8 @@ async def test_where_nothing_is_kept_nothing_is_told_again(start: Start) -> None
         assert (answer.status_code, "not kept" in answer.json()["error"]["message"]) == (404, True)
         refused = await quern.client.post(f"/v1/turns/{turn_id}/continue")
         assert refused.status_code == 409
+        ended = await quern.client.post(f"/v1/turns/{turn_id}/cancel")
+        assert (ended.status_code, ended.json()["state"]) == (200, "completed")
         chatted = await quern.chat("hi")
         assert text_of(await events(quern, chatted.headers["x-quern-turn-id"])) == "abc"
 

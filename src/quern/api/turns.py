@@ -95,10 +95,11 @@ async def turn_events(
 @router.post("/v1/turns/{turn_id}/cancel")
 async def cancel_turn(turn_id: str, services: ServicesDep, caller: PrincipalDep) -> dict[str, Any]:
     """End one of your turns; what it has written is kept. Harmless where it has ended."""
-    opened = await services.turn_reports.open(_names(turn_id), caller.owner)
-    if opened.turn is not None:
-        await services.turns.cancel(opened.turn, CANCELLED)
-    return await turn_report(opened.id, services, caller)
+    found = await services.turn_reports.record(_names(turn_id), caller.owner)
+    turn = services.turns.turn(found.id, caller.owner)
+    if turn is not None:
+        await services.turns.cancel(turn, CANCELLED)
+    return await turn_report(found.id, services, caller)
 
 
 @router.post("/v1/turns/{turn_id}/continue", response_model=None, responses=EVENTS)
@@ -109,10 +110,10 @@ async def continue_turn(
     where it stopped. Its answer becomes one, under the same id.
     """
     how = how or GoOn()
-    found = await services.turn_reports.report(_names(turn_id), caller.owner)
-    turn = await services.turns.go_on(found.record.id, caller, how.max_tokens)
-    opened = await services.turn_reports.open([turn.id], caller.owner)
+    found = await services.turn_reports.record(_names(turn_id), caller.owner)
+    turn = await services.turns.go_on(found.id, caller, how.max_tokens)
     if how.stream:
+        opened = await services.turn_reports.open([turn.id], caller.owner)
         return turn_stream(services.turns, opened, FROM_THE_FIRST)
     return await turn_report(turn.id, services, caller.principal)
 

@@ -12,7 +12,6 @@ import structlog
 
 from quern.engine.base import Logprob
 from quern.errors import StoreError, TurnNotContinuable, TurnNotFound
-from quern.events import TurnEvent
 from quern.prompt.codec import TextCodec
 from quern.records import TurnRecord
 from quern.store.generations import GenerationRecord, GenerationStore
@@ -28,7 +27,6 @@ from quern.turns.plan import TurnPlan, tell_again
 from quern.turns.recent import Said
 from quern.turns.request import TokenInput
 from quern.turns.turn import Earlier, Turn
-from quern.types import FinishReason, TurnState
 
 log = structlog.get_logger(__name__)
 
@@ -88,12 +86,12 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A turn that has ended, and the events of its answer to be told again."""
+    """A turn that has ended, and the events of its answer as they came, to be told again."""
 
     record: TurnRecord
     plan: TurnPlan
     generated: tuple[int, ...]
-    events: Sequence[TurnEvent]
+    log: TurnLog
 
     def assignment(self) -> Assignment:
         """What it was, but for its prompt."""
@@ -103,7 +101,7 @@ class Ended:
         """Make a new turn that is not to run one that has."""
         turn.created_at, turn.started_at = self.record.created_at, self.record.started_at
         turn.prompt_tokens, turn.generated = self.record.usage.prompt_tokens, list(self.generated)
-        turn.log.extend(self.events)
+        turn.log.extend(self.log.events)
         turn.log.settle()
 
 
@@ -141,12 +139,13 @@ class TurnArchive:
         """Everybody's turns that the server's stop interrupted and that can go on, the oldest first."""
         return await self._turns.interrupted(SERVER_STOPPED, conversations_only=conversations_only)
 
-    async def record(self, turn_id: str, owner: str) -> TurnRecord:
-        """A turn as stored. Raises TurnNotFound."""
-        found = await self._turns.by_ids([turn_id])
-        if not found or found[0].owner != owner:
+    async def record(self, names: Sequence[str], owner: str) -> TurnRecord:
+        """A turn of one of these ids as stored. Raises TurnNotFound."""
+        found = await self._turns.by_ids(names)
+        record = next((one for one in found if one.owner == owner), None)
+        if record is None:
             raise TurnNotFound(NO_TURN)
-        return found[0]
+        return record
 
     async def stopped(
         self, turn_id: str, owner: str, model_id: str, context_length: int, more_tokens: int | None
@@ -154,10 +153,10 @@ class TurnArchive:
         """A turn that can go on, with `more_tokens` for its answer; without them as many as it had, and where those
         were too few, as many again. Raises TurnNotFound, TurnNotContinuable and ContextExceeded.
         """
-        record = await self.record(turn_id, owner)
+        record = await self.record([turn_id], owner)
         if not record.state.terminal:
             raise TurnNotContinuable(RUNS)
-        if record.state is TurnState.COMPLETED and record.finish_reason is not FinishReason.LENGTH:
+        if record.end().whole:
             raise TurnNotContinuable(WHOLE)
         kept = await self._generations.get(turn_id)
         if kept is None or kept.prompt is None:
@@ -169,21 +168,14 @@ class TurnArchive:
         answer_ids = tuple(item.id for item in answer if is_derived(item.id))
         return Stopped(record, plan, kept.prompt, kept.generated, answer_ids)
 
-    async def told(self, record: TurnRecord) -> TurnLog | None:
-        """The events of a turn that has ended, as they came; None where they are not kept any more."""
-        kept = await self._generations.get(record.id)
-        if kept is None:
-            return None
-        return await asyncio.to_thread(self._told, record, TurnPlan.load(kept.plan), kept)
-
     async def ended(self, record: TurnRecord) -> Ended | None:
-        """A turn that has ended; None where it can't be told again."""
+        """A turn that has ended; None where what it wrote is not kept any more."""
         kept = await self._generations.get(record.id)
         if kept is None:
             return None
         plan = TurnPlan.load(kept.plan)
         log = await asyncio.to_thread(self._told, record, plan, kept)
-        return Ended(record, plan, kept.generated, log.events)
+        return Ended(record, plan, kept.generated, log)
 
     def _told(self, record: TurnRecord, plan: TurnPlan, kept: GenerationRecord) -> TurnLog:
         decoder = plan.decoder(self._codec, record.id)

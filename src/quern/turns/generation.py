@@ -26,7 +26,7 @@ class Generation:
         self._observer = observer
         self._observe_gap = observer.observe_gap
         self._last_token_at = 0.0
-        self._journaled = turn.kept or turn.resumable
+        self._journaled = turn.plan.kept or turn.resumable
         turn.admitted_at = time.monotonic()
 
     async def consume(self, engine: Engine) -> TurnEnded:

@@ -82,6 +82,6 @@ class Journal:
 
 def _entry(turn: Turn, saved: int) -> JournalEntry:
     """What a turn wrote after so many tokens."""
-    pieces = tuple(turn.pieces[saved:]) if turn.kept else None
+    pieces = tuple(turn.pieces[saved:]) if turn.plan.kept else None
     ids = tuple(turn.generated[saved:]) if turn.resumable else None
     return JournalEntry(turn.id, saved + 1, len(turn.pieces), pieces, ids)

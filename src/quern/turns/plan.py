@@ -28,8 +28,10 @@ SEED_BITS = 62
 @dataclass(frozen=True, slots=True)
 class TurnPlan:
     """`tool_use`: the tools that the model was shown, where it was asked in a chat. `disconnect`: None takes the
-    settings' policy. `sampling.max_tokens`: of the whole answer. `keyed`: a retry will find it by a key. The others: as
-    in `TurnRequest`, `Prepared`, `Turn`.
+    settings' policy. `sampling.max_tokens`: of the whole answer. `prefill`: how the answer began before it. `kept`:
+    what is said outlives the turn; with `keeps_events` also how its text came. `fitted`: the answer gets less room than
+    was asked for, as there is no more. `ignored`: what schemas ask and the answer isn't kept to, as sentences. `keyed`:
+    a retry will find the turn by a key. The others: as in `TurnRequest` and `Prepared`.
     """
 
     sampling: SamplingParams

@@ -115,9 +115,9 @@ class ResponseService:
     async def _replay(self, record: ResponseRecord, use: ToolUse) -> TurnLog:
         """The events of a turn that has ended: those of one in the background as they came, where they are kept."""
         turn = record.turn
-        told = await self._archive.told(turn) if record.background else None
-        if told is not None:
-            return told
+        ended = await self._archive.ended(turn) if record.background else None
+        if ended is not None:
+            return ended.log
         parser = OutputParser(
             call_parser(self._codec, use, turn.id), single_call=not use.parallel, repeated=_repeated(turn)
         )

@@ -182,7 +182,7 @@ class Retries:
         if active is not None:
             return active
         try:
-            record = await self._archive.record(turn_id, caller.owner)
+            record = await self._archive.record([turn_id], caller.owner)
         except TurnNotFound:
             return None
         if _stopped_unasked(record):

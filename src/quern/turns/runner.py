@@ -24,7 +24,7 @@ from quern.turns.journal import Journal
 from quern.turns.observer import TurnObserver
 from quern.turns.owner_turns import OwnerTurns
 from quern.turns.turn import Turn
-from quern.types import FinishReason, TurnState
+from quern.types import TurnState
 
 log = structlog.get_logger(__name__)
 
@@ -114,12 +114,12 @@ class TurnRunner:
                 state=end.state,
                 finish_reason=end.finish_reason,
                 error=end.error,
-                text="".join(turn.pieces) if turn.kept else None,
+                text="".join(turn.pieces) if turn.plan.kept else None,
                 usage=end.usage,
                 timings=end.timings,
                 started_at=turn.started_at,
                 finished_at=datetime.now(UTC),
-                items=turn.answer().new_items(turn.id, turn.prefill) if turn.kept else (),
+                items=turn.answer().new_items(turn.id, turn.plan.prefill) if turn.plan.kept else (),
                 repairs=end.repairs,
                 loop=end.loop,
                 used=self._used(turn, end),
@@ -128,10 +128,9 @@ class TurnRunner:
         )
 
     def _kept(self, turn: Turn, end: TurnEnded) -> GenerationEnd:
-        whole = end.state is TurnState.COMPLETED and end.finish_reason is not FinishReason.LENGTH
-        goes_on = bool(self._resumable) and not whole
+        goes_on = bool(self._resumable) and not end.whole
         logprobs = [(one.value, one.top) for one in turn.logprobs]
-        expires_at = None if turn.keeps_events else datetime.now(UTC) + self._resumable
+        expires_at = None if turn.plan.keeps_events else datetime.now(UTC) + self._resumable
         return GenerationEnd(turn.generated, goes_on, expires_at, logprobs)
 
     def _used(self, turn: Turn, end: TurnEnded) -> UsageRecord:

@@ -33,15 +33,13 @@ class Earlier:
 class Turn:
     """One admitted turn. Its runner writes the log; dialects read it inside `attach()`.
 
-    `plan`: all that it was made of but its prompt; `prompt_tokens`: how long that is. `kept`: what is said outlives it;
-    with `keeps_events` also how its text came. `fitted`: the answer gets less room than was asked for, as there is no
-    more. `prefill`: how the answer began before it. `ignored`: what schemas ask and the answer isn't kept to, as
-    sentences. `generated`: the ids that the model wrote, and `pieces` the text that each brought, and the end;
-    `logprobs`: what a retry is told of them. `resumable`: it can be told again, and go on, after its end. `earlier`:
-    what it took before it was interrupted, where it goes on. `arrived_at`, `admitted_at`, `running_at` and
-    `first_token_at`: seconds of a monotonic clock. `said`: what its prompt was made of; `progress`: how far that is
-    computed. `queue`: who was before it, once it had to wait; `occupied`: the `Occupancy` when it began to run. An
-    urgent answer is one for its first `urgent_tokens`. `loop_limits`: when it goes round in circles.
+    `plan`: all that it was made of but its prompt; `prompt_tokens`: how long that is. `generated`: the ids that the
+    model wrote, and `pieces` the text that each brought, and the end; `logprobs`: what a retry is told of them.
+    `resumable`: it can be told again, and go on, after its end. `earlier`: what it took before it was interrupted,
+    where it goes on. `arrived_at`, `admitted_at`, `running_at` and `first_token_at`: seconds of a monotonic clock.
+    `said`: what its prompt was made of; `progress`: how far that is computed. `queue`: who was before it, once it had
+    to wait; `occupied`: the `Occupancy` when it began to run. An urgent answer is one for its first `urgent_tokens`.
+    `loop_limits`: when it goes round in circles.
     """
 
     def __init__(
@@ -70,11 +68,6 @@ class Turn:
         self.decoder = decoder
         self.plan = plan
         self.prompt_tokens = len(request.prompt)
-        self.kept = plan.kept
-        self.keeps_events = plan.keeps_events
-        self.fitted = plan.fitted
-        self.prefill = plan.prefill
-        self.ignored = plan.ignored
         self.resumable = resumable
         self.loop_limits = loop_limits
         self.request_id = request_id

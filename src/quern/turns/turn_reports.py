@@ -13,7 +13,7 @@ from quern.events import TextDelta
 from quern.prompt.codec import TextCodec
 from quern.records import Page, TurnRecord
 from quern.store.turns import TurnStore
-from quern.turns.archive import NO_TURN, TurnArchive
+from quern.turns.archive import TurnArchive
 from quern.turns.event_log import TurnLog
 from quern.turns.explanation import FirstUnknown, first_unknown
 from quern.turns.recent import Queue, RecentTurn
@@ -43,7 +43,6 @@ class TurnReport:
 class OpenTurn:
     """A turn and its events; `turn` is there while it runs."""
 
-    id: str
     record: TurnRecord
     log: TurnLog
     turn: Turn | None
@@ -61,24 +60,28 @@ class TurnReports:
         self._store = store
         self._turns = turns
 
-    async def report(self, names: Sequence[str], owner: str) -> TurnReport:
+    async def record(self, names: Sequence[str], owner: str) -> TurnRecord:
         """The turn with one of these ids, or the newest of the request with one of them. Raises TurnNotFound."""
+        turn = self._active(names, owner)
+        return self._record(turn, time.monotonic()) if turn is not None else (await self._ended(names, owner))[0]
+
+    async def report(self, names: Sequence[str], owner: str) -> TurnReport:
+        """The same, explained. Raises TurnNotFound."""
         turn = self._active(names, owner)
         if turn is not None:
             now = time.monotonic()
             return await self._explained(self._record(turn, now), self._turns.observer.snapshot(turn, now))
-        recent = self._recent(names, owner)
-        record = await self._stored([recent.id] if recent is not None else names, owner)
+        record, recent = await self._ended(names, owner)
         return await self._explained(record, recent) if recent is not None else TurnReport(record)
 
     async def open(self, names: Sequence[str], owner: str) -> OpenTurn:
-        """The same turn, to be followed from its first event. Raises TurnNotFound."""
+        """The same, to be followed from its first event. Raises TurnNotFound."""
         turn = self._active(names, owner)
         if turn is not None:
-            return OpenTurn(turn.id, self._record(turn, time.monotonic()), turn.log, turn)
-        recent = self._recent(names, owner)
-        record = await self._stored([recent.id] if recent is not None else names, owner)
-        return OpenTurn(record.id, record, await self._archive.told(record) or _text_alone(record), None)
+            return OpenTurn(self._record(turn, time.monotonic()), turn.log, turn)
+        record, _ = await self._ended(names, owner)
+        ended = await self._archive.ended(record)
+        return OpenTurn(record, ended.log if ended is not None else _text_alone(record), None)
 
     async def page(
         self, owner: str, *, limit: int, after: str | None, state: TurnState | None, conversation_id: str | None
@@ -89,15 +92,10 @@ class TurnReports:
     def _active(self, names: Sequence[str], owner: str) -> Turn | None:
         return next((one for one in self._turns.turns_of(owner) if _named(one, names)), None)
 
-    def _recent(self, names: Sequence[str], owner: str) -> RecentTurn | None:
-        return next((one for one in self._turns.observer.recent if one.owner == owner and _named(one, names)), None)
-
-    async def _stored(self, names: Sequence[str], owner: str) -> TurnRecord:
-        found = await self._store.by_ids(names)
-        record = next((one for one in found if one.owner == owner), None)
-        if record is None:
-            raise TurnNotFound(NO_TURN)
-        return record
+    async def _ended(self, names: Sequence[str], owner: str) -> tuple[TurnRecord, RecentTurn | None]:
+        """A turn that has ended, and what is remembered of it."""
+        recent = next((one for one in self._turns.observer.recent if one.owner == owner and _named(one, names)), None)
+        return await self._archive.record([recent.id] if recent is not None else names, owner), recent
 
     async def _explained(self, record: TurnRecord, known: RecentTurn) -> TurnReport:
         unknown = None

@@ -38,7 +38,7 @@ async def create_message(
         return EventStreamResponse(MessageEncoder(turn, heading, told), [turn.log], [turn])
     await wait_until_ended([turn], request)
     events = [it for event in turn.log.events if (it := told(event)) is not None]
-    return JSONResponse(whole_message(heading, events, fitted=turn.fitted))
+    return JSONResponse(whole_message(heading, events, fitted=turn.plan.fitted))
 
 
 @router.post("/count_tokens")
@@ -55,7 +55,7 @@ class MessageEncoder(StreamEncoder):
 
     def __init__(self, turn: Turn, heading: dict[str, Any], told: Callable[[TurnEvent], TurnEvent | None]) -> None:
         self._told = told
-        self._events = MessageEvents(heading, turn.prompt_tokens, fitted=turn.fitted)
+        self._events = MessageEvents(heading, turn.prompt_tokens, fitted=turn.plan.fitted)
 
     def encode(self, index: int, event: TurnEvent) -> bytes:  # noqa: ARG002 (there is one turn)
         """The message's events that an event of the turn adds."""

@@ -29,6 +29,7 @@ from quern.api.shared.raw_text import TurnTextResponse
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.request_turns import loop_json
 from quern.api.shared.services import ServicesDep
+from quern.api.shared.turn_json import timings_json, usage_json
 from quern.errors import ConversationNotFound, InvalidRequest
 from quern.records import Page, StoredItem, TurnRecord, unknown_cursor
 from quern.types import Message, Role, ToolCall, ToolResult
@@ -208,15 +209,9 @@ def _turn(item: TurnRecord) -> dict[str, Any]:
         "created_at": seconds(item.created_at),
         "started_at": seconds(item.started_at),
         "finished_at": seconds(item.finished_at),
-        "usage": {
-            "prompt_tokens": item.usage.prompt_tokens,
-            "cached_tokens": item.usage.cached_tokens,
-            "completion_tokens": item.usage.completion_tokens,
-        },
+        "usage": usage_json(item.usage),
         "timings": {
-            "queued_ms": round(item.timings.queued_ms, 1),
-            "prefill_ms": round(item.timings.prefill_ms, 1),
-            "decode_ms": round(item.timings.decode_ms, 1),
+            **timings_json(item.timings),
             "tokens_per_second": round(speed, 2) if speed is not None else None,
             "drafts_accepted": item.timings.drafts_accepted,
         },

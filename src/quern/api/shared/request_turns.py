@@ -36,7 +36,7 @@ def choices_of(request: TurnRequest, count: int) -> list[TurnRequest]:
 
 def name_ignored(request: Request, turns: Sequence[Turn]) -> None:
     """Name what the answers aren't kept to of the schemas that the request has, as its unknown fields are named."""
-    sentences = dict.fromkeys(sentence for turn in turns for sentence in turn.ignored)
+    sentences = dict.fromkeys(sentence for turn in turns for sentence in turn.plan.ignored)
     if sentences:
         request.state.ignored_fields = [*getattr(request.state, "ignored_fields", ()), *sentences]
 

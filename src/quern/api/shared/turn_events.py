@@ -14,11 +14,11 @@ from typing import Any
 
 from quern.api.shared.errors import validation_error
 from quern.api.shared.sse import EventStreamResponse, StreamEncoder, to_json
+from quern.api.shared.turn_json import timings_json, usage_json
 from quern.events import ArgumentsDelta, CallEnded, CallStarted, Prefill, Queued, TextDelta, TurnEnded, TurnEvent
 from quern.turns.event_log import TurnLog
 from quern.turns.service import TurnService
 from quern.turns.turn_reports import OpenTurn
-from quern.types import FinishReason, TurnState
 
 LAST_EVENT_ID = "last-event-id"
 EVENT_ID = re.compile(r"([0-9]{1,12})(-end)?")
@@ -40,7 +40,7 @@ class Seen:
 def count_of(log: TurnLog) -> int:
     """How many numbered events an ended turn has."""
     end = log.end
-    counted = log.events if end is not None and _whole(end) else log.events[: log.settled]
+    counted = log.events if end is not None and end.whole else log.events[: log.settled]
     return sum(_told(event) is not None for event in counted)
 
 
@@ -118,13 +118,8 @@ class TurnEventEncoder(StreamEncoder):
         return _frame(*told, event_id=str(self._number)) if self._number > self._after else b""
 
     def _end(self, end: TurnEnded) -> bytes:
-        tail = [self._numbered(event) if _whole(end) else _provisional(event) for event in self._tail]
+        tail = [self._numbered(event) if end.whole else _provisional(event) for event in self._tail]
         return b"".join([*tail, _frame("ended", _ended(end), event_id=f"{max(self._number, self._after)}-end")])
-
-
-def _whole(end: TurnEnded) -> bool:
-    """Whether nothing can follow any more."""
-    return end.state is TurnState.COMPLETED and end.finish_reason is not FinishReason.LENGTH
 
 
 def _told(event: TurnEvent) -> tuple[str, dict[str, Any]] | None:
@@ -149,22 +144,13 @@ def _provisional(event: TurnEvent) -> bytes:
 
 
 def _ended(end: TurnEnded) -> dict[str, Any]:
-    usage, timings = end.usage, end.timings
     return {
         "state": end.state.value,
         "finish_reason": end.finish_reason.value if end.finish_reason is not None else None,
         "error": end.error,
         "stop": end.stop,
-        "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "completion_tokens": usage.completion_tokens,
-        },
-        "timings": {
-            "queued_ms": round(timings.queued_ms, 1),
-            "prefill_ms": round(timings.prefill_ms, 1),
-            "decode_ms": round(timings.decode_ms, 1),
-        },
+        "usage": usage_json(end.usage),
+        "timings": timings_json(end.timings),
     }
 
 

@@ -10,6 +10,7 @@ from quern.records import TurnRecord
 from quern.turns.explanation import FirstUnknown, Place
 from quern.turns.recent import Queue
 from quern.turns.turn_reports import TurnReport
+from quern.types import Timings, Usage
 
 
 def turn_json(report: TurnReport, *, names_keys: bool) -> dict[str, Any]:
@@ -23,7 +24,6 @@ def turn_json(report: TurnReport, *, names_keys: bool) -> dict[str, Any]:
 
 def record_json(record: TurnRecord) -> dict[str, Any]:
     """A turn as it is stored, as JSON."""
-    usage, timings = record.usage, record.timings
     return {
         "object": "turn",
         "id": record.id,
@@ -37,16 +37,26 @@ def record_json(record: TurnRecord) -> dict[str, Any]:
         "created_at": _time(record.created_at),
         "started_at": _time(record.started_at),
         "finished_at": _time(record.finished_at),
-        "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "completion_tokens": usage.completion_tokens,
-        },
-        "timings": {
-            "queued_ms": round(timings.queued_ms, 1),
-            "prefill_ms": round(timings.prefill_ms, 1),
-            "decode_ms": round(timings.decode_ms, 1),
-        },
+        "usage": usage_json(record.usage),
+        "timings": timings_json(record.timings),
+    }
+
+
+def usage_json(usage: Usage) -> dict[str, int]:
+    """A turn's tokens, as JSON."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "completion_tokens": usage.completion_tokens,
+    }
+
+
+def timings_json(timings: Timings) -> dict[str, float]:
+    """Where a turn's time went, as JSON."""
+    return {
+        "queued_ms": round(timings.queued_ms, 1),
+        "prefill_ms": round(timings.prefill_ms, 1),
+        "decode_ms": round(timings.decode_ms, 1),
     }
 
 
