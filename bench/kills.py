@@ -17,9 +17,7 @@ import json
 import random
 import signal
 import sqlite3
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -30,7 +28,8 @@ from typing import Any
 
 import httpx2
 
-QUERN = Path(sys.executable).with_name("quern")
+from serving import Server, add_server_options, data_folder
+
 MOST_LOST = 0.25
 """Seconds of text that a kill may cost."""
 
@@ -159,43 +158,18 @@ def asks(topics: int, tokens: int) -> list[Ask]:
     return found
 
 
-class Server:
-    """`quern serve` on a data directory."""
+def check_database(folder: Path) -> str:
+    """What SQLite says of a data directory's database."""
+    with sqlite3.connect(f"file:{folder / 'quern.db'}?mode=ro", uri=True) as database:
+        foreign = database.execute("PRAGMA foreign_key_check").fetchall()
+        (integrity,) = database.execute("PRAGMA integrity_check").fetchone()
+    return f"{integrity}, {len(foreign)} broken references" if foreign else str(integrity)
 
-    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
-        self._options = options
-        self._folder = folder
-        self._log = (folder / "serve.log").open("ab")
-        self.url = ""
 
-    def start(self) -> None:
-        """Start it and wait until it serves."""
-        settings = {
-            "QUERN_DATA_DIR": str(self._folder),
-            "QUERN_MODEL__VERIFY": "false",
-            "QUERN_LOG__LEVEL": "warning",
-            "QUERN_TURNS__ONE_SHOT_DISCONNECT": "finish",
-        }
-        options = ["--engine", self._options.engine, "--model", self._options.model, "--port", "0"]
-        command = ["env", *(f"{name}={value}" for name, value in settings.items()), str(QUERN), "serve", *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True)
-        for line in self.process.stdout or ():
-            if line.startswith("Serving"):
-                self.url = line.split()[1]
-                return
-        sys.exit("The server did not start; see its log.")
-
-    def end(self, how: signal.Signals) -> None:
-        """Send it a signal and wait until it is gone."""
-        self.process.send_signal(how)
-        self.process.wait(60)
-
-    def check_database(self) -> str:
-        """What SQLite says of its integrity."""
-        with sqlite3.connect(f"file:{self._folder / 'quern.db'}?mode=ro", uri=True) as database:
-            foreign = database.execute("PRAGMA foreign_key_check").fetchall()
-            (integrity,) = database.execute("PRAGMA integrity_check").fetchone()
-        return f"{integrity}, {len(foreign)} broken references" if foreign else str(integrity)
+def server_on(folder: Path, options: argparse.Namespace) -> Server:
+    """The server, whose turns go on when their clients have gone."""
+    settings = {"QUERN_MODEL__VERIFY": "false", "QUERN_TURNS__ONE_SHOT_DISCONNECT": "finish"}
+    return Server(folder, options.model, "--engine", options.engine, **settings)
 
 
 async def follow(http: httpx2.AsyncClient, turn_id: str) -> tuple[str, str]:
@@ -305,7 +279,7 @@ class Verdict:
 async def measure(options: argparse.Namespace, folder: Path) -> Verdict:
     """All kills."""
     chance, verdict, load = random.Random(options.seed), Verdict(), asks(options.topics, options.tokens)
-    server = Server(options, folder)
+    server = server_on(folder, options)
     server.start()
     answers: dict[str, str] = {}
     for number in range(options.kills):
@@ -317,12 +291,13 @@ async def measure(options: argparse.Namespace, folder: Path) -> Verdict:
             server.end(signal.SIGKILL)
             killed = time.monotonic()
             asked = [seen for seen in await loading if seen.turn_id]
-        if (integrity := server.check_database()) != "ok":
+        known = len(verdict.faults)
+        if (integrity := check_database(folder)) != "ok":
             verdict.faults.append(f"the database after kill {number + 1}: {integrity}")
         server.start()
         async with httpx2.AsyncClient(base_url=server.url, timeout=300, limits=limits) as http:
             await asyncio.gather(*(verdict.judge(http, seen, killed, answers) for seen in asked))
-        print(f"kill {number + 1}: {dict(verdict.counts)}", *verdict.faults, sep="\n", flush=True)
+        print(f"kill {number + 1}: {dict(verdict.counts)}", *verdict.faults[known:], sep="\n", flush=True)
     server.end(signal.SIGTERM)
     return verdict
 
@@ -335,17 +310,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="The longest time between a start and its kill.")
     parser.add_argument("--topics", type=int, default=len(ASKS), help="Of each kind of request.")
     parser.add_argument("--tokens", type=int, default=100, help="The most of an answer.")
-    parser.add_argument("--engine", default="cpu")
-    parser.add_argument("--model", default="qwen2.5-coder-0.5b")
-    parser.add_argument("--models-dir", type=Path, help="Where models are, other than in the data directory.")
+    add_server_options(parser)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        if options.models_dir:
-            Path(folder, "models").symlink_to(options.models_dir.expanduser().absolute())
-        verdict = asyncio.run(measure(options, Path(folder)))
-    for fault in verdict.faults[:20]:
-        print(fault)
+    with data_folder(options.models_dir) as folder:
+        verdict = asyncio.run(measure(options, folder))
     worst, turns = max(verdict.lost, default=0.0), sum(verdict.counts.values())
     print(f"{options.kills} kills, {turns} turns, {len(verdict.faults)} faults")
     print(f"the oldest text that was lost had been told {1000 * worst:.0f} ms before")

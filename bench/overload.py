@@ -13,19 +13,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 
 import httpx2
 
-QUERN = Path(sys.executable).with_name("quern")
+from serving import Server, add_server_options, data_folder
+
 CHAT = "/v1/chat/completions"
 TOKENS = 48
 
@@ -93,28 +90,18 @@ async def run(url: str, clients: int, seconds: float) -> Phase:
 @contextmanager
 def server(arguments: argparse.Namespace) -> Generator[str]:
     """`quern serve` of its own: its address."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = ["--engine", arguments.engine, "--model", arguments.model, "--port", "0", "--log-format", "json"]
-        settings = {
-            "QUERN_ENGINE__PARALLEL": str(arguments.parallel),
-            "QUERN_TURNS__MAX_QUEUED": str(arguments.parallel),
-            "QUERN_DATA_DIR": folder,
-            "QUERN_LOG__LEVEL": "error",
-        }
-        if arguments.models_dir:
-            Path(folder, "models").symlink_to(arguments.models_dir.expanduser().absolute())
-        environment = ["env", *(f"{name}={value}" for name, value in settings.items())]
-        process = subprocess.Popen([*environment, str(QUERN), "serve", *options], stdout=subprocess.PIPE, text=True)
+    settings = {
+        "QUERN_ENGINE__PARALLEL": str(arguments.parallel),
+        "QUERN_TURNS__MAX_QUEUED": str(arguments.parallel),
+        "QUERN_LOG__LEVEL": "error",
+    }
+    with data_folder(arguments.models_dir) as folder:
+        running = Server(folder, arguments.model, "--engine", arguments.engine, **settings)
+        running.start()
         try:
-            for line in process.stdout or ():
-                if line.startswith("Serving"):
-                    yield line.split()[1]
-                    break
-            else:
-                sys.exit("The server did not start.")
+            yield running.url
         finally:
-            process.terminate()
-            process.wait(60)
+            running.end()
 
 
 async def measure(arguments: argparse.Namespace) -> None:
@@ -149,9 +136,7 @@ async def measure(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="qwen2.5-coder-0.5b", help="What is served.")
-    parser.add_argument("--models-dir", type=Path, help="Where models are, other than in the data directory.")
-    parser.add_argument("--engine", default="cpu", help="What runs it.")
+    add_server_options(parser)
     parser.add_argument("--parallel", type=int, default=4, help="Sequences at once, and places to wait.")
     parser.add_argument("--seconds", type=float, default=60, help="How long each phase lasts.")
     parser.add_argument("--rounds", type=int, default=3, help="How often both phases are run.")

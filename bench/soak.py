@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,7 +24,8 @@ from typing import Any
 import httpx2
 import psutil
 
-from kills import Seen, Server, ask, asks, follow
+from kills import Seen, ask, asks, follow, server_on
+from serving import add_server_options, data_folder
 
 SAMPLE_SECONDS = 10.0
 
@@ -106,7 +105,7 @@ def sample(process: psutil.Process, database: Path, turns: int) -> Sample:
 
 async def soak(options: argparse.Namespace, folder: Path) -> list[Sample]:
     """All samples."""
-    server = Server(options, folder)
+    server = server_on(folder, options)
     server.start()
     process = psutil.Process(server.process.pid)
     chance, until = random.Random(options.seed), time.monotonic() + 60 * options.minutes
@@ -120,7 +119,7 @@ async def soak(options: argparse.Namespace, folder: Path) -> list[Sample]:
             samples.append(sample(process, folder / "quern.db", clients.done.total()))
             print(f"{dict(clients.done)} {samples[-1]}", flush=True)
         await asyncio.gather(*living)
-    server.end(signal.SIGTERM)
+    server.end()
     return samples
 
 
@@ -129,15 +128,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--engine", default="cpu")
-    parser.add_argument("--model", default="qwen2.5-coder-0.5b")
-    parser.add_argument("--models-dir", type=Path, help="Where models are, other than in the data directory.")
+    add_server_options(parser)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        if options.models_dir:
-            Path(folder, "models").symlink_to(options.models_dir.expanduser().absolute())
-        samples = asyncio.run(soak(options, Path(folder)))
+    with data_folder(options.models_dir) as folder:
+        samples = asyncio.run(soak(options, folder))
     quarter = max(1, len(samples) // 4)
     early, late = samples[quarter : 2 * quarter], samples[-quarter:]
     for index, part in enumerate(fields(Sample)):

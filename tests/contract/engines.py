@@ -102,6 +102,12 @@ class Subject:
             while not condition():
                 await asyncio.sleep(0.01)
 
+    async def assert_idle(self) -> None:
+        """Every case leaves the engine ready and idle, or it has found a leak."""
+        await self.wait_until_idle()
+        stats = self.engine.stats()
+        assert (stats.state, stats.waiting) == (EngineState.READY, 0)
+
     async def wait_until_idle(self) -> None:
         await self.wait_until(lambda: self.engine.stats().running == 0)
 
@@ -253,3 +259,14 @@ def inference_process(engine: LlamaCppEngine) -> psutil.Process:
         if any(connection.laddr.port == port for connection in child.net_connections())
     ]
     return child
+
+
+@asynccontextmanager
+async def started(subject: Subject) -> AsyncGenerator[Subject]:
+    """A subject whose engine runs, and is closed with its codec in the end."""
+    await subject.engine.start()
+    try:
+        yield subject
+    finally:
+        await subject.engine.close()
+        subject.codec.close()

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from quern.engine.base import EngineState, Finished, GenerateRequest, Logprob, Tokens
 from quern.engine.cpu.engine import CpuEngine
@@ -19,28 +16,10 @@ from quern.errors import ContextExceeded, EngineFailed, InvalidRequest
 from quern.sampling import SamplingParams
 from quern.types import FinishReason
 
-from .engines import CONTEXT_LENGTH, ENGINES, Run, Subject, collect, exhaust, make_subject
+from .engines import CONTEXT_LENGTH, Run, Subject, collect, exhaust
 from .test_grammars import PERSON, SHORT, TOOL_CALL, json_grammar
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
-async def started(request: pytest.FixtureRequest, tiny_model_path: Path) -> AsyncGenerator[Subject]:
-    subject = make_subject(request.param, tiny_model_path)
-    await subject.engine.start()
-    yield subject
-    await subject.engine.close()
-    subject.codec.close()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def subject(started: Subject) -> AsyncGenerator[Subject]:
-    """Every case leaves the engine ready and idle."""
-    yield started
-    await started.wait_until_idle()
-    stats = started.engine.stats()
-    assert (stats.state, stats.waiting) == (EngineState.READY, 0)
 
 
 GREEDY: dict[str, dict[str, Any]] = {

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,22 +17,15 @@ from quern.prompt.codec import TextCodec
 from quern.sampling import SamplingParams
 from quern.types import FinishReason
 
-from .engines import RUNS_CPU, Subject, cpu_subject
+from .engines import RUNS_CPU, Subject, cpu_subject, started
 
 pytestmark = RUNS_CPU
 
 TIGHT = EngineSettings(parallel=4, context_length=512, kv_tokens=512, batch_tokens=32, threads=1)
 
 
-@asynccontextmanager
-async def _started(model: Path, settings: EngineSettings) -> AsyncGenerator[Subject]:
-    subject = cpu_subject(model, TextCodec.load(model), settings)
-    await subject.engine.start()
-    try:
-        yield subject
-    finally:
-        await subject.engine.close()
-        subject.codec.close()
+def _started(model: Path, settings: EngineSettings) -> AbstractAsyncContextManager[Subject]:
+    return started(cpu_subject(model, TextCodec.load(model), settings))
 
 
 @pytest.mark.parametrize("kv_type", KvType)

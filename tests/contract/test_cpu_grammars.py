@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from quern.engine.base import Finished, Tokens
 from quern.errors import InvalidRequest
 from quern.types import FinishReason
 
-from .engines import RUNS_CPU, Subject, make_subject
+from .engines import RUNS_CPU, Subject, make_subject, started
 from .test_grammars import SETTINGS, SHORT, TOOL_CALL, check, json_grammar, request
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), RUNS_CPU]
@@ -28,19 +27,8 @@ TIGHT = EngineSettings(parallel=4, context_length=512, kv_tokens=512, threads=1)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def subject(tiny_model_path: Path) -> AsyncGenerator[Subject]:
-    async with started(tiny_model_path, SETTINGS) as subject:
+    async with started(make_subject("cpu", tiny_model_path, SETTINGS)) as subject:
         yield subject
-
-
-@asynccontextmanager
-async def started(model: Path, settings: EngineSettings) -> AsyncGenerator[Subject]:
-    subject = make_subject("cpu", model, settings)
-    await subject.engine.start()
-    try:
-        yield subject
-    finally:
-        await subject.engine.close()
-        subject.codec.close()
 
 
 async def test_special_tokens_of_a_text_grammar_are_drawn_as_such_and_never_inside_of_a_string(
@@ -58,7 +46,7 @@ async def test_special_tokens_of_a_text_grammar_are_drawn_as_such_and_never_insi
 
 async def test_a_grammar_goes_on_where_it_was_after_its_sequence_lost_its_blocks(tiny_model_path: Path) -> None:
     schema = {"type": "array", "items": {"enum": ["red", "green"]}, "minItems": 40, "maxItems": 40}
-    async with started(tiny_model_path, TIGHT) as subject:
+    async with started(make_subject("cpu", tiny_model_path, TIGHT)) as subject:
         requests = [request(subject, json_grammar(schema), max_tokens=400, seed=seed) for seed in range(4)]
         runs = asyncio.ensure_future(asyncio.gather(*(subject.run(each) for each in requests)))
         await subject.wait_until(lambda: subject.engine.stats().running == 4)

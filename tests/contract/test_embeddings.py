@@ -23,7 +23,7 @@ from quern.engine.engine_choice import ModelKind, choose, native_facts
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable
 from quern.prompt.codec import TextCodec
 
-from .engines import CONTEXT_LENGTH, ENGINES, RUNS_CPU, SETTINGS, Subject, collect, cpu_subject, make_subject
+from .engines import CONTEXT_LENGTH, ENGINES, RUNS_CPU, SETTINGS, Subject, collect, cpu_subject, make_subject, started
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -69,21 +69,17 @@ async def embedding_model(vocabulary: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
-async def started(request: pytest.FixtureRequest, embedding_model: Path) -> AsyncGenerator[Embedder]:
-    subject = make_subject(request.param, embedding_model, fake=TextCodec.builtin(embedding_length=LENGTH))
-    await subject.engine.start()
-    yield Embedder(subject, exact=request.param != "llamacpp")
-    await subject.engine.close()
-    subject.codec.close()
+async def each_engine(request: pytest.FixtureRequest, embedding_model: Path) -> AsyncGenerator[Embedder]:
+    fake = TextCodec.builtin(embedding_length=LENGTH)
+    async with started(make_subject(request.param, embedding_model, fake=fake)) as subject:
+        yield Embedder(subject, exact=request.param != "llamacpp")
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def embedder(started: Embedder) -> AsyncGenerator[Embedder]:
-    """Every case leaves the engine ready and idle, or it has found a leak."""
-    yield started
-    await started.subject.wait_until_idle()
-    stats = started.subject.engine.stats()
-    assert (stats.state, stats.waiting) == (EngineState.READY, 0)
+async def embedder(each_engine: Embedder) -> AsyncGenerator[Embedder]:
+    """The same, found idle after every case."""
+    yield each_engine
+    await each_engine.subject.assert_idle()
 
 
 async def test_a_vector_has_the_models_length_and_the_length_one(embedder: Embedder) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from itertools import pairwise
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from quern.engine.base import EngineState, Finished, GenerateRequest, Priority, Tokens
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable
@@ -22,25 +20,6 @@ from quern.types import FinishReason
 from .engines import CONTEXT_LENGTH, ENGINES, PARALLEL, Subject, exhaust, make_subject
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
-async def started(request: pytest.FixtureRequest, tiny_model_path: Path) -> AsyncGenerator[Subject]:
-    """A started engine, one for all cases of this module."""
-    subject = make_subject(request.param, tiny_model_path)
-    await subject.engine.start()
-    yield subject
-    await subject.engine.close()
-    subject.codec.close()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def subject(started: Subject) -> AsyncGenerator[Subject]:
-    """Every case leaves the engine ready and idle, or it has found a leak."""
-    yield started
-    await started.wait_until_idle()
-    stats = started.engine.stats()
-    assert (stats.state, stats.waiting) == (EngineState.READY, 0)
 
 
 async def test_one_finished_comes_last_and_the_counts_add_up(subject: Subject) -> None:

@@ -13,10 +13,10 @@ import pytest
 import pytest_asyncio
 
 from quern.config import EngineSettings
-from quern.engine.base import EngineState, GenerateRequest
+from quern.engine.base import GenerateRequest
 from quern.sampling import SamplingParams
 
-from .engines import PARALLEL, RUNS_CPU, SETTINGS, Run, Subject, make_subject
+from .engines import PARALLEL, RUNS_CPU, SETTINGS, Run, Subject, make_subject, started
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -28,16 +28,9 @@ EACH = [pytest.param(name, marks=RUNS_CPU if name == "cpu" else ()) for name in 
 @asynccontextmanager
 async def _started(name: str, model: Path) -> AsyncGenerator[Subject]:
     """Started, and at its end found ready and idle."""
-    subject = make_subject(name.split(maxsplit=1)[0], model, SUBJECTS[name])
-    await subject.engine.start()
-    try:
+    async with started(make_subject(name.split(maxsplit=1)[0], model, SUBJECTS[name])) as subject:
         yield subject
-        await subject.wait_until_idle()
-        stats = subject.engine.stats()
-        assert (stats.state, stats.waiting) == (EngineState.READY, 0)
-    finally:
-        await subject.engine.close()
-        subject.codec.close()
+        await subject.assert_idle()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=EACH)

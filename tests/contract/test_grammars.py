@@ -27,7 +27,7 @@ from quern.grammar.tool_calls import ToolFormat, calls_or_json, demanded_call
 from quern.sampling import SamplingParams
 from quern.types import FinishReason, Tool
 
-from .engines import ENGINES, Run, Subject, make_subject
+from .engines import ENGINES, Run, Subject, make_subject, started
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -40,11 +40,8 @@ TOOL_CALL = LarkGrammar(f'start: <tool_call> "\\n" %json {json.dumps(SHORT)} "\\
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES[1:])
 async def subject(request: pytest.FixtureRequest, tiny_model_path: Path) -> AsyncGenerator[Subject]:
-    subject = make_subject(request.param, tiny_model_path, SETTINGS)
-    await subject.engine.start()
-    yield subject
-    await subject.engine.close()
-    subject.codec.close()
+    async with started(make_subject(request.param, tiny_model_path, SETTINGS)) as subject:
+        yield subject
 
 
 def json_grammar(schema: Schema) -> JsonGrammar:
