@@ -35,12 +35,7 @@ class BranchStore:
         wanted = ITEM.where(items.c.conversation_id == conversation_id).order_by(items.c.position)
         of_turns = select(*turns.c).where(turns.c.conversation_id == conversation_id)
         async with self._database.transaction() as connection:
-            found = await connection.execute(
-                select(branches.c.number, branches.c.parent, branches.c.after, branches.c.created_at)
-                .where(branches.c.conversation_id == conversation_id)
-                .order_by(branches.c.number)
-            )
-            forks = [Branch(number, Fork(parent, after), created_at) for number, parent, after, created_at in found]
+            forks = await branches_of(connection, conversation_id)
             stored = [stored_item(row) for row in await connection.execute(wanted)]
             rows = await connection.execute(of_turns.order_by(turns.c.created_at, turns.c.id))
             return forks, stored, [turn_record(row) for row in rows]
@@ -62,6 +57,14 @@ class BranchStore:
             if (await connection.execute(active)).first() is not None:
                 raise ConversationBusy(BUSY)
             await connection.execute(chosen)
+
+
+async def branches_of(connection: AsyncConnection, conversation_id: str) -> list[Branch]:
+    """All of a conversation's branches but the first, in order."""
+    wanted = select(branches.c.number, branches.c.parent, branches.c.after, branches.c.created_at)
+    here = wanted.where(branches.c.conversation_id == conversation_id).order_by(branches.c.number)
+    rows = await connection.execute(here)
+    return [Branch(number, Fork(parent, after), created_at) for number, parent, after, created_at in rows]
 
 
 def path_to(conversation_id: str, start: Fork | None = None) -> CTE:

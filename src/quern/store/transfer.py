@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Table, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from quern.records import Branch, ConversationCopy, Fork, StoredItem, TurnCopy
+from quern.records import ConversationCopy, StoredItem, TurnCopy
+from quern.store.branches import branches_of
 from quern.store.conversations import CONVERSATION, Conversation
 from quern.store.database import Database
 from quern.store.items import ITEM, columns_of, stored_item
@@ -44,11 +45,9 @@ class TransferStore:
             row = (await connection.execute(CONVERSATION.where(*here))).one_or_none()
             if row is None:
                 return None
-            of_branches = select(branches).where(branches.c.conversation_id == conversation_id)
             of_turns = select(*turns.c).where(turns.c.conversation_id == conversation_id)
             of_items = ITEM.where(items.c.conversation_id == conversation_id)
-            found = await connection.execute(of_branches.order_by(branches.c.number))
-            forks = [Branch(one.number, Fork(one.parent, one.after), one.created_at) for one in found]
+            forks = await branches_of(connection, conversation_id)
             found = await connection.execute(of_turns.order_by(turns.c.created_at, turns.c.id))
             copies = [TurnCopy(turn_record(one), one.sampling, one.asked) for one in found]
             found = await connection.execute(of_items.order_by(items.c.position))

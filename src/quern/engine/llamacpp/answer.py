@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 from quern.engine.base import EngineEvent, Finished, GenerateRequest, Tokens
+from quern.engine.llamacpp.continuation import rest_of
 from quern.events import Prefill
 from quern.types import Timings, Usage
 
@@ -35,16 +36,11 @@ class Answer:
         return self._request.sampling.max_tokens - len(self._shown)
 
     def next_run(self) -> GenerateRequest:
-        """It runs from now on: what to ask for, which is at least one token.
-
-        Prompt and limit add up to the same in each run, and so does the window of the penalties: llama-server counts a
-        prompt's tokens as it counts drawn ones.
-        """
+        """It runs from now on: what to ask for, which is at least one token."""
         self._runs += 1
         self._shown_before = len(self._shown)
         self._admitted = time.monotonic() if self._admitted is None else self._admitted
-        sampling = replace(self._request.sampling, max_tokens=self.remaining)
-        return replace(self._request, prompt=(*self._request.prompt, *self._shown), sampling=sampling)
+        return rest_of(replace(self._request, generated=tuple(self._shown)))
 
     def tell(self, event: EngineEvent) -> EngineEvent | None:
         """What a run's event is to the reader. None where it is told already: nothing goes backwards."""
