@@ -14,11 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quern.engine.base import EmbedRequest, GenerateRequest, Priority
-from quern.engine.fair_shares import Claim, FairShares
-
-MINIMUM_RUN = 64
-"""Tokens that a sequence which gave way gets further, at least, before it has to give way again."""
+from quern.engine.base import EmbedRequest, GenerateRequest
+from quern.engine.fair_shares import MINIMUM_RUN, Claim, FairShares
 
 LEAVING_TOKENS = 64
 """A sequence that is leaving draws no more than so many before it is noticed: one a step."""
@@ -39,6 +36,11 @@ class Place(Claim):
     charged: int = 0
     settled_at: int = 0
     held: int = 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has run long enough to give way again."""
+        return self.charged >= self.settled_at
 
 
 class Admission:
@@ -167,27 +169,18 @@ class Admission:
         """
         if self._will_fit(claim):
             return []
-        if self._is_too_urgent(claim):
-            return None
-        named = self._shares.giving_way(claim, lambda other: self._may_give_way(self._places[other.number], claim))
-        yielding = [self._places[other.number] for other in named]
-        counts = range(1, len(yielding) + 1)
-        return next((yielding[:count] for count in counts if self._will_fit(claim, without=yielding[:count])), None)
-
-    @staticmethod
-    def _may_give_way(other: Place, claim: Place) -> bool:
-        """Whether it can, and has run long enough. Somebody who waits comes before what nobody waits for, at once."""
-        awaited = other.priority is not Priority.BACKGROUND or claim.priority is Priority.BACKGROUND
-        return other.resumable and (other.charged >= other.settled_at or not awaited)
-
-    def _is_too_urgent(self, claim: Place) -> bool:
-        """Whether nobody has to give way to an urgent claim, for such ones have the most tokens that they may take."""
-        if claim.priority is not Priority.INTERACTIVE:
-            return False
         reserved = sum(other.size for other in self._running if other.priority is claim.priority)
-        return (reserved + claim.size) * 4 > self._kv_tokens * 3
+        if self._shares.is_too_urgent(claim, reserved + claim.size, self._kv_tokens):
+            return None
+        yielding = self._shares.make_way(
+            claim,
+            enough=lambda yielding: self._will_fit(claim, without=yielding),
+            settled=lambda other: self._places[other.number].settled,
+            able=lambda other: self._places[other.number].resumable,
+        )
+        return [self._places[other.number] for other in yielding] if yielding is not None else None
 
-    def _will_fit(self, claim: Place, without: Sequence[Place] = ()) -> bool:
+    def _will_fit(self, claim: Place, without: Sequence[Claim] = ()) -> bool:
         """Whether there would be a place and room for one more if some who run gave way, and nobody were leaving."""
         staying = self._running.difference(without)
         reserved = sum(other.held for other in staying)

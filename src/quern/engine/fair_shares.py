@@ -11,7 +11,7 @@ and nobody saves up. Each priority has accounts of its own, for lower ones only 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from quern.engine.base import EmbedRequest, GenerateRequest, Priority
@@ -20,6 +20,12 @@ QUANTUM = 128
 """Tokens. A place changes hands where that makes two owners more equal, so between two changes in opposite directions
 one owner costs twice as many more than the other.
 """
+
+MINIMUM_RUN = 64
+"""Tokens that a sequence which gave way gets further, at least, before it has to give way again."""
+
+URGENT_PART = 3, 4
+"""The part of places and of the KV cache that urgent requests have at most while others wait: three quarters."""
 
 URGENT_IN_A_ROW = 3
 """Where there is one place only, somebody else gets it after so many urgent requests that went first."""
@@ -161,7 +167,7 @@ class FairShares:
 
     def __init__(self, places: int) -> None:
         self._places = places
-        self._urgent_places = max(1, places * 3 // 4)
+        self._urgent_places = max(1, places * URGENT_PART[0] // URGENT_PART[1])
         self._classes = {priority: _Class() for priority in Priority}
         self._claims: dict[Claim, _Account] = {}
         self._urgent_in_a_row = 0
@@ -267,6 +273,36 @@ class FairShares:
             yielding += list(urgent.yielding(may))[: max(0, urgent.running - self._urgent_places)]
         equals = self._classes[claim.priority].yielding(may, than=account, above=account.level + account.place)
         return [*yielding, *equals]
+
+    def make_way(
+        self,
+        claim: Claim,
+        enough: Callable[[Sequence[Claim]], bool],
+        settled: Callable[[Claim], bool],
+        able: Callable[[Claim], bool] = lambda _: True,
+    ) -> list[Claim] | None:
+        """The fewest of those who run and are `able` to that have to give way for a claim: so many that it is `enough`.
+        None where it never is.
+
+        Only those give way that are `settled`, having run long enough since they last did; but somebody who waits comes
+        before what nobody waits for, at once.
+        """
+        comes_first = claim.priority is not Priority.BACKGROUND
+
+        def may(other: Claim) -> bool:
+            return able(other) and (settled(other) or (comes_first and other.priority is Priority.BACKGROUND))
+
+        yielding = self.giving_way(claim, may)
+        if not yielding or not enough(yielding):
+            return None
+        return next(yielding[:count] for count in range(1, len(yielding) + 1) if enough(yielding[:count]))
+
+    @staticmethod
+    def is_too_urgent(claim: Claim, held: int, whole: int) -> bool:
+        """Whether nobody has to give way to a claim: an urgent one that, with what its like hold, would have `held` of
+        the `whole` KV cache, which is more than they may.
+        """
+        return claim.priority is Priority.INTERACTIVE and held * URGENT_PART[1] > whole * URGENT_PART[0]
 
     def last(self) -> Claim:
         """Who gives way where somebody has to: of the lowest priority, the newest of whoever has the highest level.

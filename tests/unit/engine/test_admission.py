@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quern.engine.admission import LEAVING_TOKENS, MINIMUM_RUN, REVIEWED_TOKENS, Admission, Place
+from quern.engine.admission import LEAVING_TOKENS, REVIEWED_TOKENS, Admission, Place
 from quern.engine.base import EmbedRequest, GenerateRequest, Priority
-from quern.engine.fair_shares import QUANTUM
+from quern.engine.fair_shares import MINIMUM_RUN, QUANTUM
 from quern.sampling import SamplingParams
 
 

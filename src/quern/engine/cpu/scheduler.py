@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quern.engine.base import EmbedRequest, EngineEvent, GenerateRequest, Logprob, Priority, Tokens, Vector
+from quern.engine.base import EmbedRequest, EngineEvent, GenerateRequest, Logprob, Tokens, Vector
 from quern.engine.cpu.kv_blocks import PrefixChain
 from quern.engine.cpu.model import Drawn, DrawnToken
 from quern.engine.cpu.sequence import Part, SequenceState
@@ -197,23 +197,15 @@ class Scheduler:
         """
         if self._has_room(claim):
             return []
-        yielding = self._shares.giving_way(claim, lambda other: self._may_give_way(other, claim))
-        if not yielding or self._is_too_urgent(claim) or not self._has_room(claim, without=yielding):
-            return None
-        counts = range(1, len(yielding) + 1)
-        return next(yielding[:count] for count in counts if self._has_room(claim, without=yielding[:count]))
-
-    def _may_give_way(self, other: Claim, claim: Claim) -> bool:
-        """Whether it has run long enough. Somebody who waits comes before what nobody waits for, at once."""
-        awaited = other.priority is not Priority.BACKGROUND or claim.priority is Priority.BACKGROUND
-        return self._running[other.number].settled or not awaited
-
-    def _is_too_urgent(self, claim: Claim) -> bool:
-        """Whether nobody has to give way to an urgent claim, for such ones have the most blocks that they may take."""
-        if claim.priority is not Priority.INTERACTIVE:
-            return False
         held = sum(len(other.blocks) for other in self._running.values() if other.priority is claim.priority)
-        return (held + self._blocks.needed(self._sequences[claim.number])) * 4 > self._blocks.count * 3
+        needed = self._blocks.needed(self._sequences[claim.number])
+        if self._shares.is_too_urgent(claim, held + needed, self._blocks.count):
+            return None
+        return self._shares.make_way(
+            claim,
+            enough=lambda yielding: self._has_room(claim, without=yielding),
+            settled=lambda other: self._running[other.number].settled,
+        )
 
     def _has_room(self, claim: Claim, without: Sequence[Claim] = ()) -> bool:
         """Whether there would be a place and blocks for one more if some who run gave theirs back."""

@@ -6,12 +6,9 @@ from dataclasses import dataclass, field
 
 from quern.engine.base import EmbedRequest, Finished, GenerateRequest, Priority
 from quern.engine.cpu.kv_blocks import PrefixChain
-from quern.engine.fair_shares import Claim
+from quern.engine.fair_shares import MINIMUM_RUN, Claim
 from quern.events import Prefill
 from quern.types import FinishReason, Timings, Usage
-
-MINIMUM_RUN = 64
-"""Tokens that a sequence which was preempted gets further, at least, before it has to give way again."""
 
 
 @dataclass(slots=True, eq=False)

@@ -9,7 +9,7 @@ from tests.unit.engine.cpu.transcript import Run, prompt, request
 
 from quern.engine.base import Finished, GenerateRequest, Priority, Tokens
 from quern.engine.cpu.scheduler import Preempted
-from quern.engine.cpu.sequence import MINIMUM_RUN
+from quern.engine.fair_shares import MINIMUM_RUN
 
 
 def urgent(ids: tuple[int, ...], max_tokens: int = 4) -> GenerateRequest:
