@@ -21,7 +21,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,8 +159,8 @@ def asks(topics: int, tokens: int) -> list[Ask]:
 
 
 def check_database(folder: Path) -> str:
-    """What SQLite says of a data directory's database."""
-    with sqlite3.connect(f"file:{folder / 'quern.db'}?mode=ro", uri=True) as database:
+    """What SQLite says of a data directory's database, once it has rolled back what a kill left half written."""
+    with closing(sqlite3.connect(folder / "quern.db")) as database:
         foreign = database.execute("PRAGMA foreign_key_check").fetchall()
         (integrity,) = database.execute("PRAGMA integrity_check").fetchone()
     return f"{integrity}, {len(foreign)} broken references" if foreign else str(integrity)

@@ -313,7 +313,7 @@ class TurnSettings(_Frozen):
             "How long after the loss it may come; so long a stream's turn that would be cancelled for it goes on."
         ),
     )
-    save_interval_ms: int = Field(default=100, ge=10, description="The most text, in time, that a `kill -9` can lose.")
+    save_interval_ms: int = Field(default=50, ge=10, description="The most text, in time, that a `kill -9` can lose.")
     save_tokens: int = Field(
         default=32, ge=1, description="Save earlier than that once a turn has so many unsaved tokens."
     )
