@@ -318,7 +318,7 @@ def main() -> None:
         verdict = asyncio.run(measure(options, folder))
     worst, usual = max(verdict.lost, default=0.0), median(verdict.lost or [0.0])
     print(f"{options.kills} kills, {sum(verdict.counts.values())} turns, {len(verdict.faults)} faults")
-    print(f"the oldest lost text of a turn had been told {1000 * usual:.0f} ms before (median), {1000 * worst:.0f} at most")
+    print(f"a turn's oldest lost text had been told {1000 * usual:.0f} ms before (median), {1000 * worst:.0f} at most")
     sys.exit(bool(verdict.faults))
 
 
