@@ -32,6 +32,7 @@ from quern.store.database import Database
 from quern.store.generations import GenerationStore
 from quern.store.history import HistoryStore
 from quern.store.idempotency import IdempotencyStore
+from quern.store.journal_file import JournalFile
 from quern.store.keys import KeyStore
 from quern.store.responses import ResponseStore
 from quern.store.search import SearchStore
@@ -130,6 +131,7 @@ class Application:
             tracing=self.tracing,
             settings=settings.turns,
             titles=settings.conversations.titles is not TitleSource.OFF,
+            journal_file=JournalFile(self.database.file) if self.database.file is not None else None,
         )
         self.titles = Titling(self.turns, stores.conversations)
         if settings.conversations.titles is TitleSource.MODEL:

@@ -314,6 +314,14 @@ class TurnSettings(_Frozen):
         ),
     )
     save_interval_ms: int = Field(default=50, ge=10, description="The most text, in time, that a `kill -9` can lose.")
+    commit_interval_ms: int = Field(
+        default=1000,
+        ge=10,
+        description=(
+            "The most text, in time, that is lost where the machine goes down: so often it is committed to the SQLite "
+            "file; in between it is written to a file beside it. Another database gets it at every save."
+        ),
+    )
     save_tokens: int = Field(
         default=32, ge=1, description="Save earlier than that once a turn has so many unsaved tokens."
     )

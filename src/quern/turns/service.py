@@ -21,6 +21,7 @@ from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing
 from quern.prompt.codec import TextCodec
 from quern.store.idempotency import IdempotencyStore
+from quern.store.journal_file import JournalFile
 from quern.store.turns import TurnStore
 from quern.turns.archive import RUNS, SERVER_STOPPED, Ended, TurnArchive
 from quern.turns.context_limit import room_for_answer
@@ -53,7 +54,7 @@ PLACE_NEEDED = f"{CONNECTION_CLOSED}, and too many turns wait for a reader that 
 class TurnService:
     """Admits turns, runs them apart from their connections, and ends them all when the server stops. `observer` is told
     of each, and so is `when_ended` of those that have ended. `titles`: whether a conversation without a title gets one
-    from what is said first.
+    from what is said first. `journal_file`: as in `Journal`.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class TurnService:
         tracing: Tracing | None = None,
         settings: TurnSettings,
         titles: bool = True,
+        journal_file: JournalFile | None = None,
     ) -> None:
         self._engine = engine
         self._usage = usage
@@ -84,7 +86,13 @@ class TurnService:
         self._titles = titles
         self.when_ended: Callable[[Turn], None] | None = None
         self._settings = settings
-        self._journal = Journal(turns, interval=settings.save_interval_ms / 1000, token_limit=settings.save_tokens)
+        self._journal = Journal(
+            turns,
+            interval=settings.save_interval_ms / 1000,
+            token_limit=settings.save_tokens,
+            file=journal_file,
+            commit_interval=settings.commit_interval_ms / 1000,
+        )
         self._owner_turns = OwnerTurns(usage)
         resumable = timedelta(hours=settings.resume_hours)
         self._runner = TurnRunner(engine, turns, self._journal, self._owner_turns, self.observer, resumable=resumable)
@@ -99,6 +107,7 @@ class TurnService:
         """Serve turns while the block runs; what is still active at its end is interrupted and saved."""
         now = datetime.now(UTC)
         expires_at = now + timedelta(hours=self._settings.resume_hours)
+        await self._journal.recover()
         interrupted = await self._store.recover_interrupted(now, SERVER_STOPPED, expires_at)
         if interrupted:
             log.warning("interrupted_turns_found", turns=interrupted)
@@ -113,6 +122,7 @@ class TurnService:
                 writer.cancel()
                 forgetting.cancel()
                 self._drain.give_up()
+                await self._journal.close()
 
     def reload(self, settings: TurnSettings) -> None:
         """Admit turns under other limits from now on; those that were admitted go on."""
@@ -204,6 +214,7 @@ class TurnService:
                 await self._engine.check_grammar(stopped.plan.grammar, caller.owner)
             turn = self._live(turn_id, stopped.assignment(), caller)
             self._engine.check_continuable(turn.request)
+            await self._journal.reopen(turn_id)
             await self._store.reopen(await stopped.revive(turn))
             return self._launch(turn, caller)
 
