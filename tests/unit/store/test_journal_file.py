@@ -103,8 +103,12 @@ def test_a_file_that_grows_no_more_is_an_error_and_what_is_added_later_is_whole(
     file = JournalFile(database)
     file.append([entry("a", 1, "x")])
     write = os.write
+
+    def write_little(descriptor: int, data: bytes) -> int:
+        return write(descriptor, data[:5])
+
     with monkeypatch.context() as full:
-        full.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:5]))
+        full.setattr(os, "write", write_little)
         with pytest.raises(OSError, match="No space"):
             file.append([entry("a", 2, "y")])
     file.append([entry("a", 2, "y")])
