@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from quern.config import TurnSettings
 from quern.engine.base import GenerateRequest, Priority
-from quern.prompt.codec import TextCodec
 from quern.sampling import SamplingParams
 from quern.store.generations import packed
 from quern.store.items import NewItem
@@ -16,6 +15,7 @@ from quern.store.turn_rows import NewTurn
 from quern.turns.asked import Asked
 from quern.turns.disconnect_policy import Abandonment
 from quern.turns.loops import NEVER, LoopLimits
+from quern.turns.models import ServedModel
 from quern.turns.plan import TurnPlan
 from quern.turns.recent import Said
 from quern.turns.request import Caller, TurnRequest
@@ -39,12 +39,13 @@ class Assignment:
 
 
 def live_turn(
-    turn_id: str, assignment: Assignment, caller: Caller, *, codec: TextCodec, settings: TurnSettings
+    turn_id: str, model: ServedModel, assignment: Assignment, caller: Caller, *, settings: TurnSettings
 ) -> Turn:
     """A turn that can run."""
     plan, who = assignment.plan, caller.principal
     return Turn(
         turn_id,
+        model=model,
         principal=who,
         request_id=caller.request_id,
         traceparent=caller.traceparent,
@@ -55,7 +56,7 @@ def live_turn(
         request=GenerateRequest(
             prompt=assignment.prompt,
             sampling=plan.sampling,
-            stop_token_ids=codec.stop_token_ids | plan.stop_token_ids,
+            stop_token_ids=model.codec.stop_token_ids | plan.stop_token_ids,
             priority=plan.priority,
             cache_salt=who.cache_salt,
             grammar=plan.grammar,
@@ -63,7 +64,7 @@ def live_turn(
             weight=who.weight,
             generated=assignment.generated,
         ),
-        decoder=plan.decoder(codec, turn_id),
+        decoder=plan.decoder(model.codec, turn_id),
         abandonment=_abandonment(plan, settings),
         resumable=settings.resume_hours > 0 or plan.keyed,
         urgent_tokens=settings.urgent_tokens,
@@ -78,18 +79,15 @@ def conversation_of(request: TurnRequest) -> str | None:
     return request.conversation_id
 
 
-def new_row(
-    turn: Turn, request: TurnRequest, items: Sequence[Item], model_id: str, title: str | None = None
-) -> NewTurn:
+def new_row(turn: Turn, request: TurnRequest, items: Sequence[Item], title: str | None = None) -> NewTurn:
     """What is stored of a turn before it runs. `items`: what was said to the model. `title`: of its conversation, where
-    that has none. Packs the prompt, which takes a
-    millisecond for some ten thousand tokens.
+    that has none. Packs the prompt, which takes a millisecond for some ten thousand tokens.
     """
     return NewTurn(
         id=turn.id,
         owner=turn.owner,
         request_id=request.caller.request_id,
-        model_id=model_id,
+        model_id=turn.model.name,
         items=tuple(NewItem(str(uuid.uuid4()), item) for item in items),
         sampling=turn.request.sampling,
         created_at=turn.created_at,
