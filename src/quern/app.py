@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -20,9 +21,12 @@ from quern.config_sources import Reload
 from quern.engine.base import Engine
 from quern.engine.engine_choice import ModelKind, choose, native_facts
 from quern.engine.fake import FakeEngine
+from quern.engine.residency import OnDemandEngine, Residency
 from quern.environment import otel_environment
-from quern.errors import ConfigError
+from quern.errors import ConfigError, ModelError
 from quern.http_app import http_app
+from quern.machine import memory
+from quern.modelfiles.sizes import kv_cache_bytes, loaded_bytes
 from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing, tracing_of
 from quern.prompt.codec import TextCodec
@@ -56,6 +60,9 @@ from quern.turns.transfer import TransferService
 from quern.turns.turn_reports import TurnReports
 
 log = structlog.get_logger(__name__)
+
+OURS = 0.9
+"""The part of the memory that models may have, where no setting says more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,10 +272,13 @@ def build_app(settings: Settings, files: Sequence[ModelFile], database: Database
     metrics = Metrics(settings.metrics.max_keys)
     if settings.engine.name is EngineName.FAKE:
         return Application(settings, [fake_model(settings)], database, metrics=metrics)
+    given = settings.server.model_memory_gb
+    residency = Residency(round(given * 1e9 if given is not None else memory().total * OURS))
     models: list[ServedModel] = []
     try:
-        models.extend(_served(file, metrics) for file in files)
-    except ConfigError:
+        shared = residency if settings.models else None
+        models.extend(_served(file, metrics, shared) for file in files)
+    except (ConfigError, ModelError):
         for model in models:
             model.codec.close()
         raise
@@ -286,21 +296,39 @@ def fake_model(settings: Settings) -> ServedModel:
     return ServedModel(engine.info.model_id, engine, codec, frozenset(settings.model.aliases))
 
 
-def _served(file: ModelFile, metrics: Metrics) -> ServedModel:
-    """One model, with the engine that suits it. Raises ConfigError or ModelError."""
+def _served(file: ModelFile, metrics: Metrics, residency: Residency | None) -> ServedModel:
+    """One model, with the engine that suits it; in a `residency` it is loaded when somebody asks. Raises ConfigError or
+    ModelError.
+    """
     served = file.served
     codec = TextCodec.load(file.path)
     try:
         kind = ModelKind(codec.facts.architecture, codec.quantisation, folder=file.path.is_dir())
         choice = choose(served.engine, native_facts(), kind)
-    except ConfigError:
+        cpu = choice.name is EngineName.CPU
+        make = partial(_cpu, file, codec, metrics) if cpu else partial(_llamacpp, file, codec)
+        engine = make() if residency is None else _on_demand(file, codec, make, residency)
+    except (ConfigError, ModelError):
         codec.close()
         raise
     log.info("engine_chosen", model=file.name, engine=choice.name.value, reason=choice.reason)
-    cpu = choice.name is EngineName.CPU
-    engine = _cpu(file, codec, metrics) if cpu else _llamacpp(file, codec)
     reason = choice.reason if served.engine.name is EngineName.AUTO else ""
     return ServedModel(file.name, engine, codec, frozenset(served.aliases), reason)
+
+
+def _on_demand(file: ModelFile, codec: TextCodec, make: Callable[[], Engine], residency: Residency) -> OnDemandEngine:
+    settings = file.served.engine
+    weights = loaded_bytes(codec.size_bytes, codec.quantisation, settings.quantise)
+    kv_cache = kv_cache_bytes(codec.facts.kv_shape, settings.kv_tokens, settings.kv_type)
+    minutes = file.served.keep_alive_minutes
+    return OnDemandEngine(
+        file.name,
+        make,
+        residency,
+        size=0 if settings.url is not None else weights + kv_cache,
+        preload=file.served.preload,
+        keep_alive=minutes * 60 if minutes is not None else None,
+    )
 
 
 def _cpu(file: ModelFile, codec: TextCodec, metrics: Metrics) -> Engine:

@@ -147,6 +147,14 @@ class ServerSettings(_Frozen):
             "counted; further ones wait."
         ),
     )
+    model_memory_gb: float | None = Field(
+        default=None,
+        gt=0,
+        description=(
+            "Several models: the most memory of all that are loaded together, weights and KV caches, in GB; if unset "
+            "nine tenths of the machine's, or of its container's."
+        ),
+    )
     unknown_fields: UnknownFields = Field(
         default=UnknownFields.ACCEPT,
         description=(
@@ -241,6 +249,15 @@ class TableSettings(_Frozen):
     aliases: Listed = Field(default=(), description="More names under which requests may ask for it.")
     default: bool = Field(default=False, description="It answers requests that name no model; else the first one does.")
     verify: bool = Field(default=True, description="As `model.verify`.")
+    preload: bool = Field(
+        default=True,
+        description="Load it at the start, where it fits beside those before it; else when it is asked for.",
+    )
+    keep_alive_minutes: float | None = Field(
+        default=None,
+        ge=0,
+        description="Unload it after so long without work; if unset only where another one needs its memory.",
+    )
     engine: EngineSettings = Field(
         default=EngineSettings(), description="What differs from `[engine]`: a table `[models.NAME.engine]`."
     )
@@ -249,7 +266,7 @@ class TableSettings(_Frozen):
 @dataclass(frozen=True, slots=True)
 class ModelToServe:
     """One model, as the settings have it. `name`: for requests; None is that of its file. `source`: a catalog name or a
-    path.
+    path. `preload`, `keep_alive_minutes`: as in `TableSettings`.
     """
 
     source: str
@@ -257,6 +274,8 @@ class ModelToServe:
     aliases: tuple[str, ...]
     verify: bool
     engine: EngineSettings
+    preload: bool = True
+    keep_alive_minutes: float | None = None
 
 
 def _generation_settings() -> type[_Frozen]:
@@ -535,7 +554,15 @@ class Settings(_Frozen):
             return (ModelToServe(one.name, None, one.aliases, one.verify, self.engine),)
         tables = sorted(self.models.items(), key=lambda table: not table[1].default)
         return tuple(
-            ModelToServe(table.path or name, name, table.aliases, table.verify, self._engine_of(table))
+            ModelToServe(
+                table.path or name,
+                name,
+                table.aliases,
+                table.verify,
+                self._engine_of(table),
+                table.preload,
+                table.keep_alive_minutes,
+            )
             for name, table in tables
         )
 

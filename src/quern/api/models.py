@@ -52,7 +52,7 @@ async def list_models(services: ServicesDep) -> dict[str, Any]:
 @router.get("/v1/models/{model:path}")
 async def get_model(model: str, services: ServicesDep) -> dict[str, Any]:
     """A served model, by its name or an alias."""
-    return _model(services.models.named(model), model)
+    return _model(await services.models.named(model), model)
 
 
 def _model(model: ServedModel, name: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Protocol, TypeAlias
 
-from quern.events import Prefill, Queued
+from quern.events import Loading, Prefill, Queued
 from quern.grammar.kinds import Grammar
 from quern.sampling import SamplingParams
 from quern.types import FinishReason, KvUsage, Timings, Usage
@@ -138,7 +138,7 @@ class Finished:
     timings: Timings
 
 
-EngineEvent = Queued | Prefill | Tokens | Finished
+EngineEvent = Loading | Queued | Prefill | Tokens | Finished
 
 
 def ended_before(request: GenerateRequest, *, complete: bool = False) -> Finished | None:
@@ -170,9 +170,12 @@ class EngineInfo:
 
 
 class EngineState(StrEnum):
-    """An engine's life. `RESTARTING`: it was lost and is coming back by itself."""
+    """An engine's life. `RESTARTING`: it was lost and is coming back by itself; `UNLOADED`: it will be loaded when
+    somebody asks for it.
+    """
 
     NEW = "new"
+    UNLOADED = "unloaded"
     LOADING = "loading"
     READY = "ready"
     RESTARTING = "restarting"

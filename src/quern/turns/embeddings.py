@@ -75,6 +75,7 @@ class EmbeddingService:
         InvalidRequest, QueueFull, InputTooLong or EngineFailed.
         """
         self._turns.check_serving(model)
+        await model.known()
         _check(model, inputs, dimensions, field)
         if not inputs:
             return Embeddings((), 0)

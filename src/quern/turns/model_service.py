@@ -31,12 +31,13 @@ class ModelService:
         self._models = models
         self._turns = turns
 
-    def named(self, name: str | None) -> ServedModel:
-        """The model that a request asks for. Raises ModelNotServed where there is none of that name, and
-        EngineUnavailable while it can't be asked.
+    async def named(self, name: str | None) -> ServedModel:
+        """The model that a request asks for; where nothing is known of it yet, that takes its load. Raises
+        ModelNotServed where there is none of that name, and EngineUnavailable while it can't be asked.
         """
         model = self._models.find(name)
         self._turns.check_serving(model)
+        await model.known()
         return model
 
     def listed(self) -> list[tuple[str, ServedModel]]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from quern.engine.base import Engine, EngineInfo
+from quern.engine.residency import OnDemandEngine
 from quern.errors import ModelNotServed
 from quern.grammar.grammar_choice import GrammarChoice
 from quern.prompt.codec import TextCodec
@@ -46,6 +47,16 @@ class ServedModel:
     def info(self) -> EngineInfo:
         """What the engine serves. Raises EngineUnavailable while that is not known."""
         return self.engine.info
+
+    @property
+    def comes_when_asked(self) -> bool:
+        """Whether who asks for it while it is not loaded waits until it is."""
+        return isinstance(self.engine, OnDemandEngine)
+
+    async def known(self) -> None:
+        """Return once its `info` is known, which may take a load. Raises EngineUnavailable."""
+        if isinstance(self.engine, OnDemandEngine) and not self.engine.seen:
+            await self.engine.ask()
 
     @property
     def embedding_length(self) -> int | None:

@@ -156,6 +156,7 @@ class TurnService:
         """
         arrived, owner, model = time.monotonic(), request.caller.owner, self._models.find(request.model)
         self.check_serving(model)
+        await model.known()
         check_ids(request.sampling.logit_bias, model.codec.vocabulary_size, "logit_bias")
         active = self._active.values()
         self._end_held(model)
@@ -198,6 +199,7 @@ class TurnService:
         record = await self._archive.record([turn_id], caller.owner)
         model = self._archive.model_of(record)
         self.check_serving(model)
+        await model.known()
         stopped = await self._archive.stopped(record, model.info.context_length, more_tokens)
         active = self._active.values()
         self._end_held(model)
@@ -220,6 +222,7 @@ class TurnService:
     async def count_tokens(self, model: ServedModel, given: ChatInput) -> int:
         """How many tokens a prompt would have. Raises EngineUnavailable, InvalidRequest and ContextExceeded."""
         self.check_serving(model)
+        await model.known()
         return len((await model.prompts.prepare([], given)).ids)
 
     async def count_prompt(self, request: TurnRequest) -> int:
@@ -230,6 +233,7 @@ class TurnService:
         """
         model = self._models.find(request.model)
         self.check_serving(model)
+        await model.known()
         history = await self._history.load(request)
         return len((await model.prompts.prepare(history, request.input)).ids)
 
@@ -302,7 +306,7 @@ class TurnService:
             msg = "The server is about to stop and takes no new turns. Try again once it is back."
             raise EngineUnavailable(msg, LOADING_RETRY_AFTER)
         stats = model.engine.stats()
-        if stats.state is EngineState.READY:
+        if stats.state is EngineState.READY or (model.comes_when_asked and stats.state is not EngineState.CLOSED):
             return
         seconds = max(1, round(stats.load_remaining)) if stats.load_remaining > 0 else LOADING_RETRY_AFTER
         doing = "restarting after a failure" if stats.state is EngineState.RESTARTING else "still loading"

@@ -29,7 +29,7 @@ async def create_message(
     request: Request, body: MessagesRequest, services: ServicesDep, caller: CallerDep, conversation: ConversationHeader
 ) -> Response:
     """An answer to messages, whole or streamed. With the header `X-Quern-Conversation` they continue a conversation."""
-    model = services.models.named(body.model)
+    model = await services.models.named(body.model)
     turn = await services.turns.start(body.turn(caller, conversation, services.generation))
     name_ignored(request, [turn])
     heading = message_heading(turn.id, model.name)
@@ -44,7 +44,7 @@ async def create_message(
 @router.post("/count_tokens")
 async def count_tokens(body: CountTokensRequest, services: ServicesDep) -> dict[str, int]:
     """How many tokens the prompt of such a message has, exactly."""
-    model = services.models.named(body.model)
+    model = await services.models.named(body.model)
     return {"input_tokens": await services.turns.count_tokens(model, body.chat_input())}
 
 

@@ -18,7 +18,7 @@ router = APIRouter(route_class=JsonRoute, tags=["llama.cpp"], dependencies=[Depe
 @router.post("/completion", response_model=None, responses=EVENTS)
 async def complete(request: Request, body: CompletionRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """What comes after each prompt, without a chat template, whole or streamed. Nothing is remembered."""
-    model = services.models.named(body.model)
+    model = await services.models.named(body.model)
     prompts = await services.bodies.encoded(request, lambda: body.encode(model.tokens))
     turns = await services.turns.start_all([body.turn(caller, prompt, services.generation) for prompt in prompts])
     name_ignored(request, turns)

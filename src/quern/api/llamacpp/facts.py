@@ -28,7 +28,7 @@ WAIT_SECONDS = 1
 @router.get("/props")
 async def props(services: ServicesDep, name: ModelName = None) -> dict[str, Any]:
     """What is served: the defaults of a request, the context, the chat template."""
-    model = services.models.named(name)
+    model = await services.models.named(name)
     return {
         "default_generation_settings": _slot(services, model, 0, None),
         "total_slots": model.info.parallel,
@@ -52,7 +52,7 @@ async def slots(
     ] = None,
 ) -> Response:
     """A slot for each sequence at once. Those with the caller's own turns tell what these do, the others nothing."""
-    model = services.models.named(name)
+    model = await services.models.named(name)
     readiness, parallel = services.models.readiness(model), model.info.parallel
     if fail_on_no_slot is not None and readiness.running >= parallel:
         raise QueueFull(f"All {parallel} slots are taken. A request would wait.", WAIT_SECONDS)

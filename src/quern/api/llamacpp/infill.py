@@ -18,7 +18,7 @@ router = APIRouter(route_class=JsonRoute, tags=["llama.cpp"])
 @router.post("/infill", response_model=None, responses=EVENTS, dependencies=[Depends(no_conversation_header)])
 async def infill(request: Request, body: InfillRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """Fill the gap between `input_prefix` and `input_suffix`, whole or streamed. It goes before everybody's chats."""
-    model = services.models.named(body.model)
+    model = await services.models.named(body.model)
     encoded = await services.bodies.encoded(request, lambda: body.encode(model.tokens))
     turn = await services.turns.start(body.turn(caller, encoded, services.generation))
     name_ignored(request, [turn])

@@ -90,7 +90,7 @@ class DetokenizeRequest(RequestObject):
 @router.post("/tokenize", response_model=None)
 async def tokenize(request: Request, body: TokenizeRequest, services: ServicesDep) -> Response:
     """A text's ids (`content`: llama.cpp; `prompt`: vLLM), or those of a conversation (`messages`: vLLM)."""
-    model = services.models.named(body.model)
+    model = await services.models.named(body.model)
     length = model.info.context_length
     return await services.bodies.encoded(request, lambda: JSONResponse(_tokenized(body, model.tokens, length)))
 
@@ -113,7 +113,7 @@ def _tokenized(body: TokenizeRequest, service: TokenService, context_length: int
 @router.post("/detokenize")
 async def detokenize(body: DetokenizeRequest, services: ServicesDep) -> dict[str, str]:
     """The text of ids, special tokens' names included: `content` for llama.cpp's clients, `prompt` for vLLM's."""
-    model = services.models.named(body.model)
+    model = await services.models.named(body.model)
     text = await asyncio.to_thread(model.tokens.decode, body.tokens, "tokens")
     return {"content": text, "prompt": text}
 
@@ -123,7 +123,7 @@ async def apply_template(request: Request, body: Conversation, services: Service
     """A conversation as the model's template writes it, ready for the answer. In it a special token and its mere text
     look the same, so `/v1/completions` does not take it for a conversation.
     """
-    model = services.models.named(body.model)
+    model = await services.models.named(body.model)
     chat = body.chat()
     return {"prompt": await services.bodies.encoded(request, lambda: model.tokens.render_chat(chat))}
 

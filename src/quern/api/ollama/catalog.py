@@ -55,12 +55,12 @@ class ModelName(RequestObject):
     options: NoOp = None
 
 
-def named(services: Services, name: str | None) -> ServedModel:
+async def named(services: Services, name: str | None) -> ServedModel:
     """The model that a request asks for. Raises ModelNotServed and EngineUnavailable.
 
     Names end in a tag there; `:latest` is the one that is meant where there is none.
     """
-    return services.models.named((name or "").removesuffix(LATEST))
+    return await services.models.named((name or "").removesuffix(LATEST))
 
 
 @router.get("/version")
@@ -92,7 +92,7 @@ async def loaded(services: ServicesDep) -> dict[str, Any]:
 async def show(body: ModelName, services: ServicesDep) -> dict[str, Any]:
     """What the served model is and can do."""
     asked = body.model or body.name
-    model = named(services, asked)
+    model = await named(services, asked)
     info, family, name = model.info, model.architecture, asked or model.name
     embeds = model.embedding_length is not None
     abilities = {
@@ -123,7 +123,7 @@ async def show(body: ModelName, services: ServicesDep) -> dict[str, Any]:
 @router.post("/pull", response_model=None, responses=JSON_LINES)
 async def pull(body: ModelName, services: ServicesDep) -> Response:
     """The served model is there already; no other can be fetched while the server runs."""
-    named(services, body.model or body.name)
+    await named(services, body.model or body.name)
     return JSONResponse({"status": "success"}, media_type="application/x-ndjson" if body.stream else None)
 
 

@@ -61,7 +61,7 @@ class EmbeddingsRequest(RequestObject):
 @router.post("/embed", response_model=None)
 async def embed(request: Request, body: EmbedRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """A vector for each input, its length 1. Where the served model writes text, a 400."""
-    model = named(services, body.model)
+    model = await named(services, body.model)
     began = time.monotonic()
     made = await _embedded(request, services, model, caller, body.input, body.dimensions)
     answer = {
@@ -79,7 +79,7 @@ async def embed_one(
     request: Request, body: EmbeddingsRequest, services: ServicesDep, caller: CallerDep
 ) -> dict[str, Any]:
     """The vector of one text, empty where there is none."""
-    model = named(services, body.model)
+    model = await named(services, body.model)
     inputs = [body.prompt] if body.prompt else []
     made = await _embedded(request, services, model, caller, inputs, None, field="prompt")
     return {"embedding": [number for vector in made.vectors for number in vector]}

@@ -30,7 +30,7 @@ class LinesResponse(EventStreamResponse):
 @router.post("/chat", response_model=None, responses=JSON_LINES)
 async def chat(request: Request, body: ChatRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """An answer to messages, streamed unless `stream` is false."""
-    model = named(services, body.model)
+    model = await named(services, body.model)
     lines = ChatLines(body.model or model.name)
     return await _answer(request, body, services, lines, body.turn(caller, services.generation))
 
@@ -38,7 +38,7 @@ async def chat(request: Request, body: ChatRequest, services: ServicesDep, calle
 @router.post("/generate", response_model=None, responses=JSON_LINES)
 async def generate(request: Request, body: GenerateRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """An answer to a prompt, a text continued (`raw`), or a gap filled (`suffix`)."""
-    model = named(services, body.model)
+    model = await named(services, body.model)
     lines = GenerateLines(body.model or model.name)
     encoded = None
     if body.continues:

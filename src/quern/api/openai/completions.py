@@ -31,7 +31,7 @@ async def create_completion(
     """What comes after each prompt, whole or streamed; with `suffix` what stands between the two. Nothing is
     remembered.
     """
-    model = services.models.named(body.model)
+    model = await services.models.named(body.model)
     body.check()
     prompts = await services.bodies.encoded(request, lambda: body.encode(model.tokens))
     requests = [body.turn(caller, prompt, services.generation) for prompt in prompts]

@@ -41,7 +41,7 @@ async def create_embeddings(
     request: Request, body: EmbeddingRequest, services: ServicesDep, caller: CallerDep
 ) -> Response:
     """A vector for each input, its length 1. Where the served model writes text, a 400."""
-    model = services.models.named(body.model)
+    model = await services.models.named(body.model)
     work = services.embeddings.embed(model, body.input, caller, dimensions=body.dimensions)
     made = await result_unless_disconnected(request.receive, work)
     return await asyncio.to_thread(_whole, made, model.name, as_text=body.encoding_format == "base64")
