@@ -56,10 +56,11 @@ async def get_model(model: str, services: ServicesDep) -> dict[str, Any]:
 
 
 def _model(model: ServedModel, name: str) -> dict[str, Any]:
-    info = model.info
+    info, stats = model.info_so_far, model.engine.stats()
+    context_length = info.context_length if info is not None else None
     return {
         "id": name,
-        "root": info.model_id,
+        "root": model.name,
         "object": "model",
         "type": "model",
         "created": 0,
@@ -67,16 +68,18 @@ def _model(model: ServedModel, name: str) -> dict[str, Any]:
         "owned_by": "quern",
         "display_name": name,
         "lifecycle": "active",
-        "context_length": info.context_length,
-        "max_model_len": info.context_length,
-        "max_input_tokens": info.context_length,
-        "max_tokens": info.context_length,
-        "vocabulary_size": info.vocabulary_size,
+        "state": stats.state.value,
+        "load_progress": round(stats.load_progress, 3),
+        "context_length": context_length,
+        "max_model_len": context_length,
+        "max_input_tokens": context_length,
+        "max_tokens": context_length,
+        "vocabulary_size": model.codec.vocabulary_size,
         "embedding_length": model.embedding_length,
-        "quantisation": info.quantisation,
-        "engine": info.engine,
-        "device": info.device,
-        "parallel": info.parallel,
+        "quantisation": model.quantisation,
+        "engine": info.engine if info is not None else None,
+        "device": info.device if info is not None else None,
+        "parallel": info.parallel if info is not None else None,
         "capabilities": _capabilities(model),
     }
 

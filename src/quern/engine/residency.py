@@ -198,7 +198,8 @@ class OnDemandEngine:
         """Itself, while it takes memory."""
         if self._state in {EngineState.UNLOADED, EngineState.CLOSED}:
             return None
-        return Loaded(self.name, self.size, self._at_work > 0, self.used_at, self.loaded_at)
+        begins = self._waiting > 0 and not self.leaving  # who waited for it has not begun yet
+        return Loaded(self.name, self.size, self._at_work > 0 or begins, self.used_at, self.loaded_at)
 
     async def start(self) -> None:
         """Load it where that is wanted and it fits beside those that are loaded; else somebody has to ask. Raises
@@ -222,12 +223,13 @@ class OnDemandEngine:
             if self._state is EngineState.CLOSED:
                 msg = "The engine has been closed."
                 raise EngineUnavailable(msg, RETRY_SECONDS)
-            if self._coming is None or self._coming.done():
-                self._coming = asyncio.get_running_loop().create_task(self._residency.bring_in(self))
+            coming = self._coming
+            if coming is None or coming.done():
+                coming = self._coming = asyncio.get_running_loop().create_task(self._residency.bring_in(self))
             self._waiting += 1
             try:
-                await asyncio.wait([self._coming])  # who asks no more leaves it to the others
-                self._coming.result()
+                await asyncio.wait([coming])  # who asks no more leaves it to the others
+                coming.result()
             except ModelLoadError as error:
                 msg = f"The model {self.name} can't be loaded at the moment. {error}"
                 raise EngineUnavailable(msg, RETRY_SECONDS) from error

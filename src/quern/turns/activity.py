@@ -8,7 +8,6 @@ from collections import Counter
 from dataclasses import dataclass
 
 from quern.engine.base import EngineInfo, EngineState, EngineStats, Priority
-from quern.errors import EngineUnavailable
 from quern.obs.metrics import Metrics, Snapshot
 from quern.turns.models import Models, ServedModel
 from quern.turns.service import TurnService
@@ -71,7 +70,7 @@ class ActivityService:
         at = time.monotonic()
         turns = sorted(self._turns.all_active(), key=lambda turn: (turn.running_at is None, turn.arrived_at))
         active = tuple(_active(turn, at) for turn in turns)
-        engines = tuple(EngineActivity(one.name, one.engine.stats(), _info(one)) for one in self._models)
+        engines = tuple(EngineActivity(one.name, one.engine.stats(), one.info_so_far) for one in self._models)
         return Activity(self._turns.stopping, engines, active)
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
@@ -100,15 +99,8 @@ class ActivityService:
             running=stats.running,
             waiting={priority.label: waiting[priority] for priority in Priority},
             kv=stats.kv,
-            facts=_facts(_info(model)),
+            facts=_facts(model.info_so_far),
         )
-
-
-def _info(model: ServedModel) -> EngineInfo | None:
-    try:
-        return model.info
-    except EngineUnavailable:
-        return None
 
 
 def _facts(info: EngineInfo | None) -> dict[str, str] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quern.engine.base import EngineState
 from quern.turns.models import Models, ServedModel
 from quern.turns.service import TurnService
 
@@ -49,10 +48,11 @@ class ModelService:
 
     def readiness(self, model: ServedModel | None = None) -> Readiness:
         """A snapshot, of the default model where none is given; never blocks."""
-        stats = (model or self._models.default).engine.stats()
+        model = model or self._models.default
+        stats = model.engine.stats()
         stopping = self._turns.stopping
         return Readiness(
-            ready=stats.state is EngineState.READY and not stopping,
+            ready=model.available and not stopping,
             status=STOPPING if stopping else stats.state,
             load_progress=stats.load_progress,
             running=stats.running,

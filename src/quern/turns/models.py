@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from quern.engine.base import Engine, EngineInfo
+from quern.engine.base import Engine, EngineInfo, EngineState
 from quern.engine.residency import OnDemandEngine
-from quern.errors import ModelNotServed
+from quern.errors import EngineUnavailable, ModelNotServed
 from quern.grammar.grammar_choice import GrammarChoice
 from quern.prompt.codec import TextCodec
 from quern.turns.preparation import Prompts
@@ -49,6 +49,20 @@ class ServedModel:
         return self.engine.info
 
     @property
+    def info_so_far(self) -> EngineInfo | None:
+        """The same; None while it is not known."""
+        try:
+            return self.engine.info
+        except EngineUnavailable:
+            return None
+
+    @property
+    def available(self) -> bool:
+        """Whether it can be asked now."""
+        state = self.engine.stats().state
+        return state is EngineState.READY or (self.comes_when_asked and state is not EngineState.CLOSED)
+
+    @property
     def comes_when_asked(self) -> bool:
         """Whether who asks for it while it is not loaded waits until it is."""
         return isinstance(self.engine, OnDemandEngine)
@@ -67,6 +81,17 @@ class ServedModel:
     def fills_gaps(self) -> bool:
         """Whether it can fill in the middle."""
         return self.codec.gaps.supported and not self.codec.facts.embeds
+
+    @property
+    def quantisation(self) -> str:
+        """How its weights are stored, for people."""
+        info = self.info_so_far
+        return self.codec.quantisation if info is None else info.quantisation
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it is in memory."""
+        return self.engine.stats().state is EngineState.READY
 
     @property
     def chat_template(self) -> str:

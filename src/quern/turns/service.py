@@ -305,9 +305,9 @@ class TurnService:
         if self._drain.stopping:
             msg = "The server is about to stop and takes no new turns. Try again once it is back."
             raise EngineUnavailable(msg, LOADING_RETRY_AFTER)
-        stats = model.engine.stats()
-        if stats.state is EngineState.READY or (model.comes_when_asked and stats.state is not EngineState.CLOSED):
+        if model.available:
             return
+        stats = model.engine.stats()
         seconds = max(1, round(stats.load_remaining)) if stats.load_remaining > 0 else LOADING_RETRY_AFTER
         doing = "restarting after a failure" if stats.state is EngineState.RESTARTING else "still loading"
         msg = f"The model is {doing}. Try again in {seconds} s."

@@ -83,7 +83,7 @@ async def loaded(services: ServicesDep) -> dict[str, Any]:
         "models": [
             {**_listed(model, name), **more, "context_length": model.info.context_length}
             for name, model in services.models.listed()
-            if name == model.name
+            if name == model.name and model.loaded
         ]
     }
 
@@ -146,13 +146,12 @@ async def blob(digest: str) -> Response:
 
 def _listed(model: ServedModel, name: str) -> dict[str, Any]:
     tagged = name if ":" in name else name + LATEST
-    info = model.info
     return {
         "name": tagged,
         "model": tagged,
         "modified_at": NO_DATE,
         "size": model.size_bytes,
-        "digest": hashlib.sha256(f"{info.model_id} {info.quantisation}".encode()).hexdigest(),
+        "digest": hashlib.sha256(f"{model.name} {model.quantisation}".encode()).hexdigest(),
         "details": _details(model),
     }
 
@@ -165,5 +164,5 @@ def _details(model: ServedModel) -> dict[str, Any]:
         "family": family,
         "families": [family],
         "parameter_size": model.parameter_size,
-        "quantization_level": model.info.quantisation,
+        "quantization_level": model.quantisation,
     }
