@@ -102,7 +102,7 @@ class Database:
             await asyncio.to_thread(self.claim)
             resources.push_async_callback(asyncio.to_thread, self._release)
             self._file, self._where = path, str(path)
-            engine = await asyncio.to_thread(sqlite.create_engine, url.set(database=str(path)))
+            engine = await asyncio.to_thread(sqlite.create_engine, url, path)
         else:
             self._where = f"{url.database} on {url.host}"
             engine = await asyncio.to_thread(_create_server_engine, url)

@@ -68,6 +68,7 @@ class Standing(StrEnum):
 class Fault(StrEnum):
     """Why a database may not be used."""
 
+    GONE = "gone"
     EMPTY = "empty"
     UNREADABLE = "unreadable"
     FOREIGN = "foreign"
@@ -95,6 +96,7 @@ def remedies_at_start(file: Path | None) -> Mapping[Fault, str]:
         broken = "Restore a backup with `pg_restore`, or give store.url an empty database to begin anew."
         return {Fault.FOREIGN: f"{own}.", Fault.BROKEN: broken, Fault.NEWER: newer}
     return {
+        Fault.GONE: f"Put {file} back, or remove what is left of it (`rm -f {file}-journal {file}-wal`) to begin anew.",
         Fault.EMPTY: (
             f"It may be what a full disk or a killed program left. If nobody needs it, remove it (`rm {file}`) and "
             f"start again, or put a backup in its place with `quern restore`."

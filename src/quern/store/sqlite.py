@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from urllib.parse import quote
 
 import filelock
 from sqlalchemy import URL, Connection, event
@@ -89,10 +90,12 @@ def journal_mode(version: tuple[int, int, int]) -> str:
     return "WAL" if version >= (3, 51, 3) else "TRUNCATE"
 
 
-def create_engine(url: URL) -> AsyncEngine:
-    """An engine of one connection, whose transactions take the write lock when they begin."""
+def create_engine(url: URL, path: Path) -> AsyncEngine:
+    """An engine of one connection to `path`, whose transactions take the write lock when they begin. It makes no file,
+    so that one that was deleted is missed.
+    """
     engine = create_async_engine(
-        url,
+        url.set(database=f"file:{quote(str(path))}").update_query_dict({"mode": "rw", "uri": "true"}),
         pool_size=1,
         max_overflow=0,
         hide_parameters=True,

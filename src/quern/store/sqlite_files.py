@@ -134,9 +134,9 @@ def _judge_absence(path: Path) -> Standing | Refused:
     if not left:
         return Standing.NEW
     return Refused(
-        Fault.BROKEN,
-        f"is missing, but {left[0]}, which holds a part of it, is there: the database was moved or deleted without it, "
-        f"and a new one would be spoilt by it. Put the database back, or remove {left[0]} too",
+        Fault.GONE,
+        f"is missing, but {left[0]}, which holds a part of it, is there: it was moved or deleted without that, and a "
+        f"new one would be spoilt by it",
     )
 
 

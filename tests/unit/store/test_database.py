@@ -269,6 +269,17 @@ async def test_a_database_can_be_claimed_long_before_it_is_opened(database_file:
     await other.close()
 
 
+async def test_a_database_that_vanishes_between_the_two_is_not_made_again_empty(database_file: Path) -> None:
+    database = Database(url_of(database_file))
+    await asyncio.to_thread(database.claim)
+    await asyncio.to_thread(database_file.unlink)
+    with pytest.raises(StoreError, match="can't be opened"):
+        await database.open()
+    assert not await asyncio.to_thread(database_file.exists)
+    await database.open()
+    await database.close()
+
+
 async def test_a_database_that_failed_to_open_frees_its_lock(database_file: Path) -> None:
     overwrite(database_file, b"garbage" * 1000)
     assert "is not a database" in await refusal(url_of(database_file))
