@@ -87,12 +87,16 @@ def _pieces(connection: Connection, tables: set[str]) -> frozenset[Piece]:
 
 
 def _parts(inspector: Inspector, table: str) -> Iterator[Piece]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SAWarning)  # over somebody's own index of an expression
+        indexes = inspector.get_indexes(table)
+        unique_keys = inspector.get_unique_constraints(table)
     for column in inspector.get_columns(table):
         yield Piece(table, f"column {column['name']}")
     key = inspector.get_pk_constraint(table)["constrained_columns"]
     yield Piece(table, f"primary key {_listed(key)}")
-    for unique in inspector.get_unique_constraints(table):
-        yield Piece(table, f"unique key {_listed(unique['column_names'])}")
+    for unique_key in unique_keys:
+        yield Piece(table, f"unique key {_listed(unique_key['column_names'])}")
     for foreign in inspector.get_foreign_keys(table):
         on_delete = foreign.get("options", {}).get("ondelete", "NO ACTION")
         yield Piece(
@@ -100,9 +104,6 @@ def _parts(inspector: Inspector, table: str) -> Iterator[Piece]:
             f"foreign key {_listed(foreign['constrained_columns'])} to {foreign['referred_table']} "
             f"{_listed(foreign['referred_columns'])} on delete {on_delete.lower()}",
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SAWarning)  # over somebody's own index of an expression
-        indexes = inspector.get_indexes(table)
     for index in indexes:
         unique = "unique " if index["unique"] else ""
         partial = "partial " if any(option.endswith("_where") for option in index.get("dialect_options", {})) else ""

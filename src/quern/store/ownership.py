@@ -94,7 +94,11 @@ def remedies_at_start(file: Path | None) -> Mapping[Fault, str]:
     newer = "Start that newer version, or give store.url another database."
     if file is None:
         broken = "Restore a backup with `pg_restore`, or give store.url an empty database to begin anew."
-        return {Fault.FOREIGN: f"{own}.", Fault.BROKEN: broken, Fault.NEWER: newer}
+        return {
+            Fault.FOREIGN: "Give Quern a database of its own with the setting store.url.",
+            Fault.BROKEN: broken,
+            Fault.NEWER: newer,
+        }
     return {
         Fault.GONE: f"Put {file} back, or remove what is left of it (`rm -f {file}-journal {file}-wal`) to begin anew.",
         Fault.EMPTY: (

@@ -289,7 +289,10 @@ async def test_an_incomplete_database_of_an_earlier_version_is_not_migrated(data
 async def test_a_migration_that_fails_leaves_everything_as_it_was(database_file: Path) -> None:
     await asyncio.to_thread(make_at, "0008", database_file)
     execute(database_file, "CREATE TABLE branches (something TEXT)")
-    assert "branches already exists" in await refusal(database_file)
+    before = await asyncio.to_thread(database_file.read_bytes)
+    with pytest.raises(StoreError, match="branches already exists"):
+        await opened(database_file)
+    assert await asyncio.to_thread(database_file.read_bytes) == before
 
 
 async def test_what_somebody_added_is_tolerated_and_kept(migrated_file: Path) -> None:
