@@ -61,26 +61,36 @@ def another_id(file: Path, made_by_quern: Path) -> None:
         (another_id, "belongs to another program: its application_id is 0x0f055112"),
     ],
 )
-def test_no_command_takes_such_a_file_over(
+def test_no_server_takes_such_a_file_over(
     make: Callable[[Path, Path], None], words: str, tmp_path: Path, empty_database: Path
 ) -> None:
     file = tmp_path / "quern.db"
     make(file, empty_database)
     before = file.read_bytes()
-    for command in (
-        ("serve", "--engine", "fake", "--port", "0"),
-        ("keys", "list"),
-        ("keys", "create", "ann"),
-    ):
-        result = run(*command, folder=tmp_path)
-        assert result.returncode == 1, result.stdout + result.stderr
-        assert f"The database {file} {words}" in result.stderr
-        assert "Traceback" not in result.stderr
-    restored = run("restore", str(file), folder=tmp_path / "other")
-    assert (restored.returncode, f"The backup {file} {words}" in restored.stderr) == (1, True), restored.stderr
-    assert not (tmp_path / "other" / "quern.db").exists()
+    result = run("serve", "--engine", "fake", "--port", "0", folder=tmp_path)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert f"The database {file} {words}" in result.stderr
+    assert "Traceback" not in result.stderr
     assert file.read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} <= {"quern.db", "quern.db.lock", "server.lock", "other"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"quern.db", "quern.db.lock", "server.lock"}
+
+
+@pytest.mark.parametrize(
+    ("command", "which"),
+    [("keys", "database"), ("backup", "database"), ("restore", "backup")],
+)
+def test_no_other_command_does_either(command: str, which: str, tmp_path: Path) -> None:
+    file = tmp_path / "quern.db"
+    somebodys(file, file)
+    before = file.read_bytes()
+    other = tmp_path / "other"
+    arguments = {"keys": ("create", "ann"), "backup": (str(tmp_path / "copy.db"),), "restore": (str(file),)}[command]
+    result = run(command, *arguments, folder=other if command == "restore" else tmp_path)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert f"The {which} {file} belongs to another program: its tables (songs) are not Quern's" in result.stderr
+    assert file.read_bytes() == before
+    assert not (other / "quern.db").exists()
+    assert not (tmp_path / "copy.db").exists()
 
 
 def test_after_the_sentences_advice_a_server_starts(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def judge(facts: Facts, expected: Collection[Piece] | None) -> Standing | Refuse
 
 
 def _judge_schema(facts: Facts, expected: Collection[Piece] | None) -> Standing | Refused:
-    if not facts.revisions or len(facts.revisions) > 1:
+    if facts.revision is None:
         return Refused(
             Fault.BROKEN,
             f"{_version_fault(facts.revisions)}. So it isn't known which version's schema it has, or what would bring "
@@ -144,7 +144,7 @@ def _judge_schema(facts: Facts, expected: Collection[Piece] | None) -> Standing 
     if expected is None:
         return Refused(
             Fault.NEWER,
-            f"is at schema revision {facts.revisions[0]}, which this version of Quern doesn't know: a newer version "
+            f"is at schema revision {facts.revision}, which this version of Quern doesn't know: a newer version "
             f"has used it",
         )
     gone = missing(expected, facts.pieces)
@@ -152,7 +152,7 @@ def _judge_schema(facts: Facts, expected: Collection[Piece] | None) -> Standing 
         return Refused(
             Fault.BROKEN,
             f"is incomplete: it lacks {_some([str(piece) for piece in gone])}, which schema revision "
-            f"{facts.revisions[0]} has",
+            f"{facts.revision} has",
         )
     return Standing.OURS
 

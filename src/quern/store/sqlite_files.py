@@ -55,13 +55,13 @@ def recognised(path: Path) -> Standing | Refused:
 def examined(path: Path) -> Standing | Refused:
     """Judge a whole file that nobody uses meanwhile, without a change to it. Blocks; may copy it."""
     standing = _at_first_sight(path)
-    return _judged(path) if standing in {None, Standing.OURS} else standing
+    return _judged(path) if standing is None or standing is Standing.OURS else standing
 
 
 def examined_in_use(path: Path) -> Standing | Refused:
     """Judge a whole file that a server may be using. Blocks while it writes."""
     standing = _at_first_sight(path)
-    if standing not in {None, Standing.OURS}:
+    if standing is not None and standing is not Standing.OURS:
         return standing
     with connected(f"file:{quote(str(path))}?mode=rw") as connection:
         return inspected(connection)
