@@ -15,9 +15,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from quern.errors import StoreError
-from quern.store import sqlite
+from quern.store import sqlite, sqlite_files
 from quern.store.failures import explain
+from quern.store.inspection import described, expected_at, identified
 from quern.store.migrate import load_migrations, upgrade
+from quern.store.ownership import Refused, judge, remedies_at_start
 from quern.store.uninterrupted import uninterrupted
 
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
@@ -33,19 +35,27 @@ class Database:
         self._url = url
         self._claim_seconds = claim_seconds
         self._where = ""
+        self._file: Path | None = None
         self._engine: AsyncEngine | None = None
         self._lock: BaseFileLock | None = None
         self._resources = AsyncExitStack()
 
     def claim(self) -> None:
-        """Take the lock of an SQLite file before anything slow happens; `open` does so where this was not called.
+        """Take the lock of an SQLite file before anything slow happens, and make the file where there is none; `open`
+        does so where this was not called.
 
-        Blocks for `claim_seconds` at most. Raises StoreError: the URL or the place can't be used, or another process
-        has it open.
+        Blocks for `claim_seconds` at most to get the lock. Raises StoreError: the URL or the place can't be used,
+        another process has it open, or what is there is not Quern's.
         """
         file = self.file
-        if file is not None and self._lock is None:
-            self._lock = sqlite.claim(file, self._claim_seconds)
+        if file is None or self._lock is not None:
+            return
+        self._lock = sqlite.claim(file, self._claim_seconds)
+        try:
+            sqlite_files.prepare(file)
+        except BaseException:
+            self._release()
+            raise
 
     @property
     def file(self) -> Path | None:
@@ -54,10 +64,10 @@ class Database:
         return sqlite.file_of(url) if url.get_backend_name() == "sqlite" else None
 
     async def open(self) -> None:
-        """Create what is missing, take the lock of an SQLite file, bring the schema up to date.
+        """Create what is missing, take the lock of an SQLite file, bring the schema up to date and check it.
 
-        Raises StoreError: the URL or the place can't be used, the disk is full, the file is damaged or no database,
-        another process has it open, or a newer version of Quern has changed its schema.
+        Raises StoreError: the URL or the place can't be used, the disk is full, another process has it open, or the
+        database is refused: damaged, incomplete, another program's, or a newer Quern's.
         """
         # At its debug level this logger writes every statement with its values: prompts and answers.
         logging.getLogger("aiosqlite").setLevel(logging.INFO)
@@ -91,8 +101,8 @@ class Database:
             path = await asyncio.to_thread(sqlite.file_of, url)
             await asyncio.to_thread(self.claim)
             resources.push_async_callback(asyncio.to_thread, self._release)
-            self._where = str(path)
-            engine = await asyncio.to_thread(sqlite.create_engine, url.set(database=str(path)))
+            self._file, self._where = path, str(path)
+            engine = await asyncio.to_thread(sqlite.create_engine, url, path)
         else:
             self._where = f"{url.database} on {url.host}"
             engine = await asyncio.to_thread(_create_server_engine, url)
@@ -102,8 +112,23 @@ class Database:
     @uninterrupted
     async def _migrate(self) -> None:
         migrations = await asyncio.to_thread(load_migrations)
+        newest = migrations.get_current_head()
         async with self.transaction() as connection:
-            await connection.run_sync(upgrade, migrations, self._where)
+            if await self._revision(connection) != newest:
+                await connection.run_sync(upgrade, migrations)
+                await self._revision(connection)
+            if connection.dialect.name == "sqlite":
+                await connection.run_sync(sqlite.mark_as_ours)
+
+    async def _revision(self, connection: AsyncConnection) -> str | None:
+        """The revision of a database that is ours and whole, None of a new one. Raises StoreError for any other."""
+        facts = await connection.run_sync(identified)
+        # Once this is known, nothing that is asked of it blocks.
+        expected = await asyncio.to_thread(expected_at, facts.revision, connection.dialect.name)
+        standing = judge(await connection.run_sync(described, facts), expected)
+        if isinstance(standing, Refused):
+            raise StoreError(standing.sentence(f"The database {self._where}", remedies_at_start(self._file)))
+        return facts.revision
 
     def _forget(self) -> None:
         self._engine = None
