@@ -55,8 +55,8 @@ class LineProcess:
     def ask(self, request: bytes, seconds: float) -> bytes:
         """Send a line, without its end; return the reply.
 
-        Raises TimeoutError where that takes longer, EOFError where the process ends over it, EndedFromOutside where it is
-        ended: in all cases it is gone.
+        Raises TimeoutError where that takes longer, EOFError where the process ends over it, EndedFromOutside where it
+        is ended: in all cases it is gone.
         """
         late = threading.Event()
         watchdog = threading.Timer(seconds, _expire, (self._process, late))

@@ -20,9 +20,9 @@ def seconds_since_boot() -> float:
 
 
 class CarefulClock:
-    """The time, but for a clock that was suddenly set forward: that is believed after a day, and until then the time goes
-    on from where it was. Set back, it is believed at once: that makes nothing older. `wall` and `steady`: in seconds,
-    since 1970 and since whenever.
+    """The time, but for a clock that was suddenly set forward: that is believed after a day, and until then the time
+    goes on from where it was. Set back, it is believed at once: that makes nothing older. `wall` and `steady`: in
+    seconds, since 1970 and since whenever.
     """
 
     def __init__(self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = seconds_since_boot) -> None:
