@@ -23,7 +23,7 @@ from tests.unit.engine.cpu.scripted import ScriptedVocabulary
 
 from quern.config import EngineSettings
 from quern.engine.base import EngineState, GenerateRequest, Tokens
-from quern.engine.llamacpp import backend
+from quern.engine.llamacpp import backend, client
 from quern.engine.llamacpp.answer import Answer
 from quern.engine.llamacpp.child import ChildConfig
 from quern.engine.llamacpp.client import LlamaServer
@@ -477,3 +477,22 @@ async def test_a_remote_server_that_vanishes_is_noticed_and_its_running_answers_
         with pytest.raises(EngineFailed, match="lost"):
             await exhaust(runs)
         await subject.wait_until(lambda: subject.engine.stats().state is EngineState.RESTARTING)
+
+
+async def test_a_remote_server_that_hangs_is_noticed_and_its_running_answers_fail(
+    tiny_model_path: Path, codec: TextCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "PROBE_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(client, "PROBE_SECONDS", 0.3)
+    async with (
+        _llama_server(tiny_model_path) as (url, server),
+        _started(tiny_model_path, codec, _at(url)) as subject,
+        subject.running(subject.endless(max_tokens=400)) as runs,
+    ):
+        server.send_signal(signal.SIGSTOP)
+        with pytest.raises(EngineFailed, match="lost"):
+            await exhaust(runs)
+        assert subject.engine.stats().state is EngineState.RESTARTING
+        server.send_signal(signal.SIGCONT)
+        await subject.wait_until(lambda: subject.engine.stats().state is EngineState.READY)
+        assert (await subject.run(subject.request(max_tokens=2))).ids

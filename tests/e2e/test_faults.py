@@ -12,12 +12,14 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 
@@ -311,3 +313,37 @@ def test_a_model_that_finds_no_memory_says_what_to_do(tmp_path: Path, tiny_model
         assert "not enough memory" in server.log()
         assert "engine.kv_tokens" in server.log()
         assert "Traceback" not in server.log()
+
+
+def test_eight_large_bodies_at_once_take_little_more_memory_than_two(tmp_path: Path) -> None:
+    text = "冒泡 sort, " * 580_000
+    body = json.dumps({"messages": [{"role": "user", "content": text}]}, ensure_ascii=False).encode()
+    assert 7 * 2**20 < len(body) < 8 * 2**20
+    with serving(tmp_path, *FAKE) as server:
+        server.wait_until_ready()
+        process = psutil.Process(server.process.pid)
+
+        def peak_with(count: int) -> int:
+            """The most memory that it takes while so many are sent at once."""
+            statuses: list[int] = []
+
+            def send() -> None:
+                headers = {"content-type": "application/json"}
+                answer = requests.post(f"{server.url}/v1/chat/completions", data=body, headers=headers, timeout=120)
+                statuses.append(answer.status_code)
+
+            senders = [threading.Thread(target=send) for _ in range(count)]
+            for sender in senders:
+                sender.start()
+            peak = 0
+            while any(sender.is_alive() for sender in senders):
+                peak = max(peak, process.memory_info().rss)
+                time.sleep(0.005)
+            assert set(statuses) <= {413, 503}, "too long for the context, or too many for now"
+            assert len(statuses) == count
+            return peak
+
+        peak_with(1)
+        two, eight = peak_with(2), peak_with(8)
+        assert eight < two + 100 * 2**20
+        assert eight < 600 * 2**20
