@@ -215,15 +215,12 @@ async def test_a_child_that_hangs_fails_its_answers_and_is_started_anew_for_thos
         assert subject.engine.stats().state is EngineState.READY
 
 
-async def test_a_child_that_is_at_work_for_long_is_not_taken_for_one_that_hangs(
-    small_model_path: Path, codec: TextCodec
-) -> None:
-    settings = SETTINGS.model_copy(update={"hung_seconds": 0.9, "batch_tokens": 1024})
-    async with _started(small_model_path, codec, settings) as subject:
-        child = _child(subject)
-        run = await subject.run(replace(subject.long_prompt(1500), sampling=SamplingParams(max_tokens=2)))
-        assert run.ids
-        assert _child(subject) == child
+async def test_a_child_that_is_at_work_for_long_is_not_taken_for_one_that_hangs(subject: Subject) -> None:
+    watching = asyncio.ensure_future(backend.hangs(_server(subject), 0.9))
+    prompt = replace(subject.long_prompt(200), sampling=SamplingParams(max_tokens=2))
+    assert (await subject.run(prompt)).ids
+    assert not watching.done()
+    watching.cancel()
 
 
 async def test_finished_conversations_make_room_in_a_full_cache(tiny_model_path: Path, codec: TextCodec) -> None:
