@@ -19,7 +19,7 @@ from quern.prompt.codec import TextCodec
 from .conftest import Quern, Start
 from .raw_sockets import post
 
-TOKENS = 5_000
+TOKENS = 4_000
 BUFFERED_AT_MOST = 2**18
 """Bytes in the server for one connection: uvicorn's high water mark, and the piece with which it is passed."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -99,7 +99,7 @@ async def test_stopping_does_not_wait_for_a_store_that_never_works_again(
 
 
 @contextmanager
-def uncountable(database: Path) -> Iterator[None]:
+def uncountable(database: Path) -> Generator[None]:
     """A database whose table of usage takes nothing more, as long as the block lasts; another program sees to that."""
 
     def run(statement: str) -> None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def url_in(folder: Path) -> str:
 
 
 @contextmanager
-def serving(folder: Path, *options: str, before: Sequence[str] = (), **settings: str) -> Iterator[ServerProcess]:
+def serving(folder: Path, *options: str, before: Sequence[str] = (), **settings: str) -> Generator[ServerProcess]:
     server = ServerProcess(folder, *options, before=before, **settings)
     try:
         yield server.wait_until_ready()
@@ -259,7 +259,7 @@ def test_a_crash_in_native_code_interrupts_what_runs_and_the_next_start_has_its_
         reader.join(20)
         assert reader.error is not None
         assert "Fatal Python error: Segmentation fault" in server.log(), "the log says where"
-        assert LONG["prompt"] not in server.log()
+        assert str(LONG["prompt"]) not in server.log()
     with serving(tmp_path, *FAKE) as server:
         (turn,) = requests.get(f"{server.url}/v1/conversations/{reader.conversation_id}", timeout=10).json()["turns"]
         assert turn["state"] == "interrupted"
