@@ -38,6 +38,7 @@ from quern.store.search import SearchStore
 from quern.store.transfer import TransferStore
 from quern.store.turns import TurnStore
 from quern.store.usage import UsageStore
+from quern.store.vacuum import Vacuum, prepare
 from quern.turns.activity import ActivityService
 from quern.turns.archive import TurnArchive
 from quern.turns.branching import BranchService
@@ -108,7 +109,9 @@ class Application:
         self.engine_reason = engine_reason
         self.codec = codec
         self._settings = settings
-        self.database = database or Database(settings.database_url)
+        self.database = database or Database(
+            settings.database_url, reserve_bytes=settings.store.reserve_bytes
+        )
         stores = _Stores(self.database)
         self.keys = Keys(
             stores.keys,
@@ -182,12 +185,14 @@ class Application:
         """
         await self.database.open()
         try:
+            await prepare(self.database)
             async with self.keys.running(), self.usage.running(), self.turns.running():
                 loop = asyncio.get_running_loop()
                 loading = loop.create_task(self.engine.start())
                 watching = loop.create_task(self.activity.watch_event_loop())
                 resuming = loop.create_task(self._resume_after(loading))
                 forgetting = loop.create_task(self.conversations.forget())
+                vacuuming = loop.create_task(Vacuum(self.database).run())
                 try:
                     yield loading
                 finally:
@@ -195,7 +200,8 @@ class Application:
                     watching.cancel()
                     resuming.cancel()
                     forgetting.cancel()
-                    await asyncio.wait([loading, watching, resuming, forgetting])
+                    vacuuming.cancel()
+                    await asyncio.wait([loading, watching, resuming, forgetting, vacuuming])
                     await self.drain(0)
                     await self.titles.close()
                     await self.engine.close()

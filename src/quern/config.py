@@ -433,6 +433,20 @@ class StoreSettings(_Frozen):
     url: SecretStr | None = Field(
         default=None, description="SQLAlchemy URL of the database; `quern.db` (SQLite) in the data directory if unset."
     )
+    reserve_mib: int = Field(
+        default=16,
+        ge=0,
+        le=2**20,
+        description=(
+            "MiB of the disk that are kept beside the SQLite database, so that on a full disk turns can end and "
+            "conversations be deleted. 0: none."
+        ),
+    )
+
+    @property
+    def reserve_bytes(self) -> int:
+        """The same in bytes."""
+        return self.reserve_mib * 2**20
 
 
 class LogSettings(_Frozen):

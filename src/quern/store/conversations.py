@@ -73,7 +73,7 @@ class ConversationStore:
     async def create(self, conversation: Conversation, new: Sequence[NewItem]) -> None:
         """Begin a conversation without a turn. Raises InvalidRequest for items that can't be stored."""
         check_storable(item.item for item in new)
-        async with self._database.transaction() as connection:
+        async with self._database.growing() as connection:
             await connection.execute(insert(conversations).values(asdict(conversation)))
             await append_items(connection, conversation.id, None, new, conversation.created_at)
 

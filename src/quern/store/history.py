@@ -123,7 +123,7 @@ class HistoryStore:
         Raises ConversationBusy, ConversationNotFound, and InvalidRequest for items that can't be stored.
         """
         check_storable(item.item for item in new)
-        async with self._database.transaction() as connection:
+        async with self._database.growing() as connection:
             await _touch_idle(connection, conversation_id, now)
             branch = await open_branch(connection, conversation_id, None, now)
             await append_items(connection, conversation_id, None, new, now, branch=branch)
@@ -132,12 +132,16 @@ class HistoryStore:
     async def delete(self, conversation_id: str, item_id: str, now: datetime) -> bool:
         """Take an item out of an idle conversation; False if there is none of that id. Raises ConversationBusy."""
         which = items.c.conversation_id == conversation_id, items.c.id == item_id
-        unwanted = delete(items).where(*which)
-        async with self._database.transaction() as connection:
+
+        async def step(connection: AsyncConnection) -> bool:
             if (await connection.execute(select(items.c.id).where(*which))).first() is None:
                 return False
             await _touch_idle(connection, conversation_id, now)
-            return (await connection.execute(unwanted)).rowcount > 0
+            return (await connection.execute(delete(items).where(*which))).rowcount > 0
+
+        deleted = await self._database.urgent(step)
+        self._database.freed.set()
+        return deleted
 
 
 async def _visible_items(connection: AsyncConnection, which: ColumnElement[bool]) -> list[Item]:

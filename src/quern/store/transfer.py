@@ -57,7 +57,7 @@ class TransferStore:
     @uninterrupted
     async def write(self, copies: Sequence[ConversationCopy]) -> None:
         """Store conversations that are new, all or none."""
-        async with self._database.transaction() as connection:
+        async with self._database.growing() as connection:
             await _insert(connection, conversations, (asdict(copy.conversation) for copy in copies))
             await _insert(connection, branches, (row for copy in copies for row in _branch_rows(copy)))
             await _insert(connection, turns, (_turn_row(turn) for copy in copies for turn in copy.turns))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, or_, select, update
@@ -87,7 +88,7 @@ class TurnStore:
         """
         if turn.kept:
             check_storable(item.item for item in turn.items)
-        async with self._database.transaction() as connection:
+        async with self._database.growing() as connection:
             branch = 0
             if turn.conversation_id is not None:
                 await _open_conversation(connection, turn, turn.conversation_id)
@@ -124,7 +125,7 @@ class TurnStore:
             .where(turns.c.id.in_({entry.turn_id for entry in entries}), active_turn)
             .with_for_update(read=True)
         )
-        async with self._database.transaction() as connection:
+        async with self._database.growing() as connection:
             if started:
                 await connection.execute(_begin, [{"begun": turn_id, "at": at} for turn_id, at in started.items()])
             saved = dict((await connection.execute(wanted)).all())
@@ -137,23 +138,7 @@ class TurnStore:
         False, and only the usage counts, if the conversation or response was deleted. Raises TurnAlreadyEnded if it has
         ended before: it keeps that end.
         """
-        async with self._database.transaction() as connection:
-            if end.used is not None:
-                await add_usage(connection, end.used)
-            wanted = select(turns.c.conversation_id, turns.c.branch).where(turns.c.id == end.turn_id)
-            conversation_id, branch = (await connection.execute(wanted)).one_or_none() or (None, 0)
-            if conversation_id is not None:
-                # Before the turn, as in `create`: one order of locks, so that two transactions can't wait in a circle.
-                await _touch(connection, conversation_id, end.finished_at)
-            ended = update(turns).where(turns.c.id == end.turn_id, active_turn).values(ended_columns(end))
-            if (await connection.execute(ended)).rowcount == 0:
-                await _refuse_unless_deleted(connection, end.turn_id, end.state)
-                return False
-            if end.state is TurnState.COMPLETED:
-                await append_items(connection, conversation_id, end.turn_id, end.items, end.finished_at, branch=branch)
-            await end_generation(connection, end.turn_id, end.generation)
-            await connection.execute(delete(turn_events).where(turn_events.c.turn_id == end.turn_id))
-        return True
+        return await self._database.urgent(partial(_finish, end))
 
     @uninterrupted
     async def recover_interrupted(self, now: datetime, error: str, expires_at: datetime | None = None) -> int:
@@ -164,28 +149,7 @@ class TurnStore:
         nobody knows any more. Until `expires_at` it can go on, a response in the background always; without that
         nothing can. To be called at start, before any turn: it takes every active turn in the database for a lost one.
         """
-        async with self._database.transaction() as connection:
-            columns = turns.c.id, turns.c.conversation_id, turns.c.owner, turns.c.model_id, turns.c.text
-            lost = (await connection.execute(select(*columns).where(active_turn))).all()
-            for turn_id, conversation_id, owner, model_id, text in lost:
-                await add_usage(connection, UsageRecord(now.astimezone(UTC).date(), owner, model_id, 1, 0, 0, 0, 0.0))
-                journal = select(turn_events.c.text).where(turn_events.c.turn_id == turn_id)
-                pieces = (await connection.execute(journal.order_by(turn_events.c.number))).scalars()
-                kept = select(responses.c.background).where(responses.c.turn_id == turn_id)
-                background = (await connection.execute(kept)).scalar_one_or_none()
-                remembered = conversation_id is not None or background is not None
-                interrupted = {
-                    "state": TurnState.INTERRUPTED,
-                    "error": error,
-                    "text": "".join([text or "", *pieces]) if remembered else None,
-                    "finished_at": now,
-                }
-                await connection.execute(update(turns).where(turns.c.id == turn_id).values(interrupted))
-                until = None if background else expires_at or now
-                goes_on = expires_at is not None and expires_at > now
-                await end_lost_generation(connection, turn_id, until, goes_on=goes_on)
-                await connection.execute(delete(turn_events).where(turn_events.c.turn_id == turn_id))
-        return len(lost)
+        return await self._database.urgent(partial(_recover_interrupted, now, error, expires_at))
 
     @uninterrupted
     async def reopen(self, turn: ReopenedTurn) -> None:
@@ -194,7 +158,7 @@ class TurnStore:
         Raises ConversationBusy while another turn of the conversation is active, TurnNotContinuable where it has ended
         otherwise by now, or where the conversation went on after it.
         """
-        async with self._database.transaction() as connection:
+        async with self._database.growing() as connection:
             await _check_last(connection, turn.id)
             reopened = {"state": TurnState.QUEUED, "finish_reason": None, "error": None, "finished_at": None}
             values = {**reopened, "text": turn.text, "sampling": asdict(turn.sampling)}
@@ -261,6 +225,51 @@ class TurnStore:
         wanted = select(*turns.c).where(turns.c.id.in_(turn_ids)).order_by(turns.c.created_at, turns.c.id)
         async with self._database.transaction() as connection:
             return [turn_record(row) for row in await connection.execute(wanted)]
+
+
+async def _finish(end: TurnEnd, connection: AsyncConnection) -> bool:
+    if end.used is not None:
+        await add_usage(connection, end.used)
+    wanted = select(turns.c.conversation_id, turns.c.branch).where(turns.c.id == end.turn_id)
+    conversation_id, branch = (await connection.execute(wanted)).one_or_none() or (None, 0)
+    if conversation_id is not None:
+        # Before the turn, as in `create`: one order of locks, so that two transactions can't wait in a circle.
+        await _touch(connection, conversation_id, end.finished_at)
+    ended = update(turns).where(turns.c.id == end.turn_id, active_turn).values(ended_columns(end))
+    if (await connection.execute(ended)).rowcount == 0:
+        await _refuse_unless_deleted(connection, end.turn_id, end.state)
+        return False
+    if end.state is TurnState.COMPLETED:
+        await append_items(connection, conversation_id, end.turn_id, end.items, end.finished_at, branch=branch)
+    await end_generation(connection, end.turn_id, end.generation)
+    await connection.execute(delete(turn_events).where(turn_events.c.turn_id == end.turn_id))
+    return True
+
+
+async def _recover_interrupted(
+    now: datetime, error: str, expires_at: datetime | None, connection: AsyncConnection
+) -> int:
+    columns = turns.c.id, turns.c.conversation_id, turns.c.owner, turns.c.model_id, turns.c.text
+    lost = (await connection.execute(select(*columns).where(active_turn))).all()
+    for turn_id, conversation_id, owner, model_id, text in lost:
+        await add_usage(connection, UsageRecord(now.astimezone(UTC).date(), owner, model_id, 1, 0, 0, 0, 0.0))
+        journal = select(turn_events.c.text).where(turn_events.c.turn_id == turn_id)
+        pieces = (await connection.execute(journal.order_by(turn_events.c.number))).scalars()
+        kept = select(responses.c.background).where(responses.c.turn_id == turn_id)
+        background = (await connection.execute(kept)).scalar_one_or_none()
+        remembered = conversation_id is not None or background is not None
+        interrupted = {
+            "state": TurnState.INTERRUPTED,
+            "error": error,
+            "text": "".join([text or "", *pieces]) if remembered else None,
+            "finished_at": now,
+        }
+        await connection.execute(update(turns).where(turns.c.id == turn_id).values(interrupted))
+        until = None if background else expires_at or now
+        goes_on = expires_at is not None and expires_at > now
+        await end_lost_generation(connection, turn_id, until, goes_on=goes_on)
+        await connection.execute(delete(turn_events).where(turn_events.c.turn_id == turn_id))
+    return len(lost)
 
 
 async def _check_last(connection: AsyncConnection, turn_id: str) -> None:

@@ -1,0 +1,162 @@
+"""Pages of the embedded database that nothing uses any more go back to the disk.
+
+Sources: "PRAGMA auto_vacuum", "PRAGMA incremental_vacuum" and "VACUUM" in SQLite's documentation. A database that was
+made by an earlier version keeps its pages until it was rebuilt once by a full VACUUM, which needs about twice its size
+on the disk and holds the one connection all the while: small ones are rebuilt as the server starts, larger ones by
+`quern vacuum`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from quern.errors import DiskFull, StoreError
+from quern.store.database import Database
+
+log = structlog.get_logger(__name__)
+
+INCREMENTAL = 2
+REBUILT_AT_START = 64 * 2**20
+"""Bytes: about a second."""
+
+ROOM = 2.1
+"""Of a database's size, that a full VACUUM may take on the disk besides: a copy, and a journal of the old pages."""
+
+WAIT_SECONDS = 0.5
+"""After something was deleted: more may be on its way."""
+
+STEP_SECONDS = 0.01
+"""That a step is to hold the connection for; the next has as many pages as that takes."""
+
+FEWEST_PAGES, MOST_PAGES = 8, 1024
+RETRY_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """How many a database has, how many of them are free, and whether these can be given back."""
+
+    count: int
+    free: int
+    size: int
+    incremental: bool
+
+
+class Vacuum:
+    """Gives pages back in small steps, between which everybody else has the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._step = FEWEST_PAGES
+
+    async def run(self) -> None:
+        """Do so soon after something was deleted, until cancelled."""
+        self._database.freed.set()  # an earlier server may have left some
+        while True:
+            await self._database.freed.wait()
+            await asyncio.sleep(WAIT_SECONDS)
+            self._database.freed.clear()
+            try:
+                await self.give_back()
+            except StoreError as error:
+                log.warning("pages_not_given_back", error=str(error))
+                self._database.freed.set()
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def give_back(self) -> int:
+        """Give back all pages that are free now; how many bytes those were. Raises StoreError."""
+        if not self._database.embedded:
+            return 0
+        begun, before = time.monotonic(), await pages(self._database)
+        now, longest = before, 0.0
+        while now.incremental and now.free:
+            took = await self._one_step()
+            longest = max(longest, took)
+            last, now = now, await pages(self._database)
+            if now.free >= last.free:
+                break  # others use and free pages meanwhile, so another deletion begins the next round
+            await asyncio.sleep(took)
+        await self._database.reserve.make()
+        freed = (before.count - now.count) * now.size
+        if freed > 0:
+            seconds = round(time.monotonic() - begun, 2)
+            log.info("pages_given_back", bytes=freed, seconds=seconds, longest_step_ms=round(longest * 1000, 1))
+        return max(0, freed)
+
+    async def _one_step(self) -> float:
+        """How many seconds it took."""
+        statement, begun = f"PRAGMA incremental_vacuum({self._step})", time.monotonic()
+        try:
+            await self._database.bare(statement)
+        except DiskFull:
+            if not await self._database.reserve.release():
+                raise
+            await self._database.bare(statement)
+        took = time.monotonic() - begun
+        wanted = self._step * (2 if took < STEP_SECONDS / 2 else 0.5 if took > STEP_SECONDS else 1)
+        self._step = min(MOST_PAGES, max(FEWEST_PAGES, int(wanted)))
+        return took
+
+
+async def pages(database: Database) -> Pages:
+    """An SQLite database's. Raises StoreError."""
+    names = ("page_count", "freelist_count", "page_size", "auto_vacuum")
+    found = [(await database.bare(f"PRAGMA {name}"))[0][0] for name in names]
+    return Pages(found[0], found[1], found[2], found[3] == INCREMENTAL)
+
+
+async def prepare(database: Database) -> None:
+    """Rebuild an SQLite database of an earlier version where that takes a moment only, else say what is to be done.
+
+    To be called before anybody else uses it. Raises StoreError.
+    """
+    if not database.embedded:
+        return
+    now = await pages(database)
+    size = now.count * now.size
+    if now.incremental or not size:
+        return
+    if size > REBUILT_AT_START:
+        log.warning("database_not_rebuilt", database=database.where, bytes=size, hint=LARGE)
+        return
+    try:
+        await rebuild(database)
+    except StoreError as error:
+        log.warning("database_not_rebuilt", database=database.where, bytes=size, error=str(error))
+
+
+LARGE = (
+    "What is deleted gives no disk back until the database was rebuilt once, which takes a while: stop the server and "
+    "run `quern vacuum`."
+)
+
+
+async def rebuild(database: Database) -> tuple[int, int]:
+    """Write an SQLite database anew, without its free pages; its bytes before and after.
+
+    Holds the connection all the while. Raises StoreError, also where the disk has too little room.
+    """
+    if not database.embedded:
+        raise StoreError("The database is PostgreSQL's, which gives its disk back by itself (autovacuum).")
+    before = await pages(database)
+    await asyncio.to_thread(_check_room, Path(database.where), before.count * before.size)
+    await database.bare("VACUUM")
+    after = await pages(database)
+    sizes = before.count * before.size, after.count * after.size
+    log.info("database_rebuilt", database=database.where, bytes_before=sizes[0], bytes_after=sizes[1])
+    return sizes
+
+
+def _check_room(file: Path, size: int) -> None:
+    free, wanted = shutil.disk_usage(file.parent).free, int(size * ROOM)
+    if free < wanted:
+        raise DiskFull(
+            f"To rebuild the database {file} takes up to {wanted // 2**20 + 1} MiB on its disk, and {free // 2**20} MiB "
+            f"are free. Nothing was changed. Free some space, then run `quern vacuum` while no server runs."
+        )
