@@ -35,6 +35,7 @@ from quern.store.idempotency import IdempotencyStore
 from quern.store.keys import KeyStore
 from quern.store.responses import ResponseStore
 from quern.store.search import SearchStore
+from quern.store.storage import StorageStore
 from quern.store.transfer import TransferStore
 from quern.store.turns import TurnStore
 from quern.store.usage import UsageStore
@@ -81,6 +82,7 @@ class _Stores:
         self.idempotency = IdempotencyStore(database)
         self.keys = KeyStore(database)
         self.usage = UsageStore(database)
+        self.storage = StorageStore(database)
 
 
 class Application:
@@ -109,9 +111,7 @@ class Application:
         self.engine_reason = engine_reason
         self.codec = codec
         self._settings = settings
-        self.database = database or Database(
-            settings.database_url, reserve_bytes=settings.store.reserve_bytes
-        )
+        self.database = database or Database(settings.database_url, reserve_bytes=settings.store.reserve_bytes)
         stores = _Stores(self.database)
         self.keys = Keys(
             stores.keys,
@@ -119,7 +119,7 @@ class Application:
             anonymous=settings.server.allow_anonymous,
             share_cache=settings.access.share_cache,
         )
-        self.usage = UsageMeter(Limits(settings.limits), stores.usage, current=self.keys.current)
+        self.usage = UsageMeter(Limits(settings.limits), stores.usage, stores.storage, current=self.keys.current)
         self.archive = TurnArchive(codec, stores.turns, stores.generations, stores.history, stores.idempotency)
         self.turns = TurnService(
             engine=engine,
@@ -143,6 +143,8 @@ class Application:
             stores.turns,
             self.turns,
             search=stores.search,
+            responses=stores.responses,
+            usage=self.usage,
             settings=settings.conversations,
         )
         self.embeddings = EmbeddingService(
@@ -160,7 +162,7 @@ class Application:
                 stores.conversations, stores.branches, stores.turns, turns, settings.generation.sampling()
             ),
             search=SearchService(stores.search),
-            transfer=TransferService(stores.transfer),
+            transfer=TransferService(stores.transfer, self.usage),
             responses=ResponseService(codec, stores.responses, stores.history, self.archive, turns),
             tokens=TokenService(codec, engine),
             embeddings=self.embeddings,

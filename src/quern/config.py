@@ -371,7 +371,7 @@ class ConversationSettings(_Frozen):
         le=36_600,
         description=(
             "Conversations in which nothing has happened for so many days are deleted for good, archived ones too, "
-            "pinned ones not. 0: they are kept for ever."
+            "pinned ones not, and so are stored responses on which no later one builds. 0: they are kept for ever."
         ),
     )
 
@@ -402,6 +402,9 @@ class LimitSettings(_Frozen):
     requests_per_minute: int = _limit("Requests that compute something; more are a 429.")
     tokens_per_minute: int = _limit("Tokens a minute that a key's requests cost: computed of prompts, and generated.")
     tokens_per_day: int = _limit("The same a day, which begins at midnight UTC.")
+    storage_mib: int = _limit(
+        "MiB of text that a key may have stored, in conversations and responses; what would be more is a 403."
+    )
 
 
 class MetricsSettings(_Frozen):

@@ -112,7 +112,7 @@ class Database:
 
     @asynccontextmanager
     async def growing(self) -> AsyncGenerator[AsyncConnection]:
-        """The same for what may wait: raises DiskFull at once while the reserve is spent, whose room is for `urgent`."""
+        """The same for what may wait. Raises DiskFull at once while the reserve is spent: its room is for `urgent`."""
         if not await self.reserve.make():
             raise DiskFull(SPENT.format(where=self._where))
         async with self.transaction() as connection:

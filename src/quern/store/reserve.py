@@ -23,8 +23,8 @@ MAKE_EVERY = 1.0
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 SPENT = (
     "The disk that holds the database {where} is full, and what was kept for such a moment (store.reserve_mib) is used "
-    "up. Nothing new is saved, so no turn begins, until there is room again: delete conversations or responses, or free "
-    "some space on that disk."
+    "up. Nothing new is saved, so no turn begins, until there is room again: delete conversations or responses, or "
+    "free some space on that disk."
 )
 
 

@@ -36,6 +36,7 @@ from quern.store.schema import (
     turn_events,
     turns,
 )
+from quern.store.storage import check_storage
 from quern.store.turn_rows import (
     JournalEntry,
     NewTurn,
@@ -83,8 +84,8 @@ class TurnStore:
         """Store the turn as queued, with its conversation where that is new, what was said, and its response.
 
         What was said in a one-shot turn is not stored. Raises ConversationNotFound when the owner has no such
-        conversation, ConversationBusy while another turn of it is active, and InvalidRequest for a prompt with
-        characters that no database can hold (NUL, lone surrogates).
+        conversation, ConversationBusy while another turn of it is active, StorageExceeded, and InvalidRequest for a
+        prompt with characters that no database can hold (NUL, lone surrogates).
         """
         if turn.kept:
             check_storable(item.item for item in turn.items)
@@ -110,6 +111,7 @@ class TurnStore:
                 await append_items(
                     connection, turn.conversation_id, turn.id, turn.items, turn.created_at, branch=branch
                 )
+                await check_storage(connection, turn.quota)
 
     @uninterrupted
     async def append(self, entries: Sequence[JournalEntry], started: Mapping[str, datetime] = NOTHING_STARTED) -> None:

@@ -157,6 +157,6 @@ def _check_room(file: Path, size: int) -> None:
     free, wanted = shutil.disk_usage(file.parent).free, int(size * ROOM)
     if free < wanted:
         raise DiskFull(
-            f"To rebuild the database {file} takes up to {wanted // 2**20 + 1} MiB on its disk, and {free // 2**20} MiB "
-            f"are free. Nothing was changed. Free some space, then run `quern vacuum` while no server runs."
+            f"To write the database {file} anew takes up to {wanted // 2**20 + 1} MiB on its disk, and "
+            f"{free // 2**20} MiB are free. Nothing was changed. Free some space, then run `quern vacuum` while no server runs."
         )

@@ -28,6 +28,7 @@ class Journal:
         self._started: dict[str, datetime] = {}
         self._unsaved: dict[str, Turn] = {}
         self._saved: dict[str, int] = {}
+        self._failing = False
         self._pending = asyncio.Event()
         self._urgent = asyncio.Event()
 
@@ -70,11 +71,14 @@ class Journal:
         try:
             await self._store.append(entries, started)
         except StoreError as error:
-            log.warning("journal_not_saved", error=str(error), turns=len(entries))
+            if not self._failing:  # it is tried again at once, and a full disk has no room for many lines
+                log.warning("journal_not_saved", error=str(error), turns=len(entries))
+            self._failing = True
             self._started = started | self._started
             self._unsaved = unsaved | self._unsaved
             self._pending.set()
             return
+        self._failing = False
         for entry in entries:
             if entry.turn_id in self._saved:  # it may have ended meanwhile
                 self._saved[entry.turn_id] = entry.last

@@ -9,7 +9,7 @@ from typing import Any
 
 from quern.errors import InvalidRequest, ItemNotFound, ResponseNotFound
 from quern.prompt.codec import TextCodec
-from quern.records import ResponseRecord, StoredItem, TurnRecord
+from quern.records import Page, ResponseRecord, StoredItem, TurnRecord
 from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
 from quern.turns.archive import TurnArchive
@@ -67,6 +67,10 @@ class ResponseService:
         if turn is not None:
             return OpenResponse(record, turn.log, turn)
         return OpenResponse(record, await self._replay(record, read_tool_use(record.body)), None)
+
+    async def page(self, owner: str, *, limit: int, after: str | None, newest_first: bool) -> Page[ResponseRecord]:
+        """The owner's responses. Raises InvalidRequest where `after` names none."""
+        return await self._responses.page(owner, limit=limit, after=after, newest_first=newest_first)
 
     async def input_items(self, turn_id: str, owner: str) -> list[StoredItem]:
         """What was said to the model in this response. Raises ResponseNotFound."""
