@@ -101,7 +101,7 @@ def _database_file(settings: Settings, instead: str) -> Path:
     file = Database(settings.database_url).file
     if file is None:
         raise StoreError(
-            f"The setting store.url names a PostgreSQL database, whose backups are PostgreSQL's own business: "
+            f"The setting store.url names a PostgreSQL database, for which this is PostgreSQL's own business: "
             f"{instead}."
         )
     return file

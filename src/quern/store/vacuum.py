@@ -158,5 +158,6 @@ def _check_room(file: Path, size: int) -> None:
     if free < wanted:
         raise DiskFull(
             f"To write the database {file} anew takes up to {wanted // 2**20 + 1} MiB on its disk, and "
-            f"{free // 2**20} MiB are free. Nothing was changed. Free some space, then run `quern vacuum` while no server runs."
+            f"{free // 2**20} MiB are free. Nothing was changed. Free some space, then run `quern vacuum` while no "
+            f"server runs."
         )
