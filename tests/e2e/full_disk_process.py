@@ -94,7 +94,7 @@ async def full_disk(folder: Path) -> dict[str, Any]:
             lines = stream.aiter_lines()
             await anext(lines)
             await asyncio.to_thread(fill, folder)
-            seen["refused"] = {path: told(await client.post(path, json=one)) for path, one in BEGINNERS.items()}
+            seen["refused"] = {path: told(await begin(client, path)) for path in BEGINNERS}
             seen["stream"] = [line async for line in lines if line][-1]
         seen["turns"] = (await client.get(f"/v1/conversations/{small}")).json()["turns"]
         seen["refused_after"] = told(await client.post("/v1/responses", json={"input": "hi"}))
@@ -106,12 +106,18 @@ async def full_disk(folder: Path) -> dict[str, Any]:
         await asyncio.to_thread(fill, folder)
         seen["response_deleted"] = told(await client.delete(f"/v1/responses/{response}"))
         seen["item_deleted"] = await delete_an_item(client, bigger)
+        seen["reserve_at_last"] = await until(lambda: taken(reserve) == 4 * MIB)
     await asyncio.to_thread(fill, folder)
     async with server(folder, 4) as client:
         seen["all_deleted"] = told(await client.delete("/v1/conversations?all=true"))
         seen["shrank_to_little"] = await until(lambda: taken(database) < MIB)
         seen["begun_at_last"] = (await client.post("/v1/responses", json={"input": "hi"})).status_code
     return seen
+
+
+async def begin(client: httpx2.AsyncClient, path: str) -> httpx2.Response:
+    body = BEGINNERS[path]
+    return await (client.post(path, data=body) if path.startswith("/v1/code") else client.post(path, json=body))
 
 
 async def delete_an_item(client: httpx2.AsyncClient, conversation_id: str) -> int:

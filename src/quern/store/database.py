@@ -130,14 +130,17 @@ class Database:
             return await step(connection)
 
     @uninterrupted
-    async def bare(self, statement: str) -> list[Any]:
-        """The rows of a statement of SQLite's own that makes its own transaction, to the last. Raises StoreError."""
+    async def maintain(self, statement: str) -> None:
+        """Run a statement of SQLite's own that makes its own transaction, to its end. Raises StoreError.
+
+        Not by `execute`, where the driver ends a statement that has no columns after its first row.
+        """
         if self._engine is None:
             raise StoreError(CLOSED)
         try:
             async with self._engine.connect() as connection:
                 driver: Any = (await connection.get_raw_connection()).driver_connection
-                return list(await driver.execute_fetchall(statement))
+                await driver.executescript(statement)
         except (SQLAlchemyError, sqlite3.Error) as error:
             raise as_store_error(error, self._where) from error
 

@@ -18,6 +18,7 @@ import structlog
 
 from quern.errors import DiskFull, StoreError
 from quern.store.database import Database
+from quern.store.uninterrupted import uninterrupted
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +35,9 @@ WAIT_SECONDS = 0.5
 STEP_SECONDS = 0.01
 """That a step is to hold the connection for; the next has as many pages as that takes."""
 
-FEWEST_PAGES, MOST_PAGES = 8, 1024
+FEWEST_PAGES, MOST_PAGES = 64, 1024
+"""Fewer are no faster: what takes time then is the disk's word that all is written."""
+
 RETRY_SECONDS = 30.0
 
 
@@ -70,44 +73,46 @@ class Vacuum:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def give_back(self) -> int:
-        """Give back all pages that are free now; how many bytes those were. Raises StoreError."""
+        """Give back all pages that are free now; how many bytes the file has lost. Raises StoreError."""
         if not self._database.embedded:
             return 0
-        begun, before = time.monotonic(), await pages(self._database)
-        now, longest = before, 0.0
-        while now.incremental and now.free:
-            took = await self._one_step()
-            longest = max(longest, took)
-            last, now = now, await pages(self._database)
-            if now.free >= last.free:
-                break  # others use and free pages meanwhile, so another deletion begins the next round
+        begun, found = time.monotonic(), await pages(self._database)
+        left, longest = found.free if found.incremental else 0, 0.0
+        while left > 0:
+            step = min(self._step, left)
+            took = await self._one_step(step)
+            left, longest = left - step, max(longest, took)
             await asyncio.sleep(took)
         await self._database.reserve.make()
-        freed = (before.count - now.count) * now.size
-        if freed > 0:
-            seconds = round(time.monotonic() - begun, 2)
-            log.info("pages_given_back", bytes=freed, seconds=seconds, longest_step_ms=round(longest * 1000, 1))
-        return max(0, freed)
+        lost = max(0, found.count - (await pages(self._database)).count) * found.size
+        if lost:
+            seconds, slowest = round(time.monotonic() - begun, 2), round(longest * 1000, 1)
+            log.info("pages_given_back", bytes=lost, seconds=seconds, longest_step_ms=slowest)
+        return lost
 
-    async def _one_step(self) -> float:
-        """How many seconds it took."""
-        statement, begun = f"PRAGMA incremental_vacuum({self._step})", time.monotonic()
+    async def _one_step(self, count: int) -> float:
+        """How many seconds it took. Where others have used free pages meanwhile, it gives back fewer."""
+        statement, begun = f"PRAGMA incremental_vacuum({count})", time.monotonic()
         try:
-            await self._database.bare(statement)
+            await self._database.maintain(statement)
         except DiskFull:
             if not await self._database.reserve.release():
                 raise
-            await self._database.bare(statement)
+            await self._database.maintain(statement)
         took = time.monotonic() - begun
-        wanted = self._step * (2 if took < STEP_SECONDS / 2 else 0.5 if took > STEP_SECONDS else 1)
-        self._step = min(MOST_PAGES, max(FEWEST_PAGES, int(wanted)))
+        if took > STEP_SECONDS:
+            self._step = max(FEWEST_PAGES, self._step // 2)
+        elif took < STEP_SECONDS / 2 and count == self._step:
+            self._step = min(MOST_PAGES, self._step * 2)
         return took
 
 
+@uninterrupted
 async def pages(database: Database) -> Pages:
     """An SQLite database's. Raises StoreError."""
     names = ("page_count", "freelist_count", "page_size", "auto_vacuum")
-    found = [(await database.bare(f"PRAGMA {name}"))[0][0] for name in names]
+    async with database.transaction() as connection:
+        found = [(await connection.exec_driver_sql(f"PRAGMA {name}")).scalar_one() for name in names]
     return Pages(found[0], found[1], found[2], found[3] == INCREMENTAL)
 
 
@@ -146,7 +151,7 @@ async def rebuild(database: Database) -> tuple[int, int]:
         raise StoreError("The database is PostgreSQL's, which gives its disk back by itself (autovacuum).")
     before = await pages(database)
     await asyncio.to_thread(_check_room, Path(database.where), before.count * before.size)
-    await database.bare("VACUUM")
+    await database.maintain("VACUUM")
     after = await pages(database)
     sizes = before.count * before.size, after.count * after.size
     log.info("database_rebuilt", database=database.where, bytes_before=sizes[0], bytes_after=sizes[1])

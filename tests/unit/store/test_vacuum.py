@@ -19,6 +19,7 @@ from quern.errors import DiskFull
 from quern.store import vacuum
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
+from quern.store.search import SearchStore
 from quern.store.turn_rows import NewTurn, TurnEnd
 from quern.store.turns import TurnStore
 from quern.store.vacuum import Vacuum, pages, prepare, rebuild
@@ -81,9 +82,13 @@ async def test_the_file_shrinks_by_what_was_deleted_and_keeps_the_rest(
     full = size_of(database_file)
     for turn in gone:
         assert await conversations.delete(str(turn.conversation_id), "ann")
-    assert size_of(database_file) >= full
+    search, begin = SearchStore(database), True
+    while await search.forget_deleted(begin=begin):
+        begin = False
+    before = size_of(database_file)
+    assert before >= full
     freed = await Vacuum(database).give_back()
-    assert size_of(database_file) == full - freed
+    assert size_of(database_file) == before - freed
     assert size_of(database_file) < empty + MIB / 4
     assert (await pages(database)).free == 0
     record = await stored_turn(turns, kept.id)
@@ -104,7 +109,7 @@ async def test_others_save_while_pages_are_given_back(
     while not giving.done():
         await turns.create(new_turn())
         saved += 1
-    assert giving.result() > 8 * MIB
+    assert giving.result() > 4 * MIB
     assert saved >= 3
 
 
