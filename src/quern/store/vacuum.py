@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import structlog
 
 from quern.errors import DiskFull, StoreError
 from quern.store.database import Database
+from quern.store.reserve import MAKE_EVERY
 from quern.store.uninterrupted import uninterrupted
 
 log = structlog.get_logger(__name__)
@@ -62,7 +64,7 @@ class Vacuum:
         """Do so soon after something was deleted, until cancelled."""
         self._database.freed.set()  # an earlier server may have left some
         while True:
-            await self._database.freed.wait()
+            await self._something_freed()
             await asyncio.sleep(WAIT_SECONDS)
             self._database.freed.clear()
             try:
@@ -83,12 +85,20 @@ class Vacuum:
             took = await self._one_step(step)
             left, longest = left - step, max(longest, took)
             await asyncio.sleep(took)
-        await self._database.reserve.make()
+        await self._database.reserve.make(at_once=True)
         lost = max(0, found.count - (await pages(self._database)).count) * found.size
         if lost:
             seconds, slowest = round(time.monotonic() - begun, 2), round(longest * 1000, 1)
             log.info("pages_given_back", bytes=lost, seconds=seconds, longest_step_ms=slowest)
         return lost
+
+    async def _something_freed(self) -> None:
+        """Until then, room that anybody else has made on a full disk is taken for the reserve."""
+        freed, reserve = self._database.freed, self._database.reserve
+        while not freed.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(freed.wait(), None if reserve.whole else MAKE_EVERY)
+            await reserve.make(at_once=True)
 
     async def _one_step(self, count: int) -> float:
         """How many seconds it took. Where others have used free pages meanwhile, it gives back fewer."""
