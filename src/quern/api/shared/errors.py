@@ -225,7 +225,7 @@ def install_error_handlers(app: FastAPI, style_of: StyleOf) -> None:
 
 def retry_headers(seconds: int) -> dict[str, str]:
     """When to come back; the vendors' libraries don't by themselves where that is long."""
-    no = DONT_RETRY if seconds > LONGEST_RETRY else {}
+    no: Mapping[str, str] = DONT_RETRY if seconds > LONGEST_RETRY else {}
     return {"retry-after": str(seconds), **no}
 
 
