@@ -10,9 +10,10 @@ import typer
 
 from quern.cli.running_server import LOCK_NAME, claimed
 from quern.cli.server_choice import DataDir, settings_of
-from quern.config import Settings
+from quern.config import LogLevel, LogSettings, Settings
 from quern.errors import StoreError
 from quern.models.progress import format_bytes
+from quern.obs.logging import configure_logging
 from quern.store import backup as copies
 from quern.store import sqlite
 from quern.store.database import Database
@@ -89,6 +90,7 @@ def vacuum(data_dir: DataDir = None, config: ConfigFile = None) -> None:
 
 
 async def _rebuilt(settings: Settings) -> tuple[int, int]:
+    configure_logging(LogSettings(level=LogLevel.WARNING))
     database = Database(settings.database_url)
     await database.open()
     try:

@@ -8,19 +8,17 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from quern.errors import ConversationBusy, ConversationNotFound, StoreError, TurnNotContinuable
-from quern.records import Page, TurnRecord, UsageRecord, page_of, unknown_cursor
+from quern.errors import ConversationBusy, ConversationNotFound, TurnNotContinuable
+from quern.records import Page, TurnRecord, page_of, unknown_cursor
 from quern.store.branches import open_branch
 from quern.store.database import Database
 from quern.store.generations import (
     add_generation,
     as_bytes,
-    end_generation,
-    end_lost_generation,
     reopen_generation,
 )
 from quern.store.idempotency import claim_key
@@ -37,17 +35,16 @@ from quern.store.schema import (
     turns,
 )
 from quern.store.storage import check_storage
+from quern.store.turn_ends import finish_turn, recover_turns, touch
 from quern.store.turn_rows import (
     JournalEntry,
     NewTurn,
     ReopenedTurn,
     TurnEnd,
-    ended_columns,
     queued_columns,
     turn_record,
 )
 from quern.store.uninterrupted import uninterrupted
-from quern.store.usage import add_usage
 from quern.types import TurnState
 
 SECOND_TURN = (
@@ -60,10 +57,6 @@ NOT_THE_LAST = (
     "is missing."
 )
 NOTHING_STARTED: Mapping[str, datetime] = {}
-
-
-class TurnAlreadyEnded(StoreError):
-    """The turn has a terminal state already, and keeps it."""
 
 
 _begin = (
@@ -140,7 +133,7 @@ class TurnStore:
         False, and only the usage counts, if the conversation or response was deleted. Raises TurnAlreadyEnded if it has
         ended before: it keeps that end.
         """
-        return await self._database.urgent(partial(_finish, end))
+        return await self._database.urgent(partial(finish_turn, end))
 
     @uninterrupted
     async def recover_interrupted(self, now: datetime, error: str, expires_at: datetime | None = None) -> int:
@@ -151,7 +144,7 @@ class TurnStore:
         nobody knows any more. Until `expires_at` it can go on, a response in the background always; without that
         nothing can. To be called at start, before any turn: it takes every active turn in the database for a lost one.
         """
-        return await self._database.urgent(partial(_recover_interrupted, now, error, expires_at))
+        return await self._database.urgent(partial(recover_turns, now, error, expires_at))
 
     @uninterrupted
     async def reopen(self, turn: ReopenedTurn) -> None:
@@ -229,51 +222,6 @@ class TurnStore:
             return [turn_record(row) for row in await connection.execute(wanted)]
 
 
-async def _finish(end: TurnEnd, connection: AsyncConnection) -> bool:
-    if end.used is not None:
-        await add_usage(connection, end.used)
-    wanted = select(turns.c.conversation_id, turns.c.branch).where(turns.c.id == end.turn_id)
-    conversation_id, branch = (await connection.execute(wanted)).one_or_none() or (None, 0)
-    if conversation_id is not None:
-        # Before the turn, as in `create`: one order of locks, so that two transactions can't wait in a circle.
-        await _touch(connection, conversation_id, end.finished_at)
-    ended = update(turns).where(turns.c.id == end.turn_id, active_turn).values(ended_columns(end))
-    if (await connection.execute(ended)).rowcount == 0:
-        await _refuse_unless_deleted(connection, end.turn_id, end.state)
-        return False
-    if end.state is TurnState.COMPLETED:
-        await append_items(connection, conversation_id, end.turn_id, end.items, end.finished_at, branch=branch)
-    await end_generation(connection, end.turn_id, end.generation)
-    await connection.execute(delete(turn_events).where(turn_events.c.turn_id == end.turn_id))
-    return True
-
-
-async def _recover_interrupted(
-    now: datetime, error: str, expires_at: datetime | None, connection: AsyncConnection
-) -> int:
-    columns = turns.c.id, turns.c.conversation_id, turns.c.owner, turns.c.model_id, turns.c.text
-    lost = (await connection.execute(select(*columns).where(active_turn))).all()
-    for turn_id, conversation_id, owner, model_id, text in lost:
-        await add_usage(connection, UsageRecord(now.astimezone(UTC).date(), owner, model_id, 1, 0, 0, 0, 0.0))
-        journal = select(turn_events.c.text).where(turn_events.c.turn_id == turn_id)
-        pieces = (await connection.execute(journal.order_by(turn_events.c.number))).scalars()
-        kept = select(responses.c.background).where(responses.c.turn_id == turn_id)
-        background = (await connection.execute(kept)).scalar_one_or_none()
-        remembered = conversation_id is not None or background is not None
-        interrupted = {
-            "state": TurnState.INTERRUPTED,
-            "error": error,
-            "text": "".join([text or "", *pieces]) if remembered else None,
-            "finished_at": now,
-        }
-        await connection.execute(update(turns).where(turns.c.id == turn_id).values(interrupted))
-        until = None if background else expires_at or now
-        goes_on = expires_at is not None and expires_at > now
-        await end_lost_generation(connection, turn_id, until, goes_on=goes_on)
-        await connection.execute(delete(turn_events).where(turn_events.c.turn_id == turn_id))
-    return len(lost)
-
-
 async def _check_last(connection: AsyncConnection, turn_id: str) -> None:
     """Raises TurnNotContinuable where anything was said after a turn, in its branch or in one that begins there."""
     of_turn = select(items.c.conversation_id, items.c.branch, func.max(items.c.position)).where(
@@ -305,7 +253,7 @@ async def _open_conversation(connection: AsyncConnection, turn: NewTurn, convers
         }
         await connection.execute(insert(conversations).values(new))
         return
-    if not await _touch(connection, conversation_id, turn.created_at, conversations.c.owner == turn.owner):
+    if not await touch(connection, conversation_id, turn.created_at, conversations.c.owner == turn.owner):
         raise ConversationNotFound(
             f"There is no conversation {conversation_id!r}: it was deleted, or the id is wrong. Leave the id out to "
             f"start a new conversation."
@@ -313,13 +261,6 @@ async def _open_conversation(connection: AsyncConnection, turn: NewTurn, convers
     if turn.title is not None:
         untitled = conversations.c.id == conversation_id, conversations.c.title.is_(None)
         await connection.execute(update(conversations).where(*untitled).values(title=turn.title))
-
-
-async def _touch(
-    connection: AsyncConnection, conversation_id: str, now: datetime, *conditions: ColumnElement[bool]
-) -> bool:
-    touched = update(conversations).where(conversations.c.id == conversation_id, *conditions).values(updated_at=now)
-    return (await connection.execute(touched)).rowcount > 0
 
 
 async def _append_events(
@@ -340,15 +281,6 @@ async def _append_events(
     ]
     if rows:
         await connection.execute(insert(turn_events), rows)
-
-
-async def _refuse_unless_deleted(connection: AsyncConnection, turn_id: str, wanted: TurnState) -> None:
-    state = (await connection.execute(select(turns.c.state).where(turns.c.id == turn_id))).scalar_one_or_none()
-    if state is not None:
-        raise TurnAlreadyEnded(
-            f"Turn {turn_id} can't become {wanted}: it is {state} already, and stays that. This is a fault in Quern; "
-            f"report it with the server's log."
-        )
 
 
 def _is_second_active_turn(error: IntegrityError) -> bool:

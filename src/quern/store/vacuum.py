@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 INCREMENTAL = 2
 REBUILT_AT_START = 64 * 2**20
-"""Bytes: about a second."""
+"""Bytes: a second or two."""
 
 ROOM = 2.1
 """Of a database's size, that a full VACUUM may take on the disk besides: a copy, and a journal of the old pages."""
