@@ -40,6 +40,10 @@ def size_of(file: Path) -> int:
     return file.stat().st_size
 
 
+def nearly_full(_: Path) -> SimpleNamespace:
+    return SimpleNamespace(free=MIB)
+
+
 def content_of(file: Path) -> bytes:
     return file.read_bytes()
 
@@ -186,7 +190,7 @@ async def test_without_room_for_a_copy_an_old_database_stays_as_it_is_and_is_ser
     await database.close()
     make_old(database_file)
     await database.open()
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=MIB))
+    monkeypatch.setattr(shutil, "disk_usage", nearly_full)
     await prepare(database)
     assert not (await pages(database)).incremental
     with pytest.raises(DiskFull, match="1 MiB are free"):
