@@ -126,6 +126,7 @@ class Database:
         except DiskFull:
             if not await self.reserve.release():
                 raise
+            self.freed.set()
         async with self.transaction() as connection:
             return await step(connection)
 

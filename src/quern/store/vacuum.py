@@ -85,6 +85,8 @@ class Vacuum:
             took = await self._one_step(step)
             left, longest = left - step, max(longest, took)
             await asyncio.sleep(took)
+        if found.free:
+            await self._database.maintain("PRAGMA wal_checkpoint(TRUNCATE)")  # only then a file with a WAL is shorter
         await self._database.reserve.make(at_once=True)
         lost = max(0, found.count - (await pages(self._database)).count) * found.size
         if lost:

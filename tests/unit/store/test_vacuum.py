@@ -16,7 +16,7 @@ import structlog
 from tests.unit.store.stored_turns import stored_turn
 
 from quern.errors import DiskFull
-from quern.store import vacuum
+from quern.store import sqlite, vacuum
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.search import SearchStore
@@ -100,6 +100,34 @@ async def test_the_file_shrinks_by_what_was_deleted_and_keeps_the_rest(
     assert record.text == "x" * (MIB // 2)
     await database.close()
     assert integrity(database_file) == "ok"
+
+
+@pytest.mark.parametrize("mode", ["WAL", "TRUNCATE"])
+async def test_the_file_itself_is_shorter_whatever_the_journal_is(
+    mode: str,
+    migrated_file: Path,
+    new_turn: Callable[..., NewTurn],
+    ended: Callable[..., TurnEnd],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def always(_: tuple[int, int, int]) -> str:
+        return mode
+
+    monkeypatch.setattr(sqlite, "journal_mode", always)
+    database = Database(f"sqlite+aiosqlite:///{migrated_file}")
+    await database.open()
+    turns, turn = TurnStore(database), new_turn()
+    await turns.create(turn)
+    await turns.finish(ended(turn.id, text="x" * (2 * MIB), items=[]))
+    await database.maintain("PRAGMA wal_checkpoint(TRUNCATE)")
+    full = size_of(migrated_file)
+    await ConversationStore(database).delete_all("ann")
+    await Vacuum(database).give_back()
+    assert size_of(migrated_file) < full - 2 * MIB
+    async with database.transaction() as connection:
+        assert (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar_one() == mode.lower()
+    await database.close()
+    assert integrity(migrated_file) == "ok"
 
 
 async def test_others_save_while_pages_are_given_back(
