@@ -1,5 +1,6 @@
-"""A server on the fake engine whose disk gets full. To be run on a small file system of its own: `FOLDER`, with what is
-left of it measured in MiB. Prints what happened as one JSON object.
+"""A server on the fake engine whose disk gets full. Takes the name of a scenario, a folder that is a small file system
+of its own, and SQLite's journal mode: a WAL has room from earlier that a full disk doesn't take away. Prints what
+happened as one JSON object.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from quern.config import LogLevel, LogSettings, Settings
 from quern.engine.fake import FakeEngine
 from quern.obs.logging import configure_logging
 from quern.prompt.codec import TextCodec
+from quern.store import sqlite
 
 MIB = 2**20
 LONG = "a whole answer. " * 20
@@ -143,7 +145,25 @@ async def small_reserve(folder: Path) -> dict[str, Any]:
     return seen
 
 
+async def deletion(folder: Path) -> dict[str, Any]:
+    """What is true in any journal mode."""
+    seen: dict[str, Any] = {}
+    database, reserve = folder / "quern.db", folder / "quern.db.reserve"
+    async with server(folder, 4) as client:
+        big = await big_conversation(client, 4, 3 * MIB // 2)
+        response = (await client.post("/v1/responses", json={"input": "hi"})).json()["id"]
+        size = taken(database)
+        await asyncio.to_thread(fill, folder)
+        seen["deleted"] = told(await client.delete(f"/v1/conversations/{big}"))
+        seen["response_deleted"] = told(await client.delete(f"/v1/responses/{response}"))
+        seen["shrank"] = await until(lambda: size - taken(database) > 5 * MIB)
+        seen["reserve"] = await until(lambda: taken(reserve) == 4 * MIB)
+        seen["begun"] = (await client.post("/v1/responses", json={"input": "hi"})).status_code
+    return seen
+
+
 def main() -> None:
+    sqlite.journal_mode = lambda _version: sys.argv[3]
     configure_logging(LogSettings(level=LogLevel.ERROR))
     scenario, folder = globals()[sys.argv[1]], Path(sys.argv[2])
     seen = asyncio.run(scenario(folder))

@@ -14,13 +14,15 @@ SCENARIOS = Path(__file__).with_name("full_disk_process.py")
 MOUNT = 'mount -t tmpfs -o size="$1" quern "$2" && shift && exec "${@:2}"'
 
 
-def on_a_disk_of(size: str, scenario: str, folder: Path) -> dict[str, Any]:
+def on_a_disk_of(size: str, scenario: str, folder: Path, journal_mode: str = "TRUNCATE") -> dict[str, Any]:
     """What happened there. Skips where users may have no namespaces of their own."""
     namespace = ["unshare", "--user", "--map-root-user", "--mount"]
     if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine has no user namespaces, in which a small file system could be mounted")
     command = [*namespace, "bash", "-c", MOUNT, "-", size, str(folder), sys.executable, str(SCENARIOS), scenario]
-    done = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [*command, str(folder), journal_mode], capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
@@ -70,4 +72,12 @@ def test_what_is_too_much_for_the_reserve_is_deleted_in_parts_or_a_sentence_says
     assert (seen["deleted"]["status"], seen["gone"]) == (200, 404)
     assert seen["shrank"]
     assert seen["too_big_no_more"] == 200
+    assert seen["integrity"] == "ok"
+
+
+@pytest.mark.parametrize("journal_mode", ["TRUNCATE", "WAL"])
+def test_deleting_on_a_full_disk_works_whatever_the_journal_is(tmp_path: Path, journal_mode: str) -> None:
+    seen = on_a_disk_of("24m", "deletion", tmp_path, journal_mode)
+    assert (seen["deleted"]["status"], seen["response_deleted"]["status"]) == (200, 200)
+    assert (seen["shrank"], seen["reserve"], seen["begun"]) == (True, True, 200)
     assert seen["integrity"] == "ok"
