@@ -110,8 +110,8 @@ async def test_deleting_everything_needs_to_be_said(quern: Quern) -> None:
     assert refused.status_code == 400
     assert refused.json() == {
         "error": {
-            "message": "This deletes all of your conversations and stored responses. Add ?all=true if you mean it, or name "
-            "one in the path.",
+            "message": "This deletes all of your conversations and stored responses. Add ?all=true if you mean it, or "
+            "name one in the path.",
             "type": "invalid_request_error",
             "param": "all",
             "code": None,
