@@ -388,7 +388,7 @@ class ConversationSettings(_Frozen):
         le=36_600,
         description=(
             "Conversations in which nothing has happened for so many days are deleted for good, archived ones too, "
-            "pinned ones not. 0: they are kept for ever."
+            "pinned ones not, and so are stored responses on which no later one builds. 0: they are kept for ever."
         ),
     )
 
@@ -419,6 +419,9 @@ class LimitSettings(_Frozen):
     requests_per_minute: int = _limit("Requests that compute something; more are a 429.")
     tokens_per_minute: int = _limit("Tokens a minute that a key's requests cost: computed of prompts, and generated.")
     tokens_per_day: int = _limit("The same a day, which begins at midnight UTC.")
+    storage_mib: int = _limit(
+        "MiB of text that a key may have stored, in conversations and responses; what would be more is a 403."
+    )
 
 
 class MetricsSettings(_Frozen):
@@ -450,6 +453,20 @@ class StoreSettings(_Frozen):
     url: SecretStr | None = Field(
         default=None, description="SQLAlchemy URL of the database; `quern.db` (SQLite) in the data directory if unset."
     )
+    reserve_mib: int = Field(
+        default=16,
+        ge=0,
+        le=2**20,
+        description=(
+            "MiB of the disk that are kept beside the SQLite database, so that on a full disk turns can end and "
+            "conversations be deleted. 0: none."
+        ),
+    )
+
+    @property
+    def reserve_bytes(self) -> int:
+        """The same in bytes."""
+        return self.reserve_mib * 2**20
 
 
 class LogSettings(_Frozen):

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from quern.engine.fake import FakeEngine
 from quern.errors import StoreError
@@ -79,8 +80,10 @@ async def test_a_journal_that_cannot_be_written_for_a_while_costs_no_turn(
     engine = FakeEngine(token_delay=0.005, reply=lambda _request: tuple(b"x" * 60))
     async with start(engine, turns={"save_interval_ms": 10}) as quern:
         broken_methods.add("append")
-        response = await quern.chat("hello")
+        with structlog.testing.capture_logs() as lines:
+            response = await quern.chat("hello")
         assert response.text.endswith("x" * 60)
+        assert [line["event"] for line in lines].count("journal_not_saved") == 1, "a full disk has no room for more"
 
 
 async def test_stopping_does_not_wait_for_a_store_that_never_works_again(

@@ -5,34 +5,47 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from filelock import BaseFileLock
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from quern.errors import StoreError
+from quern.errors import DiskFull, StoreError
 from quern.store import sqlite, sqlite_files
-from quern.store.failures import explain
+from quern.store.failures import as_store_error
 from quern.store.inspection import described, expected_at, identified
 from quern.store.migrate import load_migrations, upgrade
 from quern.store.ownership import Refused, judge, remedies_at_start
+from quern.store.reserve import SPENT, Reserve
 from quern.store.uninterrupted import uninterrupted
 
+T = TypeVar("T")
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
+
+
+CLOSED = "The database is closed: this server is starting or stopping. Try again once it is up."
 
 
 class Database:
     """One database, named by an SQLAlchemy URL (`sqlite+aiosqlite:///path`, `postgresql+psycopg://…`).
 
-    `claim_seconds`: how long to wait for another process to let go of an SQLite file.
+    `claim_seconds`: how long to wait for another process to let go of an SQLite file. `reserve_bytes`: of the disk,
+    kept beside it for what has to be saved when that is full (`store/reserve.py`); without a number what is there stays
+    as it is. `freed` is set by whoever has deleted something, and cleared by whoever gives its pages back to the disk.
     """
 
-    def __init__(self, url: str, *, claim_seconds: float = sqlite.CLAIM_SECONDS) -> None:
+    def __init__(
+        self, url: str, *, claim_seconds: float = sqlite.CLAIM_SECONDS, reserve_bytes: int | None = None
+    ) -> None:
         self._url = url
+        self._reserve_bytes = reserve_bytes
+        self.reserve = Reserve(None, 0)
+        self.freed = asyncio.Event()
         self._claim_seconds = claim_seconds
         self._where = ""
         self._file: Path | None = None
@@ -63,6 +76,16 @@ class Database:
         url = _parse(self._url)
         return sqlite.file_of(url) if url.get_backend_name() == "sqlite" else None
 
+    @property
+    def embedded(self) -> bool:
+        """Whether it is an SQLite file. Raises StoreError."""
+        return _parse(self._url).get_backend_name() == "sqlite"
+
+    @property
+    def where(self) -> str:
+        """The open database, for people: an SQLite file's path."""
+        return self._where
+
     async def open(self) -> None:
         """Create what is missing, take the lock of an SQLite file, bring the schema up to date and check it.
 
@@ -75,6 +98,7 @@ class Database:
         async with AsyncExitStack() as resources:
             self._engine = await self._connect(url, resources)
             resources.callback(self._forget)
+            await self.reserve.make()
             await self._migrate()
             self._resources = resources.pop_all()
 
@@ -89,12 +113,47 @@ class Database:
         Raises StoreError for whatever the database can't do. To be used inside `uninterrupted` functions.
         """
         if self._engine is None:
-            raise StoreError("The database is closed: this server is starting or stopping. Try again once it is up.")
+            raise StoreError(CLOSED)
         try:
             async with self._engine.begin() as connection:
                 yield connection
         except (SQLAlchemyError, sqlite3.Error) as error:
-            raise StoreError(explain(error, self._where)) from error
+            raise as_store_error(error, self._where) from error
+
+    @asynccontextmanager
+    async def growing(self) -> AsyncGenerator[AsyncConnection]:
+        """The same for what may wait. Raises DiskFull at once while the reserve is spent: its room is for `urgent`."""
+        if not await self.reserve.make():
+            raise DiskFull(SPENT.format(where=self._where))
+        async with self.transaction() as connection:
+            yield connection
+
+    async def urgent(self, step: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """What `step` does in a transaction, which is begun anew with the reserve's room where the disk is full."""
+        try:
+            async with self.transaction() as connection:
+                return await step(connection)
+        except DiskFull:
+            if not await self.reserve.release():
+                raise
+            self.freed.set()
+        async with self.transaction() as connection:
+            return await step(connection)
+
+    @uninterrupted
+    async def maintain(self, statement: str) -> None:
+        """Run a statement of SQLite's own that makes its own transaction, to its end. Raises StoreError.
+
+        Not by `execute`, where the driver ends a statement that has no columns after its first row.
+        """
+        if self._engine is None:
+            raise StoreError(CLOSED)
+        try:
+            async with self._engine.connect() as connection:
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+                await driver.executescript(statement)
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise as_store_error(error, self._where) from error
 
     async def _connect(self, url: URL, resources: AsyncExitStack) -> AsyncEngine:
         if url.get_backend_name() == "sqlite":
@@ -102,6 +161,8 @@ class Database:
             await asyncio.to_thread(self.claim)
             resources.push_async_callback(asyncio.to_thread, self._release)
             self._file, self._where = path, str(path)
+            if self._reserve_bytes is not None:
+                self.reserve = Reserve(path.with_name(f"{path.name}.reserve"), self._reserve_bytes)
             engine = await asyncio.to_thread(sqlite.create_engine, url, path)
         else:
             self._where = f"{url.database} on {url.host}"
@@ -113,12 +174,15 @@ class Database:
     async def _migrate(self) -> None:
         migrations = await asyncio.to_thread(load_migrations)
         newest = migrations.get_current_head()
-        async with self.transaction() as connection:
+
+        async def step(connection: AsyncConnection) -> None:
             if await self._revision(connection) != newest:
                 await connection.run_sync(upgrade, migrations)
                 await self._revision(connection)
             if connection.dialect.name == "sqlite":
                 await connection.run_sync(sqlite.mark_as_ours)
+
+        await self.urgent(step)
 
     async def _revision(self, connection: AsyncConnection) -> str | None:
         """The revision of a database that is ours and whole, None of a new one. Raises StoreError for any other."""

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import filelock
 from sqlalchemy import URL, Connection, event
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -116,6 +116,7 @@ def _configure(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
     cursor = connection.cursor()
     try:
         cursor.execute("PRAGMA foreign_keys=ON")
+        _have_pages_given_back(cursor)
         cursor.execute(f"PRAGMA journal_mode={journal_mode(sqlite3.sqlite_version_info)}")
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten, not only given back
@@ -124,6 +125,13 @@ def _configure(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
         # The pool forgets a connection whose listener fails; its thread would outlive it.
         connection.close()
         raise
+
+
+def _have_pages_given_back(cursor: DBAPICursor) -> None:
+    """For a database of an earlier version, which gets it with its next VACUUM (`vacuum.py`)."""
+    cursor.execute("PRAGMA auto_vacuum")
+    if cursor.fetchone() == (0,):
+        cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
 
 
 def _begin(connection: Connection) -> None:

@@ -169,6 +169,7 @@ def _create(path: Path) -> None:
         with connected(f"file:{quote(str(draft))}?mode=rw") as connection:
             connection.exec_driver_sql("PRAGMA journal_mode=MEMORY")  # it is synced as a whole
             connection.exec_driver_sql("PRAGMA synchronous=OFF")
+            connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table, or not at all
             connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
             upgrade(connection, load_migrations())
             connection.commit()

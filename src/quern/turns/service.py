@@ -161,7 +161,7 @@ class TurnService:
         """Admit a turn: when this returns, the turn is stored as queued and runs whoever listens.
 
         Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy, LimitExceeded, QueueFull,
-        ContextExceeded, InvalidRequest or StoreError; then nothing was stored.
+        ContextExceeded, StorageExceeded, InvalidRequest or StoreError; then nothing was stored.
         """
         arrived, owner = time.monotonic(), request.caller.owner
         self.check_serving()
@@ -253,14 +253,7 @@ class TurnService:
 
     def running_turn(self, conversation_id: str, owner: str) -> Turn | None:
         """The conversation's active turn, for a reader that comes back."""
-        for turn in self.running_turns(owner):
-            if turn.conversation_id == conversation_id:
-                return turn
-        return None
-
-    def running_turns(self, owner: str) -> list[Turn]:
-        """The owner's active turns of conversations."""
-        return [turn for turn in self.turns_of(owner) if turn.conversation_id is not None]
+        return next((turn for turn in self.turns_of(owner) if turn.conversation_id == conversation_id), None)
 
     def turns_of(self, owner: str) -> list[Turn]:
         """All of the owner's active turns."""
@@ -330,7 +323,8 @@ class TurnService:
         try:
             title = title_of((*history, *items)) if self._titles and turn.conversation_id is not None else None
             said = with_custom_results(items, history)
-            row = await asyncio.to_thread(new_row, turn, request, said, self._engine.info.model_id, title)
+            quota, model_id = self._usage.storage_quota(turn.owner), self._engine.info.model_id
+            row = await asyncio.to_thread(new_row, turn, request, said, model_id, title=title, quota=quota)
             await self._store.create(row)
         except InvalidRequest as error:
             raise InvalidRequest(str(error), field) from error
