@@ -303,7 +303,7 @@ class TurnSettings(_Frozen):
         default=True,
         description=(
             "A request that is equal to one whose connection was lost gets the turn that this one started, where it "
-            "still runs."
+            "still runs or has ended unheard."
         ),
     )
     adopt_seconds: float = Field(
