@@ -94,14 +94,14 @@ class ConversationStore:
             await connection.execute(update(conversations).where(*unchanged).values(title=title))
 
     @uninterrupted
-    async def delete_older(self, before: datetime) -> int:
-        """Delete everybody's conversations in which nothing has happened since, but pinned ones; how many."""
+    async def delete_older(self, before: datetime) -> Sequence[str]:
+        """Delete everybody's conversations in which nothing has happened since, but pinned ones; their ids."""
         active = select(turns.c.id).where(turns.c.conversation_id == conversations.c.id, active_turn).exists()
         unwanted = delete(conversations).where(
             conversations.c.updated_at < before, conversations.c.pinned.is_(False), ~active
         )
         async with self._database.transaction() as connection:
-            return (await connection.execute(unwanted)).rowcount
+            return (await connection.execute(unwanted.returning(conversations.c.id))).scalars().all()
 
     @uninterrupted
     async def delete(self, conversation_id: str, owner: str) -> bool:
@@ -111,11 +111,11 @@ class ConversationStore:
             return (await connection.execute(unwanted)).rowcount > 0
 
     @uninterrupted
-    async def delete_all(self, owner: str) -> int:
-        """Delete the owner's conversations with their turns and messages; how many there were.
+    async def delete_all(self, owner: str) -> Sequence[str]:
+        """Delete the owner's conversations with their turns and messages; their ids.
 
         One-shot turns stay: they hold counts and timings, no prompt.
         """
         unwanted = delete(conversations).where(conversations.c.owner == owner)
         async with self._database.transaction() as connection:
-            return (await connection.execute(unwanted)).rowcount
+            return (await connection.execute(unwanted.returning(conversations.c.id))).scalars().all()

@@ -137,6 +137,7 @@ class ConversationService:
             if not await self._history.delete(conversation_id, item_id, datetime.now(UTC)):
                 raise ItemNotFound(NO_ITEM)
         self._deleted = True
+        self._service.forget([conversation_id])
         conversation = await self.get(conversation_id, owner)
         if conversation.title is None or conversation.title != title_of([found.item]):
             return conversation
@@ -153,6 +154,7 @@ class ConversationService:
         started_meanwhile = self._service.running_turn(conversation_id, owner)
         if started_meanwhile is not None:
             await self._service.cancel(started_meanwhile, DELETED)
+        self._service.forget([conversation_id])
 
     async def delete_all(self, owner: str) -> int:
         """Delete every conversation of the owner and return how many there were."""
@@ -160,7 +162,8 @@ class ConversationService:
         deleted = await self._conversations.delete_all(owner)
         self._deleted = True
         await self._cancel_all(owner)  # turns that were being started when the first round looked
-        return deleted
+        self._service.forget(deleted)
+        return len(deleted)
 
     async def forget(self) -> None:
         """Delete what was kept for long enough, and for good what was deleted, from time to time, until cancelled."""
@@ -175,16 +178,17 @@ class ConversationService:
         """Delete everybody's conversations that are too old, and take what was deleted out of the index of the search;
         how many were too old.
         """
-        forgotten = await self._conversations.delete_older(now - self._keep) if self._keep else 0
+        forgotten = await self._conversations.delete_older(now - self._keep) if self._keep else ()
         if forgotten:
-            log.info("old_conversations_forgotten", conversations=forgotten)
+            log.info("old_conversations_forgotten", conversations=len(forgotten))
+            self._service.forget(forgotten)
         async with self._sweeping:
             if forgotten or self._deleted:
                 self._deleted = False
                 begin = True
                 while await self._search.forget_deleted(begin=begin):
                     begin = False
-        return forgotten
+        return len(forgotten)
 
     async def _cancel_all(self, owner: str) -> None:
         for running in self._service.running_turns(owner):

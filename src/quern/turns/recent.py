@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -76,6 +76,7 @@ class RecentTurn:
     request_id: str
     owner: str
     cache_salt: str
+    cache_tag: str
     priority: str
     arrived_at: float
     said: Said
@@ -93,6 +94,7 @@ class RecentTurn:
             request_id=turn.request_id,
             owner=turn.owner,
             cache_salt=turn.request.cache_salt,
+            cache_tag=turn.request.cache_tag,
             priority=turn.request.priority.label,
             arrived_at=turn.arrived_at,
             said=turn.said,
@@ -142,6 +144,11 @@ class RecentTurns:
         """These ids of turns and requests, and those of the turns that the requests got as retries."""
         retried = [self._retries[owner, name] for name in given if (owner, name) in self._retries]
         return [*given, *retried]
+
+    def forget(self, tags: Set[str]) -> None:
+        """Forget the turns that were generated under these tags."""
+        for turn in [one for one in self._turns.values() if one.cache_tag in tags]:
+            self._tokens -= self._turns.pop(turn.id).tokens
 
     def get(self, turn_id: str) -> RecentTurn | None:
         """A turn that is still known."""

@@ -105,6 +105,8 @@ class ResponseService:
         if not record.turn.state.terminal:
             raise InvalidRequest("The end of this response could not be saved yet, so it can't be deleted. Try again.")
         await self._responses.delete(record)
+        if record.turn.conversation_id is None:
+            self._service.forget([turn_id])
 
     async def _record(self, turn_id: str, owner: str) -> ResponseRecord:
         record = await self._responses.get(turn_id, owner)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -274,6 +274,15 @@ class TurnService:
         """End a turn as cancelled and wait until that is stored."""
         turn.end_early(TurnState.CANCELLED, reason)
         await turn.log.ended()
+
+    def forget(self, deleted: Iterable[str]) -> None:
+        """Forget what is kept in memory of deleted conversations, and of turns without one, by their ids: the KV cache
+        that they alone used, and what their turns were made of.
+        """
+        tags = frozenset(deleted)
+        if tags:
+            self.observer.recent.forget(tags)
+            self._engine.forget(tags)
 
     @property
     def stopping(self) -> bool:

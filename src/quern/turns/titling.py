@@ -80,6 +80,7 @@ class Titling:
         asked = ChatInput((Message(Role.USER, text),))
         writing = await self._turns.start(TurnRequest(caller, asked, SAMPLING, background=True, fit_answer=True))
         end = await writing.log.ended()
+        self._turns.forget([writing.id])  # what is quoted in it goes when its conversation is deleted
         return writing.answer().text if end.state is TurnState.COMPLETED else ""
 
 
