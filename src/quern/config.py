@@ -374,6 +374,14 @@ class ConversationSettings(_Frozen):
             "pinned ones not. 0: they are kept for ever."
         ),
     )
+    max_import_bytes: int = Field(
+        default=2**30,
+        ge=1024,
+        description=(
+            "Largest file of exported conversations that is imported; a larger one is a 413. It lies in the data "
+            "directory until it is read."
+        ),
+    )
 
 
 class AccessSettings(_Frozen):

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Table, insert, select
+from sqlalchemy import Table, delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from quern.records import ConversationCopy, StoredItem, TurnCopy
@@ -62,6 +62,14 @@ class TransferStore:
             await _insert(connection, branches, (row for copy in copies for row in _branch_rows(copy)))
             await _insert(connection, turns, (_turn_row(turn) for copy in copies for turn in copy.turns))
             await _insert(connection, items, (_item_row(item) for copy in copies for item in copy.items))
+
+    @uninterrupted
+    async def remove(self, ids: Sequence[str]) -> None:
+        """Take conversations out that were written, and others of which the rest could not be."""
+        async with self._database.transaction() as connection:
+            for start in range(0, len(ids), BATCH):
+                unwanted = conversations.c.id.in_(ids[start : start + BATCH])
+                await connection.execute(delete(conversations).where(unwanted))
 
 
 async def _insert(connection: AsyncConnection, into: Table, rows: Iterator[Mapping[str, Any]]) -> None:
