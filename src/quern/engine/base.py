@@ -64,7 +64,7 @@ class GenerateRequest:
     owner: str = ""
     weight: float = 1.0
     generated: tuple[int, ...] = ()
-    cache_tag: str = ""
+    cache_tag: str = field(default="", compare=False)
     override: PriorityOverride = field(default_factory=PriorityOverride, compare=False, repr=False)
 
     @property
