@@ -306,11 +306,11 @@ def long_export(conversations: int, characters: int) -> Iterator[bytes]:
     now = "2026-01-01T00:00:00+00:00"
     yield b'{"type": "quern.conversations", "version": 1}\n'
     for number in range(conversations):
-        told = {
+        told: dict[str, Any] = {
             "type": "conversation", "id": str(uuid.UUID(int=number)), "created_at": now, "updated_at": now,
             "metadata": {}, "title": f"Number {number}", "pinned": False, "archived": False, "head": 0,
         }  # fmt: skip
-        turn = {
+        turn: dict[str, Any] = {
             "type": "turn", "id": str(uuid.UUID(int=1)), "branch": 0, "request_id": "r", "model": "fake",
             "state": "failed", "finish_reason": None, "error": "x", "text": "x" * characters,
             "usage": {"prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 1},
@@ -318,7 +318,7 @@ def long_export(conversations: int, characters: int) -> Iterator[bytes]:
             "created_at": now, "started_at": now, "finished_at": now,
             "repairs": 0, "loop": None, "sampling": {}, "asked": None,
         }  # fmt: skip
-        said = {
+        said: dict[str, Any] = {
             "type": "item", "id": str(uuid.UUID(int=2)), "turn_id": turn["id"], "branch": 0, "position": 0,
             "created_at": now, "said": {"kind": "message", "role": "user", "content": f"{number} 排序"},
         }  # fmt: skip

@@ -66,7 +66,7 @@ def document_errors(app: FastAPI, style_of: StyleOf) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            keyed = {(route.path, method.lower()) for route in _keyed(app.routes) for method in route.methods}
+            keyed = {(route.path, method.lower()) for route in _keyed(app.routes) for method in route.methods or ()}
             for path, operations in describe()["paths"].items():
                 for method, operation in operations.items():
                     _add(operation, path, style_of, keyed=(path, method) in keyed)
