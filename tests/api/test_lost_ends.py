@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from typing import Any
 
 import pytest
 
 from .conftest import Quern, Start
 from .engines import saying
-from .openai_clients import over, until
+from .openai_clients import over
 from .raw_sockets import RawClient, post, request
 from .test_idempotency_keys import HI, REQUESTS, key
 from .test_keys import bearer, make
@@ -95,28 +94,6 @@ async def test_who_got_the_whole_answer_and_asks_the_same_again_gets_another_one
         assert (first.status, second.status) == (200, 200)
         assert "x-quern-adopted" not in second.headers
         assert first.headers["x-quern-turn-id"] != second.headers["x-quern-turn-id"]
-
-
-async def test_an_answer_that_waits_to_be_read_when_the_connection_is_lost_is_told_again(start: Start) -> None:
-    """The turn ended before the connection did, and its reader had not taken all of it."""
-    long = "x" * 5000
-    async with start(saying(long), live=True, turns={"loop_repeats": 0}) as quern:
-        narrow = socket.socket()
-        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        narrow.setblocking(False)
-        address = quern.client.base_url
-        await asyncio.get_running_loop().sock_connect(narrow, (address.host, address.port or 80))
-        body = {**STREAM, "logprobs": True, "top_logprobs": 20, "max_tokens": 5000}
-        client = RawClient(*await asyncio.open_connection(sock=narrow, limit=1024))
-        await client.send(post(CHAT, body=json.dumps(body).encode()))
-        await client.reader.readuntil(b"\r\n\r\n")
-        await until(lambda: quern.engine.requests)
-        await over(quern)
-        await client.close()
-        await until(lambda: quern.application.turns._retries._lost)
-        answer = await again(quern, CHAT, body)
-        assert "x-quern-adopted" in answer.headers
-        assert len(quern.engine.requests) == 1
 
 
 async def test_in_a_conversation_nothing_is_said_twice(start: Start) -> None:
