@@ -164,7 +164,9 @@ class Application:
                 stores.conversations, stores.branches, stores.turns, turns, settings.generation.sampling()
             ),
             search=SearchService(stores.search),
-            transfer=TransferService(stores.transfer, self.usage),
+            transfer=TransferService(
+                stores.transfer, self.usage, settings.data_dir, settings.conversations.max_import_bytes
+            ),
             responses=ResponseService(codec, stores.responses, stores.history, self.archive, turns),
             tokens=TokenService(codec, engine),
             embeddings=self.embeddings,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Set
 from contextlib import aclosing
 from pathlib import Path
 
@@ -139,6 +139,10 @@ class LlamaCppEngine:
     def check_continuable(self, request: GenerateRequest) -> None:
         """Not with a seed of its own, nor under a grammar; `continuation.py` says how exactly the others do."""
         require_continuable(request)
+
+    def forget(self, tags: Set[str]) -> None:
+        """Ask for none of it again; llama-server overwrites it when the slot is next used. See `Engine.forget`."""
+        self._slots.forget(tags)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence; see `Engine.generate`.
