@@ -40,9 +40,11 @@ from quern.store.journal_file import JournalFile
 from quern.store.keys import KeyStore
 from quern.store.responses import ResponseStore
 from quern.store.search import SearchStore
+from quern.store.storage import StorageStore
 from quern.store.transfer import TransferStore
 from quern.store.turns import TurnStore
 from quern.store.usage import UsageStore
+from quern.store.vacuum import Vacuum, prepare
 from quern.turns.activity import ActivityService
 from quern.turns.archive import TurnArchive
 from quern.turns.branching import BranchService
@@ -89,6 +91,7 @@ class _Stores:
         self.idempotency = IdempotencyStore(database)
         self.keys = KeyStore(database)
         self.usage = UsageStore(database)
+        self.storage = StorageStore(database)
 
 
 class Application:
@@ -113,7 +116,7 @@ class Application:
         self.on_reload: Callable[[], Awaitable[Reload]] | None = None
         self.models = Models(models)
         self._settings = settings
-        self.database = database or Database(settings.database_url)
+        self.database = database or Database(settings.database_url, reserve_bytes=settings.store.reserve_bytes)
         stores = _Stores(self.database)
         self.keys = Keys(
             stores.keys,
@@ -121,7 +124,7 @@ class Application:
             anonymous=settings.server.allow_anonymous,
             share_cache=settings.access.share_cache,
         )
-        self.usage = UsageMeter(Limits(settings.limits), stores.usage, current=self.keys.current)
+        self.usage = UsageMeter(Limits(settings.limits), stores.usage, stores.storage, current=self.keys.current)
         self.archive = TurnArchive(self.models, stores.turns, stores.generations, stores.history, stores.idempotency)
         self.turns = TurnService(
             models=self.models,
@@ -145,6 +148,8 @@ class Application:
             stores.turns,
             self.turns,
             search=stores.search,
+            responses=stores.responses,
+            usage=self.usage,
             settings=settings.conversations,
         )
         self.embeddings = EmbeddingService(self.turns, self.usage, metrics=self.metrics, settings=settings.turns)
@@ -165,7 +170,9 @@ class Application:
                 defaults=settings.generation.sampling(),
             ),
             search=SearchService(stores.search),
-            transfer=TransferService(stores.transfer),
+            transfer=TransferService(
+                stores.transfer, self.usage, settings.data_dir, settings.conversations.max_import_bytes
+            ),
             responses=ResponseService(models, stores.responses, stores.history, self.archive, turns),
             embeddings=self.embeddings,
             models=ModelService(models, turns),
@@ -189,12 +196,14 @@ class Application:
         """
         await self.database.open()
         try:
+            await prepare(self.database)
             async with self.keys.running(), self.usage.running(), self.turns.running():
                 loop = asyncio.get_running_loop()
                 loading = loop.create_task(self._load())
                 watching = loop.create_task(self.activity.watch_event_loop())
                 resuming = loop.create_task(self._resume_after(loading))
                 forgetting = loop.create_task(self.conversations.forget())
+                vacuuming = loop.create_task(Vacuum(self.database).run())
                 try:
                     yield loading
                 finally:
@@ -202,7 +211,8 @@ class Application:
                     watching.cancel()
                     resuming.cancel()
                     forgetting.cancel()
-                    await asyncio.wait([loading, watching, resuming, forgetting])
+                    vacuuming.cancel()
+                    await asyncio.wait([loading, watching, resuming, forgetting, vacuuming])
                     await self.drain(0)
                     await self.titles.close()
                     for model in self.models:

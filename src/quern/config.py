@@ -227,8 +227,17 @@ class EngineSettings(_Frozen):
         default=120.0,
         gt=0,
         description=(
-            "How long one step of the engine may take; from then on it counts as stuck, and systemd's watchdog, where "
-            "it watches the server, starts it anew."
+            "How long one step of the engine may take; from then on it counts as stuck: its turns fail, `llamacpp` is "
+            "started anew, and `cpu` takes no turns until it goes on, or until systemd's watchdog starts the server "
+            "anew."
+        ),
+    )
+    hung_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description=(
+            "`llamacpp`: how long the inference process may answer nothing at all, not even whether it is alive; then "
+            "its turns fail and it is started anew."
         ),
     )
     kv_type: KvType = Field(
@@ -351,7 +360,7 @@ class TurnSettings(_Frozen):
         default=True,
         description=(
             "A request that is equal to one whose connection was lost gets the turn that this one started, where it "
-            "still runs."
+            "still runs or has ended unheard."
         ),
     )
     adopt_seconds: float = Field(
@@ -427,7 +436,15 @@ class ConversationSettings(_Frozen):
         le=36_600,
         description=(
             "Conversations in which nothing has happened for so many days are deleted for good, archived ones too, "
-            "pinned ones not. 0: they are kept for ever."
+            "pinned ones not, and so are stored responses on which no later one builds. 0: they are kept for ever."
+        ),
+    )
+    max_import_bytes: int = Field(
+        default=2**30,
+        ge=1024,
+        description=(
+            "Largest file of exported conversations that is imported; a larger one is a 413. It lies in the data "
+            "directory until it is read."
         ),
     )
 
@@ -458,6 +475,9 @@ class LimitSettings(_Frozen):
     requests_per_minute: int = _limit("Requests that compute something; more are a 429.")
     tokens_per_minute: int = _limit("Tokens a minute that a key's requests cost: computed of prompts, and generated.")
     tokens_per_day: int = _limit("The same a day, which begins at midnight UTC.")
+    storage_mib: int = _limit(
+        "MiB of text that a key may have stored, in conversations and responses; what would be more is a 403."
+    )
 
 
 class MetricsSettings(_Frozen):
@@ -489,6 +509,20 @@ class StoreSettings(_Frozen):
     url: SecretStr | None = Field(
         default=None, description="SQLAlchemy URL of the database; `quern.db` (SQLite) in the data directory if unset."
     )
+    reserve_mib: int = Field(
+        default=16,
+        ge=0,
+        le=2**20,
+        description=(
+            "MiB of the disk that are kept beside the SQLite database, so that on a full disk turns can end and "
+            "conversations be deleted. 0: none."
+        ),
+    )
+
+    @property
+    def reserve_bytes(self) -> int:
+        """The same in bytes."""
+        return self.reserve_mib * 2**20
 
 
 class LogSettings(_Frozen):

@@ -23,7 +23,7 @@ from tests.unit.engine.cpu.scripted import ScriptedVocabulary
 
 from quern.config import EngineSettings
 from quern.engine.base import EngineState, GenerateRequest, Tokens
-from quern.engine.llamacpp import backend
+from quern.engine.llamacpp import backend, client
 from quern.engine.llamacpp.answer import Answer
 from quern.engine.llamacpp.child import ChildConfig
 from quern.engine.llamacpp.client import LlamaServer
@@ -196,6 +196,33 @@ async def test_signals_to_the_whole_group_leave_the_child_to_its_parent(subject:
     assert subject.engine.stats().state is EngineState.READY
 
 
+async def test_a_child_that_hangs_fails_its_answers_and_is_started_anew_for_those_who_wait(
+    tiny_model_path: Path, codec: TextCodec
+) -> None:
+    settings = SMALL.model_copy(update={"hung_seconds": 0.9, "parallel": 1})
+    async with (
+        _started(tiny_model_path, codec, settings) as subject,
+        subject.running(subject.endless(max_tokens=200)) as runs,
+    ):
+        waits = asyncio.ensure_future(collect(subject.engine, subject.request(max_tokens=2)))
+        await subject.wait_until(lambda: subject.engine.stats().waiting == 1)
+        hangs = _child(subject)
+        hangs.suspend()
+        with pytest.raises(EngineFailed, match="this answer was lost"):
+            await exhaust(runs)
+        assert (await waits).ids
+        assert not hangs.is_running()
+        assert subject.engine.stats().state is EngineState.READY
+
+
+async def test_a_child_that_is_at_work_for_long_is_not_taken_for_one_that_hangs(subject: Subject) -> None:
+    watching = asyncio.ensure_future(backend.hangs(_server(subject), 0.9))
+    prompt = replace(subject.long_prompt(200), sampling=SamplingParams(max_tokens=2))
+    assert (await subject.run(prompt)).ids
+    assert not watching.done()
+    watching.cancel()
+
+
 async def test_finished_conversations_make_room_in_a_full_cache(tiny_model_path: Path, codec: TextCodec) -> None:
     async with _started(tiny_model_path, codec, SMALL) as subject:
         for text in ("alpha", "beta", "gamma"):
@@ -328,6 +355,15 @@ async def test_a_child_that_is_killed_while_loading_is_a_load_error(small_model_
         await loading
 
 
+async def test_a_child_that_stands_while_it_loads_is_a_load_error_that_says_so(small_model_path: Path) -> None:
+    engine = _engine(small_model_path, SMALL.model_copy(update={"hung_seconds": 0.6}))
+    loading, child = await _start_loading(engine)
+    child.suspend()
+    with pytest.raises(ModelLoadError, match=r"engine\.hung_seconds.*did nothing at all"):
+        await loading
+    assert not child.is_running()
+
+
 async def test_a_load_that_is_cancelled_leaves_no_process(small_model_path: Path) -> None:
     engine = _engine(small_model_path)
     loading, child = await _start_loading(engine)
@@ -438,3 +474,22 @@ async def test_a_remote_server_that_vanishes_is_noticed_and_its_running_answers_
         with pytest.raises(EngineFailed, match="lost"):
             await exhaust(runs)
         await subject.wait_until(lambda: subject.engine.stats().state is EngineState.RESTARTING)
+
+
+async def test_a_remote_server_that_hangs_is_noticed_and_its_running_answers_fail(
+    tiny_model_path: Path, codec: TextCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "PROBE_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(client, "PROBE_SECONDS", 0.3)
+    async with (
+        _llama_server(tiny_model_path) as (url, server),
+        _started(tiny_model_path, codec, _at(url)) as subject,
+        subject.running(subject.endless(max_tokens=400)) as runs,
+    ):
+        server.send_signal(signal.SIGSTOP)
+        with pytest.raises(EngineFailed, match="lost"):
+            await exhaust(runs)
+        assert subject.engine.stats().state is EngineState.RESTARTING
+        server.send_signal(signal.SIGCONT)
+        await subject.wait_until(lambda: subject.engine.stats().state is EngineState.READY)
+        assert (await subject.run(subject.request(max_tokens=2))).ids

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 import socket
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,12 @@ from typing import Annotated, Any, cast
 import filelock
 import typer
 import uvloop
-from rich.console import Console
 
 from quern.api.shared.raw_text import AnswerAborted
 from quern.app import ModelFile, build_app
 from quern.cli.progress import progress_display
 from quern.cli.running_server import claimed, find
-from quern.cli.serving import ServingProcess, Sockets, has_terminal
+from quern.cli.serving import STDERR, ServingProcess, Sockets, console_of, has_terminal
 from quern.config import EngineName, LogFormat, ServerSettings, Settings
 from quern.config_sources import load_settings
 from quern.errors import ConfigError, StoreError
@@ -30,6 +30,7 @@ from quern.models.locate import model_id
 from quern.models.progress import Progress
 from quern.models.pull import ensure
 from quern.obs.logging import configure_logging
+from quern.obs.output import Output, outputs
 from quern.obs.service_manager import ServiceManager
 from quern.store.database import Database
 from quern.store.keys import KeyStore
@@ -65,23 +66,35 @@ def serve(
     }
     read_settings = partial(load_settings, config, _given(overrides))
     settings = read_settings()
-    configure_logging(settings.log, expected=(AnswerAborted,))
-    if not has_terminal() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, _settings_are_new)
-    console = Console()
-    with closing(manager), claimed(settings.data_dir) as claim, control_socket(settings.data_dir) as control:
+    faulthandler.enable(file=STDERR)  # what native code does to the process is told before its end
+    with closing(manager), outputs() as (out, err):
+        configure_logging(settings.log, expected=(AnswerAborted,), output=err)
+        if not has_terminal() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, _settings_are_new)
+        _serve(settings, passed, out, err, manager, read_settings)
+
+
+def _serve(
+    settings: Settings,
+    passed: Sequence[socket.socket],
+    out: Output,
+    err: Output,
+    manager: ServiceManager,
+    read_settings: Callable[[], Settings],
+) -> None:
+    with claimed(settings.data_dir) as claim, control_socket(settings.data_dir) as control:
         _check_exposure(settings)
         with _port_errors_explained(settings):
             sockets = Sockets(passed or [_bind(settings)], control, passed=bool(passed))
         claim.announce(sockets.url)
         database = _claimed_database(settings)
-        model_files = _models(settings, console, manager)
+        model_files = _models(settings, out, err, manager)
         with _port_errors_explained(settings):
             for listener in sockets.listeners:
                 listener.listen()
         application = build_app(settings, model_files, database)
         process = ServingProcess(
-            application, settings, sockets, console=console, manager=manager, read_settings=read_settings
+            application, settings, sockets, out=out, err=err, manager=manager, read_settings=read_settings
         )
         if uvloop.run(process.run()) == signal.SIGINT:
             raise KeyboardInterrupt
@@ -114,7 +127,7 @@ def _settings_are_new(number: int, frame: FrameType | None) -> None:
 
 def _claimed_database(settings: Settings) -> Database:
     """The database, which is this server's now. Raises StoreError, with the other server's address where one has it."""
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, reserve_bytes=settings.store.reserve_bytes)
     try:
         database.claim()
     except StoreError as error:
@@ -176,17 +189,18 @@ def _port_errors_explained(settings: Settings) -> Generator[None]:
         raise ConfigError(msg) from error
 
 
-def _models(settings: Settings, console: Console, manager: ServiceManager) -> list[ModelFile]:
+def _models(settings: Settings, out: Output, err: Output, manager: ServiceManager) -> list[ModelFile]:
     """The models' files, fetched where they are missing. Raises ModelError."""
     if settings.engine.name is EngineName.FAKE:
         return []
     found: list[ModelFile] = []
     for served in settings.to_serve():
-        with progress_display() as shown:
+        with progress_display(console_of(err)) as shown:
             progress = _Told(shown, manager)
             path = ensure(served.source, settings.models_dir, verify=served.verify, progress=progress)
         found.append(ModelFile(path, served.name or model_id(served.source), served))
-        console.print(f"Model    {served.source} ({path}, {size_on_disk(path) / 1e9:.2f} GB)", soft_wrap=True)
+        line = f"Model    {served.source} ({path}, {size_on_disk(path) / 1e9:.2f} GB)"
+        console_of(out).print(line, soft_wrap=True)
     return found
 
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import IO, cast
 
 import structlog
 from rich.console import Console
@@ -25,6 +26,7 @@ from quern.engine.base import EngineState
 from quern.errors import ConfigError, EngineUnavailable, StoreError
 from quern.http_server.server import HttpServer, freeze_garbage_collection
 from quern.obs.logging import configure_logging
+from quern.obs.output import Output
 from quern.obs.service_manager import ServiceManager
 from quern.turns.models import ServedModel
 
@@ -63,6 +65,11 @@ class Sockets:
         return url_of(*self.address)
 
 
+def console_of(output: Output) -> Console:
+    """For what is said to people there."""
+    return Console(file=cast("IO[str]", output))
+
+
 def has_terminal() -> bool:
     """Whether this process has a terminal that can be closed."""
     try:
@@ -73,7 +80,9 @@ def has_terminal() -> bool:
 
 
 class ServingProcess:
-    """The HTTP server, the loading model, the signals. `read_settings` reads them anew, and may raise ConfigError."""
+    """The HTTP server, the loading model, the signals. `out` is for people, `err` has the log. `read_settings` reads
+    them anew, and may raise ConfigError.
+    """
 
     def __init__(
         self,
@@ -81,14 +90,15 @@ class ServingProcess:
         settings: Settings,
         sockets: Sockets,
         *,
-        console: Console,
+        out: Output,
+        err: Output,
         manager: ServiceManager,
         read_settings: Callable[[], Settings],
     ) -> None:
         self._application = application
         self._settings = settings
         self._sockets = sockets
-        self._console = console
+        self._console, self._err = console_of(out), err
         self._manager = manager
         self._read_settings = read_settings
         self._signal: signal.Signals | None = None
@@ -188,7 +198,7 @@ class ServingProcess:
         self._settings = settings
         keys_kept = None
         if any(name.startswith("log.") for name in took):
-            configure_logging(settings.log, expected=(AnswerAborted,))
+            configure_logging(settings.log, expected=(AnswerAborted,), output=self._err)
         self._server.reload(settings.server)
         try:
             await self._application.reload(settings)
@@ -212,7 +222,7 @@ class ServingProcess:
         """Show the load's progress, then where the server is; a failed load stops the server."""
         await self._server.listening.wait()
         seen = -1.0
-        with progress_display() as progress:
+        with progress_display(console_of(self._err)) as progress:
             while not loading.done() and not self._stop.is_set():
                 await asyncio.wait([loading], timeout=PROGRESS_POLL_SECONDS)
                 share = self._loaded_share()

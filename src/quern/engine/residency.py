@@ -273,6 +273,10 @@ class OnDemandEngine:
         """See `Engine.check_continuable`."""
         self._engine.check_continuable(request)
 
+    def forget(self, tags: frozenset[str]) -> None:
+        """See `Engine.forget`; while it is not loaded it knows nothing."""
+        self._engine.forget(tags)
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """See `Engine.generate`; loads it where it has to, and tells how far that is."""
         while not self.ready:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 import structlog
 
@@ -15,9 +14,10 @@ from quern.errors import StoreError, TurnNotContinuable, TurnNotFound
 from quern.records import TurnRecord
 from quern.store.generations import GenerationRecord, GenerationStore
 from quern.store.history import HistoryStore
-from quern.store.idempotency import IdempotencyStore
+from quern.store.idempotency import IdempotencyStore, NewKey
 from quern.store.turn_rows import ReopenedTurn
 from quern.store.turns import TurnStore
+from quern.turns.clock_jumps import CarefulClock
 from quern.turns.context_limit import room_for_answer
 from quern.turns.decoder import AnswerDecoder
 from quern.turns.event_log import TurnLog
@@ -62,10 +62,10 @@ class Stopped:
     generated: tuple[int, ...]
     answer_ids: tuple[str, ...]
 
-    def assignment(self) -> Assignment:
-        """What is left to do."""
+    def assignment(self, *, keyed: bool = False) -> Assignment:
+        """What is left to do; `keyed`: for a request with a key."""
         return Assignment(
-            self.plan,
+            replace(self.plan, keyed=keyed or self.plan.keyed),
             self.prompt,
             Said((), TokenInput(self.prompt)),
             time.monotonic(),
@@ -73,16 +73,16 @@ class Stopped:
             self.generated,
         )
 
-    async def revive(self, turn: Turn) -> ReopenedTurn:
-        """Bring a new turn to where this one stopped; returns what is to be stored of that."""
+    async def revive(self, turn: Turn, key: NewKey | None = None) -> ReopenedTurn:
+        """Bring a new turn to where this one stopped; returns what is to be stored of that, with the request's key."""
         turn.go_on(
             await asyncio.to_thread(tell_again, turn.decoder, self.generated),
             Earlier(self.record.usage, self.record.timings),
         )
         turn.created_at, turn.started_at = self.record.created_at, self.record.started_at
         text = "".join(turn.pieces) if self.plan.kept else None
-        plan = self.plan
-        return ReopenedTurn(turn.id, self.record.state, self.answer_ids, text, plan.dump(), plan.sampling)
+        plan, owner = turn.plan, turn.owner
+        return ReopenedTurn(turn.id, owner, self.record.state, self.answer_ids, text, plan.dump(), plan.sampling, key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +126,10 @@ class TurnArchive:
 
     async def forget(self) -> None:
         """Forget what was kept for long enough, from time to time, until cancelled."""
+        clock = CarefulClock()
         while True:
             try:
-                now = datetime.now(UTC)
+                now = clock.now()
                 await self._keys.forget(now)
                 forgotten = await self._generations.forget(now)
             except StoreError as error:

@@ -75,7 +75,7 @@ class Journal:
         before these are ended. Raises StoreError.
         """
         if self._file is not None:
-            await self._store.append(await self._file.read())
+            await self._store.append_left(await self._file.read())
             await self._file.committed()
 
     async def close(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from quern.config import TurnSettings
 from quern.engine.base import GenerateRequest, Priority
+from quern.records import StorageQuota
 from quern.sampling import SamplingParams
 from quern.store.generations import packed
 from quern.store.items import NewItem
@@ -63,6 +64,7 @@ def live_turn(
             owner=who.owner,
             weight=who.weight,
             generated=assignment.generated,
+            cache_tag=assignment.conversation_id or turn_id,
         ),
         decoder=plan.decoder(model.codec, turn_id),
         abandonment=_abandonment(plan, settings),
@@ -79,9 +81,16 @@ def conversation_of(request: TurnRequest) -> str | None:
     return request.conversation_id
 
 
-def new_row(turn: Turn, request: TurnRequest, items: Sequence[Item], title: str | None = None) -> NewTurn:
+def new_row(
+    turn: Turn,
+    request: TurnRequest,
+    items: Sequence[Item],
+    *,
+    title: str | None = None,
+    quota: StorageQuota | None = None,
+) -> NewTurn:
     """What is stored of a turn before it runs. `items`: what was said to the model. `title`: of its conversation, where
-    that has none. Packs the prompt, which takes a millisecond for some ten thousand tokens.
+    that has none. `quota`: its owner's. Packs the prompt, which takes a millisecond for some ten thousand tokens.
     """
     return NewTurn(
         id=turn.id,
@@ -100,6 +109,7 @@ def new_row(turn: Turn, request: TurnRequest, items: Sequence[Item], title: str 
         fork=request.fork,
         asked=Asked.of(request).dump() if turn.conversation_id is not None else None,
         title=title,
+        quota=quota,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -18,7 +18,7 @@ from quern.errors import EngineUnavailable, InvalidRequest, TurnNotContinuable
 from quern.events import TurnEnded
 from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing
-from quern.store.idempotency import IdempotencyStore
+from quern.store.idempotency import IdempotencyStore, NewKey
 from quern.store.journal_file import JournalFile
 from quern.store.turns import TurnStore
 from quern.turns.archive import RUNS, SERVER_STOPPED, Ended, TurnArchive
@@ -47,6 +47,10 @@ from quern.types import AttachedBy, Item, TurnState
 log = structlog.get_logger(__name__)
 
 LOADING_RETRY_AFTER = 5
+DOING = {
+    EngineState.RESTARTING: "is restarting after a failure",
+    EngineState.STUCK: "is stuck (engine.stuck_seconds); unless it goes on by itself, the server has to be restarted",
+}
 PLACE_NEEDED = f"{CONNECTION_CLOSED}, and too many turns wait for a reader that comes back."
 
 
@@ -126,7 +130,7 @@ class TurnService:
     async def start(self, request: TurnRequest) -> Turn:
         """The turn of a request. A retry gets the turn of the request that it repeats, which may have ended.
 
-        Raises KeyReused, and what `start_new` and `go_on` raise, but TurnNotFound and TurnNotContinuable.
+        Raises KeyReused, and what `start_new` and `resume` raise, but TurnNotFound and TurnNotContinuable.
         """
         return (await self.start_all([request]))[0]
 
@@ -138,9 +142,10 @@ class TurnService:
         """The client of a request has gone before its answer was whole; it may come back and ask again."""
         self._retries.connection_lost(caller)
 
-    def attached(self, by: AttachedBy) -> None:
-        """A retry got turns that were there."""
+    def attached(self, by: AttachedBy, caller: Caller) -> None:
+        """A retry got turns that were there; its request's id names the last of them too."""
         self.observer.attached(by)
+        self.observer.recent.retried(caller.owner, caller.request_id, caller.adopted[-1])
 
     def tell(self, ended: Ended, caller: Caller) -> Turn:
         """A turn that has ended, to be read again."""
@@ -152,7 +157,7 @@ class TurnService:
         """Admit a turn: when this returns, the turn is stored as queued and runs whoever listens.
 
         Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy, LimitExceeded, QueueFull,
-        ContextExceeded, InvalidRequest or StoreError; then nothing was stored.
+        ContextExceeded, StorageExceeded, InvalidRequest or StoreError; then nothing was stored.
         """
         arrived, owner, model = time.monotonic(), request.caller.owner, self._models.find(request.model)
         self.check_serving(model)
@@ -188,8 +193,18 @@ class TurnService:
                 return self._launch(turn, request.caller)
 
     async def go_on(self, turn_id: str, caller: Caller, more_tokens: int | None = None) -> Turn:
+        """Go on with a turn; a retry gets it as it goes on for the request that it repeats, or as it ended then.
+
+        Raises KeyReused, and what `resume` raises.
+        """
+        return await self._retries.go_on(turn_id, caller, more_tokens)
+
+    async def resume(
+        self, turn_id: str, caller: Caller, more_tokens: int | None = None, key: NewKey | None = None
+    ) -> Turn:
         """Go on with a turn that was interrupted, cancelled, failed or stopped by its length, at the token where it
-        stopped; `more_tokens`: as in `TurnArchive.stopped`. When this returns, it is queued as `start` says.
+        stopped; `more_tokens`: as in `TurnArchive.stopped`; `key`: under which a retry finds it. When this returns, it
+        is queued as `start` says.
 
         Raises EngineUnavailable, TurnNotFound, TurnNotContinuable, ConversationBusy, LimitExceeded, QueueFull,
         ContextExceeded, InvalidRequest or StoreError; then it is as it was.
@@ -210,10 +225,10 @@ class TurnService:
         ):
             if stopped.plan.grammar is not None:
                 await model.engine.check_grammar(stopped.plan.grammar, caller.owner)
-            turn = self._live(turn_id, model, stopped.assignment(), caller)
+            turn = self._live(turn_id, model, stopped.assignment(keyed=key is not None), caller)
             model.engine.check_continuable(turn.request)
             await self._journal.reopen(turn_id)
-            await self._store.reopen(await stopped.revive(turn))
+            await self._store.reopen(await stopped.revive(turn, key))
             return self._launch(turn, caller)
 
     def _live(self, turn_id: str, model: ServedModel, assignment: Assignment, caller: Caller) -> Turn:
@@ -250,14 +265,7 @@ class TurnService:
 
     def running_turn(self, conversation_id: str, owner: str) -> Turn | None:
         """The conversation's active turn, for a reader that comes back."""
-        for turn in self.running_turns(owner):
-            if turn.conversation_id == conversation_id:
-                return turn
-        return None
-
-    def running_turns(self, owner: str) -> list[Turn]:
-        """The owner's active turns of conversations."""
-        return [turn for turn in self.turns_of(owner) if turn.conversation_id is not None]
+        return next((turn for turn in self.turns_of(owner) if turn.conversation_id == conversation_id), None)
 
     def turns_of(self, owner: str) -> list[Turn]:
         """All of the owner's active turns."""
@@ -275,6 +283,16 @@ class TurnService:
         """End a turn as cancelled and wait until that is stored."""
         turn.end_early(TurnState.CANCELLED, reason)
         await turn.log.ended()
+
+    def forget(self, deleted: Iterable[str]) -> None:
+        """Forget what is kept in memory of deleted conversations, and of turns without one, by their ids: the KV cache
+        that they alone used, and what their turns were made of.
+        """
+        tags = frozenset(deleted)
+        if tags:
+            self.observer.recent.forget(tags)
+            for model in self._models:
+                model.engine.forget(tags)
 
     @property
     def stopping(self) -> bool:
@@ -309,9 +327,8 @@ class TurnService:
             return
         stats = model.engine.stats()
         seconds = max(1, round(stats.load_remaining)) if stats.load_remaining > 0 else LOADING_RETRY_AFTER
-        doing = "restarting after a failure" if stats.state is EngineState.RESTARTING else "still loading"
-        msg = f"The model is {doing}. Try again in {seconds} s."
-        raise EngineUnavailable(msg, seconds)
+        doing = DOING.get(stats.state, "is still loading")
+        raise EngineUnavailable(f"The model {doing}. Try again in {seconds} s.", seconds)
 
     def _progress(self, owner: str | None, model: ServedModel | None) -> list[Progress]:
         """How far the turns are that run, of one owner or of one model."""
@@ -328,7 +345,8 @@ class TurnService:
         try:
             title = title_of((*history, *items)) if self._titles and turn.conversation_id is not None else None
             said = with_custom_results(items, history)
-            row = await asyncio.to_thread(new_row, turn, request, said, title)
+            quota = self._usage.storage_quota(turn.owner)
+            row = await asyncio.to_thread(new_row, turn, request, said, title=title, quota=quota)
             await self._store.create(row)
         except InvalidRequest as error:
             raise InvalidRequest(str(error), field) from error

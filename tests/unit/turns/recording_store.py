@@ -20,6 +20,9 @@ class RecordingStore:
         self.failing = False
         self.refused = 0
 
+    async def append_left(self, entries: Sequence[JournalEntry]) -> None:
+        await self.append(entries)
+
     async def append(self, entries: Sequence[JournalEntry], started: Mapping[str, datetime] = NOTHING_STARTED) -> None:
         await asyncio.sleep(0)
         if self.failing:

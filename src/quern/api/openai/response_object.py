@@ -19,6 +19,21 @@ from quern.turns.identity import item_id
 from quern.turns.turn import Turn
 from quern.types import FinishReason, Message, TurnState, Usage
 
+LISTED = (
+    "id",
+    "object",
+    "created_at",
+    "completed_at",
+    "status",
+    "background",
+    "error",
+    "incomplete_details",
+    "model",
+    "previous_response_id",
+    "conversation",
+    "usage",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
@@ -88,6 +103,17 @@ def response_json(
     }
 
 
+def listed_json(record: ResponseRecord) -> dict[str, Any]:
+    """A stored response in a list: all of it but what was said and how it was asked."""
+    head, turn = ResponseHead.of(record), record.turn
+    end = turn.end() if turn.state.terminal else None
+    running = "queued" if turn.state is TurnState.QUEUED and head.background else "in_progress"
+    whole = response_json(head, end_status(end) if end is not None else running, (), end)
+    return {name: value for name, value in whole.items() if name in LISTED} | {
+        "metadata": head.settings.get("metadata")
+    }
+
+
 def compacted_json(turn: Turn, end: TurnEnded, said: Sequence[Message]) -> dict[str, Any]:
     """What the user said, then the summary that a turn wrote."""
     items = [item_json(item_id(turn.id, index), message) for index, message in enumerate(said)]
@@ -119,9 +145,10 @@ def _error(end: TurnEnded) -> dict[str, Any]:
 
 
 def _incomplete_details(end: TurnEnded) -> dict[str, Any] | None:
-    """OpenAI has no reason for a call that a stop text or the model itself cut off, nor for a loop."""
-    limited = end.finish_reason is FinishReason.LENGTH and end.loop is None
-    return {"reason": "max_output_tokens"} if limited else None
+    """OpenAI has no reason for a call that a stop text or the model itself cut off. A loop that left no whole answer is
+    told as the limit that it met, as in the other dialects: clients take an answer without a reason for a whole one.
+    """
+    return {"reason": "max_output_tokens"} if end.finish_reason is FinishReason.LENGTH else None
 
 
 def _completed_at(head: ResponseHead, end: TurnEnded) -> int:

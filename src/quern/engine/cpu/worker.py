@@ -6,11 +6,10 @@ every step and sleeps at while there is nothing to compute; its notices leave th
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
 import structlog
@@ -34,7 +33,7 @@ LOST = (
 @dataclass(frozen=True, slots=True)
 class Reports:
     """Who is called. `loading` gets the share that is done; then `loaded` or `failed` is called; then `notices`, and
-    `step` after each step.
+    `step` after each step. `ended`: the thread ends after `loaded` although nobody has stopped it.
     """
 
     loading: Callable[[float], object]
@@ -42,6 +41,7 @@ class Reports:
     failed: Callable[[Exception], object]
     notices: Callable[[list[Notice]], object]
     step: Callable[[StepFacts], object]
+    ended: Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,11 @@ class _Submission:
 @dataclass(frozen=True, slots=True)
 class _Cancellation:
     key: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Oblivion:
+    tags: Set[str]
 
 
 class _Stop:
@@ -71,7 +76,7 @@ class Worker:
         self._reports = reports
         self._parallel = parallel
         self._budget = Budget(shared_tokens)
-        self._inbox: queue.SimpleQueue[_Submission | _Cancellation | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Submission | _Cancellation | _Oblivion | _Stop] = queue.SimpleQueue()
         self._stopping = False
         self._stepping_since: float | None = None  # None while it sleeps
         self.kv: KvUsage | None = None
@@ -91,11 +96,13 @@ class Worker:
         """Drop a sequence before the next step."""
         self._inbox.put(_Cancellation(key))
 
+    def forget(self, tags: Set[str]) -> None:
+        """Drop what the KV cache holds for these tags alone, before the next step."""
+        self._inbox.put(_Oblivion(tags))
+
     @property
     def silent_seconds(self) -> float:
-        """How long the thread has been at what it does now; 0 while it sleeps, infinite once it has ended."""
-        if not self._thread.is_alive():
-            return math.inf
+        """How long the thread has been at what it does now; 0 while it sleeps."""
         since = self._stepping_since
         return time.monotonic() - since if since is not None else 0.0
 
@@ -104,9 +111,10 @@ class Worker:
         self._stopping = True
         self._inbox.put(_Stop())
 
-    def join(self) -> None:
-        """Wait until the thread has ended and the model is freed."""
-        self._thread.join()
+    def join(self, seconds: float) -> bool:
+        """Wait until the thread has ended and the model is freed; False where it hasn't in so many seconds."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
@@ -114,6 +122,14 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - it is raised where the engine is started
             self._reports.failed(error)
             return
+        try:
+            self._compute(model)
+        except BaseException:  # whatever it is that no step may raise, whoever waits must hear of it
+            log.exception("engine_thread_failed")
+        if not self._stopping:
+            self._reports.ended()
+
+    def _compute(self, model: Model) -> None:
         spec = model.spec
         scheduler = Scheduler(
             blocks=spec.kv_blocks, block_tokens=spec.block_tokens, parallel=self._parallel, budget=self._budget
@@ -153,6 +169,8 @@ class Worker:
                     notices += _submit(model, scheduler, submission)
                 case _Cancellation(key):
                     notices += scheduler.cancel(key)
+                case _Oblivion(tags):
+                    scheduler.forget(tags)
                 case _Stop():
                     return
         self._report(notices)
