@@ -137,7 +137,7 @@ class Application:
             tracing=self.tracing,
             settings=settings.turns,
             titles=settings.conversations.titles is not TitleSource.OFF,
-            journal_file=JournalFile(self.database.file) if self.database.file is not None else None,
+            journal_file=JournalFile(file) if (file := self.database.named_file) is not None else None,
         )
         self.titles = Titling(self.turns, stores.conversations)
         if settings.conversations.titles is TitleSource.MODEL:
