@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,7 +25,10 @@ MESSAGES = [{"role": "user", "content": "hello"}]
 def engine(name: str, **options: Any) -> FakeEngine:
     """Answers with its name."""
     return FakeEngine(
-        model_id=name, reply=lambda _: name.encode(), vocabulary_size=TextCodec.builtin().vocabulary_size, **options
+        model_id=name,
+        reply=lambda _: (name * (20 if options.get("token_delay") else 1)).encode(),
+        vocabulary_size=TextCodec.builtin().vocabulary_size,
+        **options,
     )
 
 
@@ -169,11 +173,7 @@ async def test_another_answer_comes_from_the_model_that_gave_the_first(client: h
 
 async def test_a_turn_of_a_model_that_is_not_served_any_more_is_told_as_text_and_cannot_go_on(tmp_path: Path) -> None:
     async with serving(tmp_path, writing("old")) as client:
-        stopped = await client.post(
-            "/v1/chat/completions",
-            json={"messages": MESSAGES, "max_tokens": 2},
-            headers={"X-Quern-Conversation": "new"},
-        )
+        stopped = await client.post("/v1/chat/completions", json={"messages": MESSAGES, "max_tokens": 2})
         turn = stopped.headers["x-quern-turn-id"]
     async with serving(tmp_path, writing("new")) as client:
         refused = await client.post(f"/v1/turns/{turn}/continue", json={})
@@ -183,15 +183,15 @@ async def test_a_turn_of_a_model_that_is_not_served_any_more_is_told_as_text_and
 
 
 async def test_places_are_each_models_own(tmp_path: Path) -> None:
-    slow = {"parallel": 1, "token_delay": 0.01}
-    async with serving(tmp_path, writing("a", **slow), writing("b", **slow), turns={"max_queued": 0}) as client:
-        sampling = {"max_tokens": 1000, "ignore_eos": True, "messages": MESSAGES}
-        async with client.stream(
-            "POST", "/v1/chat/completions", json={**sampling, "stream": True, "model": "a"}
-        ) as one:
-            await anext(aiter(one.aiter_lines()))
-            refused = await client.post("/v1/chat/completions", json={"messages": MESSAGES, "model": "a"})
-            served = await client.post("/v1/chat/completions", json={"messages": MESSAGES, "model": "b"})
+    slow = {"parallel": 1, "token_delay": 0.1}
+    async with serving(tmp_path, writing("a", **slow), writing("b"), turns={"max_queued": 0}) as client:
+        first = asyncio.ensure_future(client.post("/v1/chat/completions", json={"messages": MESSAGES, "model": "a"}))
+        async with asyncio.timeout(10):
+            while not (await client.get("/v1/turns")).json()["data"]:
+                await asyncio.sleep(0.01)
+        refused = await client.post("/v1/chat/completions", json={"messages": MESSAGES, "model": "a"})
+        served = await client.post("/v1/chat/completions", json={"messages": MESSAGES, "model": "b"})
+        await first
     assert (refused.status_code, served.status_code) == (503, 200)
 
 
