@@ -568,7 +568,8 @@ class Settings(_Frozen):
     def _check_models(self) -> Self:
         if not self.models:
             return self
-        if {"name", "aliases"} & self.model.model_fields_set:
+        usual = ModelSettings()
+        if (self.model.name, self.model.aliases) != (usual.name, usual.aliases):
             msg = "Models are named twice, by model.name or model.aliases and by tables [models.NAME]: leave one out"
             raise ValueError(msg)
         if sum(table.default for table in self.models.values()) > 1:
