@@ -217,7 +217,7 @@ def broken_collector(request: pytest.FixtureRequest) -> Generator[str]:
 async def test_a_collector_that_takes_nothing_costs_the_traces_only(tmp_path: Path, broken_collector: str) -> None:
     settings = Settings.model_validate({"data_dir": tmp_path, "tracing": {"otlp_endpoint": broken_collector}})
     codec = TextCodec.builtin()
-    application = Application(settings, FakeEngine(vocabulary_size=codec.vocabulary_size), codec)
+    application = Application(settings, [ServedModel("fake", FakeEngine(vocabulary_size=codec.vocabulary_size), codec)])
     async with asyncio.timeout(20), application.running() as loading:
         await loading
         transport = httpx2.ASGITransport(app=application.asgi)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Sequence, Set
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -273,7 +273,7 @@ class OnDemandEngine:
         """See `Engine.check_continuable`."""
         self._engine.check_continuable(request)
 
-    def forget(self, tags: frozenset[str]) -> None:
+    def forget(self, tags: Set[str]) -> None:
         """See `Engine.forget`; while it is not loaded it knows nothing."""
         self._engine.forget(tags)
 

@@ -104,13 +104,10 @@ def request(tokens: int = 5) -> GenerateRequest:
 
 async def answer(engine: OnDemandEngine, tokens: int = 5) -> list[int]:
     """A whole answer's ids."""
-    ids: list[int] = []
     async with aclosing(engine.generate(request(tokens))) as events:
-        async for event in events:
-            if isinstance(event, Tokens):
-                ids.extend(event.ids)
-        assert isinstance(event, Finished)
-    return ids
+        seen = [event async for event in events]
+    assert isinstance(seen[-1], Finished)
+    return [token for event in seen if isinstance(event, Tokens) for token in event.ids]
 
 
 async def until(condition: Callable[[], object]) -> None:

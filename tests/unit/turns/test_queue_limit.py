@@ -31,7 +31,7 @@ class Asked(Places):
         self.now = 1000.0
         unused = Database("sqlite+aiosqlite:///unused")
         meter = UsageMeter(Limits(LimitSettings()), UsageStore(unused), StorageStore(unused))
-        super().__init__(meter, lambda *_: [Progress(2, 1.0, 16)], lambda: self.now)
+        super().__init__(meter, lambda _owner, _model: [Progress(2, 1.0, 16)], lambda: self.now)
 
     def of(
         self,
