@@ -235,15 +235,15 @@ class ServingProcess:
         if loading.cancelled() or loading.exception() is not None:
             self._server.should_exit = True
             return
-        ready = all(model.engine.stats().state is EngineState.READY for model in self._application.models)
-        if ready and not self._stop.is_set():
+        if all(model.available for model in self._application.models) and not self._stop.is_set():
             self._announced = True
             self._manager.ready(self._serving())
             self._print_welcome()
 
     def _loaded_share(self) -> float:
-        shares = [model.engine.stats().load_progress for model in self._application.models]
-        return sum(shares) / len(shares)
+        stats = [model.engine.stats() for model in self._application.models]
+        shares = [one.load_progress for one in stats if one.state is not EngineState.UNLOADED]
+        return sum(shares) / max(1, len(shares))
 
     def _serving(self) -> str:
         return f"Serving {', '.join(model.name for model in self._application.models)} at {self._sockets.url}"
@@ -277,8 +277,10 @@ Try it:
 
 
 def _engine_lines(model: ServedModel, *, named: bool) -> str:
-    info, chosen = model.info, f", chosen by auto. {model.reason}" if model.reason else ""
+    info, chosen = model.info_so_far, f", chosen by auto. {model.reason}" if model.reason else ""
     name = f"{model.name}: " if named else ""
+    if info is None:
+        return f"Engine   {name}loaded when it is asked for, as it does not fit beside the others"
     return (
         f"Engine   {name}{info.engine}{chosen}\n"
         f"         {info.quantisation} on {info.device}\n"

@@ -168,6 +168,7 @@ class OnDemandEngine:
         self._keep_alive = keep_alive
         self._engine = make()
         self._state = EngineState.UNLOADED
+        self._in_memory = False
         self._info: EngineInfo | None = None
         self._at_work = 0
         self._waiting = 0
@@ -196,7 +197,7 @@ class OnDemandEngine:
     @property
     def loaded(self) -> Loaded | None:
         """Itself, while it takes memory."""
-        if self._state in {EngineState.UNLOADED, EngineState.CLOSED}:
+        if not self._in_memory:
             return None
         begins = self._waiting > 0 and not self.leaving  # who waited for it has not begun yet
         return Loaded(self.name, self.size, self._at_work > 0 or begins, self.used_at, self.loaded_at)
@@ -238,7 +239,7 @@ class OnDemandEngine:
 
     async def load(self) -> None:
         """Have it loaded; the residency's business. Raises ModelLoadError."""
-        self._state = EngineState.LOADING
+        self._state, self._in_memory = EngineState.LOADING, True
         try:
             await self._engine.start()
         except BaseException:
@@ -250,10 +251,11 @@ class OnDemandEngine:
 
     async def unload(self) -> None:
         """Free its memory; the residency's business."""
-        if self._state in {EngineState.UNLOADED, EngineState.CLOSED}:
+        if not self._in_memory:
             return
+        self._state = EngineState.UNLOADED
         await self._engine.close()
-        self._engine, self._state = self._make(), EngineState.UNLOADED
+        self._engine, self._in_memory = self._make(), False
         log.info("model_unloaded", model=self.name)
 
     def stats(self) -> EngineStats:
