@@ -28,6 +28,7 @@ from quern.engine.base import (
 from quern.errors import EngineUnavailable, ModelLoadError
 from quern.events import Loading
 from quern.grammar.kinds import Grammar
+from quern.machine import give_memory_back
 
 log = structlog.get_logger(__name__)
 
@@ -256,6 +257,7 @@ class OnDemandEngine:
         self._state = EngineState.UNLOADED
         await self._engine.close()
         self._engine, self._in_memory = self._make(), False
+        await asyncio.to_thread(give_memory_back)
         log.info("model_unloaded", model=self.name)
 
     def stats(self) -> EngineStats:

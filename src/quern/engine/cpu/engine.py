@@ -125,8 +125,9 @@ class CpuEngine:
             self._worker.stop()
             if not await asyncio.to_thread(self._worker.join, CLOSE_SECONDS):
                 log.error("engine_thread_left_behind", seconds=CLOSE_SECONDS)
-        if self._grammars is not None:
-            await asyncio.to_thread(self._grammars.close)
+        grammars, self._grammars = self._grammars, None
+        if grammars is not None:  # its tables are large, and the engine itself is garbage only sometime later
+            await asyncio.to_thread(grammars.close)
 
     def stats(self) -> EngineStats:
         """A snapshot; never blocks."""

@@ -115,8 +115,9 @@ class LlamaCppEngine:
         if self._gate is not None:
             self._gate.refuse_waiting(EngineFailed("The engine was closed while this request waited its turn."))
         await self._releases.close()
-        if self._grammars is not None:
-            await asyncio.to_thread(self._grammars.close)
+        grammars, self._grammars = self._grammars, None
+        if grammars is not None:  # its tables are large, and the engine itself is garbage only sometime later
+            await asyncio.to_thread(grammars.close)
 
     def stats(self) -> EngineStats:
         """A snapshot; never blocks. A sequence counts as running until the server has really freed it."""
