@@ -127,7 +127,7 @@ def test_on_a_full_disk_nothing_is_lost_that_was_saved_and_with_room_all_goes_on
                 filler.write(b"x" * 65536)
                 filler.flush()
         refused = requests.post(f"{url}/v1/code/chat_stream", data={"prompt": "too late", "max_tokens": 4}, timeout=30)
-        assert refused.status_code == 500
+        assert refused.status_code == 507
         assert "is full" in refused.text
         assert requests.get(f"{url}/v1/conversations/{conversation_id}", timeout=30).status_code == 200
         running.wait_for_text(len(running.pieces) + 50)
