@@ -110,7 +110,7 @@ def test_on_a_full_disk_nothing_is_lost_that_was_saved_and_with_room_all_goes_on
     command = [QUERN, "serve", "--port", "0", "--data-dir", str(folder)]
     server = subprocess.Popen(
         [*OWN_DISK, str(folder), *command, "--model", str(tiny_model_path), "--engine", "cpu"],
-        env={**os.environ, **ONE_THREAD},
+        env={**os.environ, **ONE_THREAD, "QUERN_STORE__RESERVE_MIB": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
