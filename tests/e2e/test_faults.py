@@ -160,12 +160,12 @@ class Clock:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.ahead = 0
-        self.set(0)
+        file.write_bytes(struct.pack("q", 0))
 
     def set(self, seconds: int) -> None:
-        self.ahead = seconds
-        self.file.write_bytes(struct.pack("q", seconds))
+        # In place: the server has the file mapped, and in one that is cut short for a moment it would die of SIGBUS.
+        with self.file.open("r+b") as mapped:
+            mapped.write(struct.pack("q", seconds))
 
 
 OFTEN = """
