@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Self, TextIO
 
 from rich.console import Console
@@ -55,6 +55,10 @@ class AnswerWriter:
         self._out.flush()
 
 
+def _only_wake_up(_signal: int, _frame: FrameType | None) -> None:
+    """A handler that does nothing; the system call that it interrupts is what matters."""
+
+
 @contextmanager
 def noticing_ctrl_c() -> Generator[None]:
     """Ctrl-C raises KeyboardInterrupt within a moment, whatever is waited for; for the main thread.
@@ -62,7 +66,7 @@ def noticing_ctrl_c() -> Generator[None]:
     A signal that comes just before the process waits for the network is otherwise noticed when something arrives, and
     from a server that is silent nothing does.
     """
-    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    before = signal.signal(signal.SIGALRM, _only_wake_up)
     signal.setitimer(signal.ITIMER_REAL, CTRL_C_WAITS_SECONDS, CTRL_C_WAITS_SECONDS)
     try:
         yield
