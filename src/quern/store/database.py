@@ -6,19 +6,20 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import BaseFileLock
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from quern.errors import DiskFull, StoreError
-from quern.store import sqlite, sqlite_files
-from quern.store.failures import as_store_error
+from quern.store import postgresql, sqlite, sqlite_files
+from quern.store.failures import WrittenAtOnce, as_store_error
 from quern.store.inspection import described, expected_at, identified
+from quern.store.locking import lock_schema
 from quern.store.migrate import load_migrations, upgrade
 from quern.store.ownership import Refused, judge, remedies_at_start
 from quern.store.reserve import SPENT, Reserve
@@ -27,6 +28,8 @@ from quern.store.uninterrupted import uninterrupted
 T = TypeVar("T")
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 
+TRIES = 5
+"""For a step that others' transactions were in the way of."""
 
 CLOSED = "The database is closed: this server is starting or stopping. Try again once it is up."
 
@@ -36,13 +39,19 @@ class Database:
 
     `claim_seconds`: how long to wait for another process to let go of an SQLite file. `reserve_bytes`: of the disk,
     kept beside it for what has to be saved when that is full (`store/reserve.py`); without a number what is there stays
-    as it is. `freed` is set by whoever has deleted something, and cleared by whoever gives its pages back to the disk.
+    as it is. `pool_size`: connections to a database server, at most. `freed` is set by whoever has deleted something, and cleared by whoever gives its pages back to the disk.
     """
 
     def __init__(
-        self, url: str, *, claim_seconds: float = sqlite.CLAIM_SECONDS, reserve_bytes: int | None = None
+        self,
+        url: str,
+        *,
+        claim_seconds: float = sqlite.CLAIM_SECONDS,
+        reserve_bytes: int | None = None,
+        pool_size: int = postgresql.POOL_SIZE,
     ) -> None:
         self._url = url
+        self._pool_size = pool_size
         self._reserve_bytes = reserve_bytes
         self.reserve = Reserve(None, 0)
         self.freed = asyncio.Event()
@@ -50,6 +59,7 @@ class Database:
         self._where = ""
         self._file: Path | None = None
         self._engine: AsyncEngine | None = None
+        self._reader: AsyncEngine | None = None
         self._lock: BaseFileLock | None = None
         self._resources = AsyncExitStack()
 
@@ -101,8 +111,8 @@ class Database:
         logging.getLogger("aiosqlite").setLevel(logging.INFO)
         url = _parse(self._url)
         async with AsyncExitStack() as resources:
-            self._engine = await self._connect(url, resources)
             resources.callback(self._forget)
+            await self._connect(url, resources)
             await self._migrate()
             await self.reserve.make()  # beside a database that is ours only
             self._resources = resources.pop_all()
@@ -115,15 +125,17 @@ class Database:
     async def transaction(self) -> AsyncGenerator[AsyncConnection]:
         """A connection inside a transaction: committed at the end of the block, rolled back if it raises.
 
-        Raises StoreError for whatever the database can't do. To be used inside `uninterrupted` functions.
+        Raises StoreError for whatever the database can't do. To be used inside `uninterrupted` functions. What others
+        may change at the same time is said in `locking.py`.
         """
-        if self._engine is None:
-            raise StoreError(CLOSED)
-        try:
-            async with self._engine.begin() as connection:
-                yield connection
-        except (SQLAlchemyError, sqlite3.Error) as error:
-            raise as_store_error(error, self._where) from error
+        async with self._begun(self._engine) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncGenerator[AsyncConnection]:
+        """The same for what only reads: all of it sees one moment."""
+        async with self._begun(self._reader) as connection:
+            yield connection
 
     @asynccontextmanager
     async def growing(self) -> AsyncGenerator[AsyncConnection]:
@@ -134,16 +146,34 @@ class Database:
             yield connection
 
     async def urgent(self, step: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """What `step` does in a transaction, which is begun anew with the reserve's room where the disk is full."""
+        """What `step` does in a transaction, which is begun anew with the reserve's room where the disk is full, and
+        where other transactions were in its way.
+        """
         try:
-            async with self.transaction() as connection:
-                return await step(connection)
+            return await self._repeated(step)
         except DiskFull:
             if not await self.reserve.release():
                 raise
             self.freed.set()
+        return await self._repeated(step)
+
+    async def _repeated(self, step: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        for _ in range(TRIES - 1):
+            with suppress(WrittenAtOnce):
+                async with self.transaction() as connection:
+                    return await step(connection)
         async with self.transaction() as connection:
             return await step(connection)
+
+    @asynccontextmanager
+    async def _begun(self, engine: AsyncEngine | None) -> AsyncGenerator[AsyncConnection]:
+        if engine is None:
+            raise StoreError(CLOSED)
+        try:
+            async with engine.begin() as connection:
+                yield connection
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise as_store_error(error, self._where) from error
 
     @uninterrupted
     async def maintain(self, statement: str) -> None:
@@ -160,7 +190,7 @@ class Database:
         except (SQLAlchemyError, sqlite3.Error) as error:
             raise as_store_error(error, self._where) from error
 
-    async def _connect(self, url: URL, resources: AsyncExitStack) -> AsyncEngine:
+    async def _connect(self, url: URL, resources: AsyncExitStack) -> None:
         if url.get_backend_name() == "sqlite":
             path = await asyncio.to_thread(sqlite.file_of, url)
             await asyncio.to_thread(self.claim)
@@ -168,12 +198,12 @@ class Database:
             self._file, self._where = path, str(path)
             if self._reserve_bytes is not None:
                 self.reserve = Reserve(path.with_name(f"{path.name}.reserve"), self._reserve_bytes)
-            engine = await asyncio.to_thread(sqlite.create_engine, url, path)
+            self._engine = self._reader = await asyncio.to_thread(sqlite.create_engine, url, path)
         else:
-            self._where = f"{url.database} on {url.host}"
-            engine = await asyncio.to_thread(_create_server_engine, url)
-        resources.push_async_callback(engine.dispose)
-        return engine
+            self._where = postgresql.described(url)
+            self._engine = await asyncio.to_thread(postgresql.create_engine, url, self._pool_size)
+            self._reader = postgresql.reader(self._engine)
+        resources.push_async_callback(self._engine.dispose)
 
     @uninterrupted
     async def _migrate(self) -> None:
@@ -181,6 +211,7 @@ class Database:
         newest = migrations.get_current_head()
 
         async def step(connection: AsyncConnection) -> None:
+            await lock_schema(connection)
             if await self._revision(connection) != newest:
                 await connection.run_sync(upgrade, migrations)
                 await self._revision(connection)
@@ -191,6 +222,8 @@ class Database:
 
     async def _revision(self, connection: AsyncConnection) -> str | None:
         """The revision of a database that is ours and whole, None of a new one. Raises StoreError for any other."""
+        if connection.dialect.name == "postgresql":
+            await connection.run_sync(postgresql.check_encoding, self._where)
         facts = await connection.run_sync(identified)
         # Once this is known, nothing that is asked of it blocks.
         expected = await asyncio.to_thread(expected_at, facts.revision, connection.dialect.name)
@@ -200,7 +233,7 @@ class Database:
         return facts.revision
 
     def _forget(self) -> None:
-        self._engine = None
+        self._engine = self._reader = None
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -222,13 +255,3 @@ def _parse(text: str) -> URL:
             "sqlite+aiosqlite:////var/lib/quern/quern.db or postgresql+psycopg://user:password@host/database."
         )
     return url.set(drivername=driver)
-
-
-def _create_server_engine(url: URL) -> AsyncEngine:
-    try:
-        return create_async_engine(url, hide_parameters=True, pool_pre_ping=True)
-    except ModuleNotFoundError as error:
-        raise StoreError(
-            f"The setting store.url asks for {url.get_backend_name()}, whose driver is not installed. Install it with "
-            f"`pip install 'psycopg[binary]'`."
-        ) from error

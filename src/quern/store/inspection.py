@@ -8,8 +8,10 @@ from dataclasses import replace
 from functools import cache
 
 from sqlalchemy import Connection, Inspector, create_engine, inspect, text
+from sqlalchemy.engine.interfaces import ReflectedForeignKeyConstraint, ReflectedIndex
 from sqlalchemy.exc import SAWarning
 
+from quern.store import postgresql
 from quern.store.migrate import known_revisions, load_migrations, upgrade
 from quern.store.ownership import VERSION_TABLE, Facts, Piece, Refused, Standing, judge, whole
 
@@ -20,6 +22,7 @@ with SQLite's version.
 """
 
 _OF_SQLITE_ALONE = (_SEARCH_INDEX, "item_numbers", "searched_items")
+"""How tables, and triggers, begin that no other database has."""
 
 
 def inspected(connection: Connection) -> Standing | Refused:
@@ -32,10 +35,12 @@ def inspected(connection: Connection) -> Standing | Refused:
 def identified(connection: Connection) -> Facts:
     """Facts without pieces: whose database it seems to be, and its revision."""
     inspector = inspect(connection)
-    tables = frozenset((*inspector.get_table_names(), *inspector.get_view_names()))
     application_id = None
     if connection.dialect.name == "sqlite":
         application_id = int(connection.exec_driver_sql("PRAGMA application_id").scalar_one()) & 0xFFFFFFFF
+        tables = frozenset((*inspector.get_table_names(), *inspector.get_view_names()))
+    else:
+        tables = frozenset(postgresql.relations(connection))
     return Facts(application_id, tables, _revisions(connection, inspector) if VERSION_TABLE in tables else None)
 
 
@@ -68,8 +73,9 @@ def expected_at(revision: str | None, dialect: str) -> frozenset[Piece] | None:
     engine.dispose()
     if dialect == "sqlite":
         return pieces
+    of_sqlite = tuple(f"trigger {name}" for name in _OF_SQLITE_ALONE)
     others = (piece for piece in pieces if not piece.table.startswith(_OF_SQLITE_ALONE))
-    return frozenset(piece for piece in others if not piece.what.startswith("trigger "))
+    return frozenset(piece for piece in others if not piece.what.startswith(of_sqlite))
 
 
 def _pieces(connection: Connection, tables: set[str]) -> frozenset[Piece]:
@@ -78,36 +84,49 @@ def _pieces(connection: Connection, tables: set[str]) -> frozenset[Piece]:
     pieces: set[Piece] = set()
     if connection.dialect.name == "sqlite":
         pieces |= set(_views_and_triggers(connection, tables))
-    for table in tables & set(inspector.get_table_names()):
-        if not table.startswith(_SEARCH_INDEX):
-            pieces |= set(_parts(inspector, table))
-        if not table.startswith(_SEARCH_INDEX) or table in {_SEARCH_INDEX, *_PARTS_OF_SEARCH_INDEX}:
-            pieces.add(whole(table))
+        there = set(inspector.get_table_names())
+    else:
+        found = postgresql.triggers(connection)
+        pieces |= {Piece(table, f"trigger {name}") for name, table in found if table in tables}
+        there = set(postgresql.relations(connection))
+    of_search = {table for table in there if table.startswith(_SEARCH_INDEX)}
+    pieces |= set(_parts(inspector, (tables & there) - of_search))
+    pieces |= {whole(table) for table in tables & there if table not in of_search}
+    pieces |= {whole(table) for table in tables & of_search & {_SEARCH_INDEX, *_PARTS_OF_SEARCH_INDEX}}
     return frozenset(pieces)
 
 
-def _parts(inspector: Inspector, table: str) -> Iterator[Piece]:
+def _parts(inspector: Inspector, tables: set[str]) -> Iterator[Piece]:
+    """All tables' at once: a database server is asked once for each kind."""
+    names = sorted(tables)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SAWarning)  # over somebody's own index of an expression
-        indexes = inspector.get_indexes(table)
-        unique_keys = inspector.get_unique_constraints(table)
-    for column in inspector.get_columns(table):
-        yield Piece(table, f"column {column['name']}")
-    key = inspector.get_pk_constraint(table)["constrained_columns"]
-    yield Piece(table, f"primary key {_listed(key)}")
-    for unique_key in unique_keys:
-        yield Piece(table, f"unique key {_listed(unique_key['column_names'])}")
-    for foreign in inspector.get_foreign_keys(table):
-        on_delete = foreign.get("options", {}).get("ondelete", "NO ACTION")
-        yield Piece(
-            table,
-            f"foreign key {_listed(foreign['constrained_columns'])} to {foreign['referred_table']} "
-            f"{_listed(foreign['referred_columns'])} on delete {on_delete.lower()}",
-        )
-    for index in indexes:
-        unique = "unique " if index["unique"] else ""
-        partial = "partial " if any(option.endswith("_where") for option in index.get("dialect_options", {})) else ""
-        yield Piece(table, f"{unique}{partial}index {index['name']} {_listed(index['column_names'])}")
+        indexes = inspector.get_multi_indexes(filter_names=names)
+        unique_keys = inspector.get_multi_unique_constraints(filter_names=names)
+    for (_, table), columns in inspector.get_multi_columns(filter_names=names).items():
+        yield from (Piece(table, f"column {column['name']}") for column in columns)
+    for (_, table), key in inspector.get_multi_pk_constraint(filter_names=names).items():
+        yield Piece(table, f"primary key {_listed(key['constrained_columns'] if key else [])}")
+    for (_, table), keys in unique_keys.items():
+        yield from (Piece(table, f"unique key {_listed(key['column_names'])}") for key in keys)
+    for (_, table), keys in inspector.get_multi_foreign_keys(filter_names=names).items():
+        yield from (Piece(table, _foreign_key(key)) for key in keys)
+    for (_, table), of_table in indexes.items():
+        yield from (Piece(table, _index(index)) for index in of_table)
+
+
+def _foreign_key(key: ReflectedForeignKeyConstraint) -> str:
+    on_delete = key.get("options", {}).get("ondelete", "NO ACTION")
+    return (
+        f"foreign key {_listed(key['constrained_columns'])} to {key['referred_table']} "
+        f"{_listed(key['referred_columns'])} on delete {on_delete.lower()}"
+    )
+
+
+def _index(index: ReflectedIndex) -> str:
+    unique = "unique " if index["unique"] else ""
+    partial = "partial " if any(option.endswith("_where") for option in index.get("dialect_options", {})) else ""
+    return f"{unique}{partial}index {index['name']} {_listed(index['column_names'])}"
 
 
 def _views_and_triggers(connection: Connection, tables: set[str]) -> Iterator[Piece]:

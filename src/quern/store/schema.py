@@ -1,4 +1,4 @@
-"""The tables. `migrations/` builds exactly this; a test compares the two.
+"""The tables. `migrations/` builds exactly this, with what `triggers.py` has; a test compares the two.
 
 A conversation is a tree, kept as branches. A branch is a path's own part: its items and turns have its number, and the
 rows of `branches` say after which item of which other branch it begins. What a conversation began with is branch 0,
@@ -42,6 +42,7 @@ from sqlalchemy import (
 )
 
 from quern.records import KeyRole
+from quern.store.triggers import STATEMENTS
 from quern.types import ACTIVE_STATES, FinishReason, Role, TurnState
 
 ACTIVE_TURN_INDEX = "uq_turns_active_conversation"
@@ -318,100 +319,6 @@ usage = Table("usage", metadata, _UsageColumns)
 
 audit_log = Table("audit_log", metadata, _AuditColumns)
 
-SEARCH = (
-    "CREATE TABLE item_numbers (number INTEGER PRIMARY KEY, item_id TEXT NOT NULL UNIQUE)",
-    """
-    CREATE VIEW searched_items AS
-    SELECT item_numbers.number AS number, items.content AS content
-    FROM item_numbers JOIN items ON items.id = item_numbers.item_id
-    """,
-    """
-    CREATE VIRTUAL TABLE item_search
-    USING fts5(content, content='searched_items', content_rowid='number', tokenize='trigram')
-    """,
-    """
-    CREATE TRIGGER item_search_insert AFTER INSERT ON items
-    WHEN new.conversation_id IS NOT NULL AND new.kind = 'message' BEGIN
-        INSERT INTO item_numbers (item_id) VALUES (new.id);
-        INSERT INTO item_search (rowid, content)
-            SELECT number, new.content FROM item_numbers WHERE item_id = new.id;
-    END
-    """,
-    """
-    CREATE TRIGGER item_search_delete AFTER DELETE ON items BEGIN
-        INSERT INTO item_search (item_search, rowid, content)
-            SELECT 'delete', number, old.content FROM item_numbers WHERE item_id = old.id;
-        DELETE FROM item_numbers WHERE item_id = old.id;
-    END
-    """,
-)
-"""SQLite's index of what is said in conversations (its documentation: "FTS5 Extension"). It holds no text of its own
-but reads it from `items` by a number, as rows without one may be numbered anew by a VACUUM. Triggers keep it in step.
-"""
-
-STORAGE = (
-    """
-    CREATE TRIGGER item_bytes_of_turn_insert AFTER INSERT ON items WHEN new.turn_id IS NOT NULL BEGIN
-        UPDATE turns SET bytes = bytes + length(CAST(new.content AS BLOB)) WHERE id = new.turn_id;
-    END
-    """,
-    """
-    CREATE TRIGGER item_bytes_of_turn_delete AFTER DELETE ON items WHEN old.turn_id IS NOT NULL BEGIN
-        UPDATE turns SET bytes = bytes - length(CAST(old.content AS BLOB)) WHERE id = old.turn_id;
-    END
-    """,
-    """
-    CREATE TRIGGER item_bytes_insert AFTER INSERT ON items WHEN new.turn_id IS NULL BEGIN
-        UPDATE conversations SET bytes = bytes + length(CAST(new.content AS BLOB)) WHERE id = new.conversation_id;
-    END
-    """,
-    """
-    CREATE TRIGGER item_bytes_delete AFTER DELETE ON items WHEN old.turn_id IS NULL BEGIN
-        UPDATE conversations SET bytes = bytes - length(CAST(old.content AS BLOB)) WHERE id = old.conversation_id;
-    END
-    """,
-    """
-    CREATE TRIGGER turn_bytes_insert AFTER INSERT ON turns WHEN coalesce(new.text, new.asked) IS NOT NULL BEGIN
-        UPDATE turns SET bytes = bytes + length(CAST(coalesce(new.text, '') || coalesce(new.asked, '') AS BLOB))
-        WHERE id = new.id;
-    END
-    """,
-    """
-    CREATE TRIGGER turn_bytes_update AFTER UPDATE OF text ON turns WHEN new.text IS NOT old.text BEGIN
-        UPDATE turns SET bytes = bytes + length(CAST(coalesce(new.text, '') AS BLOB))
-            - length(CAST(coalesce(old.text, '') AS BLOB))
-        WHERE id = new.id;
-    END
-    """,
-    """
-    CREATE TRIGGER response_bytes_insert AFTER INSERT ON responses BEGIN
-        UPDATE turns SET bytes = bytes + length(CAST(new.body AS BLOB)) WHERE id = new.turn_id;
-    END
-    """,
-    """
-    CREATE TRIGGER response_bytes_delete AFTER DELETE ON responses BEGIN
-        UPDATE turns SET bytes = bytes - length(CAST(old.body AS BLOB)) WHERE id = old.turn_id;
-    END
-    """,
-    """
-    CREATE TRIGGER conversation_bytes_insert AFTER INSERT ON conversations BEGIN
-        UPDATE conversations SET bytes = bytes
-            + length(CAST(coalesce(new.metadata, '') || coalesce(new.title, '') AS BLOB))
-        WHERE id = new.id;
-    END
-    """,
-    """
-    CREATE TRIGGER conversation_bytes_update AFTER UPDATE OF metadata, title ON conversations BEGIN
-        UPDATE conversations SET bytes = bytes
-            + length(CAST(coalesce(new.metadata, '') || coalesce(new.title, '') AS BLOB))
-            - length(CAST(coalesce(old.metadata, '') || coalesce(old.title, '') AS BLOB))
-        WHERE id = new.id;
-    END
-    """,
-)
-"""What keeps the two columns `bytes`: what rows of a turn, and of a conversation beside its turns, have of text. A row
-whose turn or conversation goes with it finds nothing to change.
-"""
-
-for _statement in (*SEARCH, *STORAGE):
-    event.listen(metadata, "after_create", DDL(_statement.replace("%", "%%")).execute_if(dialect="sqlite"))
+for _dialect, _statements in STATEMENTS.items():
+    for _statement in _statements:
+        event.listen(metadata, "after_create", DDL(_statement.replace("%", "%%")).execute_if(dialect=_dialect))
