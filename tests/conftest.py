@@ -2,13 +2,18 @@
 
 import asyncio
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
 from quern.config import Settings
 from quern.store.database import Database
+
+if TYPE_CHECKING:
+    from tests.postgresql import PostgreSQL
 
 # A shell that starts a job in the background has it ignore Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -59,3 +64,12 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     asyncio.run(create())
     (file,) = settings.data_dir.glob("*.db")
     return file
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> "Iterator[PostgreSQL]":
+    """A PostgreSQL server, one for each process of tests."""
+    from tests.postgresql import running_postgresql  # noqa: PLC0415 (most tests need none)
+
+    with running_postgresql() as server:
+        yield server

@@ -12,6 +12,7 @@ from quern.errors import ConversationBusy
 from quern.records import Branch, Fork, StoredItem, TurnRecord
 from quern.store.database import Database
 from quern.store.items import ITEM, stored_item
+from quern.store.locking import lock_conversation
 from quern.store.schema import active_turn, branches, conversations, items, turns
 from quern.store.turn_rows import turn_record
 from quern.store.uninterrupted import uninterrupted
@@ -34,7 +35,7 @@ class BranchStore:
         """All of a conversation's branches but the first, and all of its items and turns, in order."""
         wanted = ITEM.where(items.c.conversation_id == conversation_id).order_by(items.c.position)
         of_turns = select(*turns.c).where(turns.c.conversation_id == conversation_id)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             forks = await branches_of(connection, conversation_id)
             stored = [stored_item(row) for row in await connection.execute(wanted)]
             rows = await connection.execute(of_turns.order_by(turns.c.created_at, turns.c.id))
@@ -45,7 +46,7 @@ class BranchStore:
         """All items from the conversation's beginning to the end of its head, or to where a branch begins."""
         path = path_to(conversation_id, start)
         wanted = ITEM.select_from(items.join(path, on_path(path))).where(items.c.conversation_id == conversation_id)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return [stored_item(row) for row in await connection.execute(wanted.order_by(items.c.position))]
 
     @uninterrupted
@@ -54,6 +55,7 @@ class BranchStore:
         active = select(turns.c.id).where(turns.c.conversation_id == conversation_id, active_turn)
         chosen = update(conversations).where(conversations.c.id == conversation_id).values(head=branch)
         async with self._database.transaction() as connection:
+            await lock_conversation(connection, conversation_id)
             if (await connection.execute(active)).first() is not None:
                 raise ConversationBusy(BUSY)
             await connection.execute(chosen)
@@ -89,7 +91,7 @@ def on_path(path: CTE) -> ColumnElement[bool]:
 
 
 async def open_branch(connection: AsyncConnection, conversation_id: str, fork: Fork | None, now: datetime) -> int:
-    """The branch in which a conversation goes on: its head, or a new one that becomes it."""
+    """The branch in which a conversation, which is locked, goes on: its head, or a new one that becomes it."""
     here = conversations.c.id == conversation_id
     if fork is None:
         return (await connection.execute(select(conversations.c.head).where(here))).scalar_one()

@@ -41,7 +41,7 @@ class ConversationStore:
     async def get(self, conversation_id: str, owner: str) -> Conversation | None:
         """The conversation, or None if there is none of that id or it is another owner's."""
         wanted = CONVERSATION.where(conversations.c.id == conversation_id, conversations.c.owner == owner)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(wanted)).one_or_none()
         return None if row is None else Conversation(*row)
 
@@ -62,7 +62,7 @@ class ConversationStore:
             wanted = wanted.where(conversations.c.archived.is_(archived))
         if pinned is not None:
             wanted = wanted.where(conversations.c.pinned.is_(pinned))
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             if after is not None:
                 seen = (await connection.execute(select(*order).where(mine, conversations.c.id == after))).one_or_none()
                 if seen is None:

@@ -39,7 +39,8 @@ class Database:
 
     `claim_seconds`: how long to wait for another process to let go of an SQLite file. `reserve_bytes`: of the disk,
     kept beside it for what has to be saved when that is full (`store/reserve.py`); without a number what is there stays
-    as it is. `pool_size`: connections to a database server, at most. `freed` is set by whoever has deleted something, and cleared by whoever gives its pages back to the disk.
+    as it is. `pool_size`: connections to a database server, at most. `freed` is set by whoever has deleted something,
+    and cleared by whoever gives its pages back to the disk.
     """
 
     def __init__(

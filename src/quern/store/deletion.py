@@ -84,7 +84,7 @@ def _executed(statement: ReturningDelete[str]) -> Callable[[AsyncConnection], Aw
 
 
 async def _read(database: Database, wanted: Select[str, int]) -> Sequence[tuple[str, int]]:
-    async with database.transaction() as connection:
+    async with database.reading() as connection:
         return [(one, int(size)) for one, size in await connection.execute(wanted)]
 
 

@@ -49,8 +49,8 @@ _LOST = (
     "look whether that server runs, and at its log."
 )
 _AT_ONCE = (
-    "Another server wrote the same in the database {where} at the same moment, so this step was given up and nothing of "
-    "it saved. Try again."
+    "Another server wrote the same in the database {where} at the same moment, so this step was given up and nothing "
+    "of it saved. Try again."
 )
 _REFUSED_USER = (
     "The server of the database {where} does not let Quern in: {reason}. Check user and password in the setting "
@@ -63,8 +63,8 @@ _POSTGRESQL = {
     "28": _REFUSED_USER,
     "40": _AT_ONCE,
     "53100": (
-        "The disk of the server that has the database {where} is full. This step was not saved; everything saved before "
-        "it is safe. Free some space on that disk."
+        "The disk of the server that has the database {where} is full. This step was not saved; everything saved "
+        "before it is safe. Free some space on that disk."
     ),
     "53": (
         "The server of the database {where} is at its limits ({code}), so this step was not saved. Give it more memory "
@@ -88,8 +88,8 @@ _POSTGRESQL = {
         "`pg_restore`, or give store.url an empty database to begin anew."
     ),
     "55P03": (
-        "Another transaction holds what this step needs in the database {where} locked for too long, so it was given up "
-        "and nothing saved. Look for it in the server's pg_stat_activity, end it and try again."
+        "Another transaction holds what this step needs in the database {where} locked for too long, so it was given "
+        "up and nothing saved. Look for it in the server's pg_stat_activity, end it and try again."
     ),
     "57014": (
         "The server of the database {where} ended a step after its statement_timeout, or somebody cancelled it, so it "

@@ -60,7 +60,7 @@ class GenerationStore:
         """A turn's generation; None where it was not kept, or not for so long."""
         table = generations.c
         wanted = select(table.plan, table.prompt, table.generated, table.logprobs)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(wanted.where(table.turn_id == turn_id))).one_or_none()
         if row is None:
             return None

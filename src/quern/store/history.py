@@ -43,7 +43,7 @@ class HistoryStore:
         None where the owner has no such conversation.
         """
         wanted = select(conversations.c.id).where(conversations.c.id == conversation_id, conversations.c.owner == owner)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             if (await connection.execute(wanted)).first() is None:
                 return None
             return await _visible_on_path(connection, conversation_id, path_to(conversation_id, start))
@@ -54,7 +54,7 @@ class HistoryStore:
 
         Raises ResponseNotFound where it, or a response that it builds on, was deleted.
         """
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             chain = await _chain(connection, turn_id)
             if not chain or not await _reaches_the_beginning(connection, chain[-1]):
                 raise ResponseNotFound(_NOT_WHOLE)
@@ -73,7 +73,7 @@ class HistoryStore:
     async def of_turn(self, turn_id: str) -> list[StoredItem]:
         """All items of a turn, what was said to the model and its answer, in order."""
         wanted = ITEM.where(items.c.turn_id == turn_id).order_by(items.c.position)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return [stored_item(row) for row in await connection.execute(wanted)]
 
     @uninterrupted
@@ -89,7 +89,7 @@ class HistoryStore:
         path = path_to(conversation_id)
         shown = items.join(path, on_path(path))
         wanted = ITEM.select_from(shown).where(here).order_by(order).limit(limit + 1)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             if after is not None:
                 cursor = select(items.c.position).select_from(shown).where(here, items.c.id == after)
                 position = (await connection.execute(cursor)).scalar_one_or_none()
@@ -103,7 +103,7 @@ class HistoryStore:
     async def item(self, conversation_id: str, item_id: str) -> StoredItem | None:
         """One item of a conversation."""
         wanted = ITEM.where(items.c.conversation_id == conversation_id, items.c.id == item_id)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(wanted)).one_or_none()
         return None if row is None else stored_item(row)
 
@@ -114,7 +114,7 @@ class HistoryStore:
         joined = of_turns.outerjoin(conversations, conversations.c.id == items.c.conversation_id)
         mine = or_(turns.c.owner == owner, conversations.c.owner == owner)
         wanted = ITEM.select_from(joined).where(items.c.id.in_(item_ids), mine)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return {row.id: stored_item(row).item for row in await connection.execute(wanted)}
 
     @uninterrupted

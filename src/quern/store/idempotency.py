@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from quern.store.database import Database
+from quern.store.locking import insert_into
 from quern.store.schema import idempotency_keys
 from quern.store.uninterrupted import uninterrupted
 
@@ -47,7 +48,7 @@ class IdempotencyStore:
         wanted = select(table.position, table.fingerprint, table.turn_id).where(
             table.owner == owner, table.key == key, table.expires_at > now
         )
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             rows = (await connection.execute(wanted.order_by(table.position))).all()
         return KnownKey(rows[0].fingerprint, {row.position: row.turn_id for row in rows}) if rows else None
 
@@ -62,25 +63,20 @@ class IdempotencyStore:
     @uninterrupted
     async def forget(self, now: datetime) -> int:
         """Delete those whose time is over; how many there were."""
-        async with self._database.transaction() as connection:
-            table = idempotency_keys
-            return (await connection.execute(delete(table).where(table.c.expires_at <= now))).rowcount
+
+        async def step(connection: AsyncConnection) -> int:
+            expired = delete(idempotency_keys).where(idempotency_keys.c.expires_at <= now)
+            return (await connection.execute(expired)).rowcount
+
+        return await self._database.urgent(step)
 
 
 async def claim_key(connection: AsyncConnection, owner: str, turn_id: str, new: NewKey) -> None:
     """Have a key name a turn, and no other one in its place."""
-    table = idempotency_keys.c
-    taken = table.owner == owner, table.key == new.key, table.position == new.position
-    await connection.execute(delete(idempotency_keys).where(*taken))
-    row = {
-        "owner": owner,
-        "key": new.key,
-        "position": new.position,
-        "fingerprint": new.fingerprint,
-        "turn_id": turn_id,
-        "expires_at": new.expires_at,
-    }
-    await connection.execute(insert(idempotency_keys).values(row))
+    which = {"owner": owner, "key": new.key, "position": new.position}
+    named = {"fingerprint": new.fingerprint, "turn_id": turn_id, "expires_at": new.expires_at}
+    claimed = insert_into(connection, idempotency_keys).values({**which, **named})
+    await connection.execute(claimed.on_conflict_do_update(index_elements=list(which), set_=named))
 
 
 async def keyed_until(connection: AsyncConnection, turn_id: str) -> datetime | None:

@@ -71,7 +71,7 @@ async def append_items(
     *,
     branch: int = 0,
 ) -> None:
-    """Put items at the end of a conversation's branch, or of a turn that belongs to none."""
+    """Put items at the end of a conversation's branch, or of a turn that belongs to none. Either is locked."""
     last = await connection.execute(_last_position(conversation_id, turn_id))
     first = last.scalar_one() + 1
     rows = [

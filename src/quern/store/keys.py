@@ -7,11 +7,12 @@ from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from quern.records import AuditEntry, KeyLimits, KeyRecord
 from quern.store.database import Database
+from quern.store.locking import insert_into
 from quern.store.schema import api_keys, audit_log, conversations, key_hashing, turns
 from quern.store.uninterrupted import uninterrupted
 
@@ -28,16 +29,16 @@ class KeyStore:
     async def hash_key(self, new: bytes) -> bytes:
         """What this database's hashes are keyed with; `new` from now on where there was nothing yet."""
         async with self._database.transaction() as connection:
-            kept = (await connection.execute(select(key_hashing.c.value))).scalar_one_or_none()
-            if kept is None:
-                await connection.execute(insert(key_hashing).values(id=1, value=new))
-            return kept or new
+            await connection.execute(
+                insert_into(connection, key_hashing).values(id=1, value=new).on_conflict_do_nothing()
+            )
+            return (await connection.execute(select(key_hashing.c.value))).scalar_one()
 
     @uninterrupted
     async def all(self) -> list[KeyRecord]:
         """Every key, the oldest first, revoked ones too."""
         wanted = select(*_COLUMNS).order_by(api_keys.c.created_at, api_keys.c.id)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             rows: Sequence[Any] = (await connection.execute(wanted)).all()
         return [KeyRecord(*row[:-1], limits=KeyLimits(**row.limits)) for row in rows]
 
@@ -64,25 +65,31 @@ class KeyStore:
     @uninterrupted
     async def adopt(self, owner: str, key_id: str, audit: AuditEntry) -> int:
         """Give all that `owner` has to a key; how many conversations that were."""
-        async with self._database.transaction() as connection:
+
+        async def step(connection: AsyncConnection) -> int:
             moved = await connection.execute(
                 update(conversations).where(conversations.c.owner == owner).values(owner=key_id)
             )
             await connection.execute(update(turns).where(turns.c.owner == owner).values(owner=key_id))
             await connection.execute(insert(audit_log).values(asdict(audit)))
-        return moved.rowcount
+            return moved.rowcount
+
+        return await self._database.urgent(step)
 
     @uninterrupted
     async def note_uses(self, uses: Mapping[str, datetime]) -> None:
         """When keys were last used."""
+        last = api_keys.c.last_used_at
         async with self._database.transaction() as connection:
-            for key_id, at in uses.items():
-                await connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(last_used_at=at))
+            for key_id, at in sorted(uses.items()):
+                earlier = or_(last.is_(None), last < at)  # another server may know of a later use
+                noted = update(api_keys).where(api_keys.c.id == key_id, earlier).values(last_used_at=at)
+                await connection.execute(noted)
 
     @uninterrupted
     async def audit(self, limit: int) -> list[AuditEntry]:
         """The latest acts, the newest first."""
         columns = audit_log.c.at, audit_log.c.actor, audit_log.c.action, audit_log.c.subject, audit_log.c.details
         wanted = select(*columns).order_by(audit_log.c.number.desc()).limit(limit)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return [AuditEntry(*row) for row in await connection.execute(wanted)]

@@ -53,7 +53,7 @@ async def lock_owner(connection: AsyncConnection, owner: str) -> None:
 
 
 async def lock_schema(connection: AsyncConnection) -> None:
-    """Wait until no other server looks at or changes the schema, and keep them from it until the transaction is over."""
+    """Wait until no other server looks at the schema or changes it; until the transaction is over none does."""
     if connection.dialect.name == "postgresql":
         await connection.execute(select(func.pg_advisory_xact_lock(APPLICATION_ID)))
 

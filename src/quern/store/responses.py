@@ -30,7 +30,7 @@ class ResponseStore:
     async def get(self, turn_id: str, owner: str) -> ResponseRecord | None:
         """The response, or None if there is none of that id or it is another owner's."""
         wanted = _RESPONSE.where(turns.c.id == turn_id, turns.c.owner == owner)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(wanted)).one_or_none()
         return None if row is None else _record(row)
 
@@ -43,7 +43,7 @@ class ResponseStore:
         mine = _RESPONSE.where(turns.c.owner == owner)
         order = turns.c.created_at, turns.c.id
         wanted = mine.order_by(*(column.desc() if newest_first else column for column in order)).limit(limit + 1)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             if after is not None:
                 row = (await connection.execute(mine.where(turns.c.id == after))).one_or_none()
                 if row is None:

@@ -54,7 +54,7 @@ class SearchStore:
         mine = items.join(conversations, conversations.c.id == items.c.conversation_id)
         wanted = select(items.c.id).select_from(mine)
         wanted = wanted.where(conversations.c.owner == owner, items.c.kind == ItemKind.MESSAGE)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             if after is not None:
                 seen = select(*order).select_from(mine).where(conversations.c.owner == owner, items.c.id == after)
                 place = (await connection.execute(seen)).one_or_none()

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from quern.errors import StorageExceeded
 from quern.records import StorageQuota
 from quern.store.database import Database
+from quern.store.locking import lock_owner
 from quern.store.schema import conversations, turns
 from quern.store.uninterrupted import uninterrupted
 
@@ -31,14 +32,17 @@ class StorageStore:
     @uninterrupted
     async def by_owner(self, owner: str | None = None) -> Mapping[str, int]:
         """Bytes that owners have stored; of one, or of all that have stored anything."""
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return await _sums(connection, owner)
 
 
 async def check_storage(connection: AsyncConnection, quota: StorageQuota | None) -> None:
-    """Raise StorageExceeded where an owner has more than it may, with what the caller's transaction has written."""
+    """Raise StorageExceeded where an owner has more than it may, with what the caller's transaction has written. The
+    last thing that it does.
+    """
     if quota is None:
         return
+    await lock_owner(connection, quota.owner)
     stored = (await _sums(connection, quota.owner)).get(quota.owner, 0)
     if stored > quota.most_bytes:
         raise StorageExceeded(

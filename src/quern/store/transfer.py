@@ -35,7 +35,7 @@ class TransferStore:
     async def ids(self, owner: str) -> Sequence[str]:
         """Those of all of the owner's conversations, the oldest first."""
         wanted = select(conversations.c.id).where(conversations.c.owner == owner)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             ordered = wanted.order_by(conversations.c.created_at, conversations.c.id)
             return (await connection.execute(ordered)).scalars().all()
 
@@ -43,7 +43,7 @@ class TransferStore:
     async def read(self, conversation_id: str, owner: str) -> ConversationCopy | None:
         """All of a conversation as it is at one moment; None where the owner has none of that id."""
         here = conversations.c.id == conversation_id, conversations.c.owner == owner
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(CONVERSATION.where(*here))).one_or_none()
             if row is None:
                 return None

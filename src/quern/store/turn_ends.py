@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, delete, select, update
@@ -23,8 +24,6 @@ class TurnAlreadyEnded(StoreError):
 
 async def finish_turn(end: TurnEnd, connection: AsyncConnection) -> bool:
     """As `TurnStore.finish`, in the caller's transaction."""
-    if end.used is not None:
-        await add_usage(connection, end.used)
     wanted = select(turns.c.conversation_id, turns.c.branch).where(turns.c.id == end.turn_id)
     conversation_id, branch = (await connection.execute(wanted)).one_or_none() or (None, 0)
     if conversation_id is not None:
@@ -33,20 +32,22 @@ async def finish_turn(end: TurnEnd, connection: AsyncConnection) -> bool:
     ended = update(turns).where(turns.c.id == end.turn_id, active_turn).values(ended_columns(end))
     if (await connection.execute(ended)).rowcount == 0:
         await _refuse_unless_deleted(connection, end.turn_id, end.state)
+        await _count(connection, end)
         return False
     if end.state is TurnState.COMPLETED:
         await append_items(connection, conversation_id, end.turn_id, end.items, end.finished_at, branch=branch)
     await end_generation(connection, end.turn_id, end.generation)
     await connection.execute(delete(turn_events).where(turn_events.c.turn_id == end.turn_id))
+    await _count(connection, end)
     return True
 
 
 async def recover_turns(now: datetime, error: str, expires_at: datetime | None, connection: AsyncConnection) -> int:
     """As `TurnStore.recover_interrupted`, in the caller's transaction."""
     columns = turns.c.id, turns.c.conversation_id, turns.c.owner, turns.c.model_id, turns.c.text
-    lost = (await connection.execute(select(*columns).where(active_turn))).all()
-    for turn_id, conversation_id, owner, model_id, text in lost:
-        await add_usage(connection, UsageRecord(now.astimezone(UTC).date(), owner, model_id, 1, 0, 0, 0, 0.0))
+    wanted = select(*columns).where(active_turn).order_by(turns.c.id).with_for_update(key_share=True)
+    lost = (await connection.execute(wanted)).all()
+    for turn_id, conversation_id, _, _, text in lost:
         journal = select(turn_events.c.text).where(turn_events.c.turn_id == turn_id)
         pieces = (await connection.execute(journal.order_by(turn_events.c.number))).scalars()
         kept = select(responses.c.background).where(responses.c.turn_id == turn_id)
@@ -63,6 +64,9 @@ async def recover_turns(now: datetime, error: str, expires_at: datetime | None, 
         goes_on = expires_at is not None and expires_at > now
         await end_lost_generation(connection, turn_id, until, goes_on=goes_on)
         await connection.execute(delete(turn_events).where(turn_events.c.turn_id == turn_id))
+    day = now.astimezone(UTC).date()
+    for (owner, model_id), requests in sorted(Counter((row.owner, row.model_id) for row in lost).items()):
+        await add_usage(connection, UsageRecord(day, owner, model_id, requests, 0, 0, 0, 0.0))
     return len(lost)
 
 
@@ -72,6 +76,11 @@ async def touch(
     """Note that something happened in a conversation that meets the conditions; False where there is none."""
     touched = update(conversations).where(conversations.c.id == conversation_id, *conditions).values(updated_at=now)
     return (await connection.execute(touched)).rowcount > 0
+
+
+async def _count(connection: AsyncConnection, end: TurnEnd) -> None:
+    if end.used is not None:
+        await add_usage(connection, end.used)
 
 
 async def _refuse_unless_deleted(connection: AsyncConnection, turn_id: str, wanted: TurnState) -> None:

@@ -22,6 +22,7 @@ from quern.store.generations import (
 )
 from quern.store.idempotency import claim_key
 from quern.store.items import append_items, check_storable
+from quern.store.locking import lock_conversation
 from quern.store.schema import (
     ACTIVE_TURN_INDEX,
     active_turn,
@@ -114,9 +115,7 @@ class TurnStore:
         cancellation the same may be given again.
         """
         async with self._database.growing() as connection:
-            if started:
-                await connection.execute(_begin, [{"begun": turn_id, "at": at} for turn_id, at in started.items()])
-            await _append_unsaved(entries, connection)
+            await _append_unsaved(entries, connection, started)
 
     @uninterrupted
     async def append_left(self, entries: Sequence[JournalEntry]) -> None:
@@ -151,6 +150,7 @@ class TurnStore:
         otherwise by now, or where the conversation went on after it.
         """
         async with self._database.growing() as connection:
+            await _lock_conversation_of(connection, turn.id)
             await _check_last(connection, turn.id)
             reopened = {"state": TurnState.QUEUED, "finish_reason": None, "error": None, "finished_at": None}
             values = {**reopened, "text": turn.text, "sampling": asdict(turn.sampling)}
@@ -176,7 +176,7 @@ class TurnStore:
         )
         if conversations_only:
             wanted = wanted.where(turns.c.conversation_id.is_not(None))
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             rows = (await connection.execute(wanted.order_by(turns.c.created_at, turns.c.id))).all()
         return [turn_record(row) for row in rows]
 
@@ -193,7 +193,7 @@ class TurnStore:
             wanted = wanted.where(turns.c.state == state)
         if conversation_id is not None:
             wanted = wanted.where(turns.c.conversation_id == conversation_id)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             if after is not None:
                 seen = select(turns.c.created_at).where(turns.c.owner == owner, turns.c.id == after)
                 at = (await connection.execute(seen)).scalar_one_or_none()
@@ -209,7 +209,7 @@ class TurnStore:
     async def asked(self, turn_id: str) -> AskedTurn | None:
         """How a turn was asked for; None where there is no such turn."""
         wanted = select(turns.c.sampling, turns.c.asked, turns.c.model_id).where(turns.c.id == turn_id)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(wanted)).one_or_none()
         return None if row is None else AskedTurn(row.sampling, row.asked, row.model_id)
 
@@ -217,7 +217,7 @@ class TurnStore:
     async def by_ids(self, turn_ids: Sequence[str]) -> list[TurnRecord]:
         """Those of the turns that exist, oldest first."""
         wanted = select(*turns.c).where(turns.c.id.in_(turn_ids)).order_by(turns.c.created_at, turns.c.id)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return [turn_record(row) for row in await connection.execute(wanted)]
 
 
@@ -262,16 +262,29 @@ async def _open_conversation(connection: AsyncConnection, turn: NewTurn, convers
         await connection.execute(update(conversations).where(*untitled).values(title=turn.title))
 
 
-async def _append_unsaved(entries: Sequence[JournalEntry], connection: AsyncConnection) -> None:
-    """Add what is not saved of those turns that are active."""
-    last_saved = select(func.coalesce(func.max(turn_events.c.number), 0)).where(turn_events.c.turn_id == turns.c.id)
-    wanted = (
-        select(turns.c.id, last_saved.scalar_subquery())
-        .where(turns.c.id.in_({entry.turn_id for entry in entries}), active_turn)
-        .with_for_update(read=True)
-    )
-    saved = dict((await connection.execute(wanted)).all())
-    await _append_events(connection, entries, saved, datetime.now(UTC))
+async def _lock_conversation_of(connection: AsyncConnection, turn_id: str) -> None:
+    wanted = select(turns.c.conversation_id).where(turns.c.id == turn_id)
+    conversation_id = (await connection.execute(wanted)).scalar_one_or_none()
+    if conversation_id is not None:
+        await lock_conversation(connection, conversation_id)
+
+
+async def _append_unsaved(
+    entries: Sequence[JournalEntry],
+    connection: AsyncConnection,
+    started: Mapping[str, datetime] = NOTHING_STARTED,
+) -> None:
+    """Add what is not saved of those turns that are active, and note which of them have started."""
+    written = {entry.turn_id for entry in entries}
+    wanted = select(turns.c.id).where(turns.c.id.in_(sorted({*written, *started})), active_turn).order_by(turns.c.id)
+    active = (await connection.execute(wanted.with_for_update(key_share=True))).scalars().all()
+    begun = [{"begun": turn_id, "at": started[turn_id]} for turn_id in active if turn_id in started]
+    if begun:
+        await connection.execute(_begin, begun)
+    last = select(turn_events.c.turn_id, func.max(turn_events.c.number)).group_by(turn_events.c.turn_id)
+    saved = dict((await connection.execute(last.where(turn_events.c.turn_id.in_(active)))).all())
+    known = {turn_id: saved.get(turn_id, 0) for turn_id in active if turn_id in written}
+    await _append_events(connection, entries, known, datetime.now(UTC))
 
 
 async def _append_events(

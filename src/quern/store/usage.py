@@ -6,11 +6,11 @@ from dataclasses import asdict, fields
 from datetime import date
 
 from sqlalchemy import func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from quern.records import UsageRecord
 from quern.store.database import Database
+from quern.store.locking import insert_into
 from quern.store.schema import usage
 from quern.store.uninterrupted import uninterrupted
 
@@ -36,7 +36,7 @@ class UsageStore:
         wanted = select(*_COLUMNS).where(usage.c.day.between(first, last)).order_by(*_KEY)
         if owner is not None:
             wanted = wanted.where(usage.c.owner == owner)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return [UsageRecord(*row) for row in await connection.execute(wanted)]
 
     @uninterrupted
@@ -44,13 +44,13 @@ class UsageStore:
         """How many tokens each owner's requests of a day have cost."""
         cost = func.sum(usage.c.prompt_tokens - usage.c.cached_tokens + usage.c.completion_tokens)
         wanted = select(usage.c.owner, cost).where(usage.c.day == day).group_by(usage.c.owner)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return {owner: int(tokens) for owner, tokens in await connection.execute(wanted)}
 
 
 async def add_usage(connection: AsyncConnection, used: UsageRecord) -> None:
     """Add to the row of the day, the owner and the model, in the caller's transaction."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     values = asdict(used)
     more = {name: usage.c[name] + value for name, value in values.items() if usage.c[name] not in _KEY}
-    await connection.execute(insert(usage).values(values).on_conflict_do_update(index_elements=_KEY, set_=more))
+    added = insert_into(connection, usage).values(values).on_conflict_do_update(index_elements=_KEY, set_=more)
+    await connection.execute(added)

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 from blockbuster import blockbuster_ctx
 from sqlalchemy import func, select
+from tests.postgresql import PostgreSQL
 from tests.unit.store.example_items import new_item
 
 from quern.records import NewResponse
@@ -47,9 +48,19 @@ def migrated_file(database_file: Path, empty_database: Path) -> Path:
     return database_file
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Of a new database with all tables: each test that has it runs on both."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{request.getfixturevalue('migrated_file')}"
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return server.url(server.migrated_database())
+
+
 @pytest.fixture
-async def database(migrated_file: Path) -> AsyncIterator[Database]:
-    database = Database(f"sqlite+aiosqlite:///{migrated_file}")
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """Open. In modules about SQLite's files `database_url` is such a file's alone."""
+    database = Database(database_url)
     await database.open()
     yield database
     await database.close()
