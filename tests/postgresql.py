@@ -60,9 +60,11 @@ class PostgreSQL:
 
     def start(self) -> None:
         """Start, and wait until it lets somebody in."""
-        settings = [f"--{name}={value}" for name, value in {**self.options, "unix_socket_directories": self.folder}.items()]
+        settings = [
+            f"--{name}={value}" for name, value in {**self.options, "unix_socket_directories": self.folder}.items()
+        ]
         with (self.folder / "log").open("ab") as log:
-            self._server = subprocess.Popen(
+            self._server = subprocess.Popen(  # noqa: PLW1509 (the function is the kernel's alone)
                 [self._programs / "postgres", "-D", self.folder / "data", *settings],
                 stdout=log,
                 stderr=log,

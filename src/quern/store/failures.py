@@ -104,6 +104,9 @@ _POSTGRESQL = {
 }
 """By SQLSTATE, or how it begins ("PostgreSQL Error Codes" in its documentation); the longest that fits counts."""
 
+_NAMES_ONLY = ("23", "42")
+"""Errors whose first line has names of tables and constraints; that of others may have what was to be stored."""
+
 _NO_CONNECTION = {
     "password": _REFUSED_USER,
     "pg_hba.conf": _REFUSED_USER,
@@ -159,11 +162,11 @@ def explain(error: BaseException, where: str) -> str:
 def _explain_postgresql(error: BaseException, cause: BaseException, where: str) -> str:
     code = _sqlstate(error)
     if code:
-        # Only PostgreSQL's main message of errors that say nothing of the rows.
         found = max((prefix for prefix in _POSTGRESQL if code.startswith(prefix)), key=len, default=None)
-        if found is None:
-            return _unexpected(where, f"{type(cause).__name__} (SQLSTATE {code})")
         message = _first_line(cause)
+        if found is None:
+            named = f": {message}" if code.startswith(_NAMES_ONLY) else ""
+            return _unexpected(where, f"{type(cause).__name__} (SQLSTATE {code}){named}")
         return _POSTGRESQL[found].format(where=where, code=f"SQLSTATE {code}", message=message, reason=message)
     if isinstance(error, DBAPIError) and error.statement is not None:
         return _LOST.format(where=where)

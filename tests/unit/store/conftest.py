@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from blockbuster import blockbuster_ctx
-from sqlalchemy import func, select
+from sqlalchemy import func, make_url, select
 from tests.postgresql import PostgreSQL
 from tests.unit.store.example_items import new_item
 
@@ -48,18 +48,26 @@ def migrated_file(database_file: Path, empty_database: Path) -> Path:
     return database_file
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest) -> str:
-    """Of a new database with all tables: each test that has it runs on both."""
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{request.getfixturevalue('migrated_file')}"
-    server: PostgreSQL = request.getfixturevalue("postgresql")
-    return server.url(server.migrated_database())
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def new_url(request: pytest.FixtureRequest) -> Callable[[], str]:
+    """Gives URLs of new databases with all tables. Each test that has it, or one of the fixtures below, runs on both
+    databases, but in modules about SQLite's files: their `database_url` is another one.
+    """
+    if request.param == "postgresql":
+        server: PostgreSQL = request.getfixturevalue("postgresql")
+        return lambda: server.url(server.migrated_database())
+    empty: Path = request.getfixturevalue("empty_database")
+    folders: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
+    return lambda: f"sqlite+aiosqlite:///{shutil.copy(empty, folders.mktemp('data') / 'quern.db')}"
+
+
+@pytest.fixture
+def database_url(new_url: Callable[[], str]) -> str:
+    return new_url()
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    """Open. In modules about SQLite's files `database_url` is such a file's alone."""
     database = Database(database_url)
     await database.open()
     yield database
@@ -113,6 +121,22 @@ def rows(database: Database) -> Callable[[], Awaitable[dict[str, int]]]:
             }
 
     return count_rows
+
+
+@pytest.fixture
+def everything_stored(database_url: str, request: pytest.FixtureRequest) -> Callable[[], bytes]:
+    """Reads all that there is: SQLite's files, or all rows of all of PostgreSQL's tables."""
+    url = make_url(database_url)
+    if url.get_backend_name() == "sqlite":
+        folder = Path(str(url.database)).parent
+        return lambda: b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+
+    def rows_of_all() -> bytes:
+        rows = (server.execute(f"SELECT * FROM {table}", str(url.database)) for table in schema.metadata.tables)
+        return b"".join(repr(row).encode() for of_table in rows for row in of_table)
+
+    return rows_of_all
 
 
 @pytest.fixture

@@ -26,6 +26,11 @@ from quern.store.turns import TurnStore
 WRITER = Path(__file__).with_name("writer_process.py")
 
 
+@pytest.fixture
+def database_url(migrated_file: Path) -> str:
+    return f"sqlite+aiosqlite:///{migrated_file}"
+
+
 def url_of(file: Path) -> str:
     return f"sqlite+aiosqlite:///{file}"
 

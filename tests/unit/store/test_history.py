@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
@@ -249,10 +248,10 @@ async def test_items_are_found_by_id_for_their_owner_alone(
     newest_first=st.booleans(),
 )
 def test_the_pages_together_are_everything_in_either_direction(
-    count: int, deleted: set[int], limit: int, newest_first: bool
+    new_url: Callable[[], str], count: int, deleted: set[int], limit: int, newest_first: bool
 ) -> None:
-    async def scenario(folder: str) -> None:
-        database = Database(f"sqlite+aiosqlite:///{folder}/quern.db")
+    async def scenario() -> None:
+        database = Database(new_url())
         await database.open()
         history = HistoryStore(database)
         conversation = Conversation("c", "ann", NOON, NOON)
@@ -272,8 +271,7 @@ def test_the_pages_together_are_everything_in_either_direction(
         assert read == (kept[::-1] if newest_first else kept)
         await database.close()
 
-    with TemporaryDirectory() as folder:
-        asyncio.run(scenario(folder))
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("newest_first", [False, True])

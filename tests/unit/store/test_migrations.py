@@ -24,6 +24,11 @@ from quern.store.turns import TurnStore
 from quern.types import Message, Role, Timings, TurnState, Usage
 
 
+@pytest.fixture
+def database_url(migrated_file: Path) -> str:
+    return f"sqlite+aiosqlite:///{migrated_file}"
+
+
 def definitions(file: Path) -> dict[str, list[str]]:
     """Every table's and index's SQL, by name, with the order and layout of a table's parts made equal.
 

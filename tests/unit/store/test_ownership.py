@@ -19,6 +19,7 @@ from quern.store.ownership import (
     whole,
 )
 from quern.store.schema import metadata
+from quern.store.triggers import BYTES_ON_POSTGRESQL
 
 CORE = frozenset({"conversations", "turns", "turn_events", "alembic_version"})
 EXPECTED = frozenset(
@@ -134,4 +135,6 @@ def test_of_other_databases_is_expected_what_the_schema_has_in_common() -> None:
         }
     assert Piece("items", "foreign key (turn_id) to turns (id) on delete cascade") in expected
     assert Piece("turns", "unique partial index uq_turns_active_conversation (conversation_id)") in expected
-    assert not any("trigger" in piece.what for piece in expected)
+    triggers = {piece.what.removeprefix("trigger ") for piece in expected if piece.what.startswith("trigger ")}
+    assert len(triggers) == 10
+    assert all(any(f"CREATE TRIGGER {name} " in made for made in BYTES_ON_POSTGRESQL) for name in triggers)

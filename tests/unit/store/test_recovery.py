@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,12 +50,11 @@ def write_until_killed(url: str, turn_id: str, numbers: int) -> int:
     return int(rest[-1]) if rest else numbers - 1
 
 
-async def test_a_killed_server_loses_nothing_that_was_saved(database_file: Path) -> None:
-    url = f"sqlite+aiosqlite:///{database_file}"
+async def test_a_killed_server_loses_nothing_that_was_saved(database_url: str) -> None:
     for attempt in range(3):
         turn_id = f"turn-{attempt}"
-        last = await asyncio.to_thread(write_until_killed, url, turn_id, 10 + 7 * attempt)
-        count, record = await recovered(url, turn_id)
+        last = await asyncio.to_thread(write_until_killed, database_url, turn_id, 10 + 7 * attempt)
+        count, record = await recovered(database_url, turn_id)
         assert count == 1
         assert record is not None
         assert record.state is TurnState.INTERRUPTED
@@ -115,9 +113,11 @@ pieces = st.lists(st.lists(st.tuples(st.integers(0, 2), st.text(max_size=5)), ma
 
 @settings(max_examples=12, deadline=None)
 @given(batches=pieces, repeated=st.booleans())
-def test_the_recovered_text_is_the_pieces_in_order(batches: list[list[tuple[int, str]]], repeated: bool) -> None:
-    async def scenario(folder: str) -> None:
-        database = Database(f"sqlite+aiosqlite:///{folder}/quern.db")
+def test_the_recovered_text_is_the_pieces_in_order(
+    new_url: Callable[[], str], batches: list[list[tuple[int, str]]], repeated: bool
+) -> None:
+    async def scenario() -> None:
+        database = Database(new_url())
         await database.open()
         turns = TurnStore(database)
         ids = ["a", "b", "c"]
@@ -139,8 +139,7 @@ def test_the_recovered_text_is_the_pieces_in_order(batches: list[list[tuple[int,
         assert {record.id: record.text for record in await turns.by_ids(ids)} == expected
         await database.close()
 
-    with TemporaryDirectory() as folder:
-        asyncio.run(scenario(folder))
+    asyncio.run(scenario())
 
 
 async def test_a_turn_that_was_lost_counts_as_a_request_once(

@@ -20,6 +20,11 @@ from quern.store.ownership import APPLICATION_ID
 KILLED_STARTS = Path(__file__).with_name("killed_starts.py")
 
 
+@pytest.fixture
+def database_url(migrated_file: Path) -> str:
+    return f"sqlite+aiosqlite:///{migrated_file}"
+
+
 def execute(file: Path, *statements: str) -> None:
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
         for statement in statements:

@@ -37,6 +37,18 @@ SELECT owner, sum(size) AS size FROM (
     LEFT JOIN turns ON turns.id = turn_id LEFT JOIN conversations ON conversations.id = items.conversation_id
 ) GROUP BY owner HAVING sum(size) > 0
 """
+COUNTED_ANEW_ON_POSTGRESQL = """
+SELECT owner, sum(size) AS size FROM (
+    SELECT owner, octet_length(coalesce(metadata::text, '') || coalesce(title, '')) AS size FROM conversations
+    UNION ALL
+    SELECT owner, octet_length(coalesce(text, '') || coalesce(asked::text, '')) FROM turns
+    UNION ALL
+    SELECT turns.owner, octet_length(body::text) FROM responses JOIN turns ON turns.id = turn_id
+    UNION ALL
+    SELECT coalesce(turns.owner, conversations.owner), octet_length(content) FROM items
+    LEFT JOIN turns ON turns.id = turn_id LEFT JOIN conversations ON conversations.id = items.conversation_id
+) AS texts GROUP BY owner HAVING sum(size) > 0
+"""
 
 
 class Stores:
@@ -55,7 +67,8 @@ class Stores:
     async def counted(self) -> dict[str, int]:
         """By owner; it is what is there."""
         async with self.database.transaction() as connection:
-            there = {row.owner: row.size for row in await connection.execute(text(COUNTED_ANEW))}
+            counted_anew = COUNTED_ANEW if connection.dialect.name == "sqlite" else COUNTED_ANEW_ON_POSTGRESQL
+            there = {row.owner: row.size for row in await connection.execute(text(counted_anew))}
         counted = {owner: size for owner, size in (await self.storage.by_owner()).items() if size}
         assert counted == there
         return counted

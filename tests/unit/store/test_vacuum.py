@@ -28,6 +28,11 @@ MIB = 2**20
 
 
 @pytest.fixture
+def database_url(migrated_file: Path) -> str:
+    return f"sqlite+aiosqlite:///{migrated_file}"
+
+
+@pytest.fixture
 def lines() -> Generator[list[str]]:
     """The names of what is logged."""
     with structlog.testing.capture_logs() as captured:
