@@ -1,5 +1,5 @@
-"""A PostgreSQL server of the tests' own: it listens on a socket in a folder of its own, keeps nothing and waits for no
-disk. PostgreSQL does not run as root; there it gets another user.
+"""A PostgreSQL server of the tests' own: it listens on a socket in a folder of its own, keeps nothing, waits for no
+disk, and ends with the tests, however they end. PostgreSQL does not run as root; there it gets another user.
 """
 
 import asyncio
@@ -64,11 +64,11 @@ class PostgreSQL:
             f"--{name}={value}" for name, value in {**self.options, "unix_socket_directories": self.folder}.items()
         ]
         with (self.folder / "log").open("ab") as log:
-            self._server = subprocess.Popen(  # noqa: PLW1509 (the function is the kernel's alone)
+            self._server = subprocess.Popen(
                 [self._programs / "postgres", "-D", self.folder / "data", *settings],
                 stdout=log,
                 stderr=log,
-                preexec_fn=partial(CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGQUIT),  # it ends with the tests
+                preexec_fn=partial(CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGQUIT),  # noqa: PLW1509 (a system call)
                 **self._user,
             )
         self._run("pg_isready", "--host", str(self.folder), "--username", "quern", tries=200)
