@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from quern.access.limits import Limits
 from quern.access.usage import UsageMeter
 from quern.api.shared.body_budget import BodyBudget
 from quern.api.shared.services import Services
-from quern.config import EngineName, ModelToServe, Settings, TitleSource
+from quern.config import EngineName, ModelToServe, ResumeInterrupted, Settings, TitleSource
 from quern.config_sources import Reload
 from quern.engine.base import Engine
 from quern.engine.engine_choice import ModelKind, choose, native_facts
@@ -30,12 +33,15 @@ from quern.modelfiles.sizes import kv_cache_bytes, loaded_bytes
 from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing, tracing_of
 from quern.prompt.codec import TextCodec
+from quern.records import TurnRecord
+from quern.store.announcements import Announcements
 from quern.store.branches import BranchStore
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.generations import GenerationStore
 from quern.store.history import HistoryStore
 from quern.store.idempotency import IdempotencyStore
+from quern.store.instances import InstanceStore
 from quern.store.journal_file import JournalFile
 from quern.store.keys import KeyStore
 from quern.store.responses import ResponseStore
@@ -49,8 +55,10 @@ from quern.turns.activity import ActivityService
 from quern.turns.archive import TurnArchive
 from quern.turns.branching import BranchService
 from quern.turns.conversations import ConversationService
+from quern.turns.elsewhere import Elsewhere
 from quern.turns.embeddings import EmbeddingService
 from quern.turns.history import HistoryLoader
+from quern.turns.instance import Instance
 from quern.turns.model_service import ModelService
 from quern.turns.models import Models, ServedModel
 from quern.turns.responses import ResponseService
@@ -79,12 +87,12 @@ class ModelFile:
 class _Stores:
     """What is kept, in one database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, instance_id: str | None) -> None:
         self.conversations = ConversationStore(database)
         self.branches = BranchStore(database)
         self.search = SearchStore(database)
         self.transfer = TransferStore(database)
-        self.turns = TurnStore(database)
+        self.turns = TurnStore(database, instance_id)
         self.responses = ResponseStore(database)
         self.history = HistoryStore(database)
         self.generations = GenerationStore(database)
@@ -117,7 +125,8 @@ class Application:
         self.models = Models(models)
         self._settings = settings
         self.database = database or Database(settings.database_url, reserve_bytes=settings.store.reserve_bytes)
-        stores = _Stores(self.database)
+        instance_id = None if self.database.embedded else str(uuid.uuid4())
+        stores = _Stores(self.database, instance_id)
         self.keys = Keys(
             stores.keys,
             open_without_keys=settings.server.loopback,
@@ -126,6 +135,8 @@ class Application:
         )
         self.usage = UsageMeter(Limits(settings.limits), stores.usage, stores.storage, current=self.keys.current)
         self.archive = TurnArchive(self.models, stores.turns, stores.generations, stores.history, stores.idempotency)
+        announcements = Announcements(self.database)
+        self.elsewhere = Elsewhere(self.archive, stores.turns, stores.generations, announcements, self._goes_on)
         self.turns = TurnService(
             models=self.models,
             history=HistoryLoader(stores.responses, stores.history),
@@ -136,8 +147,23 @@ class Application:
             metrics=self.metrics,
             tracing=self.tracing,
             settings=settings.turns,
+            elsewhere=self.elsewhere,
             titles=settings.conversations.titles is not TitleSource.OFF,
             journal_file=JournalFile(file) if (file := self.database.named_file) is not None else None,
+        )
+        self.instance = (
+            Instance(
+                InstanceStore(self.database, instance_id),
+                announcements,
+                self.turns,
+                self.elsewhere,
+                address=f"{socket.gethostname()}, pid {os.getpid()}",
+                lease_seconds=settings.store.lease_seconds,
+                on_keys=self.keys.reload,
+                on_taken_over=self._resume,
+            )
+            if instance_id is not None
+            else None
         )
         self.titles = Titling(self.turns, stores.conversations)
         if settings.conversations.titles is TitleSource.MODEL:
@@ -173,7 +199,7 @@ class Application:
             transfer=TransferService(
                 stores.transfer, self.usage, settings.data_dir, settings.conversations.max_import_bytes
             ),
-            responses=ResponseService(models, stores.responses, stores.history, self.archive, turns),
+            responses=ResponseService(models, stores.responses, stores.history, self.elsewhere, turns),
             embeddings=self.embeddings,
             models=ModelService(models, turns),
             generation=settings.generation,
@@ -183,7 +209,7 @@ class Application:
             keys=self.keys,
             usage=self.usage,
             activity=self.activity,
-            turn_reports=TurnReports(models, stores.turns, turns, self.archive),
+            turn_reports=TurnReports(models, stores.turns, turns, self.archive, self.elsewhere),
             public_metrics=settings.metrics.public,
             reload=self._reload_on_request,
         )
@@ -197,7 +223,7 @@ class Application:
         await self.database.open()
         try:
             await prepare(self.database)
-            async with self.keys.running(), self.usage.running(), self.turns.running():
+            async with self.keys.running(), self.usage.running(), self._registered(), self.turns.running():
                 loop = asyncio.get_running_loop()
                 loading = loop.create_task(self._load())
                 watching = loop.create_task(self.activity.watch_event_loop())
@@ -252,11 +278,34 @@ class Application:
         for model in self.models:
             model.codec.close()
 
+    @asynccontextmanager
+    async def _registered(self) -> AsyncGenerator[None]:
+        """Among the servers that share the database, where that can be shared."""
+        if self.instance is None:
+            yield
+            return
+        async with self.instance.registered():
+            yield
+
     async def _resume_after(self, loading: asyncio.Task[None]) -> None:
         await asyncio.wait([loading])
         if not loading.cancelled() and loading.exception() is None:
-            which = self._settings.turns.resume_interrupted
-            await Resumption(self.archive, self.turns, which, self.keys.principal).run()
+            await self._resume()
+
+    async def _resume(self) -> None:
+        """Go on with what was interrupted, as the settings say."""
+        which = self._settings.turns.resume_interrupted
+        await Resumption(self.archive, self.turns, which, self.keys.principal).run()
+
+    def _goes_on(self, record: TurnRecord) -> bool:
+        """Whether some server goes on with a turn that one of them was lost with."""
+        match self._settings.turns.resume_interrupted:
+            case ResumeInterrupted.OFF:
+                return False
+            case ResumeInterrupted.CONVERSATIONS:
+                return record.conversation_id is not None
+            case ResumeInterrupted.ALL:
+                return True
 
     async def _reload_on_request(self) -> Reload:
         if self.on_reload is None:
@@ -266,6 +315,7 @@ class Application:
     async def drain(self, grace_seconds: float) -> None:
         """Refuse what is new, let what runs finish for `grace_seconds`, then end the rest."""
         await asyncio.gather(self.turns.drain(grace_seconds), self.embeddings.drain(grace_seconds))
+        await self.elsewhere.stop()
 
     def interrupt(self) -> None:
         """End everything that runs, at once."""

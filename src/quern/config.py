@@ -519,6 +519,16 @@ class StoreSettings(_Frozen):
         ),
     )
 
+    lease_seconds: float = Field(
+        default=10.0,
+        ge=0.5,
+        le=3600,
+        description=(
+            "On PostgreSQL: how long the database may not hear from this server until others that share it take its "
+            "turns over."
+        ),
+    )
+
     @property
     def reserve_bytes(self) -> int:
         """The same in bytes."""

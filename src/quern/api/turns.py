@@ -88,7 +88,7 @@ async def turn_events(
     given = request.headers.get(LAST_EVENT_ID)
     seen = Seen(given, ("header", LAST_EVENT_ID)) if given and after is None else Seen(after, ("query", "after"))
     opened = await services.turn_reports.open(_names(turn_id), caller.owner)
-    if seen.end and opened.turn is None and seen.events >= count_of(opened.log):
+    if seen.end and opened.log.end is not None and seen.events >= count_of(opened.log):
         return Response(status_code=204)  # so that browsers don't ask again (HTML standard, "Server-sent events")
     return turn_stream(services.turns, opened, seen)
 
@@ -96,11 +96,8 @@ async def turn_events(
 @router.post("/v1/turns/{turn_id}/cancel")
 async def cancel_turn(turn_id: str, services: ServicesDep, caller: PrincipalDep) -> dict[str, Any]:
     """End one of your turns; what it has written is kept. Harmless where it has ended."""
-    found = await services.turn_reports.record(_names(turn_id), caller.owner)
-    turn = services.turns.turn(found.id, caller.owner)
-    if turn is not None:
-        await services.turns.cancel(turn, CANCELLED)
-    return await turn_report(found.id, services, caller)
+    found = await services.turn_reports.cancel(_names(turn_id), caller.owner, CANCELLED)
+    return await turn_report(found, services, caller)
 
 
 @router.post("/v1/turns/{turn_id}/continue", response_model=None, responses=EVENTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -174,6 +174,17 @@ class Database:
             async with engine.begin() as connection:
                 yield connection
         except (SQLAlchemyError, sqlite3.Error) as error:
+            raise as_store_error(error, self._where) from error
+
+    @asynccontextmanager
+    async def listening(self, channel: str) -> AsyncGenerator[AsyncIterator[str]]:
+        """What is said on a channel of a database server (NOTIFY), from now on. Raises StoreError."""
+        if self._engine is None:
+            raise StoreError(CLOSED)
+        try:
+            async with postgresql.listening(self._engine, channel) as payloads:
+                yield payloads
+        except SQLAlchemyError as error:
             raise as_store_error(error, self._where) from error
 
     @uninterrupted

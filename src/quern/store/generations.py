@@ -69,6 +69,18 @@ class GenerationStore:
         return GenerationRecord(row.plan, prompt, unpacked(row.generated), logprobs)
 
     @uninterrupted
+    async def so_far(self, turn_id: str) -> GenerationRecord | None:
+        """The generation of a turn that runs, with what its journal has; as `get` says."""
+        table = generations.c
+        wanted = select(table.plan, table.prompt, table.generated).where(table.turn_id == turn_id)
+        async with self._database.reading() as connection:
+            row = (await connection.execute(wanted)).one_or_none()
+            if row is None:
+                return None
+            generated = (*unpacked(row.generated), *await _journalled(connection, turn_id))
+        return GenerationRecord(row.plan, unpacked(row.prompt) if row.prompt is not None else None, generated)
+
+    @uninterrupted
     async def forget(self, now: datetime) -> int:
         """Delete those whose time is over; how many there were."""
 
@@ -110,9 +122,7 @@ async def end_lost_generation(
     kept = (await connection.execute(select(generations.c.generated).where(which))).scalar_one_or_none()
     if kept is None:
         return
-    journal = select(turn_events.c.token_ids).where(turn_events.c.turn_id == turn_id).order_by(turn_events.c.number)
-    rows = (await connection.execute(journal)).scalars()
-    generated = (*unpacked(kept), *(token for row in rows if row is not None for token in from_bytes(row)))
+    generated = (*unpacked(kept), *await _journalled(connection, turn_id))
     until = await _not_before_its_key(connection, turn_id, expires_at)
     values: dict[str, Any] = {"generated": packed(generated), "expires_at": until}
     if not goes_on:
@@ -125,6 +135,13 @@ async def reopen_generation(connection: AsyncConnection, turn_id: str, plan: dic
     await connection.execute(
         update(generations).where(generations.c.turn_id == turn_id).values(plan=plan, expires_at=None)
     )
+
+
+async def _journalled(connection: AsyncConnection, turn_id: str) -> list[int]:
+    """The ids that the journal has of a turn's answer."""
+    journal = select(turn_events.c.token_ids).where(turn_events.c.turn_id == turn_id).order_by(turn_events.c.number)
+    rows = (await connection.execute(journal)).scalars()
+    return [token for row in rows if row is not None for token in from_bytes(row)]
 
 
 async def _not_before_its_key(

@@ -11,6 +11,7 @@ from sqlalchemy import insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from quern.records import AuditEntry, KeyLimits, KeyRecord
+from quern.store.announcements import Kind, announce
 from quern.store.database import Database
 from quern.store.locking import insert_into
 from quern.store.schema import api_keys, audit_log, conversations, key_hashing, turns
@@ -48,6 +49,7 @@ class KeyStore:
         async with self._database.transaction() as connection:
             await connection.execute(insert(api_keys).values(asdict(key)))
             await connection.execute(insert(audit_log).values(asdict(audit)))
+            await announce(connection, Kind.KEYS)
 
     @uninterrupted
     async def change(self, before: KeyRecord, after: KeyRecord, audit: AuditEntry) -> None:
@@ -59,6 +61,7 @@ class KeyStore:
             if values:
                 await connection.execute(update(api_keys).where(api_keys.c.id == after.id).values(values))
             await connection.execute(insert(audit_log).values(asdict(audit)))
+            await announce(connection, Kind.KEYS)
 
         await self._database.urgent(step)  # it may be revoked
 

@@ -7,9 +7,12 @@ documentation. `locking.py` says what transactions need there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 from sqlalchemy import URL, Connection, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from quern.errors import StoreError
@@ -64,6 +67,31 @@ def create_engine(url: URL, pool_size: int = POOL_SIZE) -> AsyncEngine:
 def reader(engine: AsyncEngine) -> AsyncEngine:
     """The same connections for transactions that only read, all in one snapshot."""
     return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+
+@asynccontextmanager
+async def listening(engine: AsyncEngine, channel: str) -> AsyncGenerator[AsyncIterator[str]]:
+    """What is said on a channel (NOTIFY), over a connection that is nobody else's. Raises SQLAlchemyError and psycopg's
+    errors, as SQLAlchemy's.
+    """
+    listener = engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with listener.connect() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        await connection.exec_driver_sql(f'LISTEN "{channel}"')
+        try:
+            yield _payloads(driver)
+        finally:
+            await connection.invalidate()  # it would go on listening in the pool
+
+
+async def _payloads(driver: Any) -> AsyncIterator[str]:
+    import psycopg  # noqa: PLC0415 (the driver, which only this database needs)
+
+    try:
+        async for said in driver.notifies():
+            yield said.payload
+    except psycopg.Error as error:
+        raise DBAPIError("LISTEN", None, error, connection_invalidated=True) from error
 
 
 def described(url: URL) -> str:

@@ -179,6 +179,14 @@ class _TurnColumns(TypedColumns):
     branch: Named[int] = Column(Integer, server_default="0")
     asked: Named[dict[str, Any] | None] = Column(JSON[dict[str, Any]](none_as_null=True))
     bytes: Named[int] = Column(BigInteger, server_default="0")
+    instance: Named[str | None] = Column(StorableText)
+
+
+class _InstanceColumns(TypedColumns):
+    id: Named[str] = Column(StorableText, primary_key=True)
+    address: Named[str] = Column(StorableText)
+    started_at: Named[datetime] = Column(UtcDateTime)
+    lease_until: Named[datetime] = Column(UtcDateTime)
 
 
 class _ItemColumns(TypedColumns):
@@ -295,6 +303,8 @@ Index(None, turns.c.owner, turns.c.created_at, turns.c.id)
 Index(None, turns.c.conversation_id, turns.c.bytes)
 
 Index(None, turns.c.owner, turns.c.bytes, sqlite_where=turns.c.bytes > 0, postgresql_where=turns.c.bytes > 0)
+
+instances = Table("instances", metadata, _InstanceColumns)
 
 items = Table(
     "items",

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from quern.errors import StoreError
 from quern.records import UsageRecord
+from quern.store.announcements import Kind, announce
 from quern.store.generations import end_generation, end_lost_generation
 from quern.store.items import append_items
 from quern.store.schema import active_turn, conversations, responses, turn_events, turns
@@ -19,17 +20,17 @@ from quern.types import TurnState
 
 
 class TurnAlreadyEnded(StoreError):
-    """The turn has a terminal state already, and keeps it."""
+    """The turn has a terminal state already, or another server runs it by now; it keeps what it has."""
 
 
-async def finish_turn(end: TurnEnd, connection: AsyncConnection) -> bool:
-    """As `TurnStore.finish`, in the caller's transaction."""
+async def finish_turn(end: TurnEnd, ours: ColumnElement[bool], connection: AsyncConnection) -> bool:
+    """As `TurnStore.finish`, in the caller's transaction; of those turns that are `ours`."""
     wanted = select(turns.c.conversation_id, turns.c.branch).where(turns.c.id == end.turn_id)
     conversation_id, branch = (await connection.execute(wanted)).one_or_none() or (None, 0)
     if conversation_id is not None:
         # Before the turn, as in `create`: one order of locks, so that two transactions can't wait in a circle.
         await touch(connection, conversation_id, end.finished_at)
-    ended = update(turns).where(turns.c.id == end.turn_id, active_turn).values(ended_columns(end))
+    ended = update(turns).where(turns.c.id == end.turn_id, active_turn, ours).values(ended_columns(end))
     if (await connection.execute(ended)).rowcount == 0:
         await _refuse_unless_deleted(connection, end.turn_id, end.state)
         await _count(connection, end)
@@ -39,13 +40,16 @@ async def finish_turn(end: TurnEnd, connection: AsyncConnection) -> bool:
     await end_generation(connection, end.turn_id, end.generation)
     await connection.execute(delete(turn_events).where(turn_events.c.turn_id == end.turn_id))
     await _count(connection, end)
+    await announce(connection, Kind.TURNS, [end.turn_id])
     return True
 
 
-async def recover_turns(now: datetime, error: str, expires_at: datetime | None, connection: AsyncConnection) -> int:
-    """As `TurnStore.recover_interrupted`, in the caller's transaction."""
+async def recover_turns(
+    now: datetime, error: str, expires_at: datetime | None, lost_ones: ColumnElement[bool], connection: AsyncConnection
+) -> int:
+    """As `TurnStore.recover_interrupted`, in the caller's transaction; of those turns that are `lost_ones`."""
     columns = turns.c.id, turns.c.conversation_id, turns.c.owner, turns.c.model_id, turns.c.text
-    wanted = select(*columns).where(active_turn).order_by(turns.c.id).with_for_update(key_share=True)
+    wanted = select(*columns).where(active_turn, lost_ones).order_by(turns.c.id).with_for_update(key_share=True)
     lost = (await connection.execute(wanted)).all()
     for turn_id, conversation_id, _, _, text in lost:
         journal = select(turn_events.c.text).where(turn_events.c.turn_id == turn_id)
@@ -67,6 +71,7 @@ async def recover_turns(now: datetime, error: str, expires_at: datetime | None, 
     day = now.astimezone(UTC).date()
     for (owner, model_id), requests in sorted(Counter((row.owner, row.model_id) for row in lost).items()):
         await add_usage(connection, UsageRecord(day, owner, model_id, requests, 0, 0, 0, 0.0))
+    await announce(connection, Kind.TURNS, [row.id for row in lost])
     return len(lost)
 
 
@@ -86,7 +91,4 @@ async def _count(connection: AsyncConnection, end: TurnEnd) -> None:
 async def _refuse_unless_deleted(connection: AsyncConnection, turn_id: str, wanted: TurnState) -> None:
     state = (await connection.execute(select(turns.c.state).where(turns.c.id == turn_id))).scalar_one_or_none()
     if state is not None:
-        raise TurnAlreadyEnded(
-            f"Turn {turn_id} can't become {wanted}: it is {state} already, and stays that. This is a fault in Quern; "
-            f"report it with the server's log."
-        )
+        raise TurnAlreadyEnded(f"Turn {turn_id} can't become {wanted}: it is {state} already, and stays that.")

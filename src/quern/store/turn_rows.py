@@ -123,8 +123,8 @@ class ReopenedTurn:
     key: NewKey | None = None
 
 
-def queued_columns(turn: NewTurn, branch: int) -> dict[str, Any]:
-    """A new turn's row."""
+def queued_columns(turn: NewTurn, branch: int, instance_id: str | None) -> dict[str, Any]:
+    """A new turn's row. `instance_id`: the server's that runs it."""
     return {
         "id": turn.id,
         "conversation_id": turn.conversation_id,
@@ -135,6 +135,7 @@ def queued_columns(turn: NewTurn, branch: int) -> dict[str, Any]:
         "sampling": asdict(turn.sampling),
         "created_at": turn.created_at,
         "branch": branch,
+        "instance": instance_id,
         "asked": turn.asked if turn.conversation_id is not None else None,
         **asdict(Usage()),
         **asdict(Timings()),

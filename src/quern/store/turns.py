@@ -7,12 +7,13 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 
-from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from quern.errors import ConversationBusy, ConversationNotFound, TurnNotContinuable
 from quern.records import Page, TurnRecord, page_of, unknown_cursor
+from quern.store.announcements import Kind, announce
 from quern.store.branches import open_branch
 from quern.store.database import Database
 from quern.store.generations import (
@@ -21,6 +22,7 @@ from quern.store.generations import (
     reopen_generation,
 )
 from quern.store.idempotency import claim_key
+from quern.store.instances import bury, runs_here, without_server
 from quern.store.items import append_items, check_storable
 from quern.store.locking import lock_conversation
 from quern.store.schema import (
@@ -68,10 +70,14 @@ _begin = (
 
 
 class TurnStore:
-    """Writes turns, each step in one transaction. Every method raises StoreError where the database can't be used."""
+    """Writes turns, each step in one transaction. Every method raises StoreError where the database can't be used.
 
-    def __init__(self, database: Database) -> None:
+    `instance_id`: the server's that runs them, where there may be others on the same database (`instances.py`).
+    """
+
+    def __init__(self, database: Database, instance_id: str | None = None) -> None:
         self._database = database
+        self._instance_id = instance_id
 
     @uninterrupted
     async def create(self, turn: NewTurn) -> None:
@@ -89,7 +95,7 @@ class TurnStore:
                 await _open_conversation(connection, turn, turn.conversation_id)
                 branch = await open_branch(connection, turn.conversation_id, turn.fork, turn.created_at)
             try:
-                await connection.execute(insert(turns).values(queued_columns(turn, branch)))
+                await connection.execute(insert(turns).values(queued_columns(turn, branch, self._instance_id)))
             except IntegrityError as error:
                 if _is_second_active_turn(error):
                     raise ConversationBusy(SECOND_TURN) from error
@@ -115,21 +121,21 @@ class TurnStore:
         cancellation the same may be given again.
         """
         async with self._database.growing() as connection:
-            await _append_unsaved(entries, connection, started)
+            await _append_unsaved(entries, runs_here(self._instance_id), connection, started)
 
     @uninterrupted
     async def append_left(self, entries: Sequence[JournalEntry]) -> None:
         """The same of what a killed server left in its file, also where the disk is full."""
-        await self._database.urgent(partial(_append_unsaved, entries))
+        await self._database.urgent(partial(_append_unsaved, entries, runs_here(self._instance_id)))
 
     @uninterrupted
     async def finish(self, end: TurnEnd) -> bool:
         """Store how the turn ended, and its answer if it is complete. Its journal goes.
 
         False, and only the usage counts, if the conversation or response was deleted. Raises TurnAlreadyEnded if it has
-        ended before: it keeps that end.
+        ended before, or another server runs it by now: it keeps that.
         """
-        return await self._database.urgent(partial(finish_turn, end))
+        return await self._database.urgent(partial(finish_turn, end, runs_here(self._instance_id)))
 
     @uninterrupted
     async def recover_interrupted(self, now: datetime, error: str, expires_at: datetime | None = None) -> int:
@@ -138,9 +144,14 @@ class TurnStore:
 
         Each keeps the text that its journal holds, and counts as a request in what its owner has used; what it has cost
         nobody knows any more. Until `expires_at` it can go on, a response in the background always; without that
-        nothing can. To be called at start, before any turn: it takes every active turn in the database for a lost one.
+        nothing can. Where there is one server only, to be called at start, before any turn: it takes every active turn
+        for a lost one. Where there are others, those whose lease has run out have stopped.
         """
-        return await self._database.urgent(partial(recover_turns, now, error, expires_at))
+        lost = true()
+        if self._instance_id is not None:
+            await self._database.urgent(bury)
+            lost = without_server()
+        return await self._database.urgent(partial(recover_turns, now, error, expires_at, lost))
 
     @uninterrupted
     async def reopen(self, turn: ReopenedTurn) -> None:
@@ -153,7 +164,12 @@ class TurnStore:
             await _lock_conversation_of(connection, turn.id)
             await _check_last(connection, turn.id)
             reopened = {"state": TurnState.QUEUED, "finish_reason": None, "error": None, "finished_at": None}
-            values = {**reopened, "text": turn.text, "sampling": asdict(turn.sampling)}
+            values = {
+                **reopened,
+                "text": turn.text,
+                "sampling": asdict(turn.sampling),
+                "instance": self._instance_id,
+            }
             wanted = update(turns).where(turns.c.id == turn.id, turns.c.state == turn.ended_as).values(values)
             try:
                 if (await connection.execute(wanted)).rowcount == 0:
@@ -166,6 +182,7 @@ class TurnStore:
             await reopen_generation(connection, turn.id, turn.plan)
             if turn.key is not None:
                 await claim_key(connection, turn.owner, turn.id, turn.key)
+            await announce(connection, Kind.TURNS, [turn.id])
 
     @uninterrupted
     async def interrupted(self, error: str, *, conversations_only: bool) -> list[TurnRecord]:
@@ -271,12 +288,15 @@ async def _lock_conversation_of(connection: AsyncConnection, turn_id: str) -> No
 
 async def _append_unsaved(
     entries: Sequence[JournalEntry],
+    ours: ColumnElement[bool],
     connection: AsyncConnection,
     started: Mapping[str, datetime] = NOTHING_STARTED,
 ) -> None:
-    """Add what is not saved of those turns that are active, and note which of them have started."""
+    """Add what is not saved of those turns that are active and `ours`, and note which of them have started."""
     written = {entry.turn_id for entry in entries}
-    wanted = select(turns.c.id).where(turns.c.id.in_(sorted({*written, *started})), active_turn).order_by(turns.c.id)
+    wanted = (
+        select(turns.c.id).where(turns.c.id.in_(sorted({*written, *started})), active_turn, ours).order_by(turns.c.id)
+    )
     active = (await connection.execute(wanted.with_for_update(key_share=True))).scalars().all()
     begun = [{"begun": turn_id, "at": started[turn_id]} for turn_id in active if turn_id in started]
     if begun:
@@ -285,6 +305,7 @@ async def _append_unsaved(
     saved = dict((await connection.execute(last.where(turn_events.c.turn_id.in_(active)))).all())
     known = {turn_id: saved.get(turn_id, 0) for turn_id in active if turn_id in written}
     await _append_events(connection, entries, known, datetime.now(UTC))
+    await announce(connection, Kind.TURNS, sorted(known))
 
 
 async def _append_events(

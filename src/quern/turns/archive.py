@@ -87,7 +87,9 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A turn that has ended, and the events of its answer as they came, to be told again."""
+    """A turn that runs here no more, and the events of its answer as they came, to be told again; of one that runs
+    elsewhere, as they come.
+    """
 
     record: TurnRecord
     model: ServedModel
@@ -103,8 +105,7 @@ class Ended:
         """Make a new turn that is not to run one that has."""
         turn.created_at, turn.started_at = self.record.created_at, self.record.started_at
         turn.prompt_tokens, turn.generated = self.record.usage.prompt_tokens, list(self.generated)
-        turn.log.extend(self.log.events)
-        turn.log.settle()
+        turn.read_from(self.log)
 
 
 class TurnArchive:

@@ -11,8 +11,8 @@ from quern.errors import InvalidRequest, ItemNotFound, ResponseNotFound
 from quern.records import Page, ResponseRecord, StoredItem, TurnRecord
 from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
-from quern.turns.archive import TurnArchive
 from quern.turns.decoder import OutputParser
+from quern.turns.elsewhere import Elsewhere
 from quern.turns.event_log import TurnLog
 from quern.turns.history import NO_RESPONSE
 from quern.turns.identity import is_derived
@@ -51,10 +51,10 @@ class ResponseService:
         models: Models,
         responses: ResponseStore,
         history: HistoryStore,
-        archive: TurnArchive,
+        elsewhere: Elsewhere,
         service: TurnService,
     ) -> None:
-        self._archive = archive
+        self._elsewhere = elsewhere
         self._models = models
         self._responses = responses
         self._history = history
@@ -66,6 +66,8 @@ class ResponseService:
         record = await self._record(turn_id, owner)
         if turn is not None:
             return OpenResponse(record, turn.log, turn)
+        if not record.turn.state.terminal:
+            return OpenResponse(record, (await self._elsewhere.follow(record.turn)).log, None)
         return OpenResponse(record, await self._replay(record, read_tool_use(record.body)), None)
 
     async def page(self, owner: str, *, limit: int, after: str | None, newest_first: bool) -> Page[ResponseRecord]:
@@ -98,10 +100,12 @@ class ResponseService:
 
         Raises ResponseNotFound.
         """
-        await self._record(turn_id, owner)
+        record = await self._record(turn_id, owner)
         turn = self._service.turn(turn_id, owner)
         if turn is not None:
             await self._service.cancel(turn, CANCELLED)
+        elif not record.turn.state.terminal:
+            await self._elsewhere.cancel(record.turn)
 
     async def delete(self, turn_id: str, owner: str) -> None:
         """Delete a response, cancelling it first where it runs. Raises ResponseNotFound."""
@@ -129,7 +133,7 @@ class ResponseService:
     async def _replay(self, record: ResponseRecord, use: ToolUse) -> TurnLog:
         """The events of a turn that has ended: those of one in the background as they came, where they are kept."""
         turn = record.turn
-        ended = await self._archive.ended(turn) if record.background else None
+        ended = await self._elsewhere.events(turn) if record.background else None
         if ended is not None:
             return ended.log
         codec = (self._models.by_id(turn.model_id) or self._models.default).codec

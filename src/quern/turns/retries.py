@@ -19,6 +19,7 @@ from quern.records import TurnRecord
 from quern.store.idempotency import IdempotencyStore, NewKey
 from quern.turns.archive import Ended, TurnArchive
 from quern.turns.disconnect_policy import CONNECTION_CLOSED
+from quern.turns.elsewhere import Elsewhere
 from quern.turns.request import Caller, TurnRequest
 from quern.turns.turn import Turn
 from quern.types import AttachedBy, TurnState
@@ -50,7 +51,7 @@ class Starter(Protocol):
         ...
 
     def tell(self, ended: Ended, caller: Caller) -> Turn:
-        """A turn that has ended, to be read again."""
+        """A turn that has ended, or runs elsewhere, to be read."""
         ...
 
     def attached(self, by: AttachedBy, caller: Caller) -> None:
@@ -79,7 +80,15 @@ class _Lost:
 class Retries:
     """Starts the turns of requests, or finds those that a request is a retry of."""
 
-    def __init__(self, turns: Starter, keys: IdempotencyStore, archive: TurnArchive, settings: TurnSettings) -> None:
+    def __init__(
+        self,
+        turns: Starter,
+        keys: IdempotencyStore,
+        archive: TurnArchive,
+        elsewhere: Elsewhere,
+        settings: TurnSettings,
+    ) -> None:
+        self._elsewhere = elsewhere
         self._turns = turns
         self._keys = keys
         self._archive = archive
@@ -250,7 +259,7 @@ class Retries:
                 active = await self._active(turn_id, caller)
                 if active is not None or not kept:
                     return active
-        ended = await self._archive.ended(record) if record.state.terminal else None
+        ended = await self._elsewhere.events(record)
         return self._turns.tell(ended, caller) if ended is not None else None
 
     async def _active(self, turn_id: str, caller: Caller) -> Turn | None:

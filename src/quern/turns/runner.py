@@ -30,6 +30,10 @@ log = structlog.get_logger(__name__)
 
 STORE_RETRY_SECONDS = 1.0
 DELETED = "The conversation was deleted."
+TAKEN_OVER = (
+    "The database did not hear from this server for too long (store.lease_seconds), so another one has this turn now. "
+    "Follow it there: GET /v1/turns/{id}/events."
+)
 
 
 class TurnRunner:
@@ -57,6 +61,10 @@ class TurnRunner:
         try:
             if not await self._store_end(turn, end):
                 end = replace(end, state=TurnState.CANCELLED, finish_reason=None, error=DELETED)
+        except TurnAlreadyEnded as error:
+            log.warning("turn_taken_over", turn=turn.id, found=str(error))
+            end = replace(end, state=TurnState.INTERRUPTED, finish_reason=None, error=TAKEN_OVER)
+            turn.log.append(end)
         except StoreError as error:
             log.error("turn_end_not_saved", turn=turn.id, error=str(error))  # noqa: TRY400
             message = f"The answer could not be saved, so it is not part of the conversation. {error}"

@@ -26,6 +26,7 @@ from quern.turns.context_limit import room_for_answer
 from quern.turns.conversation_guard import ConversationGuard
 from quern.turns.disconnect_policy import CONNECTION_CLOSED
 from quern.turns.drain import Drain
+from quern.turns.elsewhere import Elsewhere
 from quern.turns.history import HistoryLoader, with_custom_results
 from quern.turns.journal import Journal
 from quern.turns.models import Models, ServedModel
@@ -39,7 +40,7 @@ from quern.turns.recent import Said
 from quern.turns.request import Caller, ChatInput, TurnRequest
 from quern.turns.retries import Retries
 from quern.turns.retry_after import Progress
-from quern.turns.runner import TurnRunner
+from quern.turns.runner import TAKEN_OVER, TurnRunner
 from quern.turns.titles import title_of
 from quern.turns.turn import Turn
 from quern.types import AttachedBy, Item, TurnState
@@ -67,6 +68,7 @@ class TurnService:
         history: HistoryLoader,
         turns: TurnStore,
         archive: TurnArchive,
+        elsewhere: Elsewhere,
         keys: IdempotencyStore,
         usage: UsageMeter,
         metrics: Metrics,
@@ -97,19 +99,15 @@ class TurnService:
         self._runner = TurnRunner(turns, self._journal, self._owner_turns, self.observer, resumable=resumable)
         self._places = Places(usage, self._progress)
         self._conversations = ConversationGuard()
-        self._retries = Retries(self, keys, archive, settings)
+        self._retries = Retries(self, keys, archive, elsewhere, settings)
         self._drain = Drain(self._active.values)
         self._tasks: asyncio.TaskGroup | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Serve turns while the block runs; what is still active at its end is interrupted and saved."""
-        now = datetime.now(UTC)
-        expires_at = now + timedelta(hours=self._settings.resume_hours)
         await self._journal.recover()
-        interrupted = await self._store.recover_interrupted(now, SERVER_STOPPED, expires_at)
-        if interrupted:
-            log.warning("interrupted_turns_found", turns=interrupted)
+        await self.take_over()
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             writer = tasks.create_task(self._journal.run())
@@ -122,6 +120,22 @@ class TurnService:
                 forgetting.cancel()
                 self._drain.give_up()
                 await self._journal.close()
+
+    async def take_over(self) -> int:
+        """End turns of servers that were lost as interrupted, as `TurnStore.recover_interrupted` says; how many. Raises
+        StoreError.
+        """
+        now = datetime.now(UTC)
+        expires_at = now + timedelta(hours=self._settings.resume_hours)
+        interrupted = await self._store.recover_interrupted(now, SERVER_STOPPED, expires_at)
+        if interrupted:
+            log.warning("interrupted_turns_found", turns=interrupted)
+        return interrupted
+
+    def disown(self) -> None:
+        """Write no more of the turns that run: other servers take this one for lost, and may go on with them."""
+        for turn in self._active.values():
+            turn.end_early(TurnState.INTERRUPTED, TAKEN_OVER)
 
     def reload(self, settings: TurnSettings) -> None:
         """Admit turns under other limits from now on; those that were admitted go on."""
@@ -148,7 +162,7 @@ class TurnService:
         self.observer.recent.retried(caller.owner, caller.request_id, caller.adopted[-1])
 
     def tell(self, ended: Ended, caller: Caller) -> Turn:
-        """A turn that has ended, to be read again."""
+        """A turn that has ended, or runs elsewhere, to be read."""
         turn = self._live(ended.record.id, ended.model, ended.assignment(), caller)
         ended.fill(turn)
         return turn
@@ -279,6 +293,12 @@ class TurnService:
         """End a turn as cancelled and wait until that is stored."""
         turn.end_early(TurnState.CANCELLED, reason)
         await turn.log.ended()
+
+    def cancel_asked(self, turn_ids: Iterable[str], reason: str) -> None:
+        """Somebody wants turns cancelled; those that run here are."""
+        for turn_id in turn_ids:
+            if turn_id in self._active:
+                self._active[turn_id].end_early(TurnState.CANCELLED, reason)
 
     def forget(self, deleted: Iterable[str]) -> None:
         """Forget what is kept in memory of deleted conversations, and of turns without one, by their ids: the KV cache

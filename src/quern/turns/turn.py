@@ -20,7 +20,7 @@ from quern.turns.loops import NEVER, LoopLimits
 from quern.turns.models import ServedModel
 from quern.turns.plan import Told, TurnPlan
 from quern.turns.recent import Queue, Said
-from quern.types import Timings, TurnState, Usage
+from quern.types import DisconnectPolicy, Timings, TurnState, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +163,12 @@ class Turn:
     def answer(self) -> Answer:
         """The answer so far."""
         return Answer(self.log.events)
+
+    def read_from(self, log: TurnLog) -> None:
+        """Have the events that are told elsewhere: nothing runs here."""
+        self.log = log
+        stays = Abandonment(DisconnectPolicy.FINISH, 0.0)
+        self._readers = AttachedReaders(stays, log, partial(self.end_early, TurnState.CANCELLED))
 
     def go_on(self, told: Told, earlier: Earlier) -> None:
         """Begin after what was generated and told in an earlier life."""

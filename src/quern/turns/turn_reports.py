@@ -12,6 +12,7 @@ from quern.events import TextDelta
 from quern.records import Page, TurnRecord
 from quern.store.turns import TurnStore
 from quern.turns.archive import TurnArchive
+from quern.turns.elsewhere import Elsewhere
 from quern.turns.event_log import TurnLog
 from quern.turns.explanation import FirstUnknown, first_unknown
 from quern.turns.models import Models
@@ -50,8 +51,16 @@ class OpenTurn:
 class TurnReports:
     """An owner's turns; another owner's don't exist."""
 
-    def __init__(self, models: Models, store: TurnStore, turns: TurnService, archive: TurnArchive) -> None:
+    def __init__(
+        self,
+        models: Models,
+        store: TurnStore,
+        turns: TurnService,
+        archive: TurnArchive,
+        elsewhere: Elsewhere,
+    ) -> None:
         self._archive = archive
+        self._elsewhere = elsewhere
         self._models = models
         self._store = store
         self._turns = turns
@@ -76,7 +85,7 @@ class TurnReports:
         if turn is not None:
             return OpenTurn(self._record(turn, time.monotonic()), turn.log, turn)
         record, _ = await self._ended(names, owner)
-        ended = await self._archive.ended(record)
+        ended = await self._elsewhere.events(record)
         return OpenTurn(record, ended.log if ended is not None else _text_alone(record), None)
 
     async def page(
@@ -84,6 +93,18 @@ class TurnReports:
     ) -> Page[TurnRecord]:
         """An owner's turns, the newest first. Raises InvalidRequest where `after` names none."""
         return await self._store.page(owner, limit=limit, after=after, state=state, conversation_id=conversation_id)
+
+    async def cancel(self, names: Sequence[str], owner: str, reason: str) -> str:
+        """End a turn that runs, wherever it does, as cancelled, and wait until that is stored; its id. Raises
+        TurnNotFound.
+        """
+        found = await self.record(names, owner)
+        turn = self._turns.turn(found.id, owner)
+        if turn is not None:
+            await self._turns.cancel(turn, reason)
+        elif not found.state.terminal:
+            await self._elsewhere.cancel(found)
+        return found.id
 
     def _active(self, names: Sequence[str], owner: str) -> Turn | None:
         known = self._turns.observer.recent.names(names, owner)
