@@ -28,7 +28,6 @@ OPTIONS = {
     "listen_addresses": "",
     "fsync": "off",
     "full_page_writes": "off",
-    "synchronous_commit": "off",
     "autovacuum": "off",
     "shared_buffers": "32MB",
     "max_connections": "60",
@@ -59,7 +58,7 @@ class PostgreSQL:
         )
 
     def start(self) -> None:
-        """Start, and wait until it lets somebody in."""
+        """Start, and wait until it lets somebody in. It ends with the thread that calls this."""
         settings = [
             f"--{name}={value}" for name, value in {**self.options, "unix_socket_directories": self.folder}.items()
         ]

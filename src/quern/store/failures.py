@@ -56,6 +56,10 @@ _REFUSED_USER = (
     "The server of the database {where} does not let Quern in: {reason}. Check user and password in the setting "
     "store.url, and the server's pg_hba.conf."
 )
+_NO_CONNECTION_LEFT = (
+    "The server of the database {where} has no connection left for Quern: {reason}. Allow more there "
+    "(max_connections), or have Quern keep fewer (the setting store.pool_size)."
+)
 _POSTGRESQL = {
     "08": _LOST,
     "25P03": _LOST,
@@ -66,17 +70,15 @@ _POSTGRESQL = {
         "The disk of the server that has the database {where} is full. This step was not saved; everything saved "
         "before it is safe. Free some space on that disk."
     ),
-    "53": (
-        "The server of the database {where} is at its limits ({code}), so this step was not saved. Give it more memory "
-        "or more connections (its max_connections, or less for Quern with the setting store.pool_size)."
-    ),
+    "53": "The server of the database {where} is at its limits ({reason}), so this step was not saved.",
+    "53300": _NO_CONNECTION_LEFT,
     "25006": (
         "The database {where} is read-only, so nothing can be saved: its server is a standby, or was told so "
         "(default_transaction_read_only). Name the primary in the setting store.url; with several hosts, "
         "target_session_attrs=read-write finds it."
     ),
     "42501": (
-        "Quern's user may not do in the database {where} what it has to: {message}. Make that user the owner of the "
+        "Quern's user may not do in the database {where} what it has to: {reason}. Make that user the owner of the "
         "database, as the page on operations shows."
     ),
     "3F000": (
@@ -108,6 +110,8 @@ _NAMES_ONLY = ("23", "42")
 """Errors whose first line has names of tables and constraints; that of others may have what was to be stored."""
 
 _NO_CONNECTION = {
+    "too many ": _NO_CONNECTION_LEFT,
+    "connection slots": _NO_CONNECTION_LEFT,
     "password": _REFUSED_USER,
     "pg_hba.conf": _REFUSED_USER,
     "role ": _REFUSED_USER,
@@ -167,7 +171,7 @@ def _explain_postgresql(error: BaseException, cause: BaseException, where: str) 
         if found is None:
             named = f": {message}" if code.startswith(_NAMES_ONLY) else ""
             return _unexpected(where, f"{type(cause).__name__} (SQLSTATE {code}){named}")
-        return _POSTGRESQL[found].format(where=where, code=f"SQLSTATE {code}", message=message, reason=message)
+        return _POSTGRESQL[found].format(where=where, code=f"SQLSTATE {code}", reason=message)
     if isinstance(error, DBAPIError) and error.statement is not None:
         return _LOST.format(where=where)
     reason = " ".join(str(cause).split())

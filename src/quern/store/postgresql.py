@@ -11,7 +11,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection, event, text
+from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -25,6 +26,7 @@ WAIT_SECONDS = 60
 
 _DEFAULTS = {
     "application_name": "quern",
+    "client_encoding": "utf8",
     "connect_timeout": "10",
     "keepalives_idle": "30",
     "keepalives_interval": "10",
@@ -53,7 +55,7 @@ def create_engine(url: URL, pool_size: int = POOL_SIZE) -> AsyncEngine:
     A connection that the server has closed meanwhile is replaced before anything is asked over it.
     """
     missing = {name: value for name, value in _DEFAULTS.items() if name not in url.query}
-    return create_async_engine(
+    engine = create_async_engine(
         url.update_query_dict(missing),
         isolation_level="READ COMMITTED",
         pool_size=pool_size,
@@ -62,6 +64,8 @@ def create_engine(url: URL, pool_size: int = POOL_SIZE) -> AsyncEngine:
         pool_pre_ping=True,
         hide_parameters=True,
     )
+    event.listen(engine.sync_engine, "handle_error", _drop_details)
+    return engine
 
 
 def reader(engine: AsyncEngine) -> AsyncEngine:
@@ -119,3 +123,10 @@ def check_encoding(connection: Connection, where: str) -> None:
             f"The database {where} has the encoding {encoding}, which can't hold every character. Nothing was changed. "
             f"Give Quern one that was made with ENCODING 'UTF8' by the setting store.url."
         )
+
+
+def _drop_details(context: ExceptionContext) -> None:
+    """Leave of an error what its first line says: the others may have the row that was to be stored."""
+    for error in (context.original_exception, context.sqlalchemy_exception):
+        if error is not None and error.args:
+            error.args = (str(error.args[0]).strip().partition("\n")[0], *error.args[1:])

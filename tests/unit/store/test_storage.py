@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import text
+from tests.unit.store.bytes_there import bytes_there
 from tests.unit.store.example_items import CALLING, NOON, QUESTION, RESULTS, new_item
 from tests.unit.store.stored_turns import STOPPED
 
@@ -24,31 +24,6 @@ from quern.store.transfer import TransferStore
 from quern.store.turn_rows import JournalEntry, NewTurn, ReopenedTurn, TurnEnd
 from quern.store.turns import TurnStore
 from quern.types import TurnState
-
-COUNTED_ANEW = """
-SELECT owner, sum(size) AS size FROM (
-    SELECT owner, length(CAST(coalesce(metadata, '') || coalesce(title, '') AS BLOB)) AS size FROM conversations
-    UNION ALL
-    SELECT owner, length(CAST(coalesce(text, '') || coalesce(asked, '') AS BLOB)) FROM turns
-    UNION ALL
-    SELECT turns.owner, length(CAST(body AS BLOB)) FROM responses JOIN turns ON turns.id = turn_id
-    UNION ALL
-    SELECT coalesce(turns.owner, conversations.owner), length(CAST(content AS BLOB)) FROM items
-    LEFT JOIN turns ON turns.id = turn_id LEFT JOIN conversations ON conversations.id = items.conversation_id
-) GROUP BY owner HAVING sum(size) > 0
-"""
-COUNTED_ANEW_ON_POSTGRESQL = """
-SELECT owner, sum(size) AS size FROM (
-    SELECT owner, octet_length(coalesce(metadata::text, '') || coalesce(title, '')) AS size FROM conversations
-    UNION ALL
-    SELECT owner, octet_length(coalesce(text, '') || coalesce(asked::text, '')) FROM turns
-    UNION ALL
-    SELECT turns.owner, octet_length(body::text) FROM responses JOIN turns ON turns.id = turn_id
-    UNION ALL
-    SELECT coalesce(turns.owner, conversations.owner), octet_length(content) FROM items
-    LEFT JOIN turns ON turns.id = turn_id LEFT JOIN conversations ON conversations.id = items.conversation_id
-) AS texts GROUP BY owner HAVING sum(size) > 0
-"""
 
 
 class Stores:
@@ -66,11 +41,8 @@ class Stores:
 
     async def counted(self) -> dict[str, int]:
         """By owner; it is what is there."""
-        async with self.database.transaction() as connection:
-            counted_anew = COUNTED_ANEW if connection.dialect.name == "sqlite" else COUNTED_ANEW_ON_POSTGRESQL
-            there = {row.owner: row.size for row in await connection.execute(text(counted_anew))}
         counted = {owner: size for owner, size in (await self.storage.by_owner()).items() if size}
-        assert counted == there
+        assert counted == await bytes_there(self.database)
         return counted
 
 
