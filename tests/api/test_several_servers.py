@@ -108,7 +108,8 @@ async def test_a_key_that_is_made_or_revoked_at_one_server_counts_at_the_other_a
             while (await there.client.get("/v1/conversations")).status_code != 401:
                 await asyncio.sleep(0.02)
         assert (await there.client.get("/v1/conversations", headers=headers)).status_code == 200
-        await here.client.post("/v1/admin/keys/anna/revoke", headers=headers)
+        revoked = await here.client.delete("/v1/admin/keys/anna", headers=headers)
+        assert revoked.status_code == 200, revoked.text
         async with asyncio.timeout(5):
             while (await there.client.get("/v1/conversations", headers=headers)).status_code != 401:
                 await asyncio.sleep(0.02)

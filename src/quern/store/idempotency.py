@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from quern.errors import QuernError
 from quern.store.database import Database
 from quern.store.locking import insert_into
 from quern.store.schema import idempotency_keys
@@ -18,13 +19,18 @@ from quern.store.uninterrupted import uninterrupted
 @dataclass(frozen=True, slots=True)
 class NewKey:
     """Under which key a turn is started, as which of its request's turns, counted from 0. `fingerprint`: what tells the
-    same request from another one.
+    same request from another one. `replaces`: the ids of turns that it may have named.
     """
 
     key: str
     position: int
     fingerprint: bytes
     expires_at: datetime
+    replaces: tuple[str, ...] = ()
+
+
+class KeyTaken(QuernError):
+    """Another server has started a turn under the key, since it was looked up here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +78,15 @@ class IdempotencyStore:
 
 
 async def claim_key(connection: AsyncConnection, owner: str, turn_id: str, new: NewKey) -> None:
-    """Have a key name a turn, and no other one in its place."""
+    """Have a key name a turn in place of the one that it may. Raises KeyTaken where it names another by now."""
     which = {"owner": owner, "key": new.key, "position": new.position}
     named = {"fingerprint": new.fingerprint, "turn_id": turn_id, "expires_at": new.expires_at}
+    table = idempotency_keys.c
+    free = or_(table.turn_id.in_([turn_id, *new.replaces]), table.expires_at <= datetime.now(UTC))
     claimed = insert_into(connection, idempotency_keys).values({**which, **named})
-    await connection.execute(claimed.on_conflict_do_update(index_elements=list(which), set_=named))
+    claimed = claimed.on_conflict_do_update(index_elements=list(which), set_=named, where=free)
+    if (await connection.execute(claimed.returning(table.turn_id))).first() is None:
+        raise KeyTaken("The key names another turn by now.")
 
 
 async def keyed_until(connection: AsyncConnection, turn_id: str) -> datetime | None:

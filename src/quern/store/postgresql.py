@@ -32,7 +32,9 @@ _DEFAULTS = {
     "keepalives_interval": "10",
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
-    "options": f"-c lock_timeout={WAIT_SECONDS}s -c idle_in_transaction_session_timeout={WAIT_SECONDS}s",
+    "options": f"-c lock_timeout={WAIT_SECONDS}s -c idle_in_transaction_session_timeout={WAIT_SECONDS}s"
+    # Of any other zone the driver would read the file, which takes time.
+    " -c timezone=UTC",
 }
 
 _RELATIONS = """

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 import structlog
@@ -16,7 +16,7 @@ import structlog
 from quern.config import TurnSettings
 from quern.errors import KeyReused, StoreError, TurnNotContinuable, TurnNotFound
 from quern.records import TurnRecord
-from quern.store.idempotency import IdempotencyStore, NewKey
+from quern.store.idempotency import IdempotencyStore, KeyTaken, NewKey
 from quern.turns.archive import Ended, TurnArchive
 from quern.turns.disconnect_policy import CONNECTION_CLOSED
 from quern.turns.elsewhere import Elsewhere
@@ -26,6 +26,9 @@ from quern.types import AttachedBy, TurnState
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
+TRIES = 3
 NOT_ALL = "Not all of the choices could be started."
 OTHER_REQUEST = (
     "This Idempotency-Key was sent before with another body or to another path, and stands for that request "
@@ -107,7 +110,7 @@ class Retries:
         if key is not None:
             lock = self._locks.setdefault((caller.owner, key), asyncio.Lock())
             async with lock:  # the same at the same moment waits until the turns of the first are there
-                return await self._under_key(key, requests)
+                return await _unless_taken(lambda: self._under_key(key, requests))
         lost = await self._take_lost(caller, len(requests), busy=requests[0].conversation_id is not None)
         if lost is not None:
             return lost
@@ -123,12 +126,7 @@ class Retries:
         key = self._key_of(caller)
         if key is not None:
             async with self._locks.setdefault((caller.owner, key), asyncio.Lock()):
-                known = await self._known(key, caller)
-                turn = await self._again(known[0], caller) if 0 in known else None
-                if turn is not None:
-                    self._attach(caller, [turn], AttachedBy.KEY)
-                    return turn
-                return await self._turns.resume(turn_id, caller, more_tokens, self._new_key(key, caller))
+                return await _unless_taken(lambda: self._go_on_under_key(key, turn_id, caller, more_tokens))
         lost = await self._take_lost(caller, 1, busy=True)
         if lost is not None:
             return lost[0]
@@ -196,8 +194,16 @@ class Retries:
     async def _under_key(self, key: str, requests: Sequence[TurnRequest]) -> list[Turn]:
         caller = requests[0].caller
         known = await self._known(key, caller)
-        keyed = [replace(one, key=self._new_key(key, caller, position)) for position, one in enumerate(requests)]
+        keyed = [replace(one, key=self._new_key(key, caller, known, position)) for position, one in enumerate(requests)]
         return await self._start(keyed, known)
+
+    async def _go_on_under_key(self, key: str, turn_id: str, caller: Caller, more_tokens: int | None) -> Turn:
+        known = await self._known(key, caller)
+        turn = await self._again(known[0], caller) if 0 in known else None
+        if turn is not None:
+            self._attach(caller, [turn], AttachedBy.KEY)
+            return turn
+        return await self._turns.resume(turn_id, caller, more_tokens, self._new_key(key, caller, known))
 
     async def _known(self, key: str, caller: Caller) -> Mapping[int, str]:
         """The ids of the turns that the request started under this key, by their positions. Raises KeyReused."""
@@ -208,9 +214,10 @@ class Retries:
             raise KeyReused(OTHER_REQUEST.format(hours=self._settings.idempotency_hours))
         return known.turn_ids
 
-    def _new_key(self, key: str, caller: Caller, position: int = 0) -> NewKey:
+    def _new_key(self, key: str, caller: Caller, known: Mapping[int, str], position: int = 0) -> NewKey:
         expires_at = datetime.now(UTC) + timedelta(hours=self._settings.idempotency_hours)
-        return NewKey(key, position, caller.body_digest, expires_at)
+        replaces = (known[position],) if position in known else ()
+        return NewKey(key, position, caller.body_digest, expires_at, replaces)
 
     async def _start(self, requests: Sequence[TurnRequest], known: Mapping[int, str]) -> list[Turn]:
         """A turn for each request; for those at `known` positions the turns of these ids. Who is refused leaves nothing
@@ -277,6 +284,16 @@ class Retries:
             await self._keys.release(request.caller.owner, request.key.key, [turn.id for turn in started])
         except StoreError as error:
             log.warning("key_not_released", error=str(error))
+
+
+async def _unless_taken(step: Callable[[], Awaitable[T]]) -> T:
+    """The same again where another server has the key by now: then its turns are there."""
+    for _ in range(TRIES):
+        try:
+            return await step()
+        except KeyTaken:
+            log.info("key_taken_elsewhere")
+    return await step()
 
 
 def _ended_as(turn: Turn) -> TurnState | None:
