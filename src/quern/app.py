@@ -65,6 +65,7 @@ from quern.turns.responses import ResponseService
 from quern.turns.resumption import Resumption
 from quern.turns.search import SearchService
 from quern.turns.service import TurnService
+from quern.turns.shared_use import SharedUse
 from quern.turns.titling import Titling
 from quern.turns.transfer import TransferService
 from quern.turns.turn_reports import TurnReports
@@ -157,6 +158,7 @@ class Application:
                 announcements,
                 self.turns,
                 self.elsewhere,
+                SharedUse(instance_id, announcements, self.usage, self.turns.owner_turns),
                 address=f"{socket.gethostname()}, pid {os.getpid()}",
                 lease_seconds=settings.store.lease_seconds,
                 on_keys=self.keys.reload,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from unittest.mock import AsyncMock
 
 import pytest
 from tests.postgresql import PostgreSQL
 
+from quern.access.principal import ANONYMOUS
 from quern.engine.fake import FakeEngine
 
 from .conftest import Quern, Start
@@ -123,8 +125,7 @@ async def test_turns_of_a_server_that_lost_its_lease_go_on_at_the_other_and_read
         async with running_turn(here) as turn_id:
             follower = asyncio.ensure_future(events(there, turn_id))
             assert here.application.instance is not None
-            never = asyncio.Event()
-            monkeypatch.setattr(here.application.instance._store, "renew", lambda _lease: never.wait())
+            monkeypatch.setattr(here.application.instance._store, "renew", AsyncMock(side_effect=asyncio.Event().wait))
             told = numbered(await follower)
             assert text_of(told) == ANSWER
             assert told[-1][2]["state"] == "completed"
@@ -139,3 +140,27 @@ async def test_the_turns_of_a_server_that_is_there_are_left_to_it(pair: Pair) ->
         assert await there.application.turns.take_over() == 0
         await asyncio.sleep(1)
         assert await state_of(there, turn_id) in {"running", "completed"}
+
+
+async def test_limits_hold_over_both_servers(pair: Pair) -> None:
+    async with pair(limits={"requests_per_minute": 4}) as (here, there):
+        for quern in (here, there, here, there):
+            assert (await quern.client.post("/v1/code/generate", data={"prompt": "hi"})).status_code == 200
+        async with asyncio.timeout(20):
+            while here.application.usage.allowances(ANONYMOUS)["requests"].remaining:
+                await asyncio.sleep(0.05)
+        for quern in (here, there):
+            refused = await quern.client.post("/v1/code/generate", data={"prompt": "hi"})
+            assert refused.status_code == 429, refused.text
+
+
+async def test_turns_at_once_are_counted_over_both_servers(pair: Pair) -> None:
+    async with pair(limits={"turns_at_once": 1}) as (here, there):
+        here.engine.token_delay = 0.05
+        async with running_turn(here):
+            await asyncio.sleep(2)  # twice as long as servers take to tell each other
+            asked = asyncio.ensure_future(there.client.post("/v1/code/generate", data={"prompt": "hi"}))
+            await asyncio.sleep(1)
+            assert here.application.turns.active, "it still runs"
+            assert not there.engine.requests, "it waits for the one at the other server"
+        assert (await asked).status_code == 200

@@ -112,6 +112,15 @@ class Limits:
             meter.tokens = _filled(meter.tokens, limit, now)
             meter.tokens.level -= tokens
 
+    def add(self, principal: Principal, requests: int, tokens: int, now: float, at: datetime) -> None:
+        """Count what somebody was let in for elsewhere; it may be more than the limits allow."""
+        self.charge(principal, tokens, now, at)
+        limit = self.of(principal).requests_per_minute
+        if limit and requests:
+            meter = self._meter(principal.owner, at.astimezone(UTC).date())
+            meter.requests = _filled(meter.requests, limit, now)
+            meter.requests.level -= requests
+
     def allowances(self, principal: Principal, now: float) -> dict[str, Allowance]:
         """What is left of the minute's limits that somebody has, as `requests` and `tokens`."""
         limits = self.of(principal)

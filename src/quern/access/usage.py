@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 import structlog
@@ -19,6 +20,14 @@ from quern.store.usage import UsageStore
 log = structlog.get_logger(__name__)
 
 MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Requests that were let in, and tokens that were computed."""
+
+    requests: int = 0
+    tokens: int = 0
 
 
 class UsageMeter:
@@ -42,13 +51,28 @@ class UsageMeter:
         self._current = current
         self._clock = clock
         self._now = now
+        self._unsaid: dict[str, Used] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Know what was used today before the server started. Raises StoreError."""
+        await self.read_day()
+        yield
+
+    async def read_day(self) -> None:
+        """Know what was used today, at any server. Raises StoreError."""
         today = self._now().date()
         self.limits.start_day(today, await self._store.computed_tokens(today))
-        yield
+
+    def take_unsaid(self) -> Mapping[str, Used]:
+        """What owners have used since this was asked last, for other servers to count."""
+        unsaid, self._unsaid = self._unsaid, {}
+        return unsaid
+
+    def used_elsewhere(self, owner: str, used: Used) -> None:
+        """Another server has let somebody in."""
+        principal = self._current(Principal(owner, owner, KeyRole.USER))
+        self.limits.add(principal, used.requests, used.tokens, self._clock(), self._now())
 
     def storage_quota(self, owner: str) -> StorageQuota | None:
         """What an owner may have stored; None without a limit."""
@@ -66,6 +90,7 @@ class UsageMeter:
     def take_request(self, principal: Principal) -> None:
         """Count a request. Raises LimitExceeded where that is more than somebody may."""
         self.limits.take_request(principal, self._clock(), self._now())
+        self._note(principal.owner, Used(requests=1))
 
     def allowances(self, principal: Principal) -> dict[str, Allowance]:
         """What is left of somebody's limits for a minute."""
@@ -74,6 +99,7 @@ class UsageMeter:
     def charge(self, principal: Principal, computed_tokens: int) -> None:
         """Count what a turn has cost. The turn itself adds it to what is kept, as it ends."""
         self.limits.charge(principal, computed_tokens, self._clock(), self._now())
+        self._note(principal.owner, Used(tokens=computed_tokens))
 
     async def charge_embedding(self, principal: Principal, model_id: str, tokens: int, seconds: float) -> None:
         """Count what was embedded, which no turn keeps."""
@@ -87,3 +113,7 @@ class UsageMeter:
     async def between(self, first: date, last: date, owner: str | None) -> list[UsageRecord]:
         """Usage of days, of one owner or of all, the oldest first. Raises StoreError."""
         return await self._store.between(first, last, owner)
+
+    def _note(self, owner: str, used: Used) -> None:
+        before = self._unsaid.get(owner, Used())
+        self._unsaid[owner] = Used(before.requests + used.requests, before.tokens + used.tokens)

@@ -23,8 +23,8 @@ from quern.store.uninterrupted import uninterrupted
 log = structlog.get_logger(__name__)
 
 CHANNEL = "quern"
-MOST_AT_ONCE = 100
-"""So many values, none of them longer than a UUID, are less than the 8000 bytes that PostgreSQL takes at once."""
+MOST_AT_ONCE = 60
+"""So many values, none of them longer than three UUIDs, are less than the 8000 bytes that PostgreSQL takes at once."""
 RETRY_SECONDS = 1.0
 
 
@@ -35,6 +35,8 @@ class Kind(StrEnum):
     """These turns have written more, or have ended."""
     CANCEL = "cancel"
     """Whoever runs these turns is to cancel them."""
+    USED = "used"
+    """What owners used at a server in the last second, and run there, as `turns/shared_use.py` writes it."""
     KEYS = "keys"
     """Keys were changed. No values."""
     MISSED = "missed"

@@ -6,7 +6,7 @@ Leases go by the database's clock, so that those of the servers need not agree.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import ColumnElement, delete, func, insert, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -45,13 +45,6 @@ class InstanceStore:
         """Give the lease back; to be called once no turn runs."""
         async with self._database.transaction() as connection:
             await connection.execute(delete(instances).where(instances.c.id == self._id))
-
-    @uninterrupted
-    async def all(self) -> list[tuple[str, str, datetime]]:
-        """Each server's id and address, and since when it is there; the oldest first."""
-        async with self._database.reading() as connection:
-            rows = await connection.execute(select(instances).order_by(instances.c.started_at, instances.c.id))
-            return [(row.id, row.address, row.started_at) for row in rows]
 
 
 def runs_here(instance_id: str | None) -> ColumnElement[bool]:

@@ -14,6 +14,7 @@ from quern.store.announcements import Announcements, Kind
 from quern.store.instances import InstanceStore
 from quern.turns.elsewhere import Elsewhere
 from quern.turns.service import TurnService
+from quern.turns.shared_use import SharedUse
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +32,7 @@ class Instance:
         announcements: Announcements,
         turns: TurnService,
         elsewhere: Elsewhere,
+        shared_use: SharedUse,
         *,
         address: str,
         lease_seconds: float,
@@ -41,6 +43,7 @@ class Instance:
         self._announcements = announcements
         self._turns = turns
         self._elsewhere = elsewhere
+        self._shared_use = shared_use
         self._address = address
         self._lease = timedelta(seconds=lease_seconds)
         self._on_keys = on_keys
@@ -53,7 +56,12 @@ class Instance:
         await self._store.register(self._address, self._lease)
         tasks = [
             asyncio.get_running_loop().create_task(work)
-            for work in (self._keep_lease(), self._announcements.hear(self._heard), self._read_keys())
+            for work in (
+                self._keep_lease(),
+                self._announcements.hear(self._heard),
+                self._read_keys(),
+                self._shared_use.run(),
+            )
         ]
         try:
             yield
@@ -82,6 +90,7 @@ class Instance:
 
     def _heard(self, kind: Kind, values: Sequence[str]) -> None:
         self._elsewhere.heard(kind, values)
+        self._shared_use.heard(kind, values)
         if kind is Kind.CANCEL:
             self._turns.cancel_asked(values, CANCELLED)
         elif kind in {Kind.KEYS, Kind.MISSED}:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
 from quern.access.principal import Principal
@@ -17,12 +17,23 @@ class OwnerTurns:
     def __init__(self, usage: UsageMeter) -> None:
         self._usage = usage
         self._running: Counter[str] = Counter()
+        self._elsewhere: Mapping[str, int] = {}
         self._held: dict[str, dict[asyncio.Future[None], Principal]] = {}
 
     def full(self, principal: Principal) -> bool:
         """Whether as many of the owner's turns run as may."""
         most = self._usage.limits_of(principal).turns_at_once
-        return bool(most) and self._running[principal.owner] >= most
+        return bool(most) and self._running[principal.owner] + self._elsewhere.get(principal.owner, 0) >= most
+
+    def here(self) -> Mapping[str, int]:
+        """How many turns of each owner run here."""
+        return {owner: count for owner, count in self._running.items() if count}
+
+    def elsewhere(self, running: Mapping[str, int]) -> None:
+        """How many turns of each owner run at other servers."""
+        self._elsewhere = running
+        for owner in [*self._held]:
+            self._let_in(owner)
 
     @asynccontextmanager
     async def running(self, principal: Principal) -> AsyncGenerator[None]:

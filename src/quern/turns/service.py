@@ -94,9 +94,9 @@ class TurnService:
             file=journal_file,
             commit_interval=settings.commit_interval_ms / 1000,
         )
-        self._owner_turns = OwnerTurns(usage)
+        self.owner_turns = OwnerTurns(usage)
         resumable = timedelta(hours=settings.resume_hours)
-        self._runner = TurnRunner(turns, self._journal, self._owner_turns, self.observer, resumable=resumable)
+        self._runner = TurnRunner(turns, self._journal, self.owner_turns, self.observer, resumable=resumable)
         self._places = Places(usage, self._progress)
         self._conversations = ConversationGuard()
         self._retries = Retries(self, keys, archive, elsewhere, settings)
