@@ -476,6 +476,11 @@ class Settings(_Frozen):
         return self.data_dir / "models"
 
     @property
+    def engines_dir(self) -> Path:
+        """Where the environments of engines live that have one of their own."""
+        return self.data_dir / "engines"
+
+    @property
     def database_url(self) -> str:
         """The SQLAlchemy URL in force; may hold a password, so never log it."""
         if self.store.url is not None:

@@ -9,8 +9,9 @@
     │   └── ModelLoadError          an engine could not load the model
     ├── EngineError
     │   ├── EngineUnavailable       loading or restarting: try again in `retry_after` seconds
-    │   └── EngineFailed            a running generation was lost
-    │       └── GrammarExhausted    by its request's grammar
+    │   ├── EngineFailed            a running generation was lost
+    │   │   └── GrammarExhausted    by its request's grammar
+    │   └── EnvironmentNotMade      the Python environment of an engine can't be made or removed
     ├── AccessRefused               who asks, or what they may do
     │   ├── Unauthorized            no key, or none that is valid
     │   ├── NotAllowed              a key that may not do this
@@ -92,6 +93,10 @@ class EngineFailed(EngineError):
 
 class GrammarExhausted(EngineFailed):
     """What the request asks for cost more work than one answer may: the request is to blame, not the engine."""
+
+
+class EnvironmentNotMade(EngineError):
+    """The Python environment of an engine can't be made or removed."""
 
 
 class AccessRefused(QuernError):

@@ -1,0 +1,88 @@
+"""What an answer may look like, kept to by llguidance: a mask of the ids that may come next."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from .completion import Refused
+
+LIMITS = {
+    "initial_lexer_fuel": 200_000,
+    "max_lexer_states": 50_000,
+    "max_items_in_row": 10_000,
+    "step_max_items": 200_000,
+    "verbose_errors": False,
+}
+"""Those of Quern's own engine (`quern/grammar/compiler.py`), so that a grammar that it takes is taken here."""
+BITS = 8
+
+
+class Constraint:
+    """How far one answer is in its grammar. For one thread."""
+
+    def __init__(self, matcher: Any, ids: int) -> None:
+        self._matcher = matcher
+        self._ids = ids
+
+    @property
+    def failure(self) -> str:
+        """Why the grammar can't be kept to any longer, as a sentence; empty while it can."""
+        if not self._matcher.is_error():
+            return ""
+        return (
+            f"The grammar of this answer could not be kept to any longer, so it was lost: {self._matcher.get_error()}."
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether the grammar allows nothing more."""
+        return self._matcher.is_stopped()
+
+    def allowed(self, like: Any) -> Any:
+        """A tensor of booleans [V], on the device of the tensor `like`."""
+        torch: Any = importlib.import_module("torch")
+        packed = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
+        places = torch.arange(BITS, dtype=torch.uint8)
+        bits = (packed[:, None] >> places & 1).bool().flatten()[: self._ids]
+        return bits.to(like.device)
+
+    def consume(self, token: int) -> None:
+        """This was drawn; see `failure` afterwards."""
+        self._matcher.consume_token(token)
+
+
+class Grammars:
+    """Compiles grammars for a model with `ids` ids whose tokenizer is in `folder`. Safe to use from threads."""
+
+    def __init__(self, folder: str, ids: int, end_ids: Sequence[int]) -> None:
+        self._folder = folder
+        self._ids = ids
+        self._end_ids = list(end_ids)
+        self._lock = threading.Lock()
+        self._tokenizer: Any = None
+
+    def compile(self, lark: str) -> Constraint:
+        """Takes milliseconds, the first time a second. Raises Refused with a sentence."""
+        llguidance: Any = importlib.import_module("llguidance")
+        tokenizer = self._made()
+        try:
+            grammar = llguidance.LLMatcher.grammar_from_lark(lark)
+            limits = llguidance.LLParserLimits(**LIMITS)
+            matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+        except ValueError as error:
+            raise Refused(f"This grammar can't be kept to: {error}") from error
+        if matcher.is_error():
+            raise Refused(f"This grammar can't be kept to: {matcher.get_error()}")
+        return Constraint(matcher, self._ids)
+
+    def _made(self) -> Any:
+        with self._lock:
+            if self._tokenizer is None:
+                transformers: Any = importlib.import_module("transformers")
+                adapter: Any = importlib.import_module("llguidance.hf")
+                text = transformers.AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
+                self._tokenizer = adapter.from_tokenizer(text, n_vocab=self._ids, eos_token=self._end_ids or None)
+            return self._tokenizer
