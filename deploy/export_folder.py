@@ -39,7 +39,10 @@ def export(source: Path, target: Path, dtype: str) -> None:
     torch: Any = importlib.import_module("torch")  # these two are in an environment of their own, without our types
     transformers: Any = importlib.import_module("transformers")
     place = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name, "local_files_only": True}
-    model = transformers.AutoModelForCausalLM.from_pretrained(**place, dtype=getattr(torch, dtype))
+    unpacked = transformers.GgufConfig(dequantize=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        **place, dtype=getattr(torch, dtype), quantization_config=unpacked
+    )
     tokenizer = transformers.AutoTokenizer.from_pretrained(**place)
     # The weights are floats now; these would have them saved as what the file had.
     model.hf_quantizer = None

@@ -47,8 +47,11 @@ class Found:
 
 
 def environment_python(engines_dir: Path, name: str) -> Path | None:
-    """The interpreter of the environment `name`; None where there is none."""
-    python = engines_dir / name / "bin" / "python"
+    """The interpreter of the environment `name`; None where there is none.
+
+    Its path is that of the folder itself: a process is seen by it to run there also when the link leads elsewhere.
+    """
+    python = (engines_dir / name).resolve() / "bin" / "python"
     return python if python.exists() else None
 
 

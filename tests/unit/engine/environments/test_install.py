@@ -33,7 +33,7 @@ def version_in(engines: Path) -> str:
 @contextmanager
 def something_running(engines: Path) -> Generator[subprocess.Popen[bytes]]:
     """A process in the environment."""
-    command = [str(engines / ENTRY.name / "bin" / "python"), "-c", "print(flush=True); input()"]
+    command = [str(environment_python(engines, ENTRY.name)), "-c", "print(flush=True); input()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()

@@ -41,6 +41,7 @@ class Scripted:
         self.asked.append(completion)
         if self.refusal:
             raise Refused(self.refusal)
+        yield []
         try:
             for token in range(1, completion.max_tokens + 1):
                 await self.permission.acquire()

@@ -14,17 +14,19 @@ import math
 import os
 import sys
 import threading
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .completion import Completion, Ended, Event, Failed, Progress
 from .grammars import Constraint, Grammars
 from .http import Facts
-from .loading import load_model
+from .loading import describe_device, load_model
 from .sampling import NothingToDraw, Sampler
+
+if TYPE_CHECKING:
+    from .serve import ChildConfig
 
 LOST = "The engine has failed, so this answer was lost"
 WATCH_SECONDS = 0.5
@@ -83,7 +85,7 @@ class Drawing:
 
     def __init__(self) -> None:
         self._running: dict[str, Running] = {}
-        self._step: list[tuple[str, int, bool, int]] = []
+        self._step: list[tuple[str, bool, int]] = []
         self.cancel: Callable[[str], None] = lambda _: None
 
     def begin(self, request_id: str, running: Running) -> None:
@@ -108,23 +110,23 @@ class Drawing:
         """There is nothing to be filled."""
 
     def prepare_tensor_args(self, requests_in_batch: Sequence[Any], arg_storage: Any) -> Any:
-        """Remember which rows of the step's logits belong to whom."""
+        """Remember who is in the step, whether the end of what there is of it is reached, and how much is computed."""
         self._step = [
-            (future.state.request_id, future.query_length, future.has_new_token, future.state.position_offset)
+            (future.state.request_id, future.has_new_token, future.state.position_offset)
             for future in requests_in_batch
         ]
         return arg_storage
 
     def __call__(self, _: Any, scores: Any, __: Any) -> Any:
-        """Draw for every row [V] of the scores that an answer goes on from, and leave only the drawn id in it."""
+        """Draw from the rows [V] of the scores, one for each that reaches its end, and leave only the drawn id there."""
         row = -1
-        for request_id, count_, has_new_token, position in self._step:
-            row += count_
+        for request_id, draws, computed in self._step:
+            row += draws
             running = self._running.get(request_id)
             if running is None:
                 continue
-            if not has_new_token:
-                running.tell([Progress(position)])
+            if not draws:
+                running.tell([Progress(computed)])
                 continue
             token, events = running.draw(scores[row])
             scores[row].fill_(-math.inf)
@@ -154,11 +156,51 @@ class Router:
             self.deliver(output)
 
 
+def load(config: ChildConfig, on_progress: Callable[[float], None]) -> BatchingGenerator:
+    """Load the model and begin to serve it. Raises what `from_pretrained` does."""
+    torch: Any = importlib.import_module("torch")
+    transformers: Any = importlib.import_module("transformers")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    model = load_model(
+        config.model,
+        dtype=config.dtype,
+        device=config.device,
+        trust_remote_code=config.trust_remote_code,
+        on_progress=on_progress,
+    )
+    text_config = model.config.get_text_config()
+    ends = model.generation_config.eos_token_id
+    end_ids = frozenset([ends] if isinstance(ends, int) else ends or [])
+    manager = model.init_continuous_batching(
+        generation_config=transformers.GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=1),
+        continuous_batching_config=transformers.ContinuousBatchingConfig(
+            page_size=BLOCK_TOKENS,
+            num_blocks=-(-config.kv_tokens // BLOCK_TOKENS) + config.parallel,
+            max_batch_tokens=config.batch_tokens,
+            max_requests_per_batch=config.parallel,
+            allow_block_sharing=False,
+            use_async_batching=False,
+            use_cuda_graph=False,
+            safety_margin=0.0,
+        ),
+    )
+    facts = Facts(
+        context_length=min(config.sequence_tokens, text_config.max_position_embeddings),
+        vocabulary_size=text_config.vocab_size,
+        device=describe_device(model),
+        dtype=str(model.dtype).removeprefix("torch."),
+    )
+    grammars = Grammars(config.model, text_config.vocab_size, sorted(end_ids))
+    generator = BatchingGenerator(manager, facts, grammars, end_ids)
+    generator.start()
+    return generator
+
+
 class BatchingGenerator:
     """Computes answers with a loaded model. For one event loop."""
 
-    def __init__(self, model: Any, manager: Any, facts: Facts, grammars: Grammars, end_ids: frozenset[int]) -> None:
-        self._model = model
+    def __init__(self, manager: Any, facts: Facts, grammars: Grammars, end_ids: frozenset[int]) -> None:
         self._manager = manager
         self._facts = facts
         self._grammars = grammars
@@ -184,7 +226,7 @@ class BatchingGenerator:
         return "" if self._manager.is_running() else "The manager of continuous batching has ended."
 
     async def generate(self, completion: Completion) -> AsyncGenerator[Sequence[Event]]:
-        """One answer's events. Closing it cancels. Raises Refused."""
+        """One answer's events, after none at first, which says that it is taken. Closing it cancels. Raises Refused."""
         constraint = await asyncio.to_thread(self._grammars.compile, completion.grammar) if completion.grammar else None
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Sequence[Event]]()
         end_ids = completion.stop_token_ids | (frozenset() if completion.ignore_eos else self._end_ids)
@@ -202,6 +244,7 @@ class BatchingGenerator:
                 max_new_tokens=completion.max_tokens,
                 eos_token_id=sorted(end_ids) or -1,
             )
+            yield []
             while True:
                 told = await events.get()
                 yield told
@@ -213,6 +256,6 @@ class BatchingGenerator:
     def _watch(self) -> None:
         """What the manager's thread can't get over, this process can't either: whoever started it starts it anew."""
         while self._manager.is_running():
-            time.sleep(WATCH_SECONDS)
+            threading.Event().wait(WATCH_SECONDS)
         sys.stderr.write("The manager of continuous batching has ended.\n")
         os._exit(ENGINE_LOST)

@@ -47,7 +47,9 @@ class Generator(Protocol):
         ...
 
     def generate(self, completion: Completion) -> AsyncGenerator[Sequence[Event]]:
-        """One answer's events, as they come together. Closing it cancels. Raises Refused."""
+        """One answer's events, as they come together: none at first, once it is taken. Closing it cancels. Raises
+        Refused before that.
+        """
         ...
 
 

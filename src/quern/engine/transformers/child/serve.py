@@ -25,8 +25,6 @@ from .http import Application, Generator
 
 PR_SET_PDEATHSIG = 1
 BACKLOG = 512
-OUT_OF_MEMORY = 3
-"""The exit code where memory was not enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +61,15 @@ def main() -> None:
     def tell(value: dict[str, Any]) -> None:
         os.write(answers, json.dumps(value).encode() + b"\n")
 
+    def tell_progress(fraction: float) -> None:
+        tell({"progress": round(fraction, 3)})
+
     batching: Any = importlib.import_module(f"{__package__}.batching")  # which imports what takes seconds
     try:
-        generator = batching.load(config, lambda fraction: tell({"progress": round(fraction, 3)}))
-    except batching.OUT_OF_MEMORY as error:
-        sys.stderr.write(f"{error}\n")
-        os._exit(OUT_OF_MEMORY)
+        generator = batching.load(config, tell_progress)
+    except Exception as error:  # noqa: BLE001 (whatever a library raises: the parent has to hear of it)
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        os._exit(1)
     listener, address = _listener(config.socket)
     threading.Thread(target=_serve, args=(generator, config.api_key, listener), daemon=True).start()
     tell({"address": address, **asdict(generator.facts)})
