@@ -218,8 +218,17 @@ class EngineSettings(_Frozen):
         default=120.0,
         gt=0,
         description=(
-            "How long one step of the engine may take; from then on it counts as stuck, and systemd's watchdog, where "
-            "it watches the server, starts it anew."
+            "How long one step of the engine may take; from then on it counts as stuck: its turns fail, `llamacpp` is "
+            "started anew, and `cpu` takes no turns until it goes on, or until systemd's watchdog starts the server "
+            "anew."
+        ),
+    )
+    hung_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description=(
+            "`llamacpp`: how long the inference process may answer nothing at all, not even whether it is alive; then "
+            "its turns fail and it is started anew."
         ),
     )
     kv_type: KvType = Field(

@@ -158,24 +158,6 @@ async def _all(engine: CpuEngine) -> int:
     return len([event async for event in engine.generate(request(prompt=PROMPT))])
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-async def test_an_engine_whose_thread_has_ended_is_silent_for_ever() -> None:
-    def die(_: Sequence[Part]) -> None:
-        raise SystemExit  # no Exception: nothing that the thread would outlive
-
-    engine = cpu_engine(ScriptedModel(before_step=die))
-    await engine.start()
-    assert engine.stats().silent_seconds == 0
-    waiting = asyncio.ensure_future(_all(engine))
-    async with asyncio.timeout(20):
-        while engine.stats().silent_seconds != float("inf"):
-            await asyncio.sleep(0.01)
-    await engine.close()
-    assert engine.stats().silent_seconds == 0
-    with pytest.raises(EngineFailed):
-        await waiting
-
-
 def test_the_variables_for_another_process_are_not_for_this_one(receiver: Receiver) -> None:
     assert receiver.manager(WATCHDOG_USEC="1000000").watchdog_seconds == 1
     assert receiver.manager(WATCHDOG_USEC="1000000", WATCHDOG_PID="1").watchdog_seconds is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,8 @@ log = structlog.get_logger(__name__)
 
 PROBE_INTERVAL_SECONDS = 5.0
 PROBES_UNTIL_LOST = 2
+PROBES_UNTIL_HUNG = 3
+"""One may be late because this process itself was stopped meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,26 @@ class Backend(Protocol):
     async def stop(self) -> None:
         """Let go of the server; harmless where there is none."""
         ...
+
+
+async def hangs(server: LlamaServer, seconds: float) -> None:
+    """Return once a server has answered nothing for so long, not even whether it is ready: llama-server answers that
+    in a thread of its own, whatever it computes.
+    """
+    patience = seconds / PROBES_UNTIL_HUNG
+    missed = 0
+    while missed < PROBES_UNTIL_HUNG:
+        if not missed:
+            await asyncio.sleep(min(PROBE_INTERVAL_SECONDS, patience))
+        asked = time.monotonic()
+        try:
+            async with asyncio.timeout(patience):
+                await server.ready()
+        except (TimeoutError, ConnectionError):
+            missed += 1
+            await asyncio.sleep(max(0.0, asked + patience - time.monotonic()))
+        else:
+            missed = 0
 
 
 class RemoteServer:

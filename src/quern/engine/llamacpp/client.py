@@ -20,7 +20,7 @@ from quern.errors import EngineFailed
 SPARE_CONNECTIONS = 8
 CONNECT_SECONDS = 10.0
 # llama-server writes at least a comment line every 30 s, however long a step takes: longer silence means that it hangs
-# or that the network is gone.
+# or that the network is gone. Of a server that hangs the supervisor knows earlier.
 SILENCE_SECONDS = 300.0
 PROBE_SECONDS = 10.0
 ODD_TEXT = "zyzzyva"

@@ -84,7 +84,13 @@ class LlamaCppEngine:
         self._generating, self._heard_at = 0, 0.0
         self.backend = self._choose_backend(model_path)
         self._supervisor = Supervisor(
-            self.backend, on_ready=self._begin, on_lost=self._pause, on_failed=self._refuse_waiting
+            self.backend,
+            on_ready=self._begin,
+            on_lost=self._pause,
+            on_failed=self._refuse_waiting,
+            silent_seconds=self._silent_seconds,
+            # A server of somebody else's may take larger steps, and works for others meanwhile.
+            most_silent=settings.stuck_seconds if settings.url is None else math.inf,
         )
 
     @property
@@ -120,8 +126,11 @@ class LlamaCppEngine:
             waiting=self._gate.waiting if self._gate is not None else 0,
             load_progress=self._supervisor.progress,
             load_remaining=self._supervisor.remaining,
-            silent_seconds=time.monotonic() - self._heard_at if self._generating and self._connected else 0.0,
+            silent_seconds=self._silent_seconds(),
         )
+
+    def _silent_seconds(self) -> float:
+        return time.monotonic() - self._heard_at if self._generating and self._connected else 0.0
 
     async def check_grammar(self, grammar: Grammar, owner: str = "") -> None:
         """See `Engine.check_grammar`."""
@@ -232,6 +241,7 @@ class LlamaCppEngine:
             sequence_tokens=self._longest + self._kept_free,
             threads=settings.threads or usable_cores(),
             batch_tokens=settings.batch_tokens or DEFAULT_BATCH_TOKENS,
+            hung_seconds=settings.hung_seconds,
             embeds=self._embeds,
         )
 

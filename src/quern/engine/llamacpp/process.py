@@ -7,6 +7,7 @@ import json
 import secrets
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +17,7 @@ import httpx2
 import psutil
 import structlog
 
-from quern.engine.llamacpp.backend import Connected
+from quern.engine.llamacpp.backend import Connected, hangs
 from quern.engine.llamacpp.child import ChildConfig
 from quern.engine.llamacpp.client import LlamaServer
 from quern.environment import child_environment
@@ -38,7 +39,9 @@ OUT_OF_MEMORY = ("bad_alloc", "failed to allocate", "unable to allocate", "Canno
 
 
 class InferenceProcess:
-    """A child process that serves a model file, one at a time."""
+    """A child process that serves a model file, one at a time. `hung_seconds`: it is given up where it answers nothing
+    for so long, or while it loads takes neither time nor memory.
+    """
 
     def __init__(
         self,
@@ -49,9 +52,11 @@ class InferenceProcess:
         sequence_tokens: int,
         threads: int,
         batch_tokens: int,
+        hung_seconds: float,
         embeds: bool = False,
     ) -> None:
         self._model = model
+        self._hung_seconds = hung_seconds
         self._slots = slots
         self._kv_tokens = kv_tokens
         self._sequence_tokens = sequence_tokens
@@ -64,6 +69,7 @@ class InferenceProcess:
         self._logs: asyncio.Task[None] | None = None
         self._last_lines: deque[str] = deque(maxlen=REMEMBERED_LINES)
         self._server: LlamaServer | None = None
+        self._load_stood = False
 
     @property
     def expected_load_seconds(self) -> float:
@@ -85,12 +91,21 @@ class InferenceProcess:
             raise
 
     async def lost(self) -> str:
-        """Wait until the child has ended."""
-        if self._child is None or self._logs is None:
+        """Wait until the child has ended, or hangs."""
+        if self._child is None or self._logs is None or self._server is None:
             return "There is no inference process."
-        code = await self._child.wait()
-        await asyncio.wait([self._logs])
-        return f"The inference process {_how(code)}.{last_words(self._last_lines)}"
+        ended = asyncio.ensure_future(self._child.wait())
+        hung = asyncio.ensure_future(hangs(self._server, self._hung_seconds))
+        try:
+            await asyncio.wait([ended, hung], return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                return f"The inference process has answered nothing for {self._hung_seconds:g} s (engine.hung_seconds)."
+            await asyncio.wait([self._logs])
+            return f"The inference process {_how(ended.result())}.{last_words(self._last_lines)}"
+        finally:
+            ended.cancel()
+            hung.cancel()
+            await asyncio.gather(ended, hung, return_exceptions=True)
 
     async def stop(self) -> None:
         """Kill the child: it holds nothing that would need saving."""
@@ -113,6 +128,8 @@ class InferenceProcess:
             code = await self._child.wait() if self._child is not None else 0
             if self._logs is not None:
                 await self._logs
+            if self._load_stood:
+                raise ModelLoadError(load_stood(self._model, self._hung_seconds))
             raise ModelLoadError(explain_failed_load(code, self._last_lines, self._model, self._bytes))
         ready = json.loads(line)
         self._server = await asyncio.to_thread(
@@ -163,7 +180,7 @@ class InferenceProcess:
         )
         stdin.write(json.dumps(asdict(config)).encode() + b"\n")
         async with asyncio.TaskGroup() as group:
-            measuring = group.create_task(self._measure(self._child.pid))
+            measuring = group.create_task(self._measure(self._child))
             line = await stdout.readline()
             measuring.cancel()
         return line
@@ -174,11 +191,19 @@ class InferenceProcess:
             self._last_lines.append(text)
             log.debug("llama_cpp_log", line=text)
 
-    async def _measure(self, pid: int) -> None:
-        first = await asyncio.to_thread(_resident_bytes, pid)
+    async def _measure(self, child: asyncio.subprocess.Process) -> None:
+        """Tell the progress by the child's memory; end one that stands."""
+        first, used = await asyncio.to_thread(_resident_bytes_and_time, child.pid), (0, 0.0)
+        self._load_stood, moved_at = False, time.monotonic()
         while True:
-            loaded = await asyncio.to_thread(_resident_bytes, pid) - first
-            self._progress = min(max(loaded / self._bytes, self._progress), 0.99)
+            before, used = used, await asyncio.to_thread(_resident_bytes_and_time, child.pid)
+            now = time.monotonic()
+            moved_at = now if used != before else moved_at
+            if now - moved_at > self._hung_seconds and child.returncode is None:
+                self._load_stood = True
+                child.kill()
+                return
+            self._progress = min(max((used[0] - first[0]) / self._bytes, self._progress), 0.99)
             await asyncio.sleep(MEASURE_SECONDS)
 
 
@@ -211,6 +236,14 @@ def explain_failed_load(code: int, lines: Sequence[str], model: Path, size: int)
     )
 
 
+def load_stood(model: Path, seconds: float) -> str:
+    """Why a child was ended that was alive."""
+    return (
+        f"The model {model} could not be loaded: for {seconds:g} s (engine.hung_seconds) the inference process did "
+        f"nothing at all, so it was ended. Either it was stopped, or the disk doesn't answer: check it, then try again."
+    )
+
+
 def last_words(lines: Sequence[str]) -> str:
     """The child's last lines, to follow a sentence."""
     return " Its last lines:\n  " + "\n  ".join(lines) if lines else ""
@@ -231,11 +264,14 @@ def _size_of_gguf(path: Path) -> int:
         raise ModelLoadError(msg) from error
 
 
-def _resident_bytes(pid: int) -> int:
+def _resident_bytes_and_time(pid: int) -> tuple[int, float]:
+    """What a process has used so far: memory, and seconds of processors."""
     try:
-        return psutil.Process(pid).memory_info().rss
+        process = psutil.Process(pid)
+        times = process.cpu_times()
+        return process.memory_info().rss, times.user + times.system
     except psutil.Error:
-        return 0
+        return 0, 0.0
 
 
 def _how(code: int) -> str:
