@@ -251,8 +251,8 @@ def inference_processes() -> list[psutil.Process]:
 
 def inference_process(engine: LlamaCppEngine) -> psutil.Process:
     """The one that a loaded engine talks to."""
-    assert engine._connected is not None
-    port = engine._connected.server._http.base_url.port
+    assert engine._ready is not None
+    port = engine._ready.server._http.base_url.port
     (child,) = [
         child
         for child in inference_processes()

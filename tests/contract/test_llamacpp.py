@@ -23,13 +23,13 @@ from tests.unit.engine.cpu.scripted import ScriptedVocabulary
 
 from quern.config import EngineSettings
 from quern.engine.base import EngineState, GenerateRequest, Tokens
-from quern.engine.llamacpp import backend
-from quern.engine.llamacpp.answer import Answer
 from quern.engine.llamacpp.child import ChildConfig
 from quern.engine.llamacpp.client import LlamaServer
 from quern.engine.llamacpp.engine import LlamaCppEngine
 from quern.engine.llamacpp.process import COMMAND
 from quern.engine.llamacpp.request import completion_request
+from quern.engine.served import backend
+from quern.engine.served.answer import Answer
 from quern.engine.slots import Lease
 from quern.errors import EngineFailed, InvalidRequest, ModelLoadError
 from quern.events import Prefill
@@ -77,8 +77,8 @@ def _child(subject: Subject) -> psutil.Process:
 
 def _server(subject: Subject) -> LlamaServer:
     assert isinstance(subject.engine, LlamaCppEngine)
-    assert subject.engine._connected is not None
-    return subject.engine._connected.server
+    assert subject.engine._ready is not None
+    return subject.engine._ready.server
 
 
 async def _processing(subject: Subject) -> list[int]:
@@ -362,7 +362,9 @@ async def test_a_child_that_stands_while_it_loads_is_a_load_error_that_says_so(s
     engine = _engine(small_model_path, SMALL.model_copy(update={"hung_seconds": 0.6}))
     loading, child = await _start_loading(engine)
     child.suspend()
-    with pytest.raises(ModelLoadError, match=r"did nothing at all.*engine\.hung_seconds|engine\.hung_seconds.*did nothing"):
+    with pytest.raises(
+        ModelLoadError, match=r"did nothing at all.*engine\.hung_seconds|engine\.hung_seconds.*did nothing"
+    ):
         await loading
     assert not child.is_running()
 
