@@ -362,9 +362,7 @@ async def test_a_child_that_stands_while_it_loads_is_a_load_error_that_says_so(s
     engine = _engine(small_model_path, SMALL.model_copy(update={"hung_seconds": 0.6}))
     loading, child = await _start_loading(engine)
     child.suspend()
-    with pytest.raises(
-        ModelLoadError, match=r"did nothing at all.*engine\.hung_seconds|engine\.hung_seconds.*did nothing"
-    ):
+    with pytest.raises(ModelLoadError, match=r"engine\.hung_seconds.*did nothing at all"):
         await loading
     assert not child.is_running()
 

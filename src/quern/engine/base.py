@@ -170,8 +170,8 @@ class EngineInfo:
 
 
 class EngineState(StrEnum):
-    """An engine's life. `RESTARTING`: it was lost and is coming back by itself. `STUCK`: a step doesn't end, and nothing
-    can end it but a new process; it may go on by itself.
+    """An engine's life. `RESTARTING`: it was lost and is coming back by itself. `STUCK`: a step doesn't end, and
+    nothing but the process's end can end it; it may go on by itself.
     """
 
     NEW = "new"

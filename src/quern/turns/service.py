@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 LOADING_RETRY_AFTER = 5
 DOING = {
     EngineState.RESTARTING: "is restarting after a failure",
-    EngineState.STUCK: "is stuck (engine.stuck_seconds), and unless it goes on by itself the server has to be restarted",
+    EngineState.STUCK: "is stuck (engine.stuck_seconds); unless it goes on by itself, the server has to be restarted",
 }
 PLACE_NEEDED = f"{CONNECTION_CLOSED}, and too many turns wait for a reader that comes back."
 

@@ -19,7 +19,6 @@ from tests.unit.engine.cpu.test_engine import PROMPT, cpu_engine, request
 from quern.engine.cpu.engine import CpuEngine
 from quern.engine.cpu.sequence import Part
 from quern.engine.fake import FakeEngine
-from quern.errors import EngineFailed
 from quern.obs.service_manager import ServiceManager
 
 MOST_SILENT = 0.3
