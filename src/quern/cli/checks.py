@@ -74,6 +74,7 @@ class LocatedModel:
     held: int = 0
     verified: bool = False
     problem: str = ""
+    embeds: bool = False
 
     @property
     def to_fetch(self) -> int:

@@ -75,6 +75,7 @@ def locate_model(name: str, models_dir: Path, *, checksum: bool, progress: Progr
             model.architecture,
             model.quantisation,
             verified=verified,
+            embeds=model.embeds,
         )
     except ModelError as error:
         return LocatedModel(name, problem=str(error))
@@ -86,7 +87,8 @@ def engine_choice(settings: EngineSettings, model: LocatedModel) -> EngineChoice
     """What a server would run the model with, or why it would not start."""
     try:
         folder = model.path is not None and model.path.is_dir()
-        return choose(settings, native_facts(), ModelKind(model.architecture, model.quantisation, folder=folder))
+        kind = ModelKind(model.architecture, model.quantisation, folder=folder, embeds=model.embeds)
+        return choose(settings, native_facts(), kind)
     except ConfigError as error:
         return error
 

@@ -8,6 +8,7 @@ among them. Counts come in a chunk of their own, without choices.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,18 +63,16 @@ class CompletionReader:
         self._partial_line = b""
         self.done = False
 
-    def feed(self, chunk: bytes) -> list[Part]:
-        """Raises EngineFailed where the server reports an error, or does not speak this protocol."""
+    def feed(self, chunk: bytes) -> Iterator[Part]:
+        """Raises EngineFailed where the server reports an error, or does not speak this protocol; after what came."""
         *lines, self._partial_line = (self._partial_line + chunk).split(b"\n")
-        parts: list[Part] = []
         for line in lines:
             if line.startswith(PREFIX):
                 data = line[len(PREFIX) :].strip()
                 if data == DONE:
                     self.done = True
                 else:
-                    parts += self._read(data)
-        return parts
+                    yield from self._read(data)
 
     def _read(self, data: bytes) -> list[Part]:
         try:
@@ -105,9 +104,9 @@ class CompletionReader:
 
 def explain(error: dict[str, Any]) -> str:
     """A sentence for an error body: `{"error": {"message": …}}`, or as older servers have it `{"message": …}`."""
-    inner = error.get("error", error)
-    message = inner["message"] if isinstance(inner, dict) else inner
-    return f"The inference server refused or dropped this request: {str(message).rstrip('.')}."  # pyright: ignore[reportUnknownArgumentType]
+    inner: Any = error.get("error", error)
+    message = str(inner if isinstance(inner, str) else inner["message"]).rstrip(".")
+    return f"The inference server refused or dropped this request: {message}."
 
 
 def _logprobs(told: dict[str, Any] | None, top: int) -> tuple[Logprob, ...] | None:

@@ -20,19 +20,29 @@ LOST = "The connection to the inference server broke while it was answering, so 
 
 
 class InferenceServer:
-    """One server at `url`, or at the Unix socket `uds`. Making one reads certificates, so make it in a thread.
+    """One server at `url`, or at the Unix socket `uds`. Making one reads certificates, so make it in a thread. It may
+    say nothing for `silence_seconds`; None: whoever notices that it is lost closes this client.
 
     Raises ConnectionError where nothing answers, PermissionError where the key is wrong and EngineFailed where a
     running answer is lost.
     """
 
-    def __init__(self, url: str, api_key: str, *, connections: int, trust_env: bool, uds: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        *,
+        connections: int,
+        trust_env: bool,
+        uds: str | None = None,
+        silence_seconds: float | None = SILENCE_SECONDS,
+    ) -> None:
         # A connection that the server closes after a while of silence would fail the next request: use none twice.
         limits = httpx2.Limits(max_connections=connections + SPARE_CONNECTIONS, max_keepalive_connections=0)
         self._http = httpx2.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=httpx2.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS, pool=None),
+            timeout=httpx2.Timeout(silence_seconds, connect=CONNECT_SECONDS, pool=None),
             limits=limits,
             trust_env=trust_env,
             transport=httpx2.AsyncHTTPTransport(uds=uds, limits=limits, trust_env=trust_env) if uds else None,
