@@ -159,7 +159,7 @@ async def test_an_error_in_the_middle_of_an_answer_is_told() -> None:
     async with engine_of(lambda: FakeEngine(fail_after=2)) as (engine, _):
         events, why = await failure(engine, ask())
     assert tokens_of(events) == tuple(b"he")
-    assert "refused or dropped this request: The fake engine crashed" in why
+    assert "refused or dropped this request: The fake engine failed" in why
 
 
 async def test_a_server_without_ids_is_of_no_use_and_the_sentence_says_what_it_lacks() -> None:
