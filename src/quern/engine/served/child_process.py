@@ -27,15 +27,17 @@ class ChildProcess:
     standard output is for whoever started it (`read_line`), what it writes to standard error are log lines.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, on_line: Callable[[str], None]) -> None:
-        if process.stdin is None or process.stdout is None or process.stderr is None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, log: asyncio.StreamReader, on_line: Callable[[str], None]
+    ) -> None:
+        if process.stdin is None or process.stdout is None:
             msg = "the child has no pipes"
             raise RuntimeError(msg)
         self._process = process
         self._stdin, self._stdout = process.stdin, process.stdout
         self._on_line = on_line
         self._last_lines: deque[str] = deque(maxlen=REMEMBERED_LINES)
-        self._logs = asyncio.get_running_loop().create_task(self._listen(process.stderr))
+        self._logs = asyncio.get_running_loop().create_task(self._listen(log))
 
     @classmethod
     async def start(
@@ -43,20 +45,31 @@ class ChildProcess:
     ) -> ChildProcess:
         """Start a command; `variables` go before our own environment's. Raises ModelLoadError where it can't be."""
         pipe = asyncio.subprocess.PIPE
+        # Of a pipe of asyncio's own, processes that the child has started would keep us from seeing its end.
+        reading, writing = os.pipe()
+        log = asyncio.StreamReader(limit=LONGEST_LINE)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(log), os.fdopen(reading, "rb")
+        )
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=pipe,
                 stdout=pipe,
-                stderr=pipe,
+                stderr=writing,
                 limit=LONGEST_LINE,
                 start_new_session=True,
                 env={**child_environment(), **variables},
             )
-        except OSError as error:
+        except BaseException as error:
+            transport.close()
+            if not isinstance(error, OSError):
+                raise
             msg = f"The inference process can't be started: {error.strerror}. Free some memory, then try again."
             raise ModelLoadError(msg) from error
-        return cls(process, on_line)
+        finally:
+            os.close(writing)
+        return cls(process, log, on_line)
 
     @property
     def pid(self) -> int:
@@ -82,8 +95,11 @@ class ChildProcess:
         return await self._stdout.readline()
 
     async def ended(self) -> int:
-        """Wait until it has ended and its log is read; its exit code, negative where a signal ended it."""
+        """Wait until it has ended, all that it has started has, and its log is read; its exit code, negative where a
+        signal ended it.
+        """
         code = await self._process.wait()
+        self.kill()  # what it has started, which would hold the log open
         await asyncio.wait([self._logs])
         return code
 

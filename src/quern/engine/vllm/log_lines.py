@@ -14,7 +14,7 @@ LINE = re.compile(
     r"(?:\((?P<process>[^)]*)\)\s+)?(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? "
     r"\[(?P<place>[^\]]*)\]\s?(?P<text>.*)"
 )
-BAR = re.compile(r"(?P<what>[^:|]+):\s+(?P<percent>\d+)%\|")
+BAR = re.compile(r":\s+(?P<percent>\d+)%")
 
 
 @dataclass(frozen=True, slots=True)
