@@ -17,11 +17,12 @@ ROUNDS ?= 200000
 SEED ?= 1
 SECONDS ?= 3600
 
-.PHONY: help setup serve test check wheel lock bench peers sanitize fuzz fuzz-api clean
+.PHONY: help setup serve test test-engines check wheel lock bench peers sanitize fuzz fuzz-api clean
 
 help:
 	@echo "make serve      set up, fetch the model, serve on 127.0.0.1:8001"
 	@echo "make test       set up, lint, type-check and run every test, in JOBS=$(JOBS) processes"
+	@echo "make test-engines  the same cases against the engines that have environments of their own: gigabytes"
 	@echo "make setup      only the set-up: a virtual environment in .venv with everything locked by hash"
 	@echo "make check      lint, types and architecture, without the tests"
 	@echo "make wheel      in $(DIST)/ a wheel for Linux x86-64, and a source distribution for other machines"
@@ -56,6 +57,11 @@ check: setup
 test: check
 	$(BIN)/quern pull qwen2.5-coder-0.5b
 	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# Each engine's environment is made where it is not there yet (`quern engines` lists them).
+test-engines: setup
+	$(BIN)/quern pull qwen2.5-coder-0.5b
+	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -m engines -o timeout=900
 
 wheel: setup
 	rm -rf build/wheel

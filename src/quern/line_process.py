@@ -5,6 +5,7 @@ inside one process stops for sure.
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +14,18 @@ from typing import IO
 
 from quern.environment import child_environment
 
+END_SECONDS = 1.0
+"""Within this a process has ended that has closed its standard output."""
+
 INHERITED = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "PYTHONPATH", "SYSTEMROOT", "TZ")
+
+
+OUTSIDE = frozenset(-number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM))
+"""Exit codes of processes that somebody else has ended; what exceeds its own limits ends otherwise."""
+
+
+class EndedFromOutside(EOFError):
+    """Somebody ended the process, which says nothing of what it was asked."""
 
 
 class LineProcess:
@@ -43,8 +55,8 @@ class LineProcess:
     def ask(self, request: bytes, seconds: float) -> bytes:
         """Send a line, without its end; return the reply.
 
-        Raises TimeoutError where that takes longer, EOFError where the process ends over it or is being ended: in both
-        cases it is gone.
+        Raises TimeoutError where that takes longer, EOFError where the process ends over it, EndedFromOutside where it
+        is ended: in all cases it is gone.
         """
         late = threading.Event()
         watchdog = threading.Timer(seconds, _expire, (self._process, late))
@@ -56,8 +68,18 @@ class LineProcess:
             watchdog.join()
         if not late.is_set() and reply.endswith(b"\n"):
             return reply
+        # An end of its own may just be under way.
+        code = None if late.is_set() else self._exit_code()
         self.end()
-        raise TimeoutError if late.is_set() else EOFError
+        if late.is_set():
+            raise TimeoutError
+        raise EndedFromOutside if code in OUTSIDE else EOFError
+
+    def _exit_code(self) -> int | None:
+        try:
+            return self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return None
 
     def _exchange(self, line: bytes) -> bytes:
         stdin, stdout = _pipes(self._process)

@@ -23,13 +23,13 @@ from tests.unit.engine.cpu.scripted import ScriptedVocabulary
 
 from quern.config import EngineSettings
 from quern.engine.base import EngineState, GenerateRequest, Tokens
-from quern.engine.llamacpp import backend
-from quern.engine.llamacpp.answer import Answer
 from quern.engine.llamacpp.child import ChildConfig
 from quern.engine.llamacpp.client import LlamaServer
 from quern.engine.llamacpp.engine import LlamaCppEngine
 from quern.engine.llamacpp.process import COMMAND
 from quern.engine.llamacpp.request import completion_request
+from quern.engine.served import backend
+from quern.engine.served.answer import Answer
 from quern.engine.slots import Lease
 from quern.errors import EngineFailed, InvalidRequest, ModelLoadError
 from quern.events import Prefill
@@ -77,8 +77,8 @@ def _child(subject: Subject) -> psutil.Process:
 
 def _server(subject: Subject) -> LlamaServer:
     assert isinstance(subject.engine, LlamaCppEngine)
-    assert subject.engine._connected is not None
-    return subject.engine._connected.server
+    assert subject.engine._ready is not None
+    return subject.engine._ready.server
 
 
 async def _processing(subject: Subject) -> list[int]:
@@ -194,6 +194,36 @@ async def test_signals_to_the_whole_group_leave_the_child_to_its_parent(subject:
         child.send_signal(number)
     assert (await subject.run(subject.request(max_tokens=2))).ids
     assert subject.engine.stats().state is EngineState.READY
+
+
+async def test_a_child_that_hangs_fails_its_answers_and_is_started_anew_for_those_who_wait(
+    tiny_model_path: Path, codec: TextCodec
+) -> None:
+    settings = SMALL.model_copy(update={"hung_seconds": 0.9, "parallel": 1})
+    async with (
+        _started(tiny_model_path, codec, settings) as subject,
+        subject.running(subject.endless(max_tokens=200)) as runs,
+    ):
+        waits = asyncio.ensure_future(collect(subject.engine, subject.request(max_tokens=2)))
+        await subject.wait_until(lambda: subject.engine.stats().waiting == 1)
+        hangs = _child(subject)
+        hangs.suspend()
+        with pytest.raises(EngineFailed, match="this answer was lost"):
+            await exhaust(runs)
+        assert (await waits).ids
+        assert not hangs.is_running()
+        assert subject.engine.stats().state is EngineState.READY
+
+
+async def test_a_child_that_is_at_work_for_long_is_not_taken_for_one_that_hangs(
+    small_model_path: Path, codec: TextCodec
+) -> None:
+    settings = SETTINGS.model_copy(update={"hung_seconds": 0.9, "batch_tokens": 1024})
+    async with _started(small_model_path, codec, settings) as subject:
+        child = _child(subject)
+        run = await subject.run(replace(subject.long_prompt(1500), sampling=SamplingParams(max_tokens=2)))
+        assert run.ids
+        assert _child(subject) == child
 
 
 async def test_finished_conversations_make_room_in_a_full_cache(tiny_model_path: Path, codec: TextCodec) -> None:
@@ -326,6 +356,15 @@ async def test_a_child_that_is_killed_while_loading_is_a_load_error(small_model_
     child.kill()
     with pytest.raises(ModelLoadError, match="not enough memory"):
         await loading
+
+
+async def test_a_child_that_stands_while_it_loads_is_a_load_error_that_says_so(small_model_path: Path) -> None:
+    engine = _engine(small_model_path, SMALL.model_copy(update={"hung_seconds": 0.6}))
+    loading, child = await _start_loading(engine)
+    child.suspend()
+    with pytest.raises(ModelLoadError, match=r"engine\.hung_seconds.*did nothing at all"):
+        await loading
+    assert not child.is_running()
 
 
 async def test_a_load_that_is_cancelled_leaves_no_process(small_model_path: Path) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,18 @@ ONE_THREAD = {"QUERN_ENGINE__THREADS": "1"}
 
 
 class ServerProcess:
-    """`quern serve` on a free port and a data directory of the test's own. `command`: which `quern`; `settings`:
-    environment variables.
+    """`quern serve` on a free port and a data directory of the test's own. `command`: which `quern`; `before`: what
+    starts it; `settings`: environment variables.
     """
 
-    def __init__(self, data_dir: Path, *options: str, command: str = QUERN, **settings: str) -> None:
+    def __init__(
+        self, data_dir: Path, *options: str, command: str = QUERN, before: Sequence[str] = (), **settings: str
+    ) -> None:
         self.output = data_dir / f"serve-{time.monotonic_ns()}.log"
         self.data_dir = data_dir
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [command, "serve", "--port", "0", "--data-dir", str(data_dir), *options],
+                [*before, command, "serve", "--port", "0", "--data-dir", str(data_dir), *options],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **ONE_THREAD, **settings},

@@ -19,6 +19,7 @@ from quern.records import KeyLimits
 
 MINUTE = 60.0
 MOST_IDLE_METERS = 1000
+MOST_DAYS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +50,11 @@ class Bucket:
 
 @dataclass(slots=True)
 class Meter:
-    """What an owner has used lately."""
+    """What an owner has used lately; `days`: tokens of the last days that it used any on."""
 
     requests: Bucket | None = None
     tokens: Bucket | None = None
-    day: date | None = None
-    tokens_today: int = 0
+    days: dict[date, int] = field(default_factory=dict[date, int])
 
 
 @dataclass(slots=True)
@@ -77,16 +77,16 @@ class Limits:
     def start_day(self, day: date, used: Mapping[str, int]) -> None:
         """Know what owners have used on a day before now."""
         for owner, tokens in used.items():
-            meter = self._meters.setdefault(owner, Meter())
-            meter.day, meter.tokens_today = day, tokens
+            self._meters.setdefault(owner, Meter()).days[day] = tokens
 
     def take_request(self, principal: Principal, now: float, at: datetime) -> None:
         """Count a request, unless that is more than the limits allow: then raise LimitExceeded. `at`: what the day's
         limit goes by.
         """
         limits = self.of(principal)
-        meter = self._meter(principal.owner, at.astimezone(UTC).date())
-        if limits.tokens_per_day and meter.tokens_today >= limits.tokens_per_day:
+        day = at.astimezone(UTC).date()
+        meter = self._meter(principal.owner, day)
+        if limits.tokens_per_day and meter.days[day] >= limits.tokens_per_day:
             raise _exceeded(principal, "tokens_per_day", limits.tokens_per_day, "tokens a day", _until_midnight(at))
         if limits.tokens_per_minute:
             tokens = _filled(meter.tokens, limits.tokens_per_minute, now)
@@ -104,8 +104,9 @@ class Limits:
 
     def charge(self, principal: Principal, tokens: int, now: float, at: datetime) -> None:
         """Count tokens that were computed for somebody."""
-        meter = self._meter(principal.owner, at.astimezone(UTC).date())
-        meter.tokens_today += tokens
+        day = at.astimezone(UTC).date()
+        meter = self._meter(principal.owner, day)
+        meter.days[day] += tokens
         limit = self.of(principal).tokens_per_minute
         if limit:
             meter.tokens = _filled(meter.tokens, limit, now)
@@ -128,11 +129,12 @@ class Limits:
         return found
 
     def _meter(self, owner: str, day: date) -> Meter:
+        """An owner's, with a count for this day. Another day's is kept, since a clock that was set may be set back."""
         if len(self._meters) > MOST_IDLE_METERS:
-            self._meters = {one: meter for one, meter in self._meters.items() if meter.day == day}
+            self._meters = {one: meter for one, meter in self._meters.items() if day in meter.days}
         meter = self._meters.setdefault(owner, Meter())
-        if meter.day != day:
-            meter.day, meter.tokens_today = day, 0
+        if day not in meter.days:
+            meter.days = dict([*meter.days.items()][1 - MOST_DAYS :]) | {day: 0}
         return meter
 
 

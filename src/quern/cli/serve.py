@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 import socket
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from quern.api.shared.raw_text import AnswerAborted
 from quern.app import ServedModel, build_app
 from quern.cli.progress import progress_display
 from quern.cli.running_server import claimed, find
-from quern.cli.serving import ServingProcess, Sockets, has_terminal
+from quern.cli.serving import STDERR, ServingProcess, Sockets, has_terminal
 from quern.config import EngineName, LogFormat, ServerSettings, Settings
 from quern.config_sources import load_settings
 from quern.errors import ConfigError, StoreError
@@ -30,6 +31,7 @@ from quern.models.locate import model_id
 from quern.models.progress import Progress
 from quern.models.pull import ensure
 from quern.obs.logging import configure_logging
+from quern.obs.output import Output, outputs
 from quern.obs.service_manager import ServiceManager
 from quern.store.database import Database
 from quern.store.keys import KeyStore
@@ -65,23 +67,35 @@ def serve(
     }
     read_settings = partial(load_settings, config, _given(overrides))
     settings = read_settings()
-    configure_logging(settings.log, expected=(AnswerAborted,))
-    if not has_terminal() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, _settings_are_new)
-    console = Console()
-    with closing(manager), claimed(settings.data_dir) as claim, control_socket(settings.data_dir) as control:
+    faulthandler.enable(file=STDERR)  # what native code does to the process is told before its end
+    with closing(manager), outputs() as (out, err):
+        configure_logging(settings.log, expected=(AnswerAborted,), output=err)
+        if not has_terminal() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, _settings_are_new)
+        _serve(settings, passed, out, err, manager, read_settings)
+
+
+def _serve(
+    settings: Settings,
+    passed: Sequence[socket.socket],
+    out: Output,
+    err: Output,
+    manager: ServiceManager,
+    read_settings: Callable[[], Settings],
+) -> None:
+    with claimed(settings.data_dir) as claim, control_socket(settings.data_dir) as control:
         _check_exposure(settings)
         with _port_errors_explained(settings):
             sockets = Sockets(passed or [_bind(settings)], control, passed=bool(passed))
         claim.announce(sockets.url)
         database = _claimed_database(settings)
-        model_file = _model(settings, console, manager)
+        model_file = _model(settings, out, err, manager)
         with _port_errors_explained(settings):
             for listener in sockets.listeners:
                 listener.listen()
         application = build_app(settings, model_file, database)
         process = ServingProcess(
-            application, settings, sockets, console=console, manager=manager, read_settings=read_settings
+            application, settings, sockets, out=out, err=err, manager=manager, read_settings=read_settings
         )
         if uvloop.run(process.run()) == signal.SIGINT:
             raise KeyboardInterrupt
@@ -176,13 +190,14 @@ def _port_errors_explained(settings: Settings) -> Generator[None]:
         raise ConfigError(msg) from error
 
 
-def _model(settings: Settings, console: Console, manager: ServiceManager) -> ServedModel | None:
+def _model(settings: Settings, out: Output, err: Output, manager: ServiceManager) -> ServedModel | None:
     if settings.engine.name is EngineName.FAKE:
         return None
-    with progress_display() as shown:
+    with progress_display(Console(file=err)) as shown:
         progress = _Told(shown, manager)
         path = ensure(settings.model.name, settings.models_dir, verify=settings.model.verify, progress=progress)
-    console.print(f"Model    {settings.model.name} ({path}, {size_on_disk(path) / 1e9:.2f} GB)", soft_wrap=True)
+    line = f"Model    {settings.model.name} ({path}, {size_on_disk(path) / 1e9:.2f} GB)"
+    Console(file=out).print(line, soft_wrap=True)
     return ServedModel(path, model_id(settings.model.name))
 
 

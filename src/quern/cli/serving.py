@@ -25,6 +25,7 @@ from quern.engine.base import EngineState
 from quern.errors import ConfigError, EngineUnavailable, StoreError
 from quern.http_server.server import HttpServer, freeze_garbage_collection
 from quern.obs.logging import configure_logging
+from quern.obs.output import Output
 from quern.obs.service_manager import ServiceManager
 
 log = structlog.get_logger(__name__)
@@ -72,7 +73,9 @@ def has_terminal() -> bool:
 
 
 class ServingProcess:
-    """The HTTP server, the loading model, the signals. `read_settings` reads them anew, and may raise ConfigError."""
+    """The HTTP server, the loading model, the signals. `out` is for people, `err` has the log. `read_settings` reads
+    them anew, and may raise ConfigError.
+    """
 
     def __init__(
         self,
@@ -80,14 +83,15 @@ class ServingProcess:
         settings: Settings,
         sockets: Sockets,
         *,
-        console: Console,
+        out: Output,
+        err: Output,
         manager: ServiceManager,
         read_settings: Callable[[], Settings],
     ) -> None:
         self._application = application
         self._settings = settings
         self._sockets = sockets
-        self._console = console
+        self._console, self._err = Console(file=out), err
         self._manager = manager
         self._read_settings = read_settings
         self._signal: signal.Signals | None = None
@@ -187,7 +191,7 @@ class ServingProcess:
         self._settings = settings
         keys_kept = None
         if any(name.startswith("log.") for name in took):
-            configure_logging(settings.log, expected=(AnswerAborted,))
+            configure_logging(settings.log, expected=(AnswerAborted,), output=self._err)
         self._server.reload(settings.server)
         try:
             await self._application.reload(settings)
@@ -207,7 +211,7 @@ class ServingProcess:
         """Show the load's progress, then where the server is; a failed load stops the server."""
         await self._server.listening.wait()
         seen = -1.0
-        with progress_display() as progress:
+        with progress_display(Console(file=self._err)) as progress:
             while not loading.done() and not self._stop.is_set():
                 await asyncio.wait([loading], timeout=PROGRESS_POLL_SECONDS)
                 share = self._application.engine.stats().load_progress

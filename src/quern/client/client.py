@@ -38,8 +38,8 @@ class ServedModel(BaseModel):
 
 
 class ServerState(BaseModel):
-    """What the server does now. `status` is `loading`, `ready`, `restarting` or `stopping`; `load_progress` is 0 to 1;
-    `running` and `waiting` count turns.
+    """What the server does now. `status` is `loading`, `ready`, `restarting`, `stuck` or `stopping`; `load_progress` is
+    0 to 1; `running` and `waiting` count turns.
     """
 
     status: str

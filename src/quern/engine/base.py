@@ -170,12 +170,15 @@ class EngineInfo:
 
 
 class EngineState(StrEnum):
-    """An engine's life. `RESTARTING`: it was lost and is coming back by itself."""
+    """An engine's life. `RESTARTING`: it was lost and is coming back by itself. `STUCK`: a step doesn't end, and
+    nothing but the process's end can end it; it may go on by itself.
+    """
 
     NEW = "new"
     LOADING = "loading"
     READY = "ready"
     RESTARTING = "restarting"
+    STUCK = "stuck"
     CLOSED = "closed"
 
 
@@ -184,8 +187,8 @@ class EngineStats:
     """A snapshot. `load_progress` is 0 to 1; `load_remaining` is an estimate in seconds while loading, else 0. `kv`:
     None where the engine can't tell.
 
-    `silent_seconds`: how long an engine that has something to compute has not come to the end of a step; infinite where
-    what computes is gone for good. An engine without work, or one that loads or restarts, is never silent.
+    `silent_seconds`: how long an engine that has something to compute has not come to the end of a step. One without
+    work, or one that loads or restarts, is never silent.
     """
 
     state: EngineState

@@ -20,8 +20,15 @@ NATIVE_FILE_TYPES = frozenset({
 """Those of `file_types.LLAMA_FILE_TYPES` whose tensors all have types that the native module reads."""
 
 CONVERT = (
-    "convert it to a GGUF file (convert_hf_to_gguf.py of llama.cpp does that) and give its path, or one of the names "
-    "that `quern models` lists."
+    "serve it with --engine vllm, convert it to a GGUF file (convert_hf_to_gguf.py of llama.cpp does that) and give "
+    "its path, or give one of the names that `quern models` lists."
+)
+NOT_A_FOLDER = (
+    "The engine vllm serves a model's folder with safetensors, and this model is a GGUF file. Give the path of such a "
+    "folder, as it is published at Hugging Face or ModelScope, or leave the choice to --engine auto."
+)
+NOT_HERE_AND_ELSEWHERE = (
+    "The engine {} runs here and engine.url names a llama-server elsewhere: leave one of the two out."
 )
 
 
@@ -38,12 +45,13 @@ class NativeFacts:
 class ModelKind:
     """What a model's files say of it: its architecture and how its weights are stored, as llama.cpp names them.
 
-    `folder`: it is not a GGUF file but a folder in Hugging Face's layout.
+    `folder`: it is not a GGUF file but a folder in Hugging Face's layout. `embeds`: it makes embeddings, and no text.
     """
 
     architecture: str
     quantisation: str
     folder: bool = False
+    embeds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +73,12 @@ def choose(settings: EngineSettings, native: NativeFacts, model: ModelKind) -> E
             return EngineChoice(EngineName.LLAMACPP, "The setting engine.url names a llama-server.")
         case EngineName.AUTO if obstacle:
             return EngineChoice(EngineName.LLAMACPP, obstacle, degraded=bool(native.problem))
-        case EngineName.CPU if settings.url is not None:
-            msg = "The engine cpu runs here and engine.url names a llama-server elsewhere: leave one of the two out."
+        case EngineName.CPU | EngineName.VLLM if settings.url is not None:
+            raise ConfigError(NOT_HERE_AND_ELSEWHERE.format(settings.name))
+        case EngineName.VLLM if not model.folder:
+            raise ConfigError(NOT_A_FOLDER)
+        case EngineName.VLLM if model.embeds:
+            msg = "The engine vllm makes no embeddings here, and this model nothing else. Leave it to --engine auto."
             raise ConfigError(msg)
         case EngineName.CPU if obstacle:
             msg = f"The engine cpu can't be used. {obstacle} With --engine auto llamacpp runs the model instead."
@@ -89,13 +101,15 @@ def native_facts() -> NativeFacts:
 
 
 def _check_folder_engine(name: EngineName, obstacle: str) -> None:
-    """Raise ConfigError unless the engine will be `cpu`: no other one here reads a model's folder."""
+    """Raise ConfigError unless the engine will be one that reads folders: `cpu`, or `vllm` where it is named."""
+    if name is EngineName.VLLM:
+        return
     if name is EngineName.LLAMACPP:
         obstacle = "The engine llamacpp reads GGUF files and this model is a folder with safetensors."
         msg = f"{obstacle} Leave the choice to --engine auto, or {CONVERT}"
         raise ConfigError(msg)
     if obstacle:
-        msg = f"{obstacle} No other engine here reads a folder with safetensors: {CONVERT}"
+        msg = f"{obstacle} No other engine here reads a folder with safetensors by itself: {CONVERT}"
         raise ConfigError(msg)
 
 

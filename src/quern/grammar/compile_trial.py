@@ -20,7 +20,7 @@ from quern.grammar.compiler import CompiledGrammar, Vocabulary
 from quern.grammar.json_schema import Llguidance
 from quern.grammar.kinds import Grammar, JsonGrammar
 from quern.grammar.refusals import too_complex_grammar
-from quern.line_process import LineProcess
+from quern.line_process import EndedFromOutside, LineProcess
 
 log = structlog.get_logger(__name__)
 
@@ -66,11 +66,12 @@ class GrammarTrial:
         """Takes milliseconds, and some seconds at worst. Raises InvalidRequest with a sentence that says which part,
         EngineUnavailable where the trial can't be held.
         """
-        child = self._ready_child()
         try:
-            size = self._try(child, grammar)
-        finally:
-            self._put_back(child)
+            size = self._try(grammar)
+        except EndedFromOutside:
+            self._check_open()
+            log.warning("grammar_trial_killed")
+            size = self._try_once_more(grammar)
         compiled = self._compile(grammar)
         compiled.size = size
         return compiled
@@ -83,9 +84,15 @@ class GrammarTrial:
         for child in children:
             child.end()
 
-    def _try(self, child: _Child, grammar: Grammar) -> int:
-        """The bytes that it takes."""
-        reply = child.ask({"schema": grammar.schema} if isinstance(grammar, JsonGrammar) else {"lark": grammar.lark})
+    def _try(self, grammar: Grammar) -> int:
+        """The bytes that it takes. Raises EndedFromOutside where somebody has ended the process."""
+        child = self._ready_child()
+        try:
+            reply = child.ask(
+                {"schema": grammar.schema} if isinstance(grammar, JsonGrammar) else {"lark": grammar.lark}
+            )
+        finally:
+            self._put_back(child)
         if reply is None:
             self._check_open()
             log.warning("grammar_trial_failed", kind=type(grammar).__name__)
@@ -93,6 +100,14 @@ class GrammarTrial:
         if reply["refused"]:
             raise InvalidRequest(reply["refused"])
         return reply["size"]
+
+    def _try_once_more(self, grammar: Grammar) -> int:
+        try:
+            return self._try(grammar)
+        except EndedFromOutside:
+            self._check_open()
+            msg = "The process that tries grammars was ended from outside, twice. Free some memory and try again."
+            raise EngineUnavailable(msg, 5) from None
 
     def _ready_child(self) -> _Child:
         """One that nobody else uses."""
@@ -136,7 +151,11 @@ class _Child:
                 f"The process that tries grammars can't be started ({error.strerror}). Free some memory and try again."
             )
             raise EngineUnavailable(msg, 5) from error
-        if self.ask(opening) is None:
+        try:
+            started = self.ask(opening) is not None
+        except EndedFromOutside:
+            started = False
+        if not started:
             raise EngineUnavailable("The process that tries grammars does not start. Free some memory, try again.", 5)
 
     @property
@@ -149,10 +168,13 @@ class _Child:
     def ask(self, request: Mapping[str, object]) -> dict[str, Any] | None:
         """The reply; None where the process ended over it, as it does where its time or memory is spent.
 
-        Raises EngineUnavailable where it was given up before its time was spent.
+        Raises EngineUnavailable where it was given up before its time was spent, EndedFromOutside where somebody has
+        ended it.
         """
         try:
             return json.loads(self._process.ask(json.dumps(request).encode(), self._patience))
+        except EndedFromOutside:
+            raise
         except EOFError:
             return None
         except TimeoutError:

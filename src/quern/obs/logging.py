@@ -13,6 +13,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 from structlog.types import Processor
 
 from quern.config import LogFormat, LogSettings
+from quern.obs.output import Output
 
 KEY = re.compile(r"(quern_[0-9A-Za-z]{10}_)[0-9A-Za-z]{43}")
 """What `access.secrets` makes. Nothing of ours writes one; a client may, in a path or where it says its name."""
@@ -20,10 +21,13 @@ KEY = re.compile(r"(quern_[0-9A-Za-z]{10}_)[0-9A-Za-z]{43}")
 QUIET_LIBRARIES = ("aiosqlite", "alembic", "filelock", "httpcore2", "httpx2", "uvicorn.access")
 
 
-def configure_logging(settings: LogSettings, expected: tuple[type[BaseException], ...] = ()) -> None:
+def configure_logging(
+    settings: LogSettings, expected: tuple[type[BaseException], ...] = (), output: Output | None = None
+) -> None:
     """Send every log line of this process through one formatter. Call at start, and again for other settings.
 
-    `expected`: exceptions that end a connection on purpose, so the HTTP server's traceback of them is noise.
+    `expected`: exceptions that end a connection on purpose, so the HTTP server's traceback of them is noise. `output`:
+    where to, standard error if it is not given.
     """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -36,7 +40,7 @@ def configure_logging(settings: LogSettings, expected: tuple[type[BaseException]
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr if output is None else output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

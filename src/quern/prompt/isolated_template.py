@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import structlog
 
 from quern.errors import InvalidRequest, ModelError
-from quern.line_process import LineProcess
+from quern.line_process import EndedFromOutside, LineProcess
 from quern.prompt.template import MOST_OUTPUT, Json
 
 log = structlog.get_logger(__name__)
@@ -23,6 +23,10 @@ SECONDS = 10.0
 """For one prompt: a template needs milliseconds, the rest is for a machine that is busy with inference."""
 
 MOST_REPLY = 12 * MOST_OUTPUT  # JSON writes a character beyond the BMP as twelve bytes
+ENDED = (
+    "The process that renders the model's chat template ended unexpectedly; nothing was generated. Try again; if it "
+    "happens again, free some memory or use another file of the model."
+)
 ERRORS = {"InvalidRequest": InvalidRequest, "ModelError": ModelError}
 
 
@@ -45,15 +49,22 @@ class IsolatedTemplate:
         """See ChatTemplate."""
         request = json.dumps({"messages": list(messages), "tools": list(tools)})
         with self._lock:
-            if not self._worker.alive:
-                log.warning("chat_template_worker_restarts")
-                self._worker = _Worker(self._opening, self._seconds)
-            return self._worker.ask(request)
+            try:
+                return self._ready_worker().ask(request)
+            except EndedFromOutside:
+                log.warning("chat_template_worker_killed")
+                return self._ready_worker().ask_once_more(request)
 
     def close(self) -> None:
         """End the child process."""
         with self._lock:
             self._worker.end()
+
+    def _ready_worker(self) -> _Worker:
+        if not self._worker.alive:
+            log.warning("chat_template_worker_restarts")
+            self._worker = _Worker(self._opening, self._seconds)
+        return self._worker
 
 
 class _Worker:
@@ -68,7 +79,7 @@ class _Worker:
                 f"The process that renders the model's chat template can't be started ({error.strerror}). Free some "
                 f"memory and try again."
             ) from error
-        self.ask(opening)
+        self.ask_once_more(opening)
 
     @property
     def alive(self) -> bool:
@@ -78,8 +89,8 @@ class _Worker:
         self._process.end()
 
     def ask(self, request: str) -> str:
-        """Send one line, return the text of the reply. Raises what the worker raised, and ModelError without a reply;
-        the process is gone then.
+        """Send one line, return the text of the reply. Raises what the worker raised, EndedFromOutside where somebody
+        has ended the process, and ModelError without a reply; the process is gone then.
         """
         try:
             return _text(self._process.ask(request.encode(), self._seconds))
@@ -88,11 +99,17 @@ class _Worker:
                 f"The model's chat template did not finish within {self._seconds:g} seconds and was stopped; nothing "
                 f"was generated. If this happens again, use another file of the model."
             ) from None
+        except EndedFromOutside:
+            raise
         except EOFError:
-            raise ModelError(
-                "The process that renders the model's chat template ended unexpectedly; nothing was generated. Try "
-                "again; if it happens again, free some memory or use another file of the model."
-            ) from None
+            raise ModelError(ENDED) from None
+
+    def ask_once_more(self, request: str) -> str:
+        """The same, but for EndedFromOutside: a ModelError too."""
+        try:
+            return self.ask(request)
+        except EndedFromOutside:
+            raise ModelError(ENDED) from None
 
 
 def _text(reply: bytes) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 import structlog
 
@@ -19,6 +18,7 @@ from quern.store.history import HistoryStore
 from quern.store.idempotency import IdempotencyStore
 from quern.store.turn_rows import ReopenedTurn
 from quern.store.turns import TurnStore
+from quern.turns.clock_jumps import CarefulClock
 from quern.turns.context_limit import room_for_answer
 from quern.turns.event_log import TurnLog
 from quern.turns.identity import is_derived
@@ -124,9 +124,10 @@ class TurnArchive:
 
     async def forget(self) -> None:
         """Forget what was kept for long enough, from time to time, until cancelled."""
+        clock = CarefulClock()
         while True:
             try:
-                now = datetime.now(UTC)
+                now = clock.now()
                 await self._keys.forget(now)
                 forgotten = await self._generations.forget(now)
             except StoreError as error:

@@ -20,6 +20,7 @@ from quern.store.history import HistoryStore
 from quern.store.items import NewItem
 from quern.store.search import SearchStore
 from quern.store.turns import TurnStore
+from quern.turns.clock_jumps import CarefulClock
 from quern.turns.history import NO_CONVERSATION
 from quern.turns.runner import DELETED
 from quern.turns.service import TurnService
@@ -164,9 +165,10 @@ class ConversationService:
 
     async def forget(self) -> None:
         """Delete what was kept for long enough, and for good what was deleted, from time to time, until cancelled."""
+        clock = CarefulClock()
         while True:
             try:
-                await self.sweep(datetime.now(UTC))
+                await self.sweep(clock.now())
             except StoreError as error:
                 log.warning("old_conversations_not_forgotten", error=str(error))
             await asyncio.sleep(FORGET_EVERY)

@@ -47,6 +47,10 @@ from quern.types import AttachedBy, Item, TurnState
 log = structlog.get_logger(__name__)
 
 LOADING_RETRY_AFTER = 5
+DOING = {
+    EngineState.RESTARTING: "is restarting after a failure",
+    EngineState.STUCK: "is stuck (engine.stuck_seconds); unless it goes on by itself, the server has to be restarted",
+}
 PLACE_NEEDED = f"{CONNECTION_CLOSED}, and too many turns wait for a reader that comes back."
 
 
@@ -297,9 +301,8 @@ class TurnService:
         if stats.state is EngineState.READY:
             return
         seconds = max(1, round(stats.load_remaining)) if stats.load_remaining > 0 else LOADING_RETRY_AFTER
-        doing = "restarting after a failure" if stats.state is EngineState.RESTARTING else "still loading"
-        msg = f"The model is {doing}. Try again in {seconds} s."
-        raise EngineUnavailable(msg, seconds)
+        doing = DOING.get(stats.state, "is still loading")
+        raise EngineUnavailable(f"The model {doing}. Try again in {seconds} s.", seconds)
 
     def _progress(self, owner: str | None) -> list[Progress]:
         """How far the turns are that run, of one owner or of all."""

@@ -101,6 +101,23 @@ def test_a_days_tokens_are_there_again_at_midnight_utc() -> None:
     assert refused(limits, anna, 4, NOON + timedelta(hours=12)) is None
 
 
+def test_a_clock_that_is_set_and_set_back_gives_no_day_twice() -> None:
+    limits, anna = Limits(LimitSettings()), key(tokens_per_day=100)
+    limits.charge(anna, 100, 0, NOON)
+    for wrong in (timedelta(days=400), timedelta(days=-20000)):
+        assert refused(limits, anna, 1, NOON + wrong) is None
+        limits.charge(anna, 1, 1, NOON + wrong)
+        assert refused(limits, anna, 2) == 12 * 3600
+
+
+def test_minutes_go_by_a_clock_that_nobody_sets() -> None:
+    limits, anna = Limits(LimitSettings()), key(requests_per_minute=1)
+    assert refused(limits, anna, 0.0) is None
+    for wrong in (timedelta(days=400), timedelta(days=-400)):
+        assert refused(limits, anna, 0.0, NOON + wrong) == 60
+    assert refused(limits, anna, 60.0, NOON - timedelta(days=1)) is None
+
+
 def test_what_was_used_before_a_restart_counts() -> None:
     limits, anna = Limits(LimitSettings()), key(tokens_per_day=100)
     limits.start_day(date(2026, 11, 28), {"anna": 100})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,47 @@ def test_a_child_that_hangs_is_given_up(compiled: Compiled) -> None:
     assert not children()
     trial.compile(json_grammar({"type": "array"}))
     trial.close()
+
+
+ENDS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_a_child_that_somebody_kills_says_nothing_of_its_grammar_which_is_tried_again(
+    trial: GrammarTrial, compiled: Compiled, number: signal.Signals
+) -> None:
+    trial.compile(json_grammar({"type": "object"}))
+    (child,) = children()
+    child.suspend()
+    trying = threading.Thread(target=trial.compile, args=(json_grammar({"type": "array"}),))
+    trying.start()
+    while not trial._busy:
+        assert trying.is_alive()
+    child.send_signal(number)
+    with suppress(psutil.NoSuchProcess):
+        child.resume()
+    trying.join(WAIT_SECONDS)
+    assert not child.is_running()
+    assert len(compiled.grammars) == 2
+
+
+def test_where_every_child_is_killed_the_server_is_to_blame_and_not_the_grammar(trial: GrammarTrial) -> None:
+    over = threading.Event()
+
+    def kill_all() -> None:
+        while not over.is_set():
+            for child in children():
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+
+    killing = threading.Thread(target=kill_all)
+    killing.start()
+    try:
+        with pytest.raises(EngineUnavailable, match="Free some memory"):
+            trial.compile(json_grammar({"type": "array"}))
+    finally:
+        over.set()
+        killing.join(WAIT_SECONDS)
 
 
 def test_as_many_processes_as_are_needed_at_once_try_them(trial: GrammarTrial, compiled: Compiled) -> None:

@@ -19,7 +19,6 @@ from tests.unit.engine.cpu.test_engine import PROMPT, cpu_engine, request
 from quern.engine.cpu.engine import CpuEngine
 from quern.engine.cpu.sequence import Part
 from quern.engine.fake import FakeEngine
-from quern.errors import EngineFailed
 from quern.obs.service_manager import ServiceManager
 
 MOST_SILENT = 0.3
@@ -156,24 +155,6 @@ async def test_a_step_of_our_engine_that_does_not_end_starves_it_and_a_waiting_e
 
 async def _all(engine: CpuEngine) -> int:
     return len([event async for event in engine.generate(request(prompt=PROMPT))])
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-async def test_an_engine_whose_thread_has_ended_is_silent_for_ever() -> None:
-    def die(_: Sequence[Part]) -> None:
-        raise SystemExit  # no Exception: nothing that the thread would outlive
-
-    engine = cpu_engine(ScriptedModel(before_step=die))
-    await engine.start()
-    assert engine.stats().silent_seconds == 0
-    waiting = asyncio.ensure_future(_all(engine))
-    async with asyncio.timeout(20):
-        while engine.stats().silent_seconds != float("inf"):
-            await asyncio.sleep(0.01)
-    await engine.close()
-    assert engine.stats().silent_seconds == 0
-    with pytest.raises(EngineFailed):
-        await waiting
 
 
 def test_the_variables_for_another_process_are_not_for_this_one(receiver: Receiver) -> None:

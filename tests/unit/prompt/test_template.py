@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -201,6 +202,39 @@ def test_a_worker_that_was_killed_is_replaced(template: IsolatedTemplate) -> Non
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait(5)
     assert ask(template, "next") == "next"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_worker_that_somebody_kills_over_a_prompt_costs_no_prompt(
+    template: IsolatedTemplate, number: signal.Signals
+) -> None:
+    (worker,) = workers()
+    worker.suspend()
+    answers: list[str] = []
+    asking = threading.Thread(target=lambda: answers.append(ask(template, "again")))
+    asking.start()
+    while not template._lock.locked():
+        assert asking.is_alive()
+    time.sleep(0.05)
+    worker.send_signal(number)
+    with suppress(psutil.NoSuchProcess):
+        worker.resume()
+    asking.join(10)
+    assert answers == ["again"]
+    assert worker not in workers()
+
+
+def test_a_worker_that_hangs_is_given_up_and_the_next_prompt_is_rendered() -> None:
+    template = IsolatedTemplate("{{ messages[0].content }}", {}, seconds=3)
+    template._seconds = template._worker._seconds = 0.1
+    (worker,) = workers()
+    worker.suspend()
+    with pytest.raises(ModelError, match=r"within 0\.1 seconds"):
+        ask(template, "hangs")
+    assert not worker.is_running()
+    template._seconds = 3
+    assert ask(template, "next") == "next"
+    template.close()
 
 
 def test_one_worker_serves_all_prompts_and_long_ones_too(template: IsolatedTemplate) -> None:

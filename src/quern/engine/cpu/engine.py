@@ -30,6 +30,7 @@ from quern.engine.cpu.mailboxes import Mailboxes
 from quern.engine.cpu.model import LoadModel, Model, ModelSpec
 from quern.engine.cpu.native import NativeModel, NativeOptions
 from quern.engine.cpu.scheduler import Embedded
+from quern.engine.cpu.thread_watch import ThreadWatch
 from quern.engine.cpu.worker import LOST, Reports, Worker
 from quern.errors import ContextExceeded, EngineError, EngineFailed, EngineUnavailable, ModelLoadError
 from quern.grammar.checker import GrammarChecker
@@ -44,7 +45,14 @@ log = structlog.get_logger(__name__)
 
 LONGEST_CONTEXT = 32768
 DEFAULT_BATCH_TOKENS = 64
+CLOSE_SECONDS = 20.0
+"""How long the end of the thread is waited for: a step takes seconds at most."""
+
 CLOSED = "The engine was closed before this answer was complete, so the answer was lost. Ask again once it is back."
+STUCK = (
+    "The engine did not come to the end of a step within engine.stuck_seconds, so this answer was given up. Unless it "
+    "goes on by itself, the server has to be started anew; then ask again."
+)
 
 
 class CpuEngine:
@@ -77,6 +85,14 @@ class CpuEngine:
         self._info: EngineInfo | None = None
         self._worker: Worker | None = None
         self._grammars: GrammarChecker | None = None
+        self._watch = ThreadWatch(
+            settings.stuck_seconds,
+            silent_seconds=lambda: self.stats().silent_seconds,
+            on_stuck=self._give_up,
+            on_going_on=partial(self._become, EngineState.READY),
+            bring_up=self._bring_up,
+        )
+        self._watching: asyncio.Task[None] | None = None
         self._mailboxes = Mailboxes()
         self._keys = itertools.count(1)
 
@@ -90,33 +106,32 @@ class CpuEngine:
     async def start(self) -> None:
         """Load the model. Raises ModelLoadError with what to do about it."""
         self._state = EngineState.LOADING
-        self._estimate = LoadEstimate()
-        loaded: asyncio.Future[ModelSpec] = asyncio.get_running_loop().create_future()
-        self._worker = self._make_worker(loaded, self._estimate)
         try:
-            self._worker.start()
-            self._info = self._describe(await loaded)
+            await self._bring_up()
         except BaseException:
             await self.close()
             raise
-        if self._state is EngineState.LOADING:
-            self._state = EngineState.READY
-            log.info("engine_ready", device=self._info.device, context_length=self._info.context_length)
+        if self._state is EngineState.READY:
+            self._watching = asyncio.get_running_loop().create_task(self._watch.run())
 
     async def close(self) -> None:
         """Stop and free everything; waiting and running generations end with EngineFailed at once."""
         self._state = EngineState.CLOSED
         self._mailboxes.fail(CLOSED)
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
         if self._worker is not None:
             self._worker.stop()
-            await asyncio.to_thread(self._worker.join)
+            if not await asyncio.to_thread(self._worker.join, CLOSE_SECONDS):
+                log.error("engine_thread_left_behind", seconds=CLOSE_SECONDS)
         if self._grammars is not None:
             await asyncio.to_thread(self._grammars.close)
 
     def stats(self) -> EngineStats:
         """A snapshot; never blocks."""
-        estimate = self._estimate if self._state is EngineState.LOADING else None
-        worker = self._worker if self._state is EngineState.READY else None
+        estimate = self._estimate if self._state in {EngineState.LOADING, EngineState.RESTARTING} else None
+        worker = self._worker if self._state in {EngineState.READY, EngineState.STUCK} else None
         return EngineStats(
             self._state,
             running=self._mailboxes.running,
@@ -188,6 +203,35 @@ class CpuEngine:
             if self._mailboxes.close(key):
                 worker.cancel(key)
 
+    async def _bring_up(self) -> None:
+        """Start a thread and have it load the model. Raises ModelLoadError."""
+        self._estimate = LoadEstimate()
+        loaded: asyncio.Future[ModelSpec] = asyncio.get_running_loop().create_future()
+        self._worker = self._make_worker(loaded, self._estimate)
+        self._worker.start()
+        self._info = self._describe(await loaded)
+        if self._become(EngineState.READY):
+            log.info("engine_ready", device=self._info.device, context_length=self._info.context_length)
+
+    def _become(self, state: EngineState) -> bool:
+        """False where it is closed, for good."""
+        if self._state is not EngineState.CLOSED:
+            self._state = state
+        return self._state is state
+
+    def _give_up(self) -> None:
+        """A step does not end: nobody is to wait for it, and nobody new. Who is given up leaves when it ends."""
+        worker = self._ready_worker()
+        self._become(EngineState.STUCK)
+        for key in self._mailboxes.fail(STUCK):
+            worker.cancel(key)
+
+    def _lose_thread(self) -> None:
+        """It has ended by itself; another one will load the model again."""
+        if self._become(EngineState.RESTARTING):
+            self._mailboxes.fail(LOST)
+            self._watch.ended()
+
     def _make_worker(self, loaded: asyncio.Future[ModelSpec], estimate: LoadEstimate) -> Worker:
         """Its reports come in its own thread; all but the progress and the steps go on in the event loop."""
         in_loop = loaded.get_loop().call_soon_threadsafe
@@ -196,7 +240,7 @@ class CpuEngine:
             with suppress(OSError):  # what is wrong with the file the loader says better
                 estimate.expect(size_on_disk(self._model_path))
             model = self._load(progress)
-            self._grammars = GrammarChecker(self._vocabulary, model.spec.vocabulary_size)
+            self._grammars = self._grammars or GrammarChecker(self._vocabulary, model.spec.vocabulary_size)
             return model
 
         return Worker(
@@ -207,6 +251,7 @@ class CpuEngine:
                 failed=partial(in_loop, partial(_fail, loaded)),
                 notices=partial(in_loop, self._mailboxes.deliver),
                 step=self._on_step or _nobody,
+                ended=partial(in_loop, self._lose_thread),
             ),
             parallel=self._settings.parallel,
             shared_tokens=self._settings.batch_tokens or DEFAULT_BATCH_TOKENS,
@@ -251,6 +296,8 @@ class CpuEngine:
         doing = {
             EngineState.NEW: "has not been started",
             EngineState.LOADING: "is still loading the model",
+            EngineState.RESTARTING: "was lost and is starting again",
+            EngineState.STUCK: "is stuck in a step",
         }.get(self._state, "has been closed")
         return EngineUnavailable(f"The engine {doing}. Try again in {seconds} s.", seconds)
 

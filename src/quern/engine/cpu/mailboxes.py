@@ -74,11 +74,13 @@ class Mailboxes:
                 mailbox.over = ended
                 mailbox.filled.set()
 
-    def fail(self, message: str) -> None:
-        """End every generation with an EngineFailed of its own, and forget them all."""
+    def fail(self, message: str) -> list[int]:
+        """End every generation with an EngineFailed of its own, and forget them all; whose they are."""
+        keys = [*self._open]
         for mailbox in self._open.values():
             mailbox.events.append(EngineFailed(message))
             mailbox.over = True
             mailbox.filled.set()
         self._open.clear()
         self._leaving.clear()
+        return keys

@@ -6,7 +6,6 @@ every step and sleeps at while there is nothing to compute; its notices leave th
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 import time
@@ -34,7 +33,7 @@ LOST = (
 @dataclass(frozen=True, slots=True)
 class Reports:
     """Who is called. `loading` gets the share that is done; then `loaded` or `failed` is called; then `notices`, and
-    `step` after each step.
+    `step` after each step. `ended`: the thread ends after `loaded` although nobody has stopped it.
     """
 
     loading: Callable[[float], object]
@@ -42,6 +41,7 @@ class Reports:
     failed: Callable[[Exception], object]
     notices: Callable[[list[Notice]], object]
     step: Callable[[StepFacts], object]
+    ended: Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,7 @@ class Worker:
 
     @property
     def silent_seconds(self) -> float:
-        """How long the thread has been at what it does now; 0 while it sleeps, infinite once it has ended."""
-        if not self._thread.is_alive():
-            return math.inf
+        """How long the thread has been at what it does now; 0 while it sleeps."""
         since = self._stepping_since
         return time.monotonic() - since if since is not None else 0.0
 
@@ -104,9 +102,10 @@ class Worker:
         self._stopping = True
         self._inbox.put(_Stop())
 
-    def join(self) -> None:
-        """Wait until the thread has ended and the model is freed."""
-        self._thread.join()
+    def join(self, seconds: float) -> bool:
+        """Wait until the thread has ended and the model is freed; False where it hasn't in so many seconds."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
@@ -114,6 +113,14 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - it is raised where the engine is started
             self._reports.failed(error)
             return
+        try:
+            self._compute(model)
+        except BaseException:  # whatever it is that no step may raise, whoever waits must hear of it
+            log.exception("engine_thread_failed")
+        if not self._stopping:
+            self._reports.ended()
+
+    def _compute(self, model: Model) -> None:
         spec = model.spec
         scheduler = Scheduler(
             blocks=spec.kv_blocks, block_tokens=spec.block_tokens, parallel=self._parallel, budget=self._budget

@@ -17,6 +17,8 @@ from tests.unit.engine.cpu.scripted import VOCABULARY_SIZE, ScriptedModel, Scrip
 
 from quern.config import EngineSettings
 from quern.engine.base import EngineEvent, EngineState, Finished, GenerateRequest, Logprob, Tokens
+from quern.engine.cpu import engine as cpu_engine_module
+from quern.engine.cpu import thread_watch
 from quern.engine.cpu.engine import CpuEngine, with_end_ids
 from quern.engine.cpu.model import Model
 from quern.engine.cpu.scheduler import Scheduler, Step
@@ -89,10 +91,11 @@ async def until(condition: Callable[[], bool]) -> None:
 class Doorkeeper:
     """Lets a model's steps through one by one, or fails them."""
 
-    def __init__(self, *, fail_step: int | None = None) -> None:
+    def __init__(self, *, fail_step: int | None = None, failure: type[BaseException] = RuntimeError) -> None:
         self.asked = 0
         self.steps = 0
         self._fail_step = fail_step
+        self._failure = failure
         self._open = threading.Semaphore(0)
 
     def __call__(self, parts: Sequence[Part]) -> None:
@@ -101,7 +104,7 @@ class Doorkeeper:
         self.steps += 1
         if self.steps == self._fail_step:
             msg = "the native module broke"
-            raise RuntimeError(msg)
+            raise self._failure(msg)
 
     def let(self, steps: int) -> None:
         self._open.release(steps)
@@ -283,6 +286,78 @@ async def test_a_failed_step_ends_who_runs_is_logged_once_and_the_engine_goes_on
         assert [entry["event"] for entry in logs] == ["step_failed"]
         assert engine.stats().state is EngineState.READY
         assert ids(await collect(engine, request(5))) == answer(PROMPT, 5)
+
+
+async def test_a_thread_that_ends_loses_who_is_there_and_another_one_loads_the_model_again() -> None:
+    door = Doorkeeper(fail_step=2, failure=SystemExit)  # no Exception: nothing that the thread would outlive
+    door.let(100)
+    async with running(cpu_engine(ScriptedModel(before_step=door), settings=ONE_AT_ONCE)) as engine:
+        lost = [asyncio.ensure_future(collect(engine, request(5))) for _ in range(2)]
+        await asyncio.wait(lost, timeout=WAIT_SECONDS)
+        for one in lost:
+            with pytest.raises(EngineFailed, match="the answer was lost"):
+                one.result()
+        await until(lambda: engine.stats().state is EngineState.READY)
+        assert len(engine_threads()) == 1
+        assert ids(await collect(engine, request(5))) == answer(PROMPT, 5)
+
+
+async def test_a_model_that_cannot_be_loaded_again_at_once_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_watch, "FIRST_DELAY_SECONDS", 0.01)
+    door, loads = Doorkeeper(fail_step=1, failure=SystemExit), 0
+    door.let(100)
+
+    def load(_progress: Callable[[float], None]) -> ScriptedModel:
+        nonlocal loads
+        loads += 1
+        if loads in {2, 3}:
+            msg = "There was not enough memory."
+            raise ModelLoadError(msg)
+        return ScriptedModel(before_step=door)
+
+    async with running(cpu_engine(load=load)) as engine:
+        with pytest.raises(EngineFailed):
+            await collect(engine, request(5))
+        with pytest.raises(EngineUnavailable, match="lost and is starting again"):
+            await collect(engine, request(5))
+        await until(lambda: engine.stats().state is EngineState.READY)
+        assert loads == 4
+        assert ids(await collect(engine, request(5))) == answer(PROMPT, 5)
+
+
+async def test_a_step_that_does_not_end_fails_who_is_there_and_takes_nobody_until_it_does() -> None:
+    door = Doorkeeper()
+    settings = ONE_AT_ONCE.model_copy(update={"stuck_seconds": 0.1})
+    async with running(cpu_engine(ScriptedModel(before_step=door), settings=settings)) as engine:
+        given_up = [asyncio.ensure_future(collect(engine, request(5))) for _ in range(2)]
+        await asyncio.wait(given_up, timeout=WAIT_SECONDS)
+        for one in given_up:
+            with pytest.raises(EngineFailed, match=r"engine\.stuck_seconds.*started anew"):
+                one.result()
+        assert (engine.stats().state, engine.stats().running) == (EngineState.STUCK, 0)
+        assert engine.stats().silent_seconds > 0.1, "the service manager's watchdog has to starve"
+        with pytest.raises(EngineUnavailable, match="stuck"):
+            await collect(engine, request(5))
+        door.let(100)
+        await until(lambda: engine.stats().state is EngineState.READY)
+        steps = door.steps
+        assert ids(await collect(engine, request(5))) == answer(PROMPT, 5)
+        assert door.steps == steps + 5, "those that were given up are computed no further"
+
+
+async def test_an_engine_whose_step_never_ends_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_engine_module, "CLOSE_SECONDS", 0.05)
+    door = Doorkeeper()
+    engine = cpu_engine(ScriptedModel(before_step=door))
+    await engine.start()
+    runs = asyncio.ensure_future(collect(engine, request(5)))
+    await until(lambda: door.asked == 1)
+    await engine.close()
+    with pytest.raises(EngineFailed):
+        await runs
+    assert engine_threads(), "nothing ends a thread that computes"
+    door.let(1)
+    await until(lambda: not engine_threads())
 
 
 @pytest.mark.parametrize(

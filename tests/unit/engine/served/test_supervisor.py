@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from unittest.mock import Mock
 
 import pytest
 
 from quern.engine.base import EngineState
-from quern.engine.llamacpp import supervisor
-from quern.engine.llamacpp.backend import Connected
-from quern.engine.llamacpp.client import LlamaServer, ServerFacts
-from quern.engine.llamacpp.supervisor import Supervisor
+from quern.engine.served import supervisor
+from quern.engine.served.supervisor import Supervisor
 from quern.errors import ModelLoadError
 
-CONNECTED = Connected(Mock(spec=LlamaServer), ServerFacts(10, 100, 1), "device")
+
+@dataclass(frozen=True)
+class Connected:
+    device: str = "device"
+
+
+CONNECTED = Connected()
 
 
 class ScriptedBackend:
@@ -55,11 +60,14 @@ class Life:
     def __init__(self) -> None:
         self.backend = ScriptedBackend()
         self.said: list[str] = []
+        self.silent = 0.0
         self.supervisor = Supervisor(
             self.backend,
             on_ready=lambda _connected: self.said.append("ready"),
             on_lost=lambda: self.said.append("lost"),
             on_failed=lambda error: self.said.append(f"failed: {error}"),
+            silent_seconds=lambda: self.silent,
+            most_silent=0.02,
         )
 
     async def until(self, said: str, times: int = 1) -> None:
@@ -83,6 +91,17 @@ async def test_a_lost_server_is_started_again_and_again(life: Life) -> None:
         await life.until("ready", times)
     assert life.said == ["ready", "lost", "ready", "lost", "ready"]
     assert life.supervisor.state is EngineState.READY
+
+
+async def test_a_server_that_does_nothing_with_its_work_is_as_good_as_lost(life: Life) -> None:
+    await life.supervisor.start()
+    await asyncio.sleep(0.05)
+    life.silent = 0.03
+    await life.until("lost")
+    life.silent = 0.0
+    await life.until("ready", 2)
+    await asyncio.sleep(0.05)
+    assert life.said == ["ready", "lost", "ready"]
 
 
 async def test_while_it_restarts_the_remaining_time_is_told(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +160,9 @@ async def test_a_wrong_server_is_let_go_of(life: Life) -> None:
         msg = "another model"
         raise ModelLoadError(msg)
 
-    supervisor = Supervisor(life.backend, on_ready=refuse, on_lost=Mock(), on_failed=Mock())
+    supervisor = Supervisor(
+        life.backend, on_ready=refuse, on_lost=Mock(), on_failed=Mock(), silent_seconds=lambda: 0.0, most_silent=60
+    )
     with pytest.raises(ModelLoadError, match="another model"):
         await supervisor.start()
     assert life.backend.stopped

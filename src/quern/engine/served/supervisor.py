@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import structlog
 
 from quern.engine.base import EngineState
-from quern.engine.llamacpp.backend import Backend, Connected
+from quern.engine.served.backend import Backend, Ready
 from quern.errors import ModelLoadError
 
 log = structlog.get_logger(__name__)
@@ -18,27 +19,35 @@ FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 60.0
 HEALTHY_SECONDS = 60.0
 TELLING_PROGRESS = 0.1
+LOOK_SECONDS = 1.0
+
+ReadyT = TypeVar("ReadyT", bound=Ready)
 
 
-class Supervisor:
+class Supervisor(Generic[ReadyT]):
     """Keeps a backend's server running.
 
     `on_ready` gets every server that became ready, the first one too, and may raise ModelLoadError; `on_lost` is called
-    when it is gone, `on_failed` when it could not be brought back at once.
+    when it is gone, `on_failed` when it could not be brought back at once. A server that does nothing with its work is
+    as good as gone: where `silent_seconds` says more than `most_silent`.
     """
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Backend[ReadyT],
         *,
-        on_ready: Callable[[Connected], None],
+        on_ready: Callable[[ReadyT], None],
         on_lost: Callable[[], None],
         on_failed: Callable[[ModelLoadError], None],
+        silent_seconds: Callable[[], float],
+        most_silent: float,
     ) -> None:
         self._backend = backend
         self._on_ready = on_ready
         self._on_lost = on_lost
         self._on_failed = on_failed
+        self._silent_seconds = silent_seconds
+        self._most_silent = most_silent
         self._state = EngineState.NEW
         self._began = 0.0
         self._load_seconds: float | None = None
@@ -101,7 +110,7 @@ class Supervisor:
         delay = FIRST_DELAY_SECONDS
         while True:
             ready_since = time.monotonic()
-            reason = await self._backend.lost()
+            reason = await self._lost()
             log.error("engine_lost", reason=reason)
             self._state = EngineState.RESTARTING
             self._on_lost()
@@ -109,6 +118,22 @@ class Supervisor:
             if time.monotonic() - ready_since > HEALTHY_SECONDS:
                 delay = FIRST_DELAY_SECONDS
             delay = await self._bring_back(delay)
+
+    async def _lost(self) -> str:
+        """Return once the server is gone or stuck, with a sentence about how it went."""
+        gone = asyncio.ensure_future(self._backend.lost())
+        try:
+            while not gone.done():
+                await asyncio.wait([gone], timeout=min(LOOK_SECONDS, self._most_silent / 4))
+                if self._silent_seconds() > self._most_silent:
+                    return (
+                        f"The inference server did not come to the end of a step within {self._most_silent:g} s "
+                        f"(engine.stuck_seconds)."
+                    )
+            return gone.result()
+        finally:
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
 
     async def _bring_back(self, delay: float) -> float:
         """Try until the server is ready again; returns the delay to begin with if it is lost again soon."""

@@ -1,0 +1,112 @@
+"""One run of an answer on a server of completions, seen as the engine's events."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from quern.engine.base import EngineEvent, Finished, GenerateRequest, Tokens
+from quern.engine.completions.client import CUT_SHORT, Accepted, CompletionSource
+from quern.engine.completions.request import Json
+from quern.engine.completions.stream import CompletionReader, Counted, Ended, Generated
+from quern.errors import EngineFailed
+from quern.events import Prefill
+from quern.grammar.compiler import CompiledGrammar, Constraint
+from quern.types import FinishReason, Timings, Usage
+
+DISOBEYED = (
+    "The inference server did not keep this answer to its grammar, so the answer was lost: the grammar became too "
+    "complex for it, or the request's logit_bias ruled out all that was allowed. Ask for a simpler form, without such "
+    "a bias, or serve the model with the engine cpu (engine.name)."
+)
+
+
+class CompletionRun:
+    """`over`: the server has ended it by itself. Cutting it short closes the connection, over which the server is done
+    with it at once, so nobody waits for that.
+
+    `body` asks for the request; `end_ids` end its answer. Of the prompt's progress these servers say nothing: it has
+    begun, and with the first token it is done. `grammar` is the request's: what the server draws is checked, since it
+    draws on without a grammar that has become too complex for it.
+    """
+
+    exact = True
+    reusable = 0
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        source: CompletionSource,
+        body: Json,
+        *,
+        end_ids: frozenset[int],
+        grammar: CompiledGrammar | None = None,
+    ) -> None:
+        self._request = request
+        self._source = source
+        self._body = body
+        self._end_ids = end_ids
+        self._grammar = grammar
+        self._constraint: Constraint | None = None
+        self._began = time.monotonic()
+        self._first_token_at: float | None = None
+        self._tokens = 0
+        self._cached = 0
+        self.over = False
+
+    async def events(self) -> AsyncGenerator[EngineEvent]:
+        """Generate. Raises EngineFailed, and ConnectionError where the server can't be reached."""
+        if self._grammar is not None:
+            self._constraint = await asyncio.to_thread(self._grammar.constraint)
+        reader = CompletionReader(self._end_ids, self._request.sampling.logprobs or 0)
+        total, reason = len(self._request.prompt), None
+        async with aclosing(self._source.complete(self._body, reader)) as parts:
+            async for part in parts:
+                match part:
+                    case Accepted():
+                        yield Prefill(0, total, 0)
+                    case Generated(ids, logprobs):
+                        await self._check(ids)
+                        if self._first_token_at is None:
+                            self._first_token_at = time.monotonic()
+                            yield Prefill(total, total, 0)
+                        self._tokens += len(ids)
+                        yield Tokens(ids, logprobs)
+                    case Ended(reason):
+                        pass
+                    case Counted(cached):
+                        self._cached = min(cached, total)
+        if reason is None:
+            raise EngineFailed(CUT_SHORT)
+        self._check_end(reason)
+        self.over = True
+        yield self._finished(reason)
+
+    async def processing(self) -> bool:
+        """Whether the server is still at work on it: not once the connection is closed."""
+        return False
+
+    def give_back(self) -> None:
+        """Nothing to give back."""
+
+    async def _check(self, ids: tuple[int, ...]) -> None:
+        """Raises EngineFailed where the grammar does not allow them."""
+        if self._constraint is not None:
+            await asyncio.to_thread(self._constraint.consume, ids)
+            if self._constraint.failure:
+                raise EngineFailed(DISOBEYED)
+
+    def _check_end(self, reason: FinishReason) -> None:
+        if self._constraint is not None and reason is FinishReason.STOP and not self._constraint.accepting:
+            raise EngineFailed(DISOBEYED)
+
+    def _finished(self, reason: FinishReason) -> Finished:
+        now = time.monotonic()
+        first = now if self._first_token_at is None else self._first_token_at
+        return Finished(
+            reason,
+            Usage(len(self._request.prompt), self._cached, self._tokens),
+            Timings(0.0, (first - self._began) * 1000, (now - first) * 1000),
+        )
