@@ -288,6 +288,8 @@ def _engine(name: EngineName, settings: Settings, model: ServedModel, codec: Tex
             return _cpu(settings, model, codec, metrics)
         case EngineName.VLLM:
             return _vllm(settings, model, codec)
+        case EngineName.TRANSFORMERS:
+            return _transformers(settings, model, codec)
         case _:
             return _llamacpp(settings, model, codec)
 
@@ -319,6 +321,23 @@ def _vllm(settings: Settings, model: ServedModel, codec: TextCodec) -> Engine:
     return CompletionsEngine(
         process,
         name="vllm",
+        model_id=model.model_id,
+        quantisation=codec.quantisation,
+        settings=settings.engine,
+        vocabulary=codec.tokenizer,
+    )
+
+
+def _transformers(settings: Settings, model: ServedModel, codec: TextCodec) -> Engine:
+    from quern.engine.completions.engine import CompletionsEngine  # noqa: PLC0415 (what one engine needs)
+    from quern.engine.transformers.process import TransformersProcess  # noqa: PLC0415
+
+    process = TransformersProcess(
+        model.path, facts=codec.facts, settings=settings.engine, engines_dir=settings.engines_dir
+    )
+    return CompletionsEngine(
+        process,
+        name="transformers",
         model_id=model.model_id,
         quantisation=codec.quantisation,
         settings=settings.engine,

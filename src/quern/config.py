@@ -32,6 +32,7 @@ class EngineName(StrEnum):
     CPU = "cpu"
     LLAMACPP = "llamacpp"
     VLLM = "vllm"
+    TRANSFORMERS = "transformers"
     FAKE = "fake"
 
 
@@ -215,10 +216,34 @@ class VllmSettings(_Frozen):
     )
 
 
+class TransformersSettings(_Frozen):
+    """Hugging Face Transformers, which the engine `transformers` runs the model with, on any device of PyTorch's."""
+
+    command: str | None = Field(
+        default=None,
+        description=(
+            "The environment that it runs in: its folder or its Python. If unset `engines/transformers` in the data "
+            "directory."
+        ),
+    )
+    device: str = Field(
+        default="auto",
+        description="Where the model goes, a `device_map` of Transformers: `auto` spreads it, or `cuda:1`, `cpu`.",
+    )
+    dtype: str = Field(
+        default="auto", description="Numbers that it computes with: `auto` is the folder's, or `bfloat16`, `float32`."
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run programs that the model's folder brings along. They may do anything."
+    )
+
+
 class EngineSettings(_Frozen):
     """The inference engine."""
 
-    name: EngineName = Field(default=EngineName.AUTO, description="`auto`, `cpu`, `llamacpp`, `vllm` or `fake`.")
+    name: EngineName = Field(
+        default=EngineName.AUTO, description="`auto`, `cpu`, `llamacpp`, `vllm`, `transformers` or `fake`."
+    )
     url: str | None = Field(
         default=None,
         description="A running llama-server to use instead of our own child process; it must hold the same model.",
@@ -272,6 +297,7 @@ class EngineSettings(_Frozen):
         default=Quantise.Q8, description="`cpu`: what weights become that are floats in the file, `q8` or `q4`."
     )
     vllm: VllmSettings = VllmSettings()
+    transformers: TransformersSettings = TransformersSettings()
 
 
 def _generation_settings() -> type[_Frozen]:

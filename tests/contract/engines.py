@@ -26,6 +26,7 @@ from quern.engine.fake import FakeEngine
 from quern.engine.llamacpp.engine import LlamaCppEngine
 from quern.engine.llamacpp.process import COMMAND
 from quern.engine.slots import with_spare
+from quern.engine.transformers.process import TransformersProcess
 from quern.engine.vllm.process import VllmProcess
 from quern.events import Prefill, Queued
 from quern.prompt.codec import TextCodec
@@ -41,9 +42,10 @@ REAL_ENGINES = [
     "llamacpp",
     pytest.param("completions", marks=RUNS_CPU),
     pytest.param("vllm", marks=pytest.mark.engines),
+    pytest.param("transformers", marks=pytest.mark.engines),
 ]
 ENGINES = ["fake", *REAL_ENGINES]
-FOLDER_ENGINES = {"vllm"}
+FOLDER_ENGINES = {"vllm", "transformers"}
 PARALLEL = 2
 CONTEXT_LENGTH = 3072
 KV_TOKENS = 4096
@@ -303,11 +305,33 @@ def vllm_subject(model: Path, codec: TextCodec, settings: EngineSettings = SETTI
     )
 
 
+def transformers_subject(model: Path, codec: TextCodec, settings: EngineSettings = SETTINGS) -> Subject:
+    """Transformers from its environment in the usual data directory."""
+    process = TransformersProcess(model, facts=codec.facts, settings=settings, engines_dir=Settings().engines_dir)
+    engine = CompletionsEngine(
+        process,
+        name="transformers",
+        model_id="small",
+        quantisation="F16",
+        settings=settings,
+        vocabulary=codec.tokenizer,
+    )
+
+    async def crash() -> None:
+        assert process.pid is not None
+        os.killpg(process.pid, signal.SIGKILL)
+        while engine.stats().state is EngineState.READY:
+            await asyncio.sleep(0.01)
+
+    return Subject(engine, codec, crash, reserves=False, cache_grain=CPU_BLOCK_TOKENS, bias_forbids=False)
+
+
 SUBJECTS = {
     "cpu": cpu_subject,
     "llamacpp": llamacpp_subject,
     "completions": completions_subject,
     "vllm": vllm_subject,
+    "transformers": transformers_subject,
 }
 
 

@@ -214,6 +214,13 @@ def check_vllm(program: str | ModelError) -> Check:
     return Check("vllm", Status.OK, program)
 
 
+def check_transformers(python: str | ModelError) -> Check:
+    """The environment with Transformers. What fits into a GPU's memory PyTorch says itself, when it is loaded."""
+    if isinstance(python, ModelError):
+        return Check("transformers", Status.FAIL, "not found", str(python))
+    return Check("transformers", Status.OK, python)
+
+
 def check_disk(disk: DiskFacts) -> Check:
     """The data directory, and room for what is still to be fetched."""
     found = f"{disk.data_dir} has {format_bytes(disk.free)} free"

@@ -75,6 +75,8 @@ def examine(settings: Settings, *, checksum: bool = False) -> list[Check]:
             report.append(checks.check_engine(choice))
             if settings.engine.name is EngineName.VLLM:
                 report.append(checks.check_vllm(facts.vllm_program(settings)))
+            elif settings.engine.name is EngineName.TRANSFORMERS:
+                report.append(checks.check_transformers(facts.transformers_python(settings)))
             elif settings.engine.url is None:
                 weights, kv_cache = facts.memory_needed(settings.engine, model, choice)
                 served = model_id(settings.model.name) in port.models

@@ -25,6 +25,7 @@ from quern.cli.checks import (
 from quern.client import QuernClient
 from quern.config import EngineName, EngineSettings, ServerSettings, Settings
 from quern.engine.engine_choice import EngineChoice, ModelKind, choose, native_facts
+from quern.engine.transformers.process import find_python
 from quern.engine.vllm.command import find_vllm
 from quern.environment import key_of_clients
 from quern.errors import ClientError, ConfigError, ModelError, StoreError
@@ -106,6 +107,14 @@ def vllm_program(settings: Settings) -> str | ModelError:
     """What vLLM would be started with, or why it can't be."""
     try:
         return " ".join(find_vllm(settings.engine.vllm.command, settings.engines_dir))
+    except ModelError as error:
+        return error
+
+
+def transformers_python(settings: Settings) -> str | ModelError:
+    """The interpreter that Transformers would run in, or why it can't."""
+    try:
+        return str(find_python(settings.engine.transformers.command, settings.engines_dir))
     except ModelError as error:
         return error
 

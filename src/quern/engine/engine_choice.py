@@ -20,11 +20,12 @@ NATIVE_FILE_TYPES = frozenset({
 """Those of `file_types.LLAMA_FILE_TYPES` whose tensors all have types that the native module reads."""
 
 CONVERT = (
-    "serve it with --engine vllm, convert it to a GGUF file (convert_hf_to_gguf.py of llama.cpp does that) and give "
-    "its path, or give one of the names that `quern models` lists."
+    "serve it with --engine vllm or transformers, convert it to a GGUF file (convert_hf_to_gguf.py of llama.cpp does "
+    "that) and give its path, or give one of the names that `quern models` lists."
 )
+FOLDER_ENGINES = frozenset({EngineName.VLLM, EngineName.TRANSFORMERS})
 NOT_A_FOLDER = (
-    "The engine vllm serves a model's folder with safetensors, and this model is a GGUF file. Give the path of such a "
+    "The engine {} serves a model's folder with safetensors, and this model is a GGUF file. Give the path of such a "
     "folder, as it is published at Hugging Face or ModelScope, or leave the choice to --engine auto."
 )
 NOT_HERE_AND_ELSEWHERE = (
@@ -73,12 +74,12 @@ def choose(settings: EngineSettings, native: NativeFacts, model: ModelKind) -> E
             return EngineChoice(EngineName.LLAMACPP, "The setting engine.url names a llama-server.")
         case EngineName.AUTO if obstacle:
             return EngineChoice(EngineName.LLAMACPP, obstacle, degraded=bool(native.problem))
-        case EngineName.CPU | EngineName.VLLM if settings.url is not None:
+        case EngineName.CPU | EngineName.VLLM | EngineName.TRANSFORMERS if settings.url is not None:
             raise ConfigError(NOT_HERE_AND_ELSEWHERE.format(settings.name))
-        case EngineName.VLLM if not model.folder:
-            raise ConfigError(NOT_A_FOLDER)
-        case EngineName.VLLM if model.embeds:
-            msg = "The engine vllm makes no embeddings here, and this model nothing else. Leave it to --engine auto."
+        case (EngineName.VLLM | EngineName.TRANSFORMERS) as name if not model.folder:
+            raise ConfigError(NOT_A_FOLDER.format(name))
+        case (EngineName.VLLM | EngineName.TRANSFORMERS) as name if model.embeds:
+            msg = f"The engine {name} makes no embeddings here, and this model nothing else. Leave it to --engine auto."
             raise ConfigError(msg)
         case EngineName.CPU if obstacle:
             msg = f"The engine cpu can't be used. {obstacle} With --engine auto llamacpp runs the model instead."
@@ -101,8 +102,8 @@ def native_facts() -> NativeFacts:
 
 
 def _check_folder_engine(name: EngineName, obstacle: str) -> None:
-    """Raise ConfigError unless the engine will be one that reads folders: `cpu`, or `vllm` where it is named."""
-    if name is EngineName.VLLM:
+    """Raise ConfigError unless the engine will be one that reads folders: `cpu`, or another where it is named."""
+    if name in FOLDER_ENGINES:
         return
     if name is EngineName.LLAMACPP:
         obstacle = "The engine llamacpp reads GGUF files and this model is a folder with safetensors."

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from quern.engine.base import EngineEvent, Finished, GenerateRequest, Tokens
 from quern.engine.completions.client import CUT_SHORT, Accepted, CompletionSource
 from quern.engine.completions.request import Json
-from quern.engine.completions.stream import CompletionReader, Counted, Ended, Generated
+from quern.engine.completions.stream import CompletionReader, Computed, Counted, Ended, Generated
 from quern.errors import EngineFailed
 from quern.events import Prefill
 from quern.grammar.compiler import CompiledGrammar, Constraint
@@ -27,7 +27,7 @@ class CompletionRun:
     """`over`: the server has ended it by itself. Cutting it short closes the connection, over which the server is done
     with it at once, so nobody waits for that.
 
-    `body` asks for the request; `end_ids` end its answer. Of the prompt's progress these servers say nothing: it has
+    `body` asks for the request; `end_ids` end its answer. Of the prompt's progress most servers say nothing: it has
     begun, and with the first token it is done. `grammar` is the request's: what the server draws is checked, since it
     draws on without a grammar that has become too complex for it.
     """
@@ -67,6 +67,8 @@ class CompletionRun:
                 match part:
                     case Accepted():
                         yield Prefill(0, total, 0)
+                    case Computed(done):
+                        yield Prefill(min(done, total), total, 0)
                     case Generated(ids, logprobs):
                         await self._check(ids)
                         if self._first_token_at is None:

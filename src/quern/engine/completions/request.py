@@ -37,13 +37,15 @@ OTHER_SEED = 2**63 - 1
 @dataclass(frozen=True, slots=True)
 class Abilities:
     """What a server can do beyond drawing tokens from a prompt of ids: keep to grammars, keep the cache apart by salt,
-    take priorities, tell probabilities by id.
+    take priorities, tell probabilities by id. `progress`: tell how much of a prompt is computed, for which
+    OpenAI's protocol has nothing.
     """
 
     grammars: bool = True
     salts: bool = True
     priorities: bool = True
     logprobs: bool = True
+    progress: bool = False
 
 
 ALL = Abilities()
@@ -90,6 +92,8 @@ def completion_body(
         body |= {"logprobs": sampling.logprobs, "return_tokens_as_token_ids": True}
     if lark is not None:
         body["structured_outputs"] = {"grammar": lark}
+    if abilities.progress:
+        body["return_progress"] = True
     if request.cache_salt and abilities.salts:
         body["cache_salt"] = request.cache_salt
     if abilities.priorities:

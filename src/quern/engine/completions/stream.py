@@ -48,7 +48,14 @@ class Counted:
     cached: int
 
 
-Part = Generated | Ended | Counted
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """So many tokens of the prompt are computed, where the server tells."""
+
+    done: int
+
+
+Part = Generated | Ended | Counted | Computed
 
 
 class CompletionReader:
@@ -79,7 +86,8 @@ class CompletionReader:
             event = json.loads(data)
             if "error" in event:
                 raise EngineFailed(explain(event))
-            return [part for choice in event["choices"] for part in self._choice(choice)] + _counted(event)
+            parts = [part for choice in event["choices"] for part in self._choice(choice)]
+            return parts + _counted(event) + _computed(event)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             msg = f"The inference server answered with something that can't be read: {error!r}."
             raise EngineFailed(msg) from error
@@ -129,3 +137,8 @@ def _counted(event: dict[str, Any]) -> list[Part]:
     usage: dict[str, Any] = event.get("usage") or {}
     details: dict[str, Any] = usage.get("prompt_tokens_details") or {}
     return [Counted(details.get("cached_tokens") or 0)] if details else []
+
+
+def _computed(event: dict[str, Any]) -> list[Part]:
+    progress: dict[str, Any] = event.get("prompt_progress") or {}
+    return [Computed(progress["processed"])] if progress else []

@@ -1,1 +1,1 @@
-"""Models run by Hugging Face Transformers on any device that PyTorch knows, in a child process from another environment."""
+"""Models run by Hugging Face Transformers on any device of PyTorch's, in a child process from another environment."""

@@ -1,7 +1,7 @@
 """Answers by Transformers' own continuous batching: many run at once, each with sampling values of its own.
 
-Its manager (5.19) keeps the paged KV cache, schedules steps and runs the model; of sampling it offers temperature, top-k
-and top-p by request and nothing else. But it hands every step's logits to its list of logits processors, with the
+Its manager (5.19) keeps the paged KV cache, schedules steps and runs the model; of sampling it offers temperature,
+top-k and top-p by request and nothing else. But it hands every step's logits to its list of logits processors, with the
 requests that are in the step. So one list of ours draws the tokens itself, and leaves only that one to be chosen by the
 manager, which takes the likeliest. That needs steps that are computed one after the other, without CUDA graphs.
 """
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 LOST = "The engine has failed, so this answer was lost"
 WATCH_SECONDS = 0.5
 BLOCK_TOKENS = 32
+CPU_BATCH = 128
+ACCELERATOR_BATCH = 2048
+"""The most tokens of a step, where the configuration does not say."""
 ENGINE_LOST = 4
 """The exit code where the manager's thread has ended."""
 
@@ -118,7 +121,7 @@ class Drawing:
         return arg_storage
 
     def __call__(self, _: Any, scores: Any, __: Any) -> Any:
-        """Draw from the rows [V] of the scores, one for each that reaches its end, and leave only the drawn id there."""
+        """Draw from the rows [V] of the scores, one for each that reaches its end; leave only the drawn id there."""
         row = -1
         for request_id, draws, computed in self._step:
             row += draws
@@ -170,14 +173,14 @@ def load(config: ChildConfig, on_progress: Callable[[float], None]) -> BatchingG
         on_progress=on_progress,
     )
     text_config = model.config.get_text_config()
-    ends = model.generation_config.eos_token_id
-    end_ids = frozenset([ends] if isinstance(ends, int) else ends or [])
+    ends: int | list[int] | None = model.generation_config.eos_token_id
+    end_ids: frozenset[int] = frozenset([ends] if isinstance(ends, int) else ends or [])
     manager = model.init_continuous_batching(
         generation_config=transformers.GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=1),
         continuous_batching_config=transformers.ContinuousBatchingConfig(
             page_size=BLOCK_TOKENS,
             num_blocks=-(-config.kv_tokens // BLOCK_TOKENS) + config.parallel,
-            max_batch_tokens=config.batch_tokens,
+            max_batch_tokens=config.batch_tokens or (CPU_BATCH if model.device.type == "cpu" else ACCELERATOR_BATCH),
             max_requests_per_batch=config.parallel,
             allow_block_sharing=False,
             use_async_batching=False,

@@ -13,7 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-IGNORED = frozenset({"model", "cache_salt", "priority", "return_token_ids", "return_tokens_as_token_ids", "user"})
+IGNORED = frozenset(
+    {
+        "model",
+        "cache_salt",
+        "priority",
+        "return_token_ids",
+        "return_tokens_as_token_ids",
+        "skip_special_tokens",
+        "user",
+    }
+)
 """Fields that change nothing here: no prompt is shared, and who asks decides whose turn it is."""
 
 

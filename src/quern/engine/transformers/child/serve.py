@@ -33,8 +33,8 @@ class ChildConfig:
 
     `model`: a folder in Hugging Face's layout. `socket`: the path of the Unix socket to make; empty: a loopback port.
     `parallel`: sequences at once. `kv_tokens`: the KV cache. `sequence_tokens`: the most that one sequence may hold.
-    `batch_tokens`: the most tokens of a step. `threads`: of the CPU; 0 leaves them to PyTorch. `device`: a
-    `device_map`.
+    `batch_tokens`: the most tokens of a step, 0 what suits the device. `threads`: of the CPU; 0 leaves them to
+    PyTorch. `device`: a `device_map`.
     """
 
     model: str
