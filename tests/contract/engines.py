@@ -345,7 +345,10 @@ def folder_of(model: Path) -> Path:
     from tests.model_folders import write_model_folder  # noqa: PLC0415 (most tests need no NumPy)
 
     folder = model.with_suffix("")
-    return folder if folder.exists() else write_model_folder(folder, model)
+    if not folder.exists():
+        folder.mkdir()
+        write_model_folder(folder, model)
+    return folder
 
 
 def make_subject(

@@ -91,23 +91,22 @@ def run_pip(environment: Path, arguments: Sequence[str], *, temporary: Path, pro
         encoding="utf-8",
         errors="replace",
     ) as pip:
+        lines: SimpleQueue[str | None] = SimpleQueue()
+        reader = threading.Thread(target=_pass_on, args=(pip.stdout, lines), daemon=True)
+        reader.start()
         try:
-            log = _follow(pip, progress)
+            log = _follow(lines, progress)
             pip.wait()
         finally:
             pip.kill()
+            reader.join()
     if pip.returncode != 0:
         raise PipFailed(log.reason())
 
 
-def _follow(pip: subprocess.Popen[str], progress: Progress) -> PipLog:
+def _follow(lines: SimpleQueue[str | None], progress: Progress) -> PipLog:
     """Read what pip writes to its end, and tell of it, now and then also where nothing is written."""
     log = PipLog()
-    lines: SimpleQueue[str | None] = SimpleQueue()
-    if pip.stdout is None:
-        msg = "pip has no standard output"
-        raise RuntimeError(msg)
-    threading.Thread(target=_pass_on, args=(pip.stdout, lines), daemon=True).start()
     while True:
         try:
             line = lines.get(timeout=POLL_SECONDS)
@@ -120,9 +119,9 @@ def _follow(pip: subprocess.Popen[str], progress: Progress) -> PipLog:
         progress.advance(log.phase, log.done, log.total)
 
 
-def _pass_on(source: IO[str], lines: SimpleQueue[str | None]) -> None:
+def _pass_on(source: IO[str] | None, lines: SimpleQueue[str | None]) -> None:
     try:
-        for line in source:
+        for line in source or ():
             lines.put(line)
     finally:
         lines.put(None)

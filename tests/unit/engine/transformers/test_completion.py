@@ -69,6 +69,7 @@ def test_a_request_is_read_with_every_value() -> None:
         ignore_eos=True,
         logprobs=3,
         grammar='start: "a"',
+        cache_salt="salt",
         return_progress=True,
         include_usage=True,
     )
@@ -94,6 +95,7 @@ def test_what_is_not_said_changes_nothing() -> None:
         ({"logit_bias": [1]}, "logit_bias is not an object"),
         ({"ignore_eos": 1}, "ignore_eos is 1"),
         ({"structured_outputs": {"json": {}}}, "structured_outputs has to be an object with the field grammar"),
+        ({"cache_salt": 1}, "cache_salt is not a text"),
         ({"stream": False}, "stream is not true"),
         ({"n": 2}, "n is not 1"),
         ({"best_of": 2, "echo": True}, "best_of, echo: not known here"),
@@ -132,14 +134,14 @@ def test_tokens_that_come_together_are_one_chunk() -> None:
 def test_usage_comes_last_where_it_is_asked_for() -> None:
     chunks = Chunks(read(stream_options={"include_usage": True}), "cmpl-1", "model")
     chunks.of([Token(4)])
-    _, usage, done = events_in(chunks.of([Token(5), Ended(stop=False)]))
+    _, usage, done = events_in(chunks.of([Token(5), Ended(stop=False, cached=2)]))
     assert done == "[DONE]"
     assert usage["choices"] == []
     assert usage["usage"] == {
         "prompt_tokens": 3,
         "completion_tokens": 2,
         "total_tokens": 5,
-        "prompt_tokens_details": {"cached_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": 2},
     }
 
 

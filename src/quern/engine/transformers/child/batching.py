@@ -12,6 +12,7 @@ import asyncio
 import importlib
 import math
 import os
+import secrets
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -23,6 +24,7 @@ from .completion import Completion, Ended, Event, Failed, Progress
 from .grammars import Constraint, Grammars
 from .http import Facts
 from .loading import describe_device, load_model
+from .prefixes import SALT, SaltedPrefixes
 from .sampling import NothingToDraw, Sampler
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 LOST = "The engine has failed, so this answer was lost"
 WATCH_SECONDS = 0.5
 BLOCK_TOKENS = 32
+MARGIN = 0.1
+"""Share of the cache below which the manager forgets the prefixes that nobody uses, all at once, and lets nobody in. So
+there is that much more of it.
+"""
 CPU_BATCH = 128
 ACCELERATOR_BATCH = 2048
 """The most tokens of a step, where the configuration does not say."""
@@ -48,6 +54,7 @@ class Running:
     end_ids: frozenset[int]
     tell: Callable[[Sequence[Event]], None]
     drawn: int = 0
+    cached: int = 0
 
     def draw(self, logits: Any) -> tuple[int, list[Event]]:
         """Draw from float logits [V]; the id, and what there is to tell of it."""
@@ -69,12 +76,13 @@ class Running:
 
     def _end(self, token: int) -> list[Event]:
         if token in self.end_ids:
-            return [Ended(stop=True, stop_reason=token if token in self.completion.stop_token_ids else None)]
+            reason = token if token in self.completion.stop_token_ids else None
+            return [Ended(stop=True, stop_reason=reason, cached=self.cached)]
         if self.constraint is not None and self.constraint.failure:
             return [Failed(self.constraint.failure)]
         if self.constraint is not None and self.constraint.complete:
-            return [Ended(stop=True)]
-        return [Ended(stop=False)] if self.drawn == self.completion.max_tokens else []
+            return [Ended(stop=True, cached=self.cached)]
+        return [Ended(stop=False, cached=self.cached)] if self.drawn == self.completion.max_tokens else []
 
 
 class Drawing:
@@ -106,8 +114,19 @@ class Drawing:
         if running is not None:
             running.tell([Failed(f"{LOST}: {why}. Ask again.")])
 
+    def salt_of(self, request_id: str) -> str:
+        """With whom a request shares its prompt's prefix: with nobody, where it is over."""
+        running = self._running.get(request_id)
+        return secrets.token_hex(16) if running is None else running.completion.cache_salt
+
+    def found_cached(self, request_id: str, tokens: int) -> None:
+        """So much of a request's prompt needs not be computed."""
+        running = self._running.get(request_id)
+        if running is not None and not running.drawn:
+            running.cached = tokens
+
     def check_kwargs(self, _: dict[str, Any]) -> None:
-        """Sampling values never go through the manager."""
+        """Of these there is only the salt."""
 
     def fill_defaults(self, _: Any) -> None:
         """There is nothing to be filled."""
@@ -179,13 +198,12 @@ def load(config: ChildConfig, on_progress: Callable[[float], None]) -> BatchingG
         generation_config=transformers.GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=1),
         continuous_batching_config=transformers.ContinuousBatchingConfig(
             page_size=BLOCK_TOKENS,
-            num_blocks=-(-config.kv_tokens // BLOCK_TOKENS) + config.parallel,
+            num_blocks=math.ceil(config.kv_tokens / BLOCK_TOKENS / (1 - MARGIN)) + config.parallel,
             max_batch_tokens=config.batch_tokens or (CPU_BATCH if model.device.type == "cpu" else ACCELERATOR_BATCH),
             max_requests_per_batch=config.parallel,
-            allow_block_sharing=False,
             use_async_batching=False,
             use_cuda_graph=False,
-            safety_margin=0.0,
+            safety_margin=MARGIN,
         ),
     )
     facts = Facts(
@@ -221,6 +239,8 @@ class BatchingGenerator:
 
     def start(self) -> None:
         """Start the manager's thread, and see to it that the process ends when that does."""
+        self._manager.warmup()  # makes the cache
+        SaltedPrefixes(self._manager.batch_processor.cache, self._drawing.salt_of, self._drawing.found_cached)
         self._manager.start()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -246,6 +266,7 @@ class BatchingGenerator:
                 request_id=request_id,
                 max_new_tokens=completion.max_tokens,
                 eos_token_id=sorted(end_ids) or -1,
+                **{SALT: completion.cache_salt},
             )
             yield []
             while True:

@@ -16,7 +16,6 @@ from typing import Any, cast
 IGNORED = frozenset(
     {
         "model",
-        "cache_salt",
         "priority",
         "return_token_ids",
         "return_tokens_as_token_ids",
@@ -24,7 +23,7 @@ IGNORED = frozenset(
         "user",
     }
 )
-"""Fields that change nothing here: no prompt is shared, and who asks decides whose turn it is."""
+"""Fields that change nothing here: who asks decides whose turn it is."""
 
 
 class Refused(Exception):
@@ -36,7 +35,7 @@ class Completion:
     """What one request asks for; the sampling values mean what they mean in Quern's `SamplingParams`.
 
     `prompt`: token ids. `stop_token_ids`: the answer ends with any of them, and has it as its last id. `grammar`: Lark
-    in llguidance's notation; empty for none.
+    in llguidance's notation; empty for none. `cache_salt`: with whom its prompt's prefix is shared.
     """
 
     prompt: tuple[int, ...]
@@ -54,6 +53,7 @@ class Completion:
     ignore_eos: bool = False
     logprobs: int | None = None
     grammar: str = ""
+    cache_salt: str = ""
     return_progress: bool = False
     include_usage: bool = False
 
@@ -89,6 +89,7 @@ def read_completion(body: bytes, *, vocabulary_size: int, context_length: int) -
         ignore_eos=fields.flag("ignore_eos"),
         logprobs=fields.integer_or_none("logprobs"),
         grammar=fields.grammar(),
+        cache_salt=fields.text("cache_salt"),
         return_progress=fields.flag("return_progress"),
         include_usage=fields.include_usage(),
     )
@@ -139,6 +140,12 @@ class _Fields:
         value = self._left.pop(name, False)
         if not isinstance(value, bool):
             raise Refused(f"{name} is {value!r}, and it is true or false.")
+        return value
+
+    def text(self, name: str) -> str:
+        value = self._left.pop(name, "")
+        if not isinstance(value, str):
+            raise Refused(f"{name} is not a text.")
         return value
 
     def biases(self, vocabulary_size: int) -> Mapping[int, float] | None:
@@ -197,10 +204,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The end of an answer. `stop`: else it is the limit; `stop_reason`: the id of `stop_token_ids` that ended it."""
+    """The end of an answer. `stop`: else it is the limit; `stop_reason`: the id of `stop_token_ids` that ended it.
+    `cached`: so many of the prompt's tokens were not computed.
+    """
 
     stop: bool
     stop_reason: int | None = None
+    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +242,7 @@ class Chunks:
         if failed is not None:
             parts.append(_sse({"error": {"message": failed.why, "type": "InternalServerError", "code": 500}}))
         if ended is not None and self._completion.include_usage:
-            parts.append(self._usage())
+            parts.append(self._usage(ended.cached))
         if ended is not None or failed is not None:
             parts.append(b"data: [DONE]\n\n")
         return b"".join(parts)
@@ -267,13 +277,13 @@ class Chunks:
         told = {"processed": progress.done, "total": len(self._completion.prompt)}
         return _sse({**self._base, "choices": [], "prompt_progress": told})
 
-    def _usage(self) -> bytes:
+    def _usage(self, cached: int) -> bytes:
         prompt = len(self._completion.prompt)
         usage = {
             "prompt_tokens": prompt,
             "completion_tokens": self._tokens,
             "total_tokens": prompt + self._tokens,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": cached},
         }
         return _sse({**self._base, "choices": [], "usage": usage})
 
