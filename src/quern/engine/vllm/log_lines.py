@@ -37,7 +37,7 @@ class Phase:
 
 
 PHASES = (
-    Phase("starting", "vLLM API server version", 0.02, 0.05),
+    Phase("starting", "non-default args", 0.02, 0.05),
     Phase("initialising", "Initializing a V1 LLM engine", 0.05, 0.1),
     Phase("reading weights", "Starting to load model", 0.1, 0.5),
     Phase("reading weights", "Loading safetensors checkpoint shards", 0.1, 0.5),

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 LOADING = """\
-(APIServer pid=7) INFO 11-28 16:50:01 [utils.py:299] vLLM API server version 0.32.0
+(APIServer pid=7) INFO 11-28 16:50:01 [utils.py:299] non-default args: {}
 (EngineCore pid=8) INFO 11-28 16:50:09 [core.py:101] Initializing a V1 LLM engine (v0.32.0) with config: model='/m'
 (EngineCore pid=8) INFO 11-28 16:50:12 [cpu_model_runner.py:64] Starting to load model /m...
 (EngineCore pid=8) \rLoading safetensors checkpoint shards:  50% Completed | 1/2 [00:00<00:00,  2.02it/s]

@@ -86,6 +86,9 @@ def test_what_is_named_may_be_a_folder_an_interpreter_or_a_script_in_an_environm
     script = executable(tmp_path / "env" / "bin" / "vllm")
     for named in (tmp_path / "env", python, script):
         assert find_vllm(str(named), tmp_path / "none") == (str(python), "-m", MODULE)
+    (tmp_path / "env" / "lib" / "python3.12" / "site-packages" / "vllm-0.32.0.dist-info").mkdir(parents=True)
+    for named in (tmp_path / "env", python, script):
+        assert find_vllm(str(named), tmp_path / "none") == (str(script), "serve")
 
 
 def test_a_program_without_an_environment_is_run_itself(tmp_path: Path) -> None:

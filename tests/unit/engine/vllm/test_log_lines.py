@@ -29,7 +29,7 @@ def test_a_line_has_its_level_and_its_text(line: str, expected: LogLine) -> None
 def test_a_load_goes_through_its_phases_and_never_backwards() -> None:
     progress, seen = LoadProgress(), list[tuple[str, float]]()
     for line in (
-        "vLLM API server version 0.32.0",
+        "non-default args: {}",
         "Starting to load model /m...",
         "Loading safetensors checkpoint shards:  50%|#####     | 2/4",
         "Loading weights took 3.2 seconds",
