@@ -331,7 +331,9 @@ def transformers_subject(model: Path, codec: TextCodec, settings: EngineSettings
         while engine.stats().state is EngineState.READY:
             await asyncio.sleep(0.01)
 
-    return Subject(engine, codec, crash, reserves=False, cache_grain=CPU_BLOCK_TOKENS, bias_forbids=False)
+    return Subject(
+        engine, codec, crash, reserves=False, cache_grain=CPU_BLOCK_TOKENS, tells_prefill=False, bias_forbids=False
+    )
 
 
 SUBJECTS = {

@@ -67,13 +67,14 @@ class CompletionRun:
                 match part:
                     case Accepted():
                         yield Prefill(0, total, 0)
-                    case Computed(done):
-                        yield Prefill(min(done, total), total, 0)
+                    case Computed(done, cached):
+                        self._cached = min(cached, total)
+                        yield Prefill(min(done, total), total, self._cached)
                     case Generated(ids, logprobs):
                         await self._check(ids)
                         if self._first_token_at is None:
                             self._first_token_at = time.monotonic()
-                            yield Prefill(total, total, 0)
+                            yield Prefill(total, total, self._cached)
                         self._tokens += len(ids)
                         yield Tokens(ids, logprobs)
                     case Ended(reason):

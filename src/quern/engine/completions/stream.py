@@ -50,9 +50,10 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """So many tokens of the prompt are computed, where the server tells."""
+    """So many tokens of the prompt are done, `cached` of them from the cache, where the server tells."""
 
     done: int
+    cached: int
 
 
 Part = Generated | Ended | Counted | Computed
@@ -141,4 +142,4 @@ def _counted(event: dict[str, Any]) -> list[Part]:
 
 def _computed(event: dict[str, Any]) -> list[Part]:
     progress: dict[str, Any] = event.get("prompt_progress") or {}
-    return [Computed(progress["processed"])] if progress else []
+    return [Computed(progress["processed"], progress["cache"])] if progress else []

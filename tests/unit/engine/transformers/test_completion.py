@@ -158,8 +158,8 @@ def test_logprobs_name_tokens_by_their_ids() -> None:
 
 def test_progress_is_told_only_where_it_is_asked_for() -> None:
     assert Chunks(read(), "cmpl-1", "model").of([Progress(2)]) == b""
-    (chunk,) = events_in(Chunks(read(return_progress=True), "cmpl-1", "model").of([Progress(1), Progress(2)]))
-    assert (chunk["choices"], chunk["prompt_progress"]) == ([], {"processed": 2, "total": 3})
+    (chunk,) = events_in(Chunks(read(return_progress=True), "cmpl-1", "model").of([Progress(2, 1), Progress(3, 1)]))
+    assert (chunk["choices"], chunk["prompt_progress"]) == ([], {"total": 3, "cache": 1, "processed": 3})
 
 
 def test_a_lost_answer_ends_with_an_error_and_no_finish_reason() -> None:

@@ -1,7 +1,7 @@
 """`POST /v1/completions` over token ids, as far as Quern asks: a request's values, and the pieces of its answer.
 
-The fields are vLLM's (its `CompletionRequest` with the sampling parameters), and so is the stream; what isn't offered
-is refused by name. Texts are empty: an answer is its `token_ids`.
+The fields are vLLM's (its `CompletionRequest` with the sampling parameters), and so is the stream; a prompt's progress
+is told as llama-server does (`return_progress`, `prompt_progress`). What isn't offered is refused by name. Texts are empty: an answer is its `token_ids`.
 """
 
 from __future__ import annotations
@@ -197,9 +197,10 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How many of a prompt's tokens are computed."""
+    """How many of a prompt's tokens are done, `cached` of them without being computed."""
 
     done: int
+    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +275,7 @@ class Chunks:
     def _progress(self, progress: Progress) -> bytes:
         if not self._completion.return_progress:
             return b""
-        told = {"processed": progress.done, "total": len(self._completion.prompt)}
+        told = {"total": len(self._completion.prompt), "cache": progress.cached, "processed": progress.done}
         return _sse({**self._base, "choices": [], "prompt_progress": told})
 
     def _usage(self, cached: int) -> bytes:
