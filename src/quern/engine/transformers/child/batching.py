@@ -147,9 +147,8 @@ class Drawing:
             running = self._running.get(request_id)
             if running is None:
                 continue
-            if not running.drawn:
-                running.tell([Progress(computed, running.cached)])
             if not draws:
+                running.tell([Progress(computed, running.cached)])
                 continue
             token, events = running.draw(scores[row])
             scores[row].fill_(-math.inf)

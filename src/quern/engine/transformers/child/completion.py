@@ -1,7 +1,8 @@
 """`POST /v1/completions` over token ids, as far as Quern asks: a request's values, and the pieces of its answer.
 
 The fields are vLLM's (its `CompletionRequest` with the sampling parameters), and so is the stream; a prompt's progress
-is told as llama-server does (`return_progress`, `prompt_progress`). What isn't offered is refused by name. Texts are empty: an answer is its `token_ids`.
+is told as llama-server does it (`return_progress`, `prompt_progress`). What isn't offered is refused by name. Texts are
+empty: an answer is its `token_ids`.
 """
 
 from __future__ import annotations
