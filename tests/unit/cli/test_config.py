@@ -46,7 +46,10 @@ def test_every_setting_is_there_with_its_default_and_its_meaning(tmp_path: Path)
     given = tomllib.loads(taken)
     for name, field in setting_fields().items():
         room, _, setting = name.rpartition(".")
-        present = setting in (given.get(room, {}) if room else given)
+        table = given
+        for part in filter(None, room.split(".")):
+            table = table.get(part, {})
+        present = setting in table
         assert present is (value_of(Settings(), name) is not None), name
         assert re.search(rf"^#{setting} =", text, re.MULTILINE), name
         words = " ".join(re.sub(r"^# ?", "", text, flags=re.MULTILINE).split())

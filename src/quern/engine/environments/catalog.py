@@ -79,7 +79,7 @@ CATALOG = (
         requirements=(f"torch=={TORCH}", *_TRANSFORMERS),
         disk=8 * 10**9,
         cpu_requirements=(f"torch=={TORCH}{CPU_BUILD}", *_TRANSFORMERS),
-        disk_cpu=2 * 10**9,
+        disk_cpu=1_500_000_000,
     ),
 )
 

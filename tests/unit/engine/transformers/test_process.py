@@ -119,7 +119,7 @@ async def test_a_child_that_is_gone_is_told_of(make_process: Callable[[str], Tra
 async def test_an_environment_that_is_not_whole_is_explained(
     make_process: Callable[[str], TransformersProcess],
 ) -> None:
-    with pytest.raises(ModelLoadError, match=r"ended with exit code 1\. The environment that it was started from is not"):
+    with pytest.raises(ModelLoadError, match=r"exit code 1\. The environment that it was started from is not"):
         await make_process("broken").start()
 
 
