@@ -8,7 +8,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def make_process(tmp_path: Path) -> Callable[[str], TransformersProcess]:
 
 
 @asynccontextmanager
-async def running(process: TransformersProcess) -> AsyncIterator[CompletionsEngine]:
+async def running(process: TransformersProcess) -> AsyncGenerator[CompletionsEngine]:
     engine = CompletionsEngine(
         process,
         name="transformers",

@@ -193,7 +193,7 @@ def load(config: ChildConfig, on_progress: Callable[[float], None]) -> BatchingG
     )
     text_config = model.config.get_text_config()
     ends: int | list[int] | None = model.generation_config.eos_token_id
-    end_ids: frozenset[int] = frozenset([ends] if isinstance(ends, int) else ends or [])
+    end_ids = frozenset([ends] if isinstance(ends, int) else ends or list[int]())
     manager = model.init_continuous_batching(
         generation_config=transformers.GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=1),
         continuous_batching_config=transformers.ContinuousBatchingConfig(

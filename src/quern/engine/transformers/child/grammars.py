@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from .completion import Refused
@@ -58,7 +60,7 @@ class Grammars:
     """Compiles grammars for a model with `ids` ids whose tokenizer is in `folder`. Safe to use from threads."""
 
     def __init__(self, folder: str, ids: int, end_ids: Sequence[int]) -> None:
-        self._folder = folder
+        self._folder = Path(folder)
         self._ids = ids
         self._end_ids = list(end_ids)
         self._lock = threading.Lock()
@@ -67,7 +69,7 @@ class Grammars:
     def compile(self, lark: str) -> Constraint:
         """Takes milliseconds, the first time a second. Raises Refused with a sentence."""
         llguidance: Any = importlib.import_module("llguidance")
-        tokenizer = self._made()
+        tokenizer = self._made(llguidance)
         try:
             grammar = llguidance.LLMatcher.grammar_from_lark(lark)
             limits = llguidance.LLParserLimits(**LIMITS)
@@ -78,11 +80,43 @@ class Grammars:
             raise Refused(f"This grammar can't be kept to: {matcher.get_error()}")
         return Constraint(matcher, self._ids)
 
-    def _made(self) -> Any:
+    def _made(self, llguidance: Any) -> Any:
         with self._lock:
             if self._tokenizer is None:
-                transformers: Any = importlib.import_module("transformers")
-                adapter: Any = importlib.import_module("llguidance.hf")
-                text = transformers.AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
-                self._tokenizer = adapter.from_tokenizer(text, n_vocab=self._ids, eos_token=self._end_ids or None)
+                tokens = Tokens((self._folder / "tokenizer.json").read_text(encoding="utf-8"), self._ids, self._end_ids)
+                wrapper = llguidance.TokenizerWrapper(tokens)
+                self._tokenizer = llguidance.LLTokenizer(wrapper, eos_token=self._end_ids or None)
             return self._tokenizer
+
+
+class Tokens:
+    """A byte-level BPE vocabulary, as Qwen's models have it, in the shape that llguidance's `TokenizerWrapper` wants.
+
+    `text`: the folder's tokenizer.json. Read by ourselves, so that a token means the same bytes as in Quern.
+    """
+
+    bos_token_id = None
+
+    def __init__(self, text: str, ids: int, end_ids: Sequence[int]) -> None:
+        tokenizers: Any = importlib.import_module("tokenizers")
+        self._tokenizer = tokenizers.Tokenizer.from_str(text)
+        file = json.loads(text)
+        of_character = byte_alphabet()
+        self.tokens = [b""] * ids
+        for token, token_id in file["model"]["vocab"].items():
+            self.tokens[token_id] = bytes(of_character[character] for character in token)
+        added = {token["id"]: token["content"] for token in file["added_tokens"]}
+        for token_id, content in added.items():
+            self.tokens[token_id] = content.encode()
+        self.special_token_ids = sorted(added)
+        self.eos_token_id = min(end_ids, default=None)
+
+    def __call__(self, text: str) -> Sequence[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The bytes that byte-level BPE's characters stand for (GPT-2's `bytes_to_unicode`, the other way round)."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    others = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(256 + n): byte for n, byte in enumerate(others)}
