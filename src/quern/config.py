@@ -13,7 +13,7 @@ from typing import Any
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model
 
-from quern.config_values import AbsolutePath, HostPatterns, Listed, OriginPatterns, Words
+from quern.config_values import AbsolutePath, HostPatterns, Listed, Numbers, OriginPatterns, Words
 from quern.sampling import PARAMETERS, SETTINGS, SamplingParams
 from quern.types import DisconnectPolicy
 
@@ -32,6 +32,7 @@ class EngineName(StrEnum):
     CPU = "cpu"
     LLAMACPP = "llamacpp"
     VLLM = "vllm"
+    REMOTE = "remote"
     FAKE = "fake"
 
 
@@ -215,10 +216,28 @@ class VllmSettings(_Frozen):
     )
 
 
+class RemoteSettings(_Frozen):
+    """Servers that somebody else runs, which the engine `remote` uses."""
+
+    urls: Listed = Field(
+        default=(),
+        description=(
+            "Servers of completions over token ids (vLLM, a router in front of several), separated by commas; all hold "
+            "the model that `model.name` names."
+        ),
+    )
+    weights: Numbers = Field(
+        default=(), description="How much each of them takes, in the same order: `2, 1`; the same if unset."
+    )
+    api_key: SecretStr | None = Field(default=None, description="Key for all of them.")
+
+
 class EngineSettings(_Frozen):
     """The inference engine."""
 
-    name: EngineName = Field(default=EngineName.AUTO, description="`auto`, `cpu`, `llamacpp`, `vllm` or `fake`.")
+    name: EngineName = Field(
+        default=EngineName.AUTO, description="`auto`, `cpu`, `llamacpp`, `vllm`, `remote` or `fake`."
+    )
     url: str | None = Field(
         default=None,
         description="A running llama-server to use instead of our own child process; it must hold the same model.",
@@ -272,6 +291,7 @@ class EngineSettings(_Frozen):
         default=Quantise.Q8, description="`cpu`: what weights become that are floats in the file, `q8` or `q4`."
     )
     vllm: VllmSettings = VllmSettings()
+    remote: RemoteSettings = RemoteSettings()
 
 
 def _generation_settings() -> type[_Frozen]:

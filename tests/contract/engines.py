@@ -60,8 +60,8 @@ class Subject:
     What engines may differ in: `reserves`: a request takes the room for its whole answer when it starts; `restarts`: a
     crash takes the engine down for a while; `cache_grain`: cached prefixes are so many tokens, or a multiple;
     `tells_prefill`: how far a prompt is, and what of it was cached, is told while it is computed; `free_logprobs`:
-    probabilities are the free model's, under a grammar too; `bias_forbids`: a bias of minus infinity forbids a token;
-    `gives_up`: an answer whose grammar becomes too complex fails.
+    probabilities are the free model's, under a grammar too; `bias_forbids`: a bias of minus infinity forbids a token.
+    `patience`: seconds that it takes at most to do what is waited for, a start among it.
     """
 
     engine: Engine
@@ -73,7 +73,7 @@ class Subject:
     tells_prefill: bool = True
     free_logprobs: bool = True
     bias_forbids: bool = True
-    gives_up: bool = True
+    patience: float = 20
     salts: int = field(default=0)
 
     def ids(self, text: str) -> tuple[int, ...]:
@@ -117,8 +117,8 @@ class Subject:
                     break
             yield events
 
-    async def wait_until(self, condition: Callable[[], object], seconds: float = 20) -> None:
-        async with asyncio.timeout(seconds):
+    async def wait_until(self, condition: Callable[[], object], seconds: float | None = None) -> None:
+        async with asyncio.timeout(self.patience if seconds is None else seconds):
             while not condition():
                 await asyncio.sleep(0.01)
 
@@ -308,6 +308,7 @@ def vllm_subject(model: Path, codec: TextCodec, settings: EngineSettings = SETTI
         tells_prefill=False,
         free_logprobs=False,
         bias_forbids=False,
+        patience=900,
     )
 
 
@@ -329,7 +330,10 @@ def folder_of(model: Path) -> Path:
     from tests.model_folders import write_model_folder  # noqa: PLC0415 (most tests need no NumPy)
 
     folder = model.with_suffix("")
-    return folder if folder.exists() else write_model_folder(folder, model)
+    if not folder.exists():
+        folder.mkdir()
+        write_model_folder(folder, model)
+    return folder
 
 
 def make_subject(

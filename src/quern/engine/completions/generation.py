@@ -7,11 +7,11 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from quern.engine.base import EngineEvent, Finished, GenerateRequest, Tokens
+from quern.engine.base import EngineEvent, Finished, Tokens
 from quern.engine.completions.client import CUT_SHORT, Accepted, CompletionSource
-from quern.engine.completions.request import Json
-from quern.engine.completions.stream import CompletionReader, Counted, Ended, Generated
-from quern.errors import EngineFailed
+from quern.engine.completions.request import Asked
+from quern.engine.completions.stream import Counted, Ended, Generated
+from quern.errors import EngineFailed, ServerLost
 from quern.events import Prefill
 from quern.grammar.compiler import CompiledGrammar, Constraint
 from quern.types import FinishReason, Timings, Usage
@@ -27,7 +27,7 @@ class CompletionRun:
     """`over`: the server has ended it by itself. Cutting it short closes the connection, over which the server is done
     with it at once, so nobody waits for that.
 
-    `body` asks for the request; `end_ids` end its answer. Of the prompt's progress these servers say nothing: it has
+    Of the prompt's progress these servers say nothing: it has
     begun, and with the first token it is done. `grammar` is the request's: what the server draws is checked, since it
     draws on without a grammar that has become too complex for it.
     """
@@ -37,17 +37,12 @@ class CompletionRun:
 
     def __init__(
         self,
-        request: GenerateRequest,
+        asked: Asked,
         source: CompletionSource,
-        body: Json,
-        *,
-        end_ids: frozenset[int],
         grammar: CompiledGrammar | None = None,
     ) -> None:
-        self._request = request
+        self._asked = asked
         self._source = source
-        self._body = body
-        self._end_ids = end_ids
         self._grammar = grammar
         self._constraint: Constraint | None = None
         self._began = time.monotonic()
@@ -60,9 +55,8 @@ class CompletionRun:
         """Generate. Raises EngineFailed, and ConnectionError where the server can't be reached."""
         if self._grammar is not None:
             self._constraint = await asyncio.to_thread(self._grammar.constraint)
-        reader = CompletionReader(self._end_ids, self._request.sampling.logprobs or 0)
-        total, reason = len(self._request.prompt), None
-        async with aclosing(self._source.complete(self._body, reader)) as parts:
+        total, reason = len(self._asked.request.prompt), None
+        async with aclosing(self._source.complete(self._asked)) as parts:
             async for part in parts:
                 match part:
                     case Accepted():
@@ -75,11 +69,12 @@ class CompletionRun:
                         self._tokens += len(ids)
                         yield Tokens(ids, logprobs)
                     case Ended(reason):
-                        pass
+                        if self._first_token_at is None:
+                            yield Prefill(total, total, 0)
                     case Counted(cached):
                         self._cached = min(cached, total)
         if reason is None:
-            raise EngineFailed(CUT_SHORT)
+            raise ServerLost(CUT_SHORT)
         self._check_end(reason)
         self.over = True
         yield self._finished(reason)
@@ -107,6 +102,6 @@ class CompletionRun:
         first = now if self._first_token_at is None else self._first_token_at
         return Finished(
             reason,
-            Usage(len(self._request.prompt), self._cached, self._tokens),
+            Usage(len(self._asked.request.prompt), self._cached, self._tokens),
             Timings(0.0, (first - self._began) * 1000, (now - first) * 1000),
         )
