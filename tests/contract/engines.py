@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -333,6 +334,10 @@ def folder_of(model: Path) -> Path:
     if not folder.exists():
         folder.mkdir()
         write_model_folder(folder, model)
+        # What Quern reads, Transformers' own tokenizers need not: a padding token as an object, code to be run.
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        kept = {name: settings[name] for name in ("chat_template", "eos_token")}
+        (folder / "tokenizer_config.json").write_text(json.dumps(kept))
     return folder
 
 
