@@ -1,10 +1,11 @@
 """Which of several servers takes a request. Pure: whoever asks says what time it is.
 
-A conversation's turns begin with what was said before, so a prompt is known by the longest beginning that it has in
-common with one before it under the same salt, and goes to the server that had that one: its cache holds it. What all
-conversations begin with (a system message, tools) would draw all of them to one server, so a conversation is followed
-only where most of its prompt is known and its server has no more than its share of what runs (consistent hashing with
-bounded loads, Mirrokni, Thorup and Zadimoghaddam, 2018). Else it goes to the one with the least to do for its weight.
+A conversation's turns begin with what was said before. So a prompt that begins with the whole of an earlier one, under
+the same salt, is that conversation's next turn and has its name; and it goes to the server that had the earlier one,
+whose cache holds it. So does a prompt of which more than half is known, an edited one. Many conversations may begin
+alike, with a long system message and tools: that would draw all of them to one server, so one is followed only while it
+has no more than its share of what runs (consistent hashing with bounded loads, Mirrokni, Thorup and Zadimoghaddam,
+2018). Else the server takes it that has the least to do for its weight.
 
 A server that could not be reached, or dropped answers, is left alone for a while, the longer the more often that was.
 """
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 BLOCK_TOKENS = 64
 MOST_KNOWN_BLOCKS = 200_000
 MOST_OF_PROMPT = 0.5
-"""A prompt is followed where more than so much of it is known."""
+"""A prompt goes where more than so much of it is known."""
 BOUNDED_LOAD = 1.5
 """Times a server's share of what runs, and one more."""
 FIRST_PAUSE_SECONDS = 1.0
@@ -48,8 +49,11 @@ class Choice:
 
 @dataclass(slots=True)
 class _Session:
+    """A conversation: its name, its server, and the blocks of its last prompt."""
+
     name: str
     index: int
+    blocks: int
 
 
 @dataclass(slots=True)
@@ -99,15 +103,17 @@ class Replicas:
         ready = [index for index in able if self._replicas[index].paused_until <= now]
         ready = ready or [min(able, key=lambda index: self._replicas[index].paused_until)]
         digests = _digests(prompt, salt)
-        session, blocks = self._known.longest(digests)
-        follows = session is not None and blocks * BLOCK_TOKENS > len(prompt) * MOST_OF_PROMPT
-        if session is None or not follows or session.index not in ready or self._overloaded(session.index, ready):
+        session, known = self._known.longest(digests)
+        next_turn = session is not None and known >= session.blocks
+        followed = session is not None and (next_turn or known * BLOCK_TOKENS > len(prompt) * MOST_OF_PROMPT)
+        if session is None or not followed or session.index not in ready or self._overloaded(session.index, ready):
             index = min(ready, key=lambda index: (self._load(index), index))
-            name = session.name if session is not None and follows else (digests[-1].hex() if digests else "")
-            session = _Session(name or hashlib.blake2b(repr((salt, tuple(prompt))).encode()).hexdigest()[:32], index)
-        self._known.remember(digests, session)
-        self._replicas[session.index].running += 1
-        return Choice(session.index, session.name)
+        else:
+            index = session.index
+        name = session.name if session is not None and next_turn else _name(prompt, salt)
+        self._known.remember(digests, _Session(name, index, len(digests)))
+        self._replicas[index].running += 1
+        return Choice(index, name)
 
     def ended(self, index: int) -> None:
         """What ran there runs no longer."""
@@ -132,6 +138,11 @@ class Replicas:
         weights = sum(self._replicas[other].weight for other in ready)
         share = (sum(self._replicas[other].running for other in ready) + 1) * self._replicas[index].weight / weights
         return self._replicas[index].running + 1 > BOUNDED_LOAD * share + 1
+
+
+def _name(prompt: Sequence[int], salt: str) -> str:
+    """Of a conversation that begins with a prompt; nobody can tell the prompt by it who doesn't know it."""
+    return hashlib.blake2b(array("q", prompt).tobytes(), key=salt.encode()[:64], digest_size=16).hexdigest()
 
 
 def _digests(prompt: Sequence[int], salt: str) -> list[bytes]:

@@ -50,12 +50,28 @@ def test_a_beginning_that_all_have_draws_nobody_to_a_server() -> None:
     assert begin(replicas, SYSTEM + (2,) * 6 * BLOCK_TOKENS) != first
 
 
+def test_a_next_turn_may_be_longer_than_all_before_it() -> None:
+    replicas = Replicas([1, 1])
+    home = run(replicas, conversation(1))
+    begin(replicas, conversation(2), without=(1 - home.index,))
+    assert run(replicas, conversation(1, 9)) == home
+
+
+def test_an_edited_prompt_goes_where_most_of_it_is_known_under_a_name_of_its_own() -> None:
+    replicas = Replicas([1, 1])
+    begin(replicas, conversation(1, 3), without=(0,))
+    edited = conversation(1, 3)[:-100] + (5,) * 100
+    choice = run(replicas, edited)
+    assert (choice.index, choice.session == run(replicas, conversation(1, 3)).session) == (1, False)
+
+
 def test_a_short_prompt_has_a_name_too() -> None:
     replicas = Replicas([1])
     one, other = run(replicas, (1, 2, 3)), run(replicas, (1, 2, 4))
     assert one.session
     assert one.session != other.session
     assert run(replicas, (1, 2, 3)).session == one.session
+    assert len(run(replicas, (1,), "x" * 100).session) == 32
 
 
 def test_another_salt_is_another_conversation() -> None:
