@@ -223,6 +223,7 @@ class ServerBackend:
         url = await self._life.enter_async_context(server.listening())
         client = CompletionServer(url, server.api_key, connections=8, trust_env=False, silence_seconds=None)
         self._life.push_async_callback(client.close)
+        client.abilities = self._abilities
         return Connected(client, await client.facts(), "a server of the test's", self._abilities)
 
     async def lost(self) -> str:

@@ -290,6 +290,8 @@ def _engine(name: EngineName, settings: Settings, model: ServedModel, codec: Tex
             return _vllm(settings, model, codec)
         case EngineName.TRANSFORMERS:
             return _transformers(settings, model, codec)
+        case EngineName.REMOTE:
+            return _remote(settings, model, codec)
         case _:
             return _llamacpp(settings, model, codec)
 
@@ -338,6 +340,21 @@ def _transformers(settings: Settings, model: ServedModel, codec: TextCodec) -> E
     return CompletionsEngine(
         process,
         name="transformers",
+        model_id=model.model_id,
+        quantisation=codec.quantisation,
+        settings=settings.engine,
+        vocabulary=codec.tokenizer,
+    )
+
+
+def _remote(settings: Settings, model: ServedModel, codec: TextCodec) -> Engine:
+    from quern.engine.completions.engine import CompletionsEngine  # noqa: PLC0415 (what one engine needs)
+    from quern.engine.remote.backend import RemoteServers  # noqa: PLC0415
+
+    servers = RemoteServers(settings.engine.remote, codec.tokenizer, connections=settings.engine.parallel)
+    return CompletionsEngine(
+        servers,
+        name="remote",
         model_id=model.model_id,
         quantisation=codec.quantisation,
         settings=settings.engine,

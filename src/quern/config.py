@@ -13,7 +13,7 @@ from typing import Any
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model
 
-from quern.config_values import AbsolutePath, HostPatterns, Listed, OriginPatterns, Words
+from quern.config_values import AbsolutePath, HostPatterns, Listed, Numbers, OriginPatterns, Words
 from quern.sampling import PARAMETERS, SETTINGS, SamplingParams
 from quern.types import DisconnectPolicy
 
@@ -33,6 +33,7 @@ class EngineName(StrEnum):
     LLAMACPP = "llamacpp"
     VLLM = "vllm"
     TRANSFORMERS = "transformers"
+    REMOTE = "remote"
     FAKE = "fake"
 
 
@@ -238,11 +239,28 @@ class TransformersSettings(_Frozen):
     )
 
 
+class RemoteSettings(_Frozen):
+    """Servers that somebody else runs, which the engine `remote` uses."""
+
+    urls: Listed = Field(
+        default=(),
+        description=(
+            "Servers of completions over token ids (vLLM, a router in front of several), separated by commas; all hold "
+            "the model that `model.name` names."
+        ),
+    )
+    weights: Numbers = Field(
+        default=(), description="How much each of them takes, in the same order: `2, 1`; the same if unset."
+    )
+    api_key: SecretStr | None = Field(default=None, description="Key for all of them.")
+
+
 class EngineSettings(_Frozen):
     """The inference engine."""
 
     name: EngineName = Field(
-        default=EngineName.AUTO, description="`auto`, `cpu`, `llamacpp`, `vllm`, `transformers` or `fake`."
+        default=EngineName.AUTO,
+        description="`auto`, `cpu`, `llamacpp`, `vllm`, `transformers`, `remote` or `fake`.",
     )
     url: str | None = Field(
         default=None,
@@ -298,6 +316,7 @@ class EngineSettings(_Frozen):
     )
     vllm: VllmSettings = VllmSettings()
     transformers: TransformersSettings = TransformersSettings()
+    remote: RemoteSettings = RemoteSettings()
 
 
 def _generation_settings() -> type[_Frozen]:

@@ -23,7 +23,7 @@ from quern.errors import ConfigError
 
 ENV_DELIMITER = "__"
 ENVIRONMENT = "environment"
-SECRET_SETTINGS = frozenset({"engine.api_key", "store.url"})
+SECRET_SETTINGS = frozenset({"engine.api_key", "engine.remote.api_key", "store.url"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -62,8 +63,8 @@ class Subject:
     What engines may differ in: `reserves`: a request takes the room for its whole answer when it starts; `restarts`: a
     crash takes the engine down for a while; `cache_grain`: cached prefixes are so many tokens, or a multiple;
     `tells_prefill`: how far a prompt is, and what of it was cached, is told while it is computed; `free_logprobs`:
-    probabilities are the free model's, under a grammar too; `bias_forbids`: a bias of minus infinity forbids a token;
-    `gives_up`: an answer whose grammar becomes too complex fails.
+    probabilities are the free model's, under a grammar too; `bias_forbids`: a bias of minus infinity forbids a token.
+    `patience`: seconds that it takes at most to do what is waited for, a start among it.
     """
 
     engine: Engine
@@ -75,7 +76,7 @@ class Subject:
     tells_prefill: bool = True
     free_logprobs: bool = True
     bias_forbids: bool = True
-    gives_up: bool = True
+    patience: float = 20
     salts: int = field(default=0)
 
     def ids(self, text: str) -> tuple[int, ...]:
@@ -119,8 +120,8 @@ class Subject:
                     break
             yield events
 
-    async def wait_until(self, condition: Callable[[], object], seconds: float = 20) -> None:
-        async with asyncio.timeout(seconds):
+    async def wait_until(self, condition: Callable[[], object], seconds: float | None = None) -> None:
+        async with asyncio.timeout(self.patience if seconds is None else seconds):
             while not condition():
                 await asyncio.sleep(0.01)
 
@@ -310,6 +311,7 @@ def vllm_subject(model: Path, codec: TextCodec, settings: EngineSettings = SETTI
         tells_prefill=False,
         free_logprobs=False,
         bias_forbids=False,
+        patience=900,
     )
 
 
@@ -332,7 +334,14 @@ def transformers_subject(model: Path, codec: TextCodec, settings: EngineSettings
             await asyncio.sleep(0.01)
 
     return Subject(
-        engine, codec, crash, reserves=False, cache_grain=CPU_BLOCK_TOKENS, tells_prefill=False, bias_forbids=False
+        engine,
+        codec,
+        crash,
+        reserves=False,
+        cache_grain=CPU_BLOCK_TOKENS,
+        tells_prefill=False,
+        bias_forbids=False,
+        patience=300,
     )
 
 
@@ -358,6 +367,10 @@ def folder_of(model: Path) -> Path:
     if not folder.exists():
         folder.mkdir()
         write_model_folder(folder, model)
+        # What Quern reads, Transformers' own tokenizers need not: a padding token as an object, code to be run.
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        kept = {name: settings[name] for name in ("chat_template", "eos_token")}
+        (folder / "tokenizer_config.json").write_text(json.dumps(kept))
     return folder
 
 

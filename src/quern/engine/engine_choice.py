@@ -28,8 +28,13 @@ NOT_A_FOLDER = (
     "The engine {} serves a model's folder with safetensors, and this model is a GGUF file. Give the path of such a "
     "folder, as it is published at Hugging Face or ModelScope, or leave the choice to --engine auto."
 )
-NOT_HERE_AND_ELSEWHERE = (
-    "The engine {} runs here and engine.url names a llama-server elsewhere: leave one of the two out."
+URL_IS_ANOTHERS = (
+    "The setting engine.url names a llama-server elsewhere, which the engine {} does not use: leave one of the two out."
+)
+NO_EMBEDDINGS = "The engine {} makes no embeddings, and this model nothing else. Leave the choice to --engine auto."
+NO_URLS = (
+    "The engine remote uses servers that somebody else runs, and none is named: set engine.remote.urls to theirs, "
+    "separated by commas."
 )
 
 
@@ -67,6 +72,7 @@ class EngineChoice:
 def choose(settings: EngineSettings, native: NativeFacts, model: ModelKind) -> EngineChoice:
     """Decide. Raises ConfigError where the settings ask for what can't be."""
     obstacle = _obstacle(native, model)
+    _check_named(settings, model)
     if model.folder and settings.url is None:
         _check_folder_engine(settings.name, obstacle)
     match settings.name:
@@ -74,13 +80,6 @@ def choose(settings: EngineSettings, native: NativeFacts, model: ModelKind) -> E
             return EngineChoice(EngineName.LLAMACPP, "The setting engine.url names a llama-server.")
         case EngineName.AUTO if obstacle:
             return EngineChoice(EngineName.LLAMACPP, obstacle, degraded=bool(native.problem))
-        case EngineName.CPU | EngineName.VLLM | EngineName.TRANSFORMERS if settings.url is not None:
-            raise ConfigError(NOT_HERE_AND_ELSEWHERE.format(settings.name))
-        case (EngineName.VLLM | EngineName.TRANSFORMERS) as name if not model.folder:
-            raise ConfigError(NOT_A_FOLDER.format(name))
-        case (EngineName.VLLM | EngineName.TRANSFORMERS) as name if model.embeds:
-            msg = f"The engine {name} makes no embeddings here, and this model nothing else. Leave it to --engine auto."
-            raise ConfigError(msg)
         case EngineName.CPU if obstacle:
             msg = f"The engine cpu can't be used. {obstacle} With --engine auto llamacpp runs the model instead."
             raise ConfigError(msg)
@@ -101,9 +100,22 @@ def native_facts() -> NativeFacts:
         return NativeFacts(problem=f"The native module of the engine cpu can't be used: {error}.")
 
 
+def _check_named(settings: EngineSettings, model: ModelKind) -> None:
+    """Raise ConfigError where the settings or the model keep the named engine from being what they ask for."""
+    name = settings.name
+    if name in FOLDER_ENGINES | {EngineName.CPU, EngineName.REMOTE} and settings.url is not None:
+        raise ConfigError(URL_IS_ANOTHERS.format(name))
+    if name is EngineName.REMOTE and not settings.remote.urls:
+        raise ConfigError(NO_URLS)
+    if name in FOLDER_ENGINES and not model.folder:
+        raise ConfigError(NOT_A_FOLDER.format(name))
+    if name in FOLDER_ENGINES | {EngineName.REMOTE} and model.embeds:
+        raise ConfigError(NO_EMBEDDINGS.format(name))
+
+
 def _check_folder_engine(name: EngineName, obstacle: str) -> None:
-    """Raise ConfigError unless the engine will be one that reads folders: `cpu`, or another where it is named."""
-    if name in FOLDER_ENGINES:
+    """Raise ConfigError unless the engine will be one that reads folders: `cpu`, or another that is named."""
+    if name in FOLDER_ENGINES | {EngineName.REMOTE}:
         return
     if name is EngineName.LLAMACPP:
         obstacle = "The engine llamacpp reads GGUF files and this model is a folder with safetensors."

@@ -53,7 +53,7 @@ def test_our_own_engine_is_not_silently_replaced_where_it_was_named() -> None:
     with pytest.raises(ConfigError, match=r"models of the architecture 'llama'.*--engine auto"):
         choose(EngineSettings(name=EngineName.CPU), NATIVE, replace(QWEN, architecture="llama"))
     for name in (EngineName.CPU, EngineName.VLLM):
-        with pytest.raises(ConfigError, match=rf"engine {name} runs here and engine\.url names a llama-server"):
+        with pytest.raises(ConfigError, match=rf"engine\.url names a llama-server.* the engine {name} does not use"):
             choose(EngineSettings(name=name, url="http://llama:8080"), NATIVE, FOLDER)
 
 
@@ -90,6 +90,16 @@ def test_vllm_takes_folders_of_every_kind_and_nothing_else() -> None:
         choose(vllm, NATIVE, QWEN)
     with pytest.raises(ConfigError, match=r"vllm makes no embeddings.*--engine auto"):
         choose(vllm, NATIVE, replace(FOLDER, embeds=True))
+
+
+def test_remote_takes_any_model_that_writes_text_where_servers_are_named() -> None:
+    remote = EngineSettings.model_validate({"name": "remote", "remote": {"urls": "http://a:8000, http://b:8000"}})
+    for model in (QWEN, FOLDER, replace(FOLDER, quantisation="AWQ")):
+        assert choose(remote, NativeFacts(problem="It is missing."), model).name is EngineName.REMOTE
+    with pytest.raises(ConfigError, match=r"engine\.remote\.urls"):
+        choose(EngineSettings(name=EngineName.REMOTE), NATIVE, QWEN)
+    with pytest.raises(ConfigError, match="remote makes no embeddings"):
+        choose(remote, NATIVE, replace(QWEN, embeds=True))
 
 
 def test_a_folder_can_be_the_vocabulary_of_a_llama_server() -> None:

@@ -9,10 +9,13 @@ from typing import Protocol
 
 import httpx2
 
+from quern.engine.completions.request import ALL, Asked, completion_body
 from quern.engine.completions.stream import CompletionReader, Part, explain
 from quern.engine.served.client import InferenceServer
-from quern.errors import EngineFailed
+from quern.errors import EngineFailed, ServerLost
 
+BUSY = frozenset({429, 502, 503, 504})
+"""Statuses of a server, or of a router before it, that can't answer now; another one may."""
 COMPLETIONS = "/v1/completions"
 CACHE_CONFIG = re.compile(r"^vllm:cache_config_info\{([^}]*)\}", re.MULTILINE)
 LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -40,34 +43,40 @@ ACCEPTED = Accepted()
 class CompletionSource(Protocol):
     """Where completions come from: a server, or several of them."""
 
-    def complete(self, body: Mapping[str, object], reader: CompletionReader) -> AsyncGenerator[Accepted | Part]:
-        """Generate; `body` is `completion_body`'s. Closing it cancels, which the server notices at once.
+    def complete(self, asked: Asked) -> AsyncGenerator[Accepted | Part]:
+        """Generate. Closing it cancels, which the server notices at once.
 
-        Raises EngineFailed where the answer is refused or lost, and ConnectionError where the server can't be reached.
+        Raises ServerLost where the server is to blame, EngineFailed where the answer is refused or lost, and
+        ConnectionError where the server can't be reached.
         """
         ...
 
 
 class CompletionServer(InferenceServer):
-    """One server."""
+    """One server. `model`: its name there, once `facts` has asked; `abilities`: what it can do, as far as is known."""
+
+    model = ""
+    abilities = ALL
 
     async def facts(self) -> ServerFacts:
         """What the server holds."""
         (model, *_) = (await self.read("/v1/models"))["data"]
-        return ServerFacts(model["id"], int(model["max_model_len"]), await self._kv_tokens())
+        self.model = model["id"]
+        return ServerFacts(self.model, int(model["max_model_len"]), await self._kv_tokens())
 
-    async def complete(self, body: Mapping[str, object], reader: CompletionReader) -> AsyncGenerator[Accepted | Part]:
+    async def complete(self, asked: Asked, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Accepted | Part]:
         """See `CompletionSource.complete`."""
-        async with self.post(COMPLETIONS, body) as response:
+        reader = CompletionReader(asked.end_ids | asked.request.stop_token_ids, asked.request.sampling.logprobs or 0)
+        async with self.post(COMPLETIONS, completion_body(asked, self.model, self.abilities), headers) as response:
             if response.status_code != 200:
                 await response.aread()
-                raise EngineFailed(refusal(response))
+                raise (ServerLost if response.status_code in BUSY else EngineFailed)(refusal(response))
             yield ACCEPTED
             async for chunk in response.aiter_bytes():
                 for part in reader.feed(chunk):
                     yield part
         if not reader.done:
-            raise EngineFailed(CUT_SHORT)
+            raise ServerLost(CUT_SHORT)
 
     async def _kv_tokens(self) -> int | None:
         """vLLM tells its cache in its metrics, as labels."""
@@ -75,7 +84,8 @@ class CompletionServer(InferenceServer):
         found = CACHE_CONFIG.search(response.text) if response.status_code == 200 else None
         labels = dict(LABEL.findall(found[1])) if found else {}
         try:
-            return int(labels["num_gpu_blocks"]) * int(labels["block_size"])
+            told = labels.get("kv_cache_size_tokens", "")
+            return int(told) if told.isdecimal() else int(labels["num_gpu_blocks"]) * int(labels["block_size"])
         except (KeyError, ValueError):
             return None
 

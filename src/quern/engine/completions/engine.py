@@ -8,7 +8,7 @@ from quern.config import EngineSettings
 from quern.engine.base import EmbedRequest, EngineInfo, GenerateRequest, Vector
 from quern.engine.completions.client import CompletionSource, ServerFacts
 from quern.engine.completions.generation import CompletionRun
-from quern.engine.completions.request import ALL, Abilities, completion_body, restarts
+from quern.engine.completions.request import ALL, Abilities, Asked, restarts
 from quern.engine.served.backend import Backend
 from quern.engine.served.continuation import Restarts
 from quern.engine.served.engine import Room, ServedEngine
@@ -84,10 +84,8 @@ class CompletionsEngine(ServedEngine[Connected]):
         return prompt_tokens + min(max_tokens, RESERVED_OF_ANSWER)
 
     def _run(self, ready: Connected, request: GenerateRequest, grammar: CompiledGrammar | None) -> CompletionRun:
-        lark = grammar.lark if grammar is not None else None
-        body = completion_body(request, ready.facts.model, self._end_ids, ready.abilities, lark)
-        end_ids = self._end_ids | request.stop_token_ids
-        return CompletionRun(request, ready.source, body, end_ids=end_ids, grammar=grammar)
+        asked = Asked(request, self._end_ids, grammar.lark if grammar is not None else None)
+        return CompletionRun(asked, ready.source, grammar)
 
     def _restarts(self, request: GenerateRequest) -> Restarts | None:
         return restarts(request)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
-from quern.engine.base import EngineEvent, Finished, GenerateRequest, Tokens
+from quern.engine.base import EngineEvent, Finished, Tokens
 from quern.engine.completions.client import CUT_SHORT, Accepted, CompletionSource
-from quern.engine.completions.request import Json
-from quern.engine.completions.stream import CompletionReader, Computed, Counted, Ended, Generated
-from quern.errors import EngineFailed
+from quern.engine.completions.request import Asked
+from quern.engine.completions.stream import Computed, Counted, Ended, Generated, Part
+from quern.errors import EngineFailed, ServerLost
 from quern.events import Prefill
 from quern.grammar.compiler import CompiledGrammar, Constraint
 from quern.types import FinishReason, Timings, Usage
@@ -27,9 +27,9 @@ class CompletionRun:
     """`over`: the server has ended it by itself. Cutting it short closes the connection, over which the server is done
     with it at once, so nobody waits for that.
 
-    `body` asks for the request; `end_ids` end its answer. Of the prompt's progress most servers say nothing: it has
-    begun, and with the first token it is done. `grammar` is the request's: what the server draws is checked, since it
-    draws on without a grammar that has become too complex for it.
+    Of the prompt's progress most servers say nothing: it has begun, and with the first token it is done. `grammar` is
+    the request's: what the server draws is checked, since it draws on without a grammar that has become too complex for
+    it.
     """
 
     exact = True
@@ -37,55 +37,36 @@ class CompletionRun:
 
     def __init__(
         self,
-        request: GenerateRequest,
+        asked: Asked,
         source: CompletionSource,
-        body: Json,
-        *,
-        end_ids: frozenset[int],
         grammar: CompiledGrammar | None = None,
     ) -> None:
-        self._request = request
+        self._asked = asked
         self._source = source
-        self._body = body
-        self._end_ids = end_ids
         self._grammar = grammar
         self._constraint: Constraint | None = None
         self._began = time.monotonic()
         self._first_token_at: float | None = None
         self._tokens = 0
         self._cached = 0
+        self._reason: FinishReason | None = None
         self.over = False
 
     async def events(self) -> AsyncGenerator[EngineEvent]:
         """Generate. Raises EngineFailed, and ConnectionError where the server can't be reached."""
         if self._grammar is not None:
             self._constraint = await asyncio.to_thread(self._grammar.constraint)
-        reader = CompletionReader(self._end_ids, self._request.sampling.logprobs or 0)
-        total, reason = len(self._request.prompt), None
-        async with aclosing(self._source.complete(self._body, reader)) as parts:
+        async with aclosing(self._source.complete(self._asked)) as parts:
             async for part in parts:
-                match part:
-                    case Accepted():
-                        yield Prefill(0, total, 0)
-                    case Computed(done, cached):
-                        self._cached = min(cached, total)
-                        yield Prefill(min(done, total), total, self._cached)
-                    case Generated(ids, logprobs):
-                        await self._check(ids)
-                        if self._first_token_at is None:
-                            self._first_token_at = time.monotonic()
-                            yield Prefill(total, total, self._cached)
-                        self._tokens += len(ids)
-                        yield Tokens(ids, logprobs)
-                    case Ended(reason):
-                        pass
-                    case Counted(cached):
-                        self._cached = min(cached, total)
-        if reason is None:
-            raise EngineFailed(CUT_SHORT)
-        self._check_end(reason)
+                if isinstance(part, Generated):
+                    await self._check(part.ids)
+                for event in self._told(part):
+                    yield event
+        if self._reason is None:
+            raise ServerLost(CUT_SHORT)
+        self._check_end(self._reason)
         self.over = True
-        yield self._finished(reason)
+        yield self._finished(self._reason)
 
     async def processing(self) -> bool:
         """Whether the server is still at work on it: not once the connection is closed."""
@@ -93,6 +74,28 @@ class CompletionRun:
 
     def give_back(self) -> None:
         """Nothing to give back."""
+
+    def _told(self, part: Accepted | Part) -> Iterator[EngineEvent]:
+        """What is told of one part."""
+        total = len(self._asked.request.prompt)
+        match part:
+            case Accepted():
+                yield Prefill(0, total, 0)
+            case Computed(done, cached):
+                self._cached = min(cached, total)
+                yield Prefill(min(done, total), total, self._cached)
+            case Generated(ids, logprobs):
+                if self._first_token_at is None:
+                    self._first_token_at = time.monotonic()
+                    yield Prefill(total, total, self._cached)
+                self._tokens += len(ids)
+                yield Tokens(ids, logprobs)
+            case Ended(reason):
+                self._reason = reason
+                if self._first_token_at is None:
+                    yield Prefill(total, total, self._cached)
+            case Counted(cached):
+                self._cached = min(cached, total)
 
     async def _check(self, ids: tuple[int, ...]) -> None:
         """Raises EngineFailed where the grammar does not allow them."""
@@ -110,6 +113,6 @@ class CompletionRun:
         first = now if self._first_token_at is None else self._first_token_at
         return Finished(
             reason,
-            Usage(len(self._request.prompt), self._cached, self._tokens),
+            Usage(len(self._asked.request.prompt), self._cached, self._tokens),
             Timings(0.0, (first - self._began) * 1000, (now - first) * 1000),
         )

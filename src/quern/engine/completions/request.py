@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quern.engine.base import GenerateRequest
-from quern.engine.served.continuation import Restarts
+from quern.engine.served.continuation import Restarts, rest_of
 from quern.sampling import SamplingParams
 
 Json = Mapping[str, object]
@@ -51,6 +51,26 @@ class Abilities:
 ALL = Abilities()
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of a server: a request, which begins at its beginning. `end_ids`: those that end a turn, whatever
+    the server takes for the model's end. `lark`: the request's grammar, as llguidance takes it.
+    """
+
+    request: GenerateRequest
+    end_ids: frozenset[int]
+    lark: str | None = None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the rest may be asked for anew, after what came."""
+        return restarts(self.request) is None
+
+    def after(self, ids: tuple[int, ...]) -> Asked:
+        """The same for the rest, after so much of the answer."""
+        return replace(self, request=rest_of(replace(self.request, generated=ids)))
+
+
 def restarts(request: GenerateRequest) -> Restarts | None:
     """What of a request begins anew where an answer that was cut short is asked for again, after what there is of it:
     grammars and seeds do, and what presence and frequency penalties count is a prompt then.
@@ -65,17 +85,13 @@ def restarts(request: GenerateRequest) -> Restarts | None:
     return None
 
 
-def completion_body(
-    request: GenerateRequest, model: str, end_ids: frozenset[int], abilities: Abilities, lark: str | None = None
-) -> Json:
-    """The body of the request. `model`: the server's name of it. `end_ids`: those that end a turn, which are named as
-    stops, so that it does not matter what the server takes for the model's end. `lark`: the request's grammar, as
-    llguidance takes it.
-    """
+def completion_body(asked: Asked, model: str, abilities: Abilities) -> Json:
+    """The body of the request. `model`: the server's name of it."""
+    request, lark = asked.request, asked.lark
     sampling = request.sampling
     # Where a grammar ends, only the model's end is left to be drawn.
     ignore_eos = sampling.ignore_eos and lark is None
-    stops = request.stop_token_ids if ignore_eos else request.stop_token_ids | end_ids
+    stops = request.stop_token_ids if ignore_eos else request.stop_token_ids | asked.end_ids
     body: dict[str, object] = {
         "model": model,
         "prompt": request.prompt,

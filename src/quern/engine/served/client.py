@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 
-from quern.errors import EngineFailed
+from quern.errors import ServerLost
 
 SPARE_CONNECTIONS = 8
 CONNECT_SECONDS = 10.0
@@ -77,7 +77,7 @@ class InferenceServer:
     async def post(
         self, path: str, body: Mapping[str, object], headers: Mapping[str, str] | None = None
     ) -> AsyncGenerator[httpx2.Response]:
-        """The response to a request, whose body is read by whoever asks. What breaks off is EngineFailed."""
+        """The response to a request, whose body is read by whoever asks. What breaks off is ServerLost."""
         self.check_open()
         answering = False
         try:
@@ -87,7 +87,7 @@ class InferenceServer:
         except httpx2.HTTPError as error:
             if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout) and not answering:
                 raise ConnectionError(str(error)) from error
-            raise EngineFailed(LOST) from error
+            raise ServerLost(LOST) from error
 
     def check_open(self) -> None:
         """Raises ConnectionError once it is closed."""

@@ -146,8 +146,9 @@ class TransformersProcess:
             silence_seconds=None,
         )
         self._progress = 1.0
+        self._server.model, self._server.abilities = MODEL, Abilities(progress=True)
         facts = ServerFacts(MODEL, ready["context_length"], self._kv_tokens)
-        return Connected(self._server, facts, ready["device"], Abilities(progress=True))
+        return Connected(self._server, facts, ready["device"], self._server.abilities)
 
     def _config(self, socket: str, key: str) -> ChildConfig:
         settings = self._settings

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from quern.engine.base import GenerateRequest, Priority
-from quern.engine.completions.request import ALL, Abilities, completion_body, restarts
-from quern.engine.served.continuation import Restarts, rest_of
+from quern.engine.completions.request import ALL, Abilities, Asked, completion_body, restarts
+from quern.engine.served.continuation import Restarts
 from quern.grammar.kinds import JsonGrammar
 from quern.sampling import PARAMETERS, SamplingParams
 
@@ -24,7 +24,7 @@ def request(**values: Any) -> GenerateRequest:
 
 
 def body(asked: GenerateRequest, abilities: Abilities = ALL, lark: str | None = None) -> dict[str, Any]:
-    return dict(completion_body(asked, "name", END, abilities, lark))
+    return dict(completion_body(Asked(asked, END, lark), "name", abilities))
 
 
 def test_every_sampling_value_is_passed_on_by_its_name() -> None:
@@ -116,5 +116,7 @@ def test_what_begins_anew_where_an_answer_goes_on(values: dict[str, Any], expect
 
 
 def test_the_rest_of_an_answer_is_asked_for_after_what_there_is_of_it() -> None:
-    rest = body(rest_of(replace(request(), generated=(7, 8))))
-    assert rest == {**body(request()), "prompt": (1, 2, 3, 7, 8), "max_tokens": 8}
+    rest = Asked(request(), END).after((7, 8))
+    assert dict(completion_body(rest, "name", ALL)) == {**body(request()), "prompt": (1, 2, 3, 7, 8), "max_tokens": 8}
+    assert rest.goes_on
+    assert not Asked(request(seed=3), END).goes_on

@@ -104,7 +104,7 @@ class Tokens:
         of_character = byte_alphabet()
         self.tokens = [b""] * ids
         for token, token_id in file["model"]["vocab"].items():
-            self.tokens[token_id] = bytes(of_character[character] for character in token)
+            self.tokens[token_id] = b"".join(of_character.get(character) or character.encode() for character in token)
         added = {token["id"]: token["content"] for token in file["added_tokens"]}
         for token_id, content in added.items():
             self.tokens[token_id] = content.encode()
@@ -115,8 +115,9 @@ class Tokens:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def byte_alphabet() -> dict[str, int]:
+def byte_alphabet() -> dict[str, bytes]:
     """The bytes that byte-level BPE's characters stand for (GPT-2's `bytes_to_unicode`, the other way round)."""
     shown = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     others = [byte for byte in range(256) if byte not in shown]
-    return {chr(byte): byte for byte in shown} | {chr(256 + n): byte for n, byte in enumerate(others)}
+    characters = [*map(chr, shown), *(chr(256 + n) for n in range(len(others)))]
+    return {character: bytes([byte]) for character, byte in zip(characters, [*shown, *others], strict=True)}
