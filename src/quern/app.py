@@ -335,7 +335,11 @@ def _transformers(settings: Settings, model: ServedModel, codec: TextCodec) -> E
     from quern.engine.transformers.process import TransformersProcess  # noqa: PLC0415
 
     process = TransformersProcess(
-        model.path, facts=codec.facts, settings=settings.engine, engines_dir=settings.engines_dir
+        model.path,
+        facts=codec.facts,
+        end_ids=codec.tokenizer.end_of_turn_ids,
+        settings=settings.engine,
+        engines_dir=settings.engines_dir,
     )
     return CompletionsEngine(
         process,

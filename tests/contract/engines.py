@@ -317,7 +317,13 @@ def vllm_subject(model: Path, codec: TextCodec, settings: EngineSettings = SETTI
 
 def transformers_subject(model: Path, codec: TextCodec, settings: EngineSettings = SETTINGS) -> Subject:
     """Transformers from its environment in the usual data directory."""
-    process = TransformersProcess(model, facts=codec.facts, settings=settings, engines_dir=Settings().engines_dir)
+    process = TransformersProcess(
+        model,
+        facts=codec.facts,
+        end_ids=codec.tokenizer.end_of_turn_ids,
+        settings=settings,
+        engines_dir=Settings().engines_dir,
+    )
     engine = CompletionsEngine(
         process,
         name="transformers",

@@ -25,7 +25,7 @@ def test_every_token_is_the_same_bytes_and_every_text_the_same_tokens(model_fold
             assert tokens.tokens[token_id] == ours.token_bytes(token_id)
     assert {token: tokens.tokens[token].decode() for token in special.values()} == {v: k for k, v in special.items()}
     assert set(tokens.special_token_ids) == set(special.values())
-    for text in ("def f(x):\n    return x + 1\n", "你好，世界", "a\tb  c🙂"):
+    for text in ("def f(x):\n    return x + 1\n", "你好，世界", "a\tb  c🙂", "<|im_end|> is a name"):
         assert list(tokens(text)) == list(ours.encode(text))
 
 

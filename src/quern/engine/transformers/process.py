@@ -10,7 +10,7 @@ import json
 import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -74,11 +74,14 @@ ADVICE = {
 class TransformersProcess:
     """One child at a time. It listens on a Unix socket in a folder that only we can enter, and asks for a key.
 
-    `facts`: of the model in the folder `model`.
+    `facts`: of the model in the folder `model`, of which `end_ids` end an answer.
     """
 
-    def __init__(self, model: Path, *, facts: ModelFacts, settings: EngineSettings, engines_dir: Path) -> None:
+    def __init__(
+        self, model: Path, *, facts: ModelFacts, end_ids: Iterable[int], settings: EngineSettings, engines_dir: Path
+    ) -> None:
         self._model = model
+        self._end_ids = sorted(end_ids)
         self._settings = settings
         self._engines_dir = engines_dir
         self._sequence_tokens = min(settings.context_length or LONGEST_CONTEXT, facts.context_length)
@@ -160,6 +163,7 @@ class TransformersProcess:
             kv_tokens=self._kv_tokens,
             sequence_tokens=self._sequence_tokens,
             batch_tokens=settings.batch_tokens or 0,
+            end_ids=self._end_ids,
             threads=settings.threads or 0,
             device=settings.transformers.device,
             dtype=settings.transformers.dtype,

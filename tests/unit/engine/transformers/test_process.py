@@ -48,7 +48,9 @@ def make_process(tmp_path: Path) -> Callable[[str], TransformersProcess]:
         python.chmod(0o755)
         transformers = EngineSettings().transformers.model_copy(update={"command": str(tmp_path / "environment")})
         settings = EngineSettings(parallel=2, kv_tokens=1024, transformers=transformers)
-        return TransformersProcess(Path("/models/tiny"), facts=FACTS, settings=settings, engines_dir=tmp_path)
+        return TransformersProcess(
+            Path("/models/tiny"), facts=FACTS, end_ids={5}, settings=settings, engines_dir=tmp_path
+        )
 
     return make
 
@@ -124,7 +126,9 @@ async def test_an_environment_that_is_not_whole_is_explained(
 
 
 async def test_without_an_environment_it_is_said_how_to_make_one(tmp_path: Path) -> None:
-    process = TransformersProcess(tmp_path, facts=FACTS, settings=EngineSettings(), engines_dir=tmp_path / "engines")
+    process = TransformersProcess(
+        tmp_path, facts=FACTS, end_ids={5}, settings=EngineSettings(), engines_dir=tmp_path / "engines"
+    )
     with pytest.raises(ModelLoadError, match="`quern engines install transformers` makes an environment"):
         await process.start()
 

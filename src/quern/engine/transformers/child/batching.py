@@ -192,8 +192,6 @@ def load(config: ChildConfig, on_progress: Callable[[float], None]) -> BatchingG
         on_progress=on_progress,
     )
     text_config = model.config.get_text_config()
-    ends: int | list[int] | None = model.generation_config.eos_token_id
-    end_ids = frozenset([ends] if isinstance(ends, int) else ends or list[int]())
     manager = model.init_continuous_batching(
         generation_config=transformers.GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=1),
         continuous_batching_config=transformers.ContinuousBatchingConfig(
@@ -212,8 +210,8 @@ def load(config: ChildConfig, on_progress: Callable[[float], None]) -> BatchingG
         device=describe_device(model),
         dtype=str(model.dtype).removeprefix("torch."),
     )
-    grammars = Grammars(config.model, text_config.vocab_size, sorted(end_ids))
-    generator = BatchingGenerator(manager, facts, grammars, end_ids)
+    grammars = Grammars(config.model, text_config.vocab_size, config.end_ids)
+    generator = BatchingGenerator(manager, facts, grammars, frozenset(config.end_ids))
     generator.start()
     return generator
 

@@ -34,9 +34,8 @@ class Constraint:
         """Why the grammar can't be kept to any longer, as a sentence; empty while it can."""
         if not self._matcher.is_error():
             return ""
-        return (
-            f"The grammar of this answer could not be kept to any longer, so it was lost: {self._matcher.get_error()}."
-        )
+        reason = self._matcher.get_error().splitlines()[0]
+        return f"The grammar of this answer became too complex to be kept to any longer, so it was lost ({reason})."
 
     @property
     def complete(self) -> bool:
@@ -99,8 +98,11 @@ class Tokens:
 
     def __init__(self, text: str, ids: int, end_ids: Sequence[int]) -> None:
         tokenizers: Any = importlib.import_module("tokenizers")
-        self._tokenizer = tokenizers.Tokenizer.from_str(text)
         file = json.loads(text)
+        # A special token's name in a text that a grammar demands is text: without them nothing is taken for one.
+        self._tokenizer = tokenizers.Tokenizer.from_str(
+            json.dumps({**file, "added_tokens": [], "post_processor": None})
+        )
         of_character = byte_alphabet()
         self.tokens = [b""] * ids
         for token, token_id in file["model"]["vocab"].items():

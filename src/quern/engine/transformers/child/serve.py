@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class ChildConfig:
     `model`: a folder in Hugging Face's layout. `socket`: the path of the Unix socket to make; empty: a loopback port.
     `parallel`: sequences at once. `kv_tokens`: the KV cache. `sequence_tokens`: the most that one sequence may hold.
     `batch_tokens`: the most tokens of a step, 0 what suits the device. `threads`: of the CPU; 0 leaves them to
-    PyTorch. `device`: a `device_map`.
+    PyTorch. `device`: a `device_map`. `end_ids`: the tokens that end an answer.
     """
 
     model: str
@@ -44,6 +45,7 @@ class ChildConfig:
     kv_tokens: int
     sequence_tokens: int
     batch_tokens: int
+    end_ids: Sequence[int]
     threads: int = 0
     device: str = "auto"
     dtype: str = "auto"
