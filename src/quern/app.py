@@ -32,12 +32,15 @@ from quern.store.database import Database
 from quern.store.generations import GenerationStore
 from quern.store.history import HistoryStore
 from quern.store.idempotency import IdempotencyStore
+from quern.store.journal_file import JournalFile
 from quern.store.keys import KeyStore
 from quern.store.responses import ResponseStore
 from quern.store.search import SearchStore
+from quern.store.storage import StorageStore
 from quern.store.transfer import TransferStore
 from quern.store.turns import TurnStore
 from quern.store.usage import UsageStore
+from quern.store.vacuum import Vacuum, prepare
 from quern.turns.activity import ActivityService
 from quern.turns.archive import TurnArchive
 from quern.turns.branching import BranchService
@@ -80,6 +83,7 @@ class _Stores:
         self.idempotency = IdempotencyStore(database)
         self.keys = KeyStore(database)
         self.usage = UsageStore(database)
+        self.storage = StorageStore(database)
 
 
 class Application:
@@ -108,7 +112,7 @@ class Application:
         self.engine_reason = engine_reason
         self.codec = codec
         self._settings = settings
-        self.database = database or Database(settings.database_url)
+        self.database = database or Database(settings.database_url, reserve_bytes=settings.store.reserve_bytes)
         stores = _Stores(self.database)
         self.keys = Keys(
             stores.keys,
@@ -116,7 +120,7 @@ class Application:
             anonymous=settings.server.allow_anonymous,
             share_cache=settings.access.share_cache,
         )
-        self.usage = UsageMeter(Limits(settings.limits), stores.usage, current=self.keys.current)
+        self.usage = UsageMeter(Limits(settings.limits), stores.usage, stores.storage, current=self.keys.current)
         self.archive = TurnArchive(codec, stores.turns, stores.generations, stores.history, stores.idempotency)
         self.turns = TurnService(
             engine=engine,
@@ -130,6 +134,7 @@ class Application:
             tracing=self.tracing,
             settings=settings.turns,
             titles=settings.conversations.titles is not TitleSource.OFF,
+            journal_file=JournalFile(self.database.file) if self.database.file is not None else None,
         )
         self.titles = Titling(self.turns, stores.conversations)
         if settings.conversations.titles is TitleSource.MODEL:
@@ -140,6 +145,8 @@ class Application:
             stores.turns,
             self.turns,
             search=stores.search,
+            responses=stores.responses,
+            usage=self.usage,
             settings=settings.conversations,
         )
         self.embeddings = EmbeddingService(
@@ -157,7 +164,7 @@ class Application:
                 stores.conversations, stores.branches, stores.turns, turns, settings.generation.sampling()
             ),
             search=SearchService(stores.search),
-            transfer=TransferService(stores.transfer),
+            transfer=TransferService(stores.transfer, self.usage),
             responses=ResponseService(codec, stores.responses, stores.history, self.archive, turns),
             tokens=TokenService(codec, engine),
             embeddings=self.embeddings,
@@ -182,12 +189,14 @@ class Application:
         """
         await self.database.open()
         try:
+            await prepare(self.database)
             async with self.keys.running(), self.usage.running(), self.turns.running():
                 loop = asyncio.get_running_loop()
                 loading = loop.create_task(self.engine.start())
                 watching = loop.create_task(self.activity.watch_event_loop())
                 resuming = loop.create_task(self._resume_after(loading))
                 forgetting = loop.create_task(self.conversations.forget())
+                vacuuming = loop.create_task(Vacuum(self.database).run())
                 try:
                     yield loading
                 finally:
@@ -195,7 +204,8 @@ class Application:
                     watching.cancel()
                     resuming.cancel()
                     forgetting.cancel()
-                    await asyncio.wait([loading, watching, resuming, forgetting])
+                    vacuuming.cancel()
+                    await asyncio.wait([loading, watching, resuming, forgetting, vacuuming])
                     await self.drain(0)
                     await self.titles.close()
                     await self.engine.close()

@@ -403,6 +403,14 @@ class TurnSettings(_Frozen):
         ),
     )
     save_interval_ms: int = Field(default=50, ge=10, description="The most text, in time, that a `kill -9` can lose.")
+    commit_interval_ms: int = Field(
+        default=1000,
+        ge=10,
+        description=(
+            "The most text, in time, that is lost where the machine goes down: so often it is committed to the SQLite "
+            "file; in between it is written to a file beside it. Another database gets it at every save."
+        ),
+    )
     save_tokens: int = Field(
         default=32, ge=1, description="Save earlier than that once a turn has so many unsaved tokens."
     )
@@ -460,7 +468,7 @@ class ConversationSettings(_Frozen):
         le=36_600,
         description=(
             "Conversations in which nothing has happened for so many days are deleted for good, archived ones too, "
-            "pinned ones not. 0: they are kept for ever."
+            "pinned ones not, and so are stored responses on which no later one builds. 0: they are kept for ever."
         ),
     )
 
@@ -491,6 +499,9 @@ class LimitSettings(_Frozen):
     requests_per_minute: int = _limit("Requests that compute something; more are a 429.")
     tokens_per_minute: int = _limit("Tokens a minute that a key's requests cost: computed of prompts, and generated.")
     tokens_per_day: int = _limit("The same a day, which begins at midnight UTC.")
+    storage_mib: int = _limit(
+        "MiB of text that a key may have stored, in conversations and responses; what would be more is a 403."
+    )
 
 
 class MetricsSettings(_Frozen):
@@ -522,6 +533,20 @@ class StoreSettings(_Frozen):
     url: SecretStr | None = Field(
         default=None, description="SQLAlchemy URL of the database; `quern.db` (SQLite) in the data directory if unset."
     )
+    reserve_mib: int = Field(
+        default=16,
+        ge=0,
+        le=2**20,
+        description=(
+            "MiB of the disk that are kept beside the SQLite database, so that on a full disk turns can end and "
+            "conversations be deleted. 0: none."
+        ),
+    )
+
+    @property
+    def reserve_bytes(self) -> int:
+        """The same in bytes."""
+        return self.reserve_mib * 2**20
 
 
 class LogSettings(_Frozen):

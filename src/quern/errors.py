@@ -31,9 +31,11 @@
     │   │   └── InputTooLong        an input that is embedded
     │   ├── TooLarge                a body that is more than can be read
     │   ├── LimitExceeded           a key has used what it may: try again in `retry_after` seconds
+    │   ├── StorageExceeded         an owner has stored as much as it may
     │   └── QueueFull               the same, of the server
     ├── TurnNotCompleted            an admitted turn ended as failed, cancelled or interrupted
     ├── StoreError                  the database can't be used
+    │   └── DiskFull                there is no room for what was to be saved
     └── ClientError                 what `quern.client` raises
         ├── ServerUnreachable
         ├── ServerRefused           an HTTP error status, with the server's own sentence
@@ -216,6 +218,10 @@ class LimitExceeded(TurnRefused):
         self.retry_after = retry_after
 
 
+class StorageExceeded(TurnRefused):
+    """An owner has stored as much as it may: it has to delete something first."""
+
+
 class TurnNotCompleted(QuernError):
     """An admitted turn ended without completing; the text so far is kept on the turn."""
 
@@ -226,6 +232,10 @@ class TurnNotCompleted(QuernError):
 
 class StoreError(QuernError):
     """The database can't be used."""
+
+
+class DiskFull(StoreError):
+    """The disk that holds the database has no room for what was to be saved, of which nothing was."""
 
 
 class ClientError(QuernError):

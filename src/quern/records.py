@@ -155,6 +155,7 @@ class KeyLimits:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     tokens_per_day: int | None = None
+    storage_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,14 @@ class KeyRecord:
     weight: float = 1.0
     note: str = ""
     limits: KeyLimits = field(default_factory=KeyLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class StorageQuota:
+    """How many bytes of text an owner may have stored."""
+
+    owner: str
+    most_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

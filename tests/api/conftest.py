@@ -133,7 +133,7 @@ def start(tmp_path: Path, empty_database: Path) -> Start:
         embedding_length: int = 0,
         **overrides: object,
     ) -> AsyncGenerator[Quern]:
-        settings = Settings.model_validate({"data_dir": tmp_path, **overrides})
+        settings = Settings.model_validate({"data_dir": tmp_path, "store": {"reserve_mib": 0}, **overrides})
         codec = TextCodec.builtin(embedding_length=embedding_length)
         engine = engine or FakeEngine(vocabulary_size=codec.vocabulary_size)
         application = Application(settings, engine, codec)

@@ -110,7 +110,8 @@ async def test_deleting_everything_needs_to_be_said(quern: Quern) -> None:
     assert refused.status_code == 400
     assert refused.json() == {
         "error": {
-            "message": "This deletes all of your conversations. Add ?all=true if you mean it, or name one in the path.",
+            "message": "This deletes all of your conversations and stored responses. Add ?all=true if you mean it, or "
+            "name one in the path.",
             "type": "invalid_request_error",
             "param": "all",
             "code": None,
@@ -118,7 +119,7 @@ async def test_deleting_everything_needs_to_be_said(quern: Quern) -> None:
     }
     assert len((await quern.client.get("/v1/conversations")).json()["data"]) == 2
     response = await quern.client.delete("/v1/conversations", params={"all": "true"})
-    assert response.json() == {"object": "list.deleted", "deleted": 2}
+    assert response.json() == {"object": "list.deleted", "deleted": 2, "responses": 0}
     assert (await quern.client.get("/v1/conversations")).json()["data"] == []
 
 

@@ -51,7 +51,7 @@ async def _first_that_fails(local: httpx2.AsyncClient) -> str:
     for number in range(100):
         made = await local.post("/v1/admin/keys", json={"name": f"n{number}", "note": "n" * 1000})
         if made.status_code != 200:
-            assert made.status_code == 500
+            assert made.status_code == 507
             assert "is full" in made.json()["error"]["message"]
             assert "key" not in made.json()
             return f"n{number}"

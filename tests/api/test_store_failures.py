@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
+import structlog
 
 from quern.engine.fake import FakeEngine
 from quern.errors import StoreError
@@ -13,6 +18,7 @@ from quern.store.turns import TurnStore
 from .conftest import Start
 
 FULL = "The disk is full."
+HELLO = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture
@@ -74,8 +80,10 @@ async def test_a_journal_that_cannot_be_written_for_a_while_costs_no_turn(
     engine = FakeEngine(token_delay=0.005, reply=lambda _request: tuple(b"x" * 60))
     async with start(engine, turns={"save_interval_ms": 10}) as quern:
         broken_methods.add("append")
-        response = await quern.chat("hello")
+        with structlog.testing.capture_logs() as lines:
+            response = await quern.chat("hello")
         assert response.text.endswith("x" * 60)
+        assert [line["event"] for line in lines].count("journal_not_saved") == 1, "a full disk has no room for more"
 
 
 async def test_stopping_does_not_wait_for_a_store_that_never_works_again(
@@ -91,3 +99,40 @@ async def test_stopping_does_not_wait_for_a_store_that_never_works_again(
         body = (await quern.client.get(f"/v1/conversations/{conversation_id}")).json()
         assert body["turns"][0]["state"] == "interrupted"
         assert (await quern.chat("again", conversation_id)).status_code == 200
+
+
+@contextmanager
+def uncountable(database: Path) -> Generator[None]:
+    """A database whose table of usage takes nothing more, as long as the block lasts; another program sees to that."""
+
+    def run(statement: str) -> None:
+        with closing(sqlite3.connect(database)) as connection, connection:
+            connection.execute(statement)
+
+    run("CREATE TRIGGER uncountable BEFORE INSERT ON usage BEGIN SELECT RAISE(ABORT, 'no room for numbers'); END")
+    try:
+        yield
+    finally:
+        run("DROP TRIGGER uncountable")
+
+
+async def test_usage_that_cannot_be_counted_costs_no_vectors_and_ends_no_turn_uncounted(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quern.turns.runner.STORE_RETRY_SECONDS", 0.02)
+    async with start(embedding_length=64) as quern:
+        with uncountable(tmp_path / "quern.db"):
+            response = await quern.client.post("/v1/embeddings", json={"input": "hello"})
+        assert response.status_code == 200
+        assert (await quern.client.get("/v1/usage")).json()["data"] == []
+    async with start(FakeEngine(reply=lambda _request: tuple(b"answer"))) as quern:
+        with uncountable(tmp_path / "quern.db"):
+            response = await quern.client.post("/v1/chat/completions", json={"messages": HELLO})
+            assert response.status_code == 500
+            assert "no room for numbers" in response.text
+            assert (await quern.client.get("/v1/usage")).json()["data"] == []
+        async with asyncio.timeout(5):
+            while quern.application.turns.active:
+                await asyncio.sleep(0.01)
+        (day,) = (await quern.client.get("/v1/usage")).json()["data"]
+        assert (day["requests"], day["completion_tokens"]) == (1, 6), "its cost is counted once it can be"

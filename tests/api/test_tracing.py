@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
+import socket
 import threading
 from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
@@ -154,14 +156,14 @@ def test_without_a_setting_or_a_variable_there_are_no_traces(tmp_path: Path) -> 
 
 
 @contextmanager
-def collector() -> Generator[tuple[str, list[tuple[str, bytes]]]]:
-    """A collector on this machine: its address, and the paths and bodies that it got."""
+def collector(status: int = 200) -> Generator[tuple[str, list[tuple[str, bytes]]]]:
+    """A collector on this machine: its address, and the paths and bodies that it got. `status`: what it answers."""
     got: list[tuple[str, bytes]] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             got.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("content-length", "0")
             self.end_headers()
 
@@ -194,3 +196,30 @@ async def test_a_collector_gets_the_traces_at_the_latest_when_the_server_ends(tm
     sent = b"".join(body for _, body in got)
     assert b"gen_ai.usage.output_tokens" in sent
     assert b"secret" not in sent
+
+
+@pytest.fixture(params=["nobody listens", "nobody answers", "it refuses"])
+def broken_collector(request: pytest.FixtureRequest) -> Generator[str]:
+    """A collector's address at which no trace can be delivered."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if request.param == "nobody answers":
+            listener.listen()
+        if request.param == "it refuses":
+            with collector(status=500) as (url, _):
+                yield url
+        else:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def test_a_collector_that_takes_nothing_costs_the_traces_only(tmp_path: Path, broken_collector: str) -> None:
+    settings = Settings.model_validate({"data_dir": tmp_path, "tracing": {"otlp_endpoint": broken_collector}})
+    codec = TextCodec.builtin()
+    application = Application(settings, FakeEngine(vocabulary_size=codec.vocabulary_size), codec)
+    async with asyncio.timeout(20), application.running() as loading:
+        await loading
+        transport = httpx2.ASGITransport(app=application.asgi)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            for _ in range(20):
+                response = await client.post("/v1/chat/completions", content=json.dumps({"messages": MESSAGES}))
+                assert response.status_code == 200

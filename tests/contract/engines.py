@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -31,7 +32,7 @@ from quern.engine.transformers.process import TransformersProcess
 from quern.engine.vllm.process import VllmProcess
 from quern.events import Prefill, Queued
 from quern.prompt.codec import TextCodec
-from quern.sampling import SamplingParams
+from quern.sampling import PARAMETERS, SamplingParams
 from quern.types import Message, Role
 
 NATIVE = native_facts()
@@ -63,7 +64,8 @@ class Subject:
     What engines may differ in: `reserves`: a request takes the room for its whole answer when it starts; `restarts`: a
     crash takes the engine down for a while; `cache_grain`: cached prefixes are so many tokens, or a multiple;
     `tells_prefill`: how far a prompt is, and what of it was cached, is told while it is computed; `free_logprobs`:
-    probabilities are the free model's, under a grammar too; `bias_forbids`: a bias of minus infinity forbids a token.
+    probabilities are the free model's, under a grammar too; `bias_forbids`: a bias of minus infinity forbids a token;
+    `hottest`: the highest temperature that it takes, which is at least that of a request.
     `patience`: seconds that it takes at most to do what is waited for, a start among it.
     """
 
@@ -76,6 +78,7 @@ class Subject:
     tells_prefill: bool = True
     free_logprobs: bool = True
     bias_forbids: bool = True
+    hottest: float = math.inf
     patience: float = 20
     salts: int = field(default=0)
 
@@ -311,6 +314,7 @@ def vllm_subject(model: Path, codec: TextCodec, settings: EngineSettings = SETTI
         tells_prefill=False,
         free_logprobs=False,
         bias_forbids=False,
+        hottest=PARAMETERS["temperature"].limits["le"],
         patience=900,
     )
 

@@ -43,6 +43,7 @@ DRAWN: dict[str, dict[str, Any]] = {
 def asked(subject: Subject, **values: Any) -> GenerateRequest:
     """Greedy, unless said otherwise. An echo of it is longer than the answer may be."""
     asked_for: dict[str, Any] = {"max_tokens": 24, "temperature": 0, "logprobs": 2, **values}
+    asked_for["temperature"] = min(asked_for["temperature"], subject.hottest)
     request = subject.request("Count from one to twenty, and then back.")
     return replace(request, sampling=SamplingParams(**asked_for))
 

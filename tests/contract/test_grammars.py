@@ -52,6 +52,7 @@ def json_grammar(schema: Schema) -> JsonGrammar:
 def request(subject: Subject, grammar: Grammar | None, **sampling: Any) -> GenerateRequest:
     """Any token that the grammar allows may be drawn, unless said otherwise."""
     values: dict[str, Any] = {"max_tokens": 600, "temperature": 5.0, "top_p": 1.0, "top_k": 0, "seed": 1, **sampling}
+    values["temperature"] = min(values["temperature"], subject.hottest)
     return replace(subject.request("Answer."), sampling=SamplingParams(**values), grammar=grammar)
 
 

@@ -28,7 +28,7 @@ from quern.engine.llamacpp.client import LlamaServer
 from quern.engine.llamacpp.engine import LlamaCppEngine
 from quern.engine.llamacpp.process import COMMAND
 from quern.engine.llamacpp.request import completion_request
-from quern.engine.served import backend
+from quern.engine.served import backend, client
 from quern.engine.served.answer import Answer
 from quern.engine.slots import Lease
 from quern.errors import EngineFailed, InvalidRequest, ModelLoadError
@@ -215,15 +215,12 @@ async def test_a_child_that_hangs_fails_its_answers_and_is_started_anew_for_thos
         assert subject.engine.stats().state is EngineState.READY
 
 
-async def test_a_child_that_is_at_work_for_long_is_not_taken_for_one_that_hangs(
-    small_model_path: Path, codec: TextCodec
-) -> None:
-    settings = SETTINGS.model_copy(update={"hung_seconds": 0.9, "batch_tokens": 1024})
-    async with _started(small_model_path, codec, settings) as subject:
-        child = _child(subject)
-        run = await subject.run(replace(subject.long_prompt(1500), sampling=SamplingParams(max_tokens=2)))
-        assert run.ids
-        assert _child(subject) == child
+async def test_a_child_that_is_at_work_for_long_is_not_taken_for_one_that_hangs(subject: Subject) -> None:
+    watching = asyncio.ensure_future(backend.hangs(_server(subject).ready, 0.9))
+    prompt = replace(subject.long_prompt(200), sampling=SamplingParams(max_tokens=2))
+    assert (await subject.run(prompt)).ids
+    assert not watching.done()
+    watching.cancel()
 
 
 async def test_finished_conversations_make_room_in_a_full_cache(tiny_model_path: Path, codec: TextCodec) -> None:
@@ -477,3 +474,22 @@ async def test_a_remote_server_that_vanishes_is_noticed_and_its_running_answers_
         with pytest.raises(EngineFailed, match="lost"):
             await exhaust(runs)
         await subject.wait_until(lambda: subject.engine.stats().state is EngineState.RESTARTING)
+
+
+async def test_a_remote_server_that_hangs_is_noticed_and_its_running_answers_fail(
+    tiny_model_path: Path, codec: TextCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "PROBE_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(client, "PROBE_SECONDS", 0.3)
+    async with (
+        _llama_server(tiny_model_path) as (url, server),
+        _started(tiny_model_path, codec, _at(url)) as subject,
+        subject.running(subject.endless(max_tokens=400)) as runs,
+    ):
+        server.send_signal(signal.SIGSTOP)
+        with pytest.raises(EngineFailed, match="lost"):
+            await exhaust(runs)
+        assert subject.engine.stats().state is EngineState.RESTARTING
+        server.send_signal(signal.SIGCONT)
+        await subject.wait_until(lambda: subject.engine.stats().state is EngineState.READY)
+        assert (await subject.run(subject.request(max_tokens=2))).ids

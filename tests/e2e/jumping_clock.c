@@ -1,4 +1,4 @@
-/* A wall clock that jumps: preloaded, it adds what the file QUERN_TEST_CLOCK says, in seconds, to every CLOCK_REALTIME. */
+/* A wall clock that jumps: preloaded, it adds what the file JUMPING_CLOCK says, in seconds, to every CLOCK_REALTIME. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -13,7 +13,7 @@ static volatile int64_t *offset;
 
 __attribute__((constructor)) static void find_offset(void)
 {
-    const char *path = getenv("QUERN_TEST_CLOCK");
+    const char *path = getenv("JUMPING_CLOCK");
     int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     if (file < 0)
         return;

@@ -1,8 +1,10 @@
-"""`quern backup` and `quern restore` beside a real server on the fake engine."""
+"""`quern backup`, `quern restore` and `quern vacuum` beside a real server on the fake engine."""
 
 from __future__ import annotations
 
+import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -46,13 +48,39 @@ def test_a_conversation_goes_on_from_a_backup_that_was_made_while_the_server_ran
         server.stop()
 
 
-@pytest.mark.parametrize(("command", "tool"), [("backup", "pg_dump"), ("restore", "pg_restore")])
+def test_a_database_of_an_earlier_version_is_written_anew_while_no_server_runs(
+    fake_server: ServerProcess,
+) -> None:
+    kept, text, _ = chat(fake_server.url, "Say hello.")
+    refused = run("vacuum", folder=fake_server.data_dir)
+    assert refused.returncode == 1
+    assert f"{fake_server.url} (pid {fake_server.process.pid})" in refused.stderr
+    fake_server.stop()
+    database = fake_server.data_dir / "quern.db"
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA auto_vacuum=NONE")
+        connection.execute("VACUUM")
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (0,)
+    done = run("vacuum", folder=fake_server.data_dir)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "anew" in done.stdout
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+    server = ServerProcess(fake_server.data_dir, "--engine", "fake").wait_until_ready()
+    try:
+        assert requests.get(f"{server.url}/v1/conversations/{kept}", timeout=10).json()["turns"][0]["text"] == text
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(("command", "tool"), [("backup", "pg_dump"), ("restore", "pg_restore"), ("vacuum", "VACUUM")])
 def test_for_postgresql_its_own_tools_are_named_and_no_password(tmp_path: Path, command: str, tool: str) -> None:
     config = tmp_path / "quern.toml"
     config.write_text("[store]\nurl = 'postgresql://quern:hunter2@db/quern'\n")
-    refused = run(command, str(tmp_path / "x.db"), "--config", str(config), folder=tmp_path)
+    file = [] if command == "vacuum" else [str(tmp_path / "x.db")]
+    refused = run(command, *file, "--config", str(config), folder=tmp_path)
     assert refused.returncode == 1
-    assert f"`{tool}`" in refused.stderr
+    assert f"`{tool}" in refused.stderr
     assert "hunter2" not in refused.stdout + refused.stderr
 
 

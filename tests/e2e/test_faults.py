@@ -4,6 +4,7 @@ too few files, a crash in native code. The table in docs/operations.md says what
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -12,12 +13,14 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 
@@ -49,7 +52,7 @@ def url_in(folder: Path) -> str:
 
 
 @contextmanager
-def serving(folder: Path, *options: str, before: Sequence[str] = (), **settings: str) -> Iterator[ServerProcess]:
+def serving(folder: Path, *options: str, before: Sequence[str] = (), **settings: str) -> Generator[ServerProcess]:
     server = ServerProcess(folder, *options, before=before, **settings)
     try:
         yield server.wait_until_ready()
@@ -61,6 +64,7 @@ def serving(folder: Path, *options: str, before: Sequence[str] = (), **settings:
 def test_whatever_becomes_of_its_output_a_server_serves_and_stops_in_order(tmp_path: Path, output: str) -> None:
     with ExitStack() as stack:
         ours, theirs = os.pipe()
+        fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
         if output == "a full disk":
             os.close(theirs)
             theirs = os.open("/dev/full", os.O_WRONLY)
@@ -76,7 +80,7 @@ def test_whatever_becomes_of_its_output_a_server_serves_and_stops_in_order(tmp_p
         if output == "a reader that goes":
             os.close(ours)
         client = stack.enter_context(requests.Session())
-        for number in range(600):  # the lines of their requests are more than a pipe holds
+        for number in range(60):  # the lines of their requests are more than the pipe holds
             assert client.get(f"{url}/v1/conversations?limit=1", timeout=20).status_code == 200, number
         _, text, _ = chat(url, "hello")
         assert "hello" in text
@@ -122,7 +126,7 @@ def test_on_a_full_disk_nothing_is_lost_that_was_saved_and_with_room_all_goes_on
             while True:
                 filler.write(b"x" * 65536)
                 filler.flush()
-        refused = requests.post(f"{url}/v1/code/chat_stream", data={"prompt": "x" * 100_000}, timeout=30)
+        refused = requests.post(f"{url}/v1/code/chat_stream", data={"prompt": "too late", "max_tokens": 4}, timeout=30)
         assert refused.status_code == 500
         assert "is full" in refused.text
         assert requests.get(f"{url}/v1/conversations/{conversation_id}", timeout=30).status_code == 200
@@ -132,14 +136,14 @@ def test_on_a_full_disk_nothing_is_lost_that_was_saved_and_with_room_all_goes_on
         assert running.error is None, "with room in time, a turn that ran is whole"
         kept = requests.get(f"{url}/v1/conversations/{running.conversation_id}", timeout=30).json()
         assert kept["messages"][1]["content"] == running.text()
-        assert requests.get(f"{url}/v1/conversations/{conversation_id}", timeout=30).json()["messages"][1] == {
-            "role": "assistant",
-            "content": said,
-        }
+        kept = requests.get(f"{url}/v1/conversations/{conversation_id}", timeout=30).json()
+        assert kept["messages"][1]["content"] == said
         chat(url, "and now?", conversation_id, max_tokens=4)
-    finally:
         server.send_signal(signal.SIGTERM)
-        assert server.wait(30) == 0
+        assert server.wait(WAIT_SECONDS) == 0
+    finally:
+        server.kill()
+        server.wait(WAIT_SECONDS)
 
 
 @pytest.fixture(scope="session")
@@ -165,11 +169,10 @@ class Clock:
 
 
 OFTEN = """
-import sys
 from quern.turns import archive, conversations
-from quern.cli.main import main
+from quern.cli.main import run
 archive.FORGET_EVERY = conversations.FORGET_EVERY = 0.05
-sys.exit(main())
+run()
 """
 """What is old is looked for every minute; nobody wants to wait for that."""
 
@@ -185,10 +188,9 @@ def test_a_clock_that_jumps_deletes_nothing_and_holds_up_nobody(tmp_path: Path, 
         command=OFTEN,
         before=(sys.executable, "-c"),
         LD_PRELOAD=str(jumping_clock),
-        QUERN_TEST_CLOCK=str(clock.file),
+        JUMPING_CLOCK=str(clock.file),
         QUERN_CONVERSATIONS__KEEP_DAYS="30",
     ) as server:
-        server.wait_until_ready()
         created = requests.post(f"{server.url}/v1/conversations", json={}, timeout=10).json()
         assert abs(created["created_at"] - time.time()) < 60
         conversation_id, _, _ = chat(server.url, "first")
@@ -216,16 +218,19 @@ def test_a_clock_that_jumps_deletes_nothing_and_holds_up_nobody(tmp_path: Path, 
 
 
 def asked(prompt: str) -> dict[str, object]:
+    """A request, streamed where it is a long one."""
     return {"messages": [{"role": "user", "content": prompt}], "stream": prompt.startswith("long")}
 
 
-HEAD = b"POST /v1/code/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nprompt="
+HEAD = (
+    b"POST /v1/code/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+    b"Content-Type: application/x-www-form-urlencoded\r\n\r\nprompt="
+)
 
 
 def test_with_too_few_files_connections_are_refused_and_those_that_are_open_are_served(tmp_path: Path) -> None:
     limit = ("prlimit", "--nofile=300:300")
     with serving(tmp_path, *FAKE, before=limit) as server, ExitStack() as stack:
-        server.wait_until_ready()
         assert "few_open_files" in server.log()
         host, _, port = server.url.removeprefix("http://").partition(":")
         busy = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(44)]
@@ -237,6 +242,8 @@ def test_with_too_few_files_connections_are_refused_and_those_that_are_open_are_
             assert connection.recv(15).startswith(b"HTTP/1.1 200"), "those who have a place are served"
         busy[0].close()
         until(lambda: requests.get(f"{server.url}/health", timeout=5).status_code == 200, "a place")
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(20) == 130, "Ctrl-C is a clean end too"
 
 
 def test_a_crash_in_native_code_interrupts_what_runs_and_the_next_start_has_its_text(
@@ -244,7 +251,6 @@ def test_a_crash_in_native_code_interrupts_what_runs_and_the_next_start_has_its_
 ) -> None:
     tiny = ("--model", str(tiny_model_path), "--engine", "cpu")
     with serving(tmp_path, *tiny) as server:
-        server.wait_until_ready()
         reader = Reader(server.url, **LONG)
         reader.start()
         reader.wait_for_text(40)
@@ -253,9 +259,8 @@ def test_a_crash_in_native_code_interrupts_what_runs_and_the_next_start_has_its_
         reader.join(20)
         assert reader.error is not None
         assert "Fatal Python error: Segmentation fault" in server.log(), "the log says where"
-        assert LONG["prompt"] not in server.log()
+        assert str(LONG["prompt"]) not in server.log()
     with serving(tmp_path, *FAKE) as server:
-        server.wait_until_ready()
         (turn,) = requests.get(f"{server.url}/v1/conversations/{reader.conversation_id}", timeout=10).json()["turns"]
         assert turn["state"] == "interrupted"
         assert reader.text().startswith(turn["text"]) or turn["text"].startswith(reader.text())
@@ -264,11 +269,8 @@ def test_a_crash_in_native_code_interrupts_what_runs_and_the_next_start_has_its_
 
 def test_without_its_control_sockets_file_a_server_serves_and_commands_still_find_it(tmp_path: Path) -> None:
     with serving(tmp_path, *FAKE) as server:
-        server.wait_until_ready()
         (tmp_path / "quern.sock").unlink()
         assert chat(server.url, "hello")[1]
-        shown = run("status", "--json", folder=tmp_path)
-        assert json.loads(shown.stdout)["pid"] == server.process.pid
         made = run("keys", "create", "anna", folder=tmp_path)
         assert made.returncode == 1
         assert "Traceback" not in made.stderr
@@ -278,8 +280,8 @@ def test_without_its_control_sockets_file_a_server_serves_and_commands_still_fin
         assert server.process.wait(20) == 0
 
 
-@pytest.mark.parametrize("place", ["/proc/no/such", "/dev/null/home"])
-def test_a_home_that_takes_no_files_is_named_with_what_to_do(place: str) -> None:
+def test_a_home_that_takes_no_files_is_named_with_what_to_do() -> None:
+    place = "/proc/no/such"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("QUERN_", "XDG_"))}
     ended = subprocess.run(
         [QUERN, "serve", "--engine", "fake", "--port", "0"],
@@ -295,19 +297,48 @@ def test_a_home_that_takes_no_files_is_named_with_what_to_do(place: str) -> None
     assert "Traceback" not in ended.stderr
 
 
-def test_ctrl_c_drains_and_says_so_by_its_exit_code(tmp_path: Path) -> None:
-    with serving(tmp_path, *FAKE) as server:
-        server.wait_until_ready()
-        server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(20) == 130
-
-
 def test_a_model_that_finds_no_memory_says_what_to_do(tmp_path: Path, tiny_model_path: Path) -> None:
     """The limit is one of address space, so the lack is real, and this machine doesn't feel it."""
     limit = ("prlimit", f"--as={2**32}")
     tiny = ("--model", str(tiny_model_path), "--engine", "cpu")
-    with serving(tmp_path, *tiny, before=limit, QUERN_ENGINE__KV_TOKENS="200000000") as server:
+    server = ServerProcess(tmp_path, *tiny, before=limit, QUERN_ENGINE__KV_TOKENS="200000000")
+    try:
         assert server.process.wait(WAIT_SECONDS) == 1
-        assert "not enough memory" in server.log()
-        assert "engine.kv_tokens" in server.log()
-        assert "Traceback" not in server.log()
+    finally:
+        server.stop()
+    assert "not enough memory" in server.log()
+    assert "engine.kv_tokens" in server.log()
+    assert "Traceback" not in server.log()
+
+
+def test_eight_large_bodies_at_once_take_little_more_memory_than_two(tmp_path: Path) -> None:
+    text = "冒泡 sort, " * 580_000
+    body = json.dumps({"messages": [{"role": "user", "content": text}]}, ensure_ascii=False).encode()
+    assert 7 * 2**20 < len(body) < 8 * 2**20
+    with serving(tmp_path, *FAKE) as server:
+        process = psutil.Process(server.process.pid)
+
+        def peak_with(count: int) -> int:
+            """The most memory that it takes while so many are sent at once."""
+            statuses: list[int] = []
+
+            def send() -> None:
+                headers = {"content-type": "application/json"}
+                answer = requests.post(f"{server.url}/v1/chat/completions", data=body, headers=headers, timeout=120)
+                statuses.append(answer.status_code)
+
+            senders = [threading.Thread(target=send) for _ in range(count)]
+            for sender in senders:
+                sender.start()
+            peak = 0
+            while any(sender.is_alive() for sender in senders):
+                peak = max(peak, process.memory_info().rss)
+                time.sleep(0.005)
+            assert set(statuses) <= {413, 503}, "too long for the context, or too many for now"
+            assert len(statuses) == count
+            return peak
+
+        peak_with(1)
+        two, eight = peak_with(2), peak_with(8)
+        assert eight < two + 100 * 2**20
+        assert eight < 600 * 2**20

@@ -118,3 +118,17 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
 def test_no_page_names_a_path_of_somebodys_machine() -> None:
     for page, text in DOCS.items():
         assert not re.search(r"/(home|root|work)/\w", text), page
+
+
+def test_every_row_of_the_fault_table_names_tests_that_exist() -> None:
+    section = DOCS["operations.md"].partition("## When something breaks")[2].partition("\n## ")[0]
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    faults = [row for row in rows[1:] if not row[0].startswith("| **")]
+    assert len(faults) > 50
+    for fault in faults:
+        assert len(fault) == 4, f"a cell is missing, or one too many: {fault}"
+        tests = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", fault[-1])
+        assert tests, f"no test makes it happen: {fault[0]}"
+        for file, name in tests:
+            source = (ROOT / file).read_text(encoding="utf-8")
+            assert re.search(rf"^(async )?def {name}\(", source, re.MULTILINE), f"{file} has no {name}"

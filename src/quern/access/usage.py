@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
 
@@ -12,10 +12,13 @@ import structlog
 from quern.access.limits import Allowance, Limits
 from quern.access.principal import Principal
 from quern.errors import StoreError
-from quern.records import KeyLimits, UsageRecord
+from quern.records import KeyLimits, KeyRole, StorageQuota, UsageRecord
+from quern.store.storage import StorageStore
 from quern.store.usage import UsageStore
 
 log = structlog.get_logger(__name__)
+
+MIB = 2**20
 
 
 class UsageMeter:
@@ -27,6 +30,7 @@ class UsageMeter:
         self,
         limits: Limits,
         store: UsageStore,
+        storage: StorageStore,
         *,
         current: Callable[[Principal], Principal] = lambda principal: principal,
         clock: Callable[[], float] = time.monotonic,
@@ -34,6 +38,7 @@ class UsageMeter:
     ) -> None:
         self.limits = limits
         self._store = store
+        self._storage = storage
         self._current = current
         self._clock = clock
         self._now = now
@@ -44,6 +49,15 @@ class UsageMeter:
         today = self._now().date()
         self.limits.start_day(today, await self._store.computed_tokens(today))
         yield
+
+    def storage_quota(self, owner: str) -> StorageQuota | None:
+        """What an owner may have stored; None without a limit."""
+        mib = self.limits_of(Principal(owner, owner, KeyRole.USER)).storage_mib
+        return StorageQuota(owner, mib * MIB) if mib else None
+
+    async def stored(self, owner: str | None) -> Mapping[str, int]:
+        """Bytes of text that owners have stored; of one, or of all that have anything. Raises StoreError."""
+        return await self._storage.by_owner(owner)
 
     def limits_of(self, principal: Principal) -> KeyLimits:
         """The limits in force for somebody by now; 0 is none."""

@@ -1,7 +1,8 @@
-"""`quern backup` and `quern restore`: the database's copies."""
+"""`quern backup`, `quern restore` and `quern vacuum`: copies of the database, and the database without its gaps."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +10,14 @@ import typer
 
 from quern.cli.running_server import LOCK_NAME, claimed
 from quern.cli.server_choice import DataDir, settings_of
-from quern.config import Settings
+from quern.config import LogLevel, LogSettings, Settings
 from quern.errors import StoreError
 from quern.models.progress import format_bytes
+from quern.obs.logging import configure_logging
 from quern.store import backup as copies
 from quern.store import sqlite
 from quern.store.database import Database
+from quern.store.vacuum import rebuild
 
 ConfigFile = Annotated[
     Path | None,
@@ -70,11 +73,37 @@ def restore(
         typer.echo(f"The database that was there is {kept} now; remove it once you don't need it.")
 
 
+def vacuum(data_dir: DataDir = None, config: ConfigFile = None) -> None:
+    """Write the database anew without what was deleted, while no server runs.
+
+    A database of this version gives the disk of what is deleted back by itself. One of an earlier version does so once
+    it was written anew; where it is small, the next start has done that already. Takes about twice the database's size
+    on the disk for the time being.
+
+    Example: quern vacuum
+    """
+    settings = settings_of(data_dir, config)
+    file = _database_file(settings, "`VACUUM FULL`")
+    with claimed(settings.data_dir):
+        before, after = asyncio.run(_rebuilt(settings))
+    typer.echo(f"Wrote {file} anew: {format_bytes(before)} before, {format_bytes(after)} now.")
+
+
+async def _rebuilt(settings: Settings) -> tuple[int, int]:
+    configure_logging(LogSettings(level=LogLevel.WARNING))
+    database = Database(settings.database_url)
+    await database.open()
+    try:
+        return await rebuild(database)
+    finally:
+        await database.close()
+
+
 def _database_file(settings: Settings, instead: str) -> Path:
     file = Database(settings.database_url).file
     if file is None:
         raise StoreError(
-            f"The setting store.url names a PostgreSQL database, whose backups are PostgreSQL's own business: "
+            f"The setting store.url names a PostgreSQL database, for which this is PostgreSQL's own business: "
             f"{instead}."
         )
     return file

@@ -57,6 +57,7 @@ TurnsWaiting = Annotated[str | None, _limit("Turns that wait")]
 RequestsPerMinute = Annotated[str | None, _limit("Requests a minute")]
 TokensPerMinute = Annotated[str | None, _limit("Tokens a minute")]
 TokensPerDay = Annotated[str | None, _limit("Tokens a day")]
+StorageMib = Annotated[str | None, _limit("MiB of text stored")]
 
 
 @keys.command()
@@ -110,6 +111,7 @@ def limit(
     requests_per_minute: RequestsPerMinute = None,
     tokens_per_minute: TokensPerMinute = None,
     tokens_per_day: TokensPerDay = None,
+    storage_mib: StorageMib = None,
     weight: Weight = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -123,6 +125,7 @@ def limit(
         "requests_per_minute": requests_per_minute,
         "tokens_per_minute": tokens_per_minute,
         "tokens_per_day": tokens_per_day,
+        "storage_mib": storage_mib,
     }
     given = {name: _number(name, text) for name, text in _given(limits).items()}
     body = {"limits": given, **_values(None, weight, None, None)}

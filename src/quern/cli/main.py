@@ -44,6 +44,7 @@ COMMANDS = {
     "reload": "quern.cli.reload",
     "backup": "quern.cli.backup",
     "restore": "quern.cli.backup",
+    "vacuum": "quern.cli.backup",
     "config": "quern.cli.config",
     "service": "quern.cli.service",
 }

@@ -15,13 +15,12 @@ from typing import Annotated, Any, cast
 import filelock
 import typer
 import uvloop
-from rich.console import Console
 
 from quern.api.shared.raw_text import AnswerAborted
 from quern.app import ServedModel, build_app
 from quern.cli.progress import progress_display
 from quern.cli.running_server import claimed, find
-from quern.cli.serving import STDERR, ServingProcess, Sockets, has_terminal
+from quern.cli.serving import STDERR, ServingProcess, Sockets, console_of, has_terminal
 from quern.config import EngineName, LogFormat, ServerSettings, Settings
 from quern.config_sources import load_settings
 from quern.errors import ConfigError, StoreError
@@ -128,7 +127,7 @@ def _settings_are_new(number: int, frame: FrameType | None) -> None:
 
 def _claimed_database(settings: Settings) -> Database:
     """The database, which is this server's now. Raises StoreError, with the other server's address where one has it."""
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, reserve_bytes=settings.store.reserve_bytes)
     try:
         database.claim()
     except StoreError as error:
@@ -193,11 +192,11 @@ def _port_errors_explained(settings: Settings) -> Generator[None]:
 def _model(settings: Settings, out: Output, err: Output, manager: ServiceManager) -> ServedModel | None:
     if settings.engine.name is EngineName.FAKE:
         return None
-    with progress_display(Console(file=err)) as shown:
+    with progress_display(console_of(err)) as shown:
         progress = _Told(shown, manager)
         path = ensure(settings.model.name, settings.models_dir, verify=settings.model.verify, progress=progress)
     line = f"Model    {settings.model.name} ({path}, {size_on_disk(path) / 1e9:.2f} GB)"
-    Console(file=out).print(line, soft_wrap=True)
+    console_of(out).print(line, soft_wrap=True)
     return ServedModel(path, model_id(settings.model.name))
 
 

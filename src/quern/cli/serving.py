@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import IO, cast
 
 import structlog
 from rich.console import Console
@@ -63,6 +64,11 @@ class Sockets:
         return url_of(*self.address)
 
 
+def console_of(output: Output) -> Console:
+    """For what is said to people there."""
+    return Console(file=cast("IO[str]", output))
+
+
 def has_terminal() -> bool:
     """Whether this process has a terminal that can be closed."""
     try:
@@ -91,7 +97,7 @@ class ServingProcess:
         self._application = application
         self._settings = settings
         self._sockets = sockets
-        self._console, self._err = Console(file=out), err
+        self._console, self._err = console_of(out), err
         self._manager = manager
         self._read_settings = read_settings
         self._signal: signal.Signals | None = None
@@ -211,7 +217,7 @@ class ServingProcess:
         """Show the load's progress, then where the server is; a failed load stops the server."""
         await self._server.listening.wait()
         seen = -1.0
-        with progress_display(Console(file=self._err)) as progress:
+        with progress_display(console_of(self._err)) as progress:
             while not loading.done() and not self._stop.is_set():
                 await asyncio.wait([loading], timeout=PROGRESS_POLL_SECONDS)
                 share = self._application.engine.stats().load_progress

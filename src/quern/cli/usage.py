@@ -16,6 +16,7 @@ from quern.cli.administration import administer
 from quern.cli.server_choice import DataDir
 from quern.cli.terminal import table_console
 
+MIB = 2**20
 COLUMNS = ("day", "key", "model", "requests", "prompt_tokens", "cached_tokens", "completion_tokens", "compute_seconds")
 
 
@@ -26,7 +27,7 @@ def usage(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Show requests, tokens and compute time by day, key and model. Days are UTC's.
+    """Show requests, tokens and compute time by day, key and model, and what keys have stored. Days are UTC's.
 
     Examples:
 
@@ -36,18 +37,27 @@ def usage(
     """
     today = datetime.now(UTC).date()
     first = today - timedelta(days=days - 1)
-    rows: list[dict[str, Any]] = administer("GET", "/v1/usage", data_dir=data_dir, **{"from": str(first)})["data"]
+    found = administer("GET", "/v1/usage", data_dir=data_dir, **{"from": str(first)})
+    rows: list[dict[str, Any]] = found["data"]
+    stored: list[dict[str, Any]] = [
+        row for row in found["storage"] if key is None or key in {row["key"], row["key_id"]}
+    ]
     rows = [row for row in rows if key is None or key in {row["key"], row["key_id"]}]
     if as_json:
         print(json.dumps(rows, indent=2))
-    elif as_csv:
+        return
+    if as_csv:
         writer = csv.DictWriter(sys.stdout, [*COLUMNS, "key_id"])
         writer.writeheader()
         writer.writerows(rows)
-    elif rows:
+        return
+    if rows:
         table_console().print(_table(rows))
     else:
         typer.echo("Nothing was used in these days.")
+    for row in (one for one in stored if key is None or key in {one["key"], one["key_id"]}):
+        limit = f" of {row['limit_bytes'] / MIB:g}" if row["limit_bytes"] is not None else ""
+        typer.echo(f"{row['key']} has {row['bytes'] / MIB:.3g}{limit} MiB of text stored.")
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -25,15 +25,20 @@ class Output:
         self._descriptor = descriptor
         self._texts: queue.Queue[str | None] = queue.Queue(most)
         self._dropped = 0
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"quern-output-{descriptor}", daemon=True)
         self._thread.start()
 
     def write(self, text: str) -> int:
         """Have it written."""
-        try:
-            self._texts.put_nowait(text)
-        except queue.Full:
-            self._dropped += 1
+        with self._lock:
+            try:
+                if self._dropped:  # until what waits is written, so that all of the gap is in one place
+                    self._dropped += 1
+                else:
+                    self._texts.put_nowait(text)
+            except queue.Full:
+                self._dropped = 1
         return len(text)
 
     def flush(self) -> None:
@@ -56,9 +61,15 @@ class Output:
     def _run(self) -> None:
         while (text := self._texts.get()) is not None:
             self._write(text)
-            if self._dropped and self._texts.empty():
-                dropped, self._dropped = self._dropped, 0
-                self._write(f"{dropped} lines are missing here: nobody read them for too long.\n")
+            if self._texts.empty():
+                self._tell_dropped()
+        self._tell_dropped()
+
+    def _tell_dropped(self) -> None:
+        with self._lock:
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            self._write(f"{dropped} lines are missing here: nobody read them for too long.\n")
 
     def _write(self, text: str) -> None:
         left = memoryview(text.encode(self.encoding, errors="backslashreplace"))

@@ -16,16 +16,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from quern.errors import StoreError
 from quern.store.failures import explain
-from quern.store.migrate import load_migrations
-from quern.store.schema import metadata
+from quern.store.ownership import APPLICATION_ID, VERSION_TABLE, Fault, Refused
+from quern.store.sqlite_files import BESIDES, examined, examined_in_use, put_in_place, recognised, remove_with_besides
 
 WAIT_SECONDS = 60.0
 """For a server's transaction to end."""
 
-VERSION_TABLE = "alembic_version"
-BESIDES = ("-journal", "-wal", "-shm")
+_NOT_TO_BACK_UP = {
+    **dict.fromkeys(Fault, "Name the data directory of a Quern server with --data-dir or --config."),
+    Fault.BROKEN: "A backup of it could not be restored. Restore an older one.",
+}
+_NOT_TO_RESTORE = {
+    **dict.fromkeys(Fault, "Name a file that `quern backup` wrote."),
+    Fault.BROKEN: "Restore another backup.",
+    Fault.NEWER: "Restore it with that version.",
+}
+_NOT_TO_REPLACE = "Move it away first if it may go, or name another data directory with --data-dir or --config."
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +54,15 @@ def back_up(database: Path, target: Path, *, replace: bool = False) -> Copied:
     """
     _check_target(database, target, replace=replace)
     with _explained(database), _draft(target) as draft:
+        standing = examined_in_use(database)
+        if isinstance(standing, Refused) and standing.fault is not Fault.NEWER:
+            raise StoreError(standing.sentence(f"The database {database}", _NOT_TO_BACK_UP))
         with closing(_open(database)) as source:
-            copied = _copy(source, draft, database)
+            copied = _copy(source, draft)
         _check(draft, copied, database)
         if not replace and os.path.lexists(target):
             raise StoreError(_taken(target))
-        _put(draft, target)
+        put_in_place(draft, target)
     return copied
 
 
@@ -63,15 +76,18 @@ def restore(backup: Path, database: Path) -> tuple[Copied, Path | None]:
     if database.exists() and backup.samefile(database):
         raise StoreError(f"{backup} is the database itself, so there is nothing to restore.")
     with _explained(backup), _draft(database) as draft:
+        standing = examined(backup)
+        if isinstance(standing, Refused):
+            raise StoreError(standing.sentence(f"The backup {backup}", _NOT_TO_RESTORE))
+        _check_replaceable(database)
         with closing(_open(backup)) as source:
-            copied = _copy(source, draft, backup)
+            copied = _copy(source, draft)
         _check(draft, copied, backup)
-        _check_schema(copied, backup)
         give_to_owner_of_folder(draft)
         kept = _keep_aside(database) if _holds_something(database) else None
         for suffix in BESIDES:
             database.with_name(database.name + suffix).unlink(missing_ok=True)
-        _put(draft, database)
+        put_in_place(draft, database)
     return copied, kept
 
 
@@ -91,6 +107,16 @@ def _check_target(database: Path, target: Path, *, replace: bool) -> None:
         raise StoreError(_taken(target))
 
 
+def _check_replaceable(database: Path) -> None:
+    """Another program's database stays where it is. Whatever else is there may make room. Raises StoreError."""
+    try:
+        standing = recognised(database)
+    except (sqlite3.Error, SQLAlchemyError):  # a damaged one
+        return
+    if isinstance(standing, Refused) and standing.fault is Fault.FOREIGN:
+        raise StoreError(standing.sentence(f"The database {database}", {Fault.FOREIGN: _NOT_TO_REPLACE}))
+
+
 def _taken(target: Path) -> str:
     return (
         f"There is a file {target} already, and it was left as it is. Choose another name, or replace it with --force."
@@ -101,7 +127,7 @@ def _taken(target: Path) -> str:
 def _explained(path: Path) -> Generator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, SQLAlchemyError) as error:
         raise StoreError(explain(error, str(path))) from error
     except OSError as error:
         where = error.filename or path
@@ -123,15 +149,14 @@ def _draft(target: Path) -> Generator[Path]:
     try:
         yield draft
     finally:
-        for suffix in ("", *BESIDES):
-            draft.with_name(draft.name + suffix).unlink(missing_ok=True)
+        remove_with_besides(draft)
 
 
-def _copy(source: sqlite3.Connection, draft: Path, where: Path) -> Copied:
+def _copy(source: sqlite3.Connection, draft: Path) -> Copied:
     """Copy what one moment has, and count it in the same moment."""
     source.execute("BEGIN")
     try:
-        copied = _contents(source, where)
+        copied = _contents(source)
         with closing(sqlite3.connect(draft, isolation_level=None)) as target:
             target.execute("PRAGMA synchronous=OFF")  # it is synced as a whole
             source.backup(target)
@@ -139,22 +164,16 @@ def _copy(source: sqlite3.Connection, draft: Path, where: Path) -> Copied:
         source.execute("ROLLBACK")
     with closing(sqlite3.connect(draft, isolation_level=None)) as target:
         target.execute("PRAGMA journal_mode=DELETE")  # one file, without a WAL beside it
+        target.execute(f"PRAGMA application_id={APPLICATION_ID}")
     return Copied(copied.revision, copied.rows, draft.stat().st_size)
 
 
-def _contents(connection: sqlite3.Connection, where: Path) -> Copied:
+def _contents(connection: sqlite3.Connection) -> Copied:
     tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-    revisions: list[str] = []
-    if VERSION_TABLE in tables:
-        revisions = [revision for (revision,) in connection.execute(f"SELECT version_num FROM {VERSION_TABLE}")]  # noqa: S608
-    if len(revisions) != 1:
-        raise StoreError(
-            f"{where} is an SQLite database, but none of Quern's: it has no revision of Quern's schema. Nothing was "
-            f"changed. Name a database that a Quern server has used."
-        )
+    (revision,) = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608 (a constant)
     quoted = {name: '"' + name.replace('"', '""') + '"' for name in tables}
     rows = {name: connection.execute(f"SELECT count(*) FROM {quoted[name]}").fetchone()[0] for name in sorted(tables)}  # noqa: S608
-    return Copied(revisions[0], rows, 0)
+    return Copied(revision, rows, 0)
 
 
 def _check(draft: Path, expected: Copied, where: Path) -> None:
@@ -162,7 +181,7 @@ def _check(draft: Path, expected: Copied, where: Path) -> None:
     with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
         found = [line for (line,) in connection.execute("PRAGMA integrity_check(1)")]
         dangling = connection.execute("PRAGMA foreign_key_check").fetchone()
-        contents = _contents(connection, draft)
+        contents = _contents(connection)
     if found != ["ok"] or dangling is not None:
         what = found[0] if found != ["ok"] else f"a row of {dangling[0]} belongs to nothing"
         raise StoreError(
@@ -171,24 +190,6 @@ def _check(draft: Path, expected: Copied, where: Path) -> None:
         )
     if (contents.revision, contents.rows) != (expected.revision, expected.rows):
         raise StoreError(f"The copy of {where} does not hold what {where} does. Nothing was changed. Check the disk.")
-
-
-def _check_schema(copied: Copied, backup: Path) -> None:
-    migrations = load_migrations()
-    known = {script.revision for script in migrations.walk_revisions()}
-    missing = (
-        set(metadata.tables) - set(copied.rows) if copied.revision == migrations.get_current_head() else set[str]()
-    )
-    if missing:
-        raise StoreError(
-            f"The backup {backup} lacks the tables {', '.join(sorted(missing))}, so it is none that `quern backup` "
-            f"wrote. Nothing was changed. Restore another one."
-        )
-    if copied.revision not in known:
-        raise StoreError(
-            f"The backup {backup} is at schema revision {copied.revision}, which this version of Quern doesn't know: "
-            f"a newer version wrote it. Nothing was changed. Restore it with that version."
-        )
 
 
 def _holds_something(database: Path) -> bool:
@@ -234,14 +235,3 @@ def give_to_owner_of_folder(path: Path) -> None:
     owner = path.parent.stat()
     if os.geteuid() == 0 and path.exists():
         os.chown(path, owner.st_uid, owner.st_gid)
-
-
-def _put(draft: Path, target: Path) -> None:
-    for path, replaced in ((draft, False), (target.parent, True)):
-        if replaced:
-            draft.replace(target)
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -7,12 +7,14 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, insert, literal, select, tuple_, update
+from sqlalchemy import insert, literal, select, tuple_, update
 
-from quern.records import Conversation, Page, page_of, unknown_cursor
+from quern.records import Conversation, Page, StorageQuota, page_of, unknown_cursor
 from quern.store.database import Database
+from quern.store.deletion import delete_conversations
 from quern.store.items import NewItem, append_items, check_storable
 from quern.store.schema import active_turn, conversations, turns
+from quern.store.storage import check_storage
 from quern.store.uninterrupted import uninterrupted
 
 CONVERSATION = select(
@@ -70,12 +72,17 @@ class ConversationStore:
         return page_of([Conversation(*row) for row in rows], limit)
 
     @uninterrupted
-    async def create(self, conversation: Conversation, new: Sequence[NewItem]) -> None:
-        """Begin a conversation without a turn. Raises InvalidRequest for items that can't be stored."""
+    async def create(
+        self, conversation: Conversation, new: Sequence[NewItem], quota: StorageQuota | None = None
+    ) -> None:
+        """Begin a conversation without a turn. Raises StorageExceeded, and InvalidRequest for items that can't be
+        stored.
+        """
         check_storable(item.item for item in new)
-        async with self._database.transaction() as connection:
+        async with self._database.growing() as connection:
             await connection.execute(insert(conversations).values(asdict(conversation)))
             await append_items(connection, conversation.id, None, new, conversation.created_at)
+            await check_storage(connection, quota)
 
     @uninterrupted
     async def change(self, conversation_id: str, owner: str, values: Mapping[str, Any]) -> bool:
@@ -83,7 +90,7 @@ class ConversationStore:
         conversation of the owner's.
         """
         changed = update(conversations).where(conversations.c.id == conversation_id, conversations.c.owner == owner)
-        async with self._database.transaction() as connection:
+        async with self._database.growing() as connection:
             return (await connection.execute(changed.values(**values))).rowcount > 0
 
     @uninterrupted
@@ -97,25 +104,16 @@ class ConversationStore:
     async def delete_older(self, before: datetime) -> int:
         """Delete everybody's conversations in which nothing has happened since, but pinned ones; how many."""
         active = select(turns.c.id).where(turns.c.conversation_id == conversations.c.id, active_turn).exists()
-        unwanted = delete(conversations).where(
-            conversations.c.updated_at < before, conversations.c.pinned.is_(False), ~active
-        )
-        async with self._database.transaction() as connection:
-            return (await connection.execute(unwanted)).rowcount
+        old = conversations.c.updated_at < before
+        return await delete_conversations(self._database, old, conversations.c.pinned.is_(False), ~active)
 
     @uninterrupted
     async def delete(self, conversation_id: str, owner: str) -> bool:
         """Delete the conversation with its turns and messages; False if there is none, or it is another owner's."""
-        unwanted = delete(conversations).where(conversations.c.id == conversation_id, conversations.c.owner == owner)
-        async with self._database.transaction() as connection:
-            return (await connection.execute(unwanted)).rowcount > 0
+        mine = conversations.c.id == conversation_id, conversations.c.owner == owner
+        return await delete_conversations(self._database, *mine) > 0
 
     @uninterrupted
     async def delete_all(self, owner: str) -> int:
-        """Delete the owner's conversations with their turns and messages; how many there were.
-
-        One-shot turns stay: they hold counts and timings, no prompt.
-        """
-        unwanted = delete(conversations).where(conversations.c.owner == owner)
-        async with self._database.transaction() as connection:
-            return (await connection.execute(unwanted)).rowcount
+        """Delete the owner's conversations with their turns and messages; how many there were."""
+        return await delete_conversations(self._database, conversations.c.owner == owner)

@@ -7,10 +7,12 @@ import sqlite3
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from quern.errors import DiskFull, StoreError
+
 _SQLITE_SENTENCES = {
     "SQLITE_FULL": (
         "The disk that holds the database {where} is full. This step was not saved; everything saved before it is "
-        "safe. Free some space on that disk."
+        "safe. Free some space on that disk, or delete conversations or responses that nobody needs any more."
     ),
     "SQLITE_READONLY_DBMOVED": (
         "The file of the database {where} was deleted or moved away while the server runs, so nothing can be saved any "
@@ -42,6 +44,12 @@ _SQLITE_SENTENCES = {
 }
 
 
+def as_store_error(error: BaseException, where: str) -> StoreError:
+    """The error of the tree for one of SQLAlchemy or of a driver; `where` names the database."""
+    kind = DiskFull if _sqlite_code(error).startswith("SQLITE_FULL") else StoreError
+    return kind(explain(error, where))
+
+
 def explain(error: BaseException, where: str) -> str:
     """A sentence for an error of SQLAlchemy or of a driver; `where` names the database. Never shows stored text."""
     if isinstance(error, PoolTimeout):
@@ -49,14 +57,23 @@ def explain(error: BaseException, where: str) -> str:
             f"The database {where} is too slow: a step waited too long for its turn and was given up, so it was not "
             f"saved. Check the disk, and what else uses it."
         )
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    if isinstance(cause, sqlite3.Error):
-        code: str = getattr(cause, "sqlite_errorname", "")
-        for prefix, sentence in _SQLITE_SENTENCES.items():
-            if code.startswith(prefix):
-                return sentence.format(where=where, code=code)
+    code = _sqlite_code(error)
+    for prefix, sentence in _SQLITE_SENTENCES.items():
+        if code.startswith(prefix):
+            return sentence.format(where=where, code=code)
+    cause = _cause(error)
     first_line = str(cause).strip().partition("\n")[0]
     return (
         f"The database {where} refused a step, so it was not saved: {type(cause).__name__}: {first_line}. If this "
         f"happens again, report it with the server's log."
     )
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The driver's own error."""
+    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+
+
+def _sqlite_code(error: BaseException) -> str:
+    cause = _cause(error)
+    return str(getattr(cause, "sqlite_errorname", "")) if isinstance(cause, sqlite3.Error) else ""

@@ -71,8 +71,14 @@ class GenerationStore:
     @uninterrupted
     async def forget(self, now: datetime) -> int:
         """Delete those whose time is over; how many there were."""
-        async with self._database.transaction() as connection:
+
+        async def step(connection: AsyncConnection) -> int:
             return (await connection.execute(delete(generations).where(generations.c.expires_at <= now))).rowcount
+
+        forgotten = await self._database.urgent(step)
+        if forgotten:
+            self._database.freed.set()
+        return forgotten
 
 
 async def add_generation(connection: AsyncConnection, turn_id: str, plan: dict[str, Any], prompt: bytes) -> None:

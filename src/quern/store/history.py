@@ -9,11 +9,12 @@ from sqlalchemy import CTE, ColumnElement, and_, delete, func, literal, or_, sel
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from quern.errors import ConversationBusy, ConversationNotFound, ResponseNotFound
-from quern.records import Fork, Page, StoredItem, page_of, unknown_cursor
+from quern.records import Fork, Page, StorageQuota, StoredItem, page_of, unknown_cursor
 from quern.store.branches import on_path, open_branch, path_to
 from quern.store.database import Database
 from quern.store.items import ITEM, NewItem, append_items, check_storable, stored_item
 from quern.store.schema import active_turn, conversations, items, responses, turns
+from quern.store.storage import check_storage
 from quern.store.uninterrupted import uninterrupted
 from quern.types import Item, TurnState
 
@@ -117,27 +118,35 @@ class HistoryStore:
             return {row.id: stored_item(row).item for row in await connection.execute(wanted)}
 
     @uninterrupted
-    async def append(self, conversation_id: str, new: Sequence[NewItem], now: datetime) -> None:
+    async def append(
+        self, conversation_id: str, new: Sequence[NewItem], now: datetime, quota: StorageQuota | None = None
+    ) -> None:
         """Put items at the end of an idle conversation's head, without a turn.
 
-        Raises ConversationBusy, ConversationNotFound, and InvalidRequest for items that can't be stored.
+        Raises ConversationBusy, ConversationNotFound, StorageExceeded, and InvalidRequest for items that can't be
+        stored.
         """
         check_storable(item.item for item in new)
-        async with self._database.transaction() as connection:
+        async with self._database.growing() as connection:
             await _touch_idle(connection, conversation_id, now)
             branch = await open_branch(connection, conversation_id, None, now)
             await append_items(connection, conversation_id, None, new, now, branch=branch)
+            await check_storage(connection, quota)
 
     @uninterrupted
     async def delete(self, conversation_id: str, item_id: str, now: datetime) -> bool:
         """Take an item out of an idle conversation; False if there is none of that id. Raises ConversationBusy."""
         which = items.c.conversation_id == conversation_id, items.c.id == item_id
-        unwanted = delete(items).where(*which)
-        async with self._database.transaction() as connection:
+
+        async def step(connection: AsyncConnection) -> bool:
             if (await connection.execute(select(items.c.id).where(*which))).first() is None:
                 return False
             await _touch_idle(connection, conversation_id, now)
-            return (await connection.execute(unwanted)).rowcount > 0
+            return (await connection.execute(delete(items).where(*which))).rowcount > 0
+
+        deleted = await self._database.urgent(step)
+        self._database.freed.set()
+        return deleted
 
 
 async def _visible_items(connection: AsyncConnection, which: ColumnElement[bool]) -> list[Item]:

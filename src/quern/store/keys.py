@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from quern.records import AuditEntry, KeyLimits, KeyRecord
 from quern.store.database import Database
@@ -52,10 +53,13 @@ class KeyStore:
         """Keep a key's new values: those that differ, so that what another server changes meanwhile stays changed."""
         old, new = asdict(before), asdict(after)
         values = {name: value for name, value in new.items() if value != old[name]}
-        async with self._database.transaction() as connection:
+
+        async def step(connection: AsyncConnection) -> None:
             if values:
                 await connection.execute(update(api_keys).where(api_keys.c.id == after.id).values(values))
             await connection.execute(insert(audit_log).values(asdict(audit)))
+
+        await self._database.urgent(step)  # it may be revoked
 
     @uninterrupted
     async def adopt(self, owner: str, key_id: str, audit: AuditEntry) -> int:

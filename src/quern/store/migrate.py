@@ -12,8 +12,6 @@ from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionS
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from quern.errors import StoreError
-
 MIGRATIONS = Path(__file__).with_name("migrations")
 
 
@@ -25,23 +23,16 @@ def load_migrations() -> ScriptDirectory:
     return migrations
 
 
-def upgrade(connection: Connection, migrations: ScriptDirectory, where: str) -> None:
-    """Take the open transaction's database to the newest revision; a new database gets every table.
+def known_revisions(migrations: ScriptDirectory) -> set[str]:
+    """Every revision that this version can bring up to date."""
+    return {script.revision for script in migrations.walk_revisions()}
 
-    `where` names the database in sentences. Raises StoreError when the database is of a revision that
-    `migrations` doesn't know.
-    """
-    known = {script.revision for script in migrations.walk_revisions()}
-    unknown = sorted(set(MigrationContext.configure(connection).get_current_heads()) - known)
-    if unknown:
-        raise StoreError(
-            f"The database {where} is at schema revision {', '.join(unknown)}, which this version of Quern doesn't "
-            f"know: a newer version has used it. Nothing was changed. Start that newer version, or give store.url "
-            f"another database."
-        )
+
+def upgrade(connection: Connection, migrations: ScriptDirectory, to: str = "head") -> None:
+    """Take the open transaction's database to a revision, the newest unless `to` names one; a new one gets all."""
 
     def steps(current: Any, _: MigrationContext) -> list[RevisionStep]:
-        scripts = list(migrations.iterate_revisions("head", current, implicit_base=True))
+        scripts = list(migrations.iterate_revisions(to, current, implicit_base=True))
         return [MigrationStep.upgrade_from_script(migrations.revision_map, script) for script in reversed(scripts)]
 
     with EnvironmentContext(Config(), migrations, fn=steps) as environment:

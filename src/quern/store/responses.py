@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select
+from datetime import datetime
+from typing import Any
 
-from quern.records import ResponseRecord
+from sqlalchemy import Row, and_, delete, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from quern.records import Page, ResponseRecord, page_of, unknown_cursor
 from quern.store.database import Database
-from quern.store.schema import generations, responses, turns
+from quern.store.deletion import delete_turns
+from quern.store.schema import active_turn, generations, idempotency_keys, responses, turns
 from quern.store.turn_rows import turn_record
 from quern.store.uninterrupted import uninterrupted
+
+_joined = turns.join(responses, responses.c.turn_id == turns.c.id)
+_RESPONSE = select(*turns.c, responses.c.previous_id, responses.c.background, responses.c.body).select_from(_joined)
+_is_response = turns.c.id.in_(select(responses.c.turn_id))
 
 
 class ResponseStore:
@@ -20,15 +29,30 @@ class ResponseStore:
     @uninterrupted
     async def get(self, turn_id: str, owner: str) -> ResponseRecord | None:
         """The response, or None if there is none of that id or it is another owner's."""
-        joined = turns.join(responses, responses.c.turn_id == turns.c.id)
-        wanted = (
-            select(*turns.c, responses.c.previous_id, responses.c.background, responses.c.body)
-            .select_from(joined)
-            .where(turns.c.id == turn_id, turns.c.owner == owner)
-        )
+        wanted = _RESPONSE.where(turns.c.id == turn_id, turns.c.owner == owner)
         async with self._database.transaction() as connection:
             row = (await connection.execute(wanted)).one_or_none()
-        return None if row is None else ResponseRecord(turn_record(row), row.previous_id, row.background, row.body)
+        return None if row is None else _record(row)
+
+    @uninterrupted
+    async def page(self, owner: str, *, limit: int, after: str | None, newest_first: bool) -> Page[ResponseRecord]:
+        """At most `limit` of the owner's responses, in the order in which they were created, or from the newest on.
+
+        `after`: the id of the last one already seen; raises InvalidRequest if the owner has none of that id.
+        """
+        mine = _RESPONSE.where(turns.c.owner == owner)
+        order = turns.c.created_at, turns.c.id
+        wanted = mine.order_by(*(column.desc() if newest_first else column for column in order)).limit(limit + 1)
+        async with self._database.transaction() as connection:
+            if after is not None:
+                row = (await connection.execute(mine.where(turns.c.id == after))).one_or_none()
+                if row is None:
+                    raise unknown_cursor("response", after)
+                at = turns.c.created_at < row.created_at if newest_first else turns.c.created_at > row.created_at
+                beside = turns.c.id < after if newest_first else turns.c.id > after
+                wanted = wanted.where(or_(at, and_(turns.c.created_at == row.created_at, beside)))
+            rows = (await connection.execute(wanted)).all()
+        return page_of([_record(row) for row in rows], limit)
 
     @uninterrupted
     async def delete(self, record: ResponseRecord) -> None:
@@ -36,12 +60,45 @@ class ResponseStore:
         said.
         """
         turn_id = record.turn.id
-        unwanted = [delete(turns).where(turns.c.id == turn_id)]
-        if record.turn.conversation_id is not None:
-            unwanted = [
-                delete(responses).where(responses.c.turn_id == turn_id),
-                delete(generations).where(generations.c.turn_id == turn_id),
-            ]
-        async with self._database.transaction() as connection:
-            for rows in unwanted:
-                await connection.execute(rows)
+        if record.turn.conversation_id is None:
+            await delete_turns(self._database, turns.c.id == turn_id)
+            return
+
+        async def step(connection: AsyncConnection) -> None:
+            await connection.execute(delete(responses).where(responses.c.turn_id == turn_id))
+            await connection.execute(delete(generations).where(generations.c.turn_id == turn_id))
+
+        await self._database.urgent(step)
+        self._database.freed.set()
+
+    @uninterrupted
+    async def delete_all(self, owner: str) -> int:
+        """Delete the owner's responses outside of conversations; how many there were. Of turns that have ended and are
+        nothing but counts and timings otherwise, what could tell their answers again goes too.
+        """
+        deleted = await delete_turns(self._database, turns.c.owner == owner, _is_response)
+        ended = select(turns.c.id).where(turns.c.owner == owner, turns.c.conversation_id.is_(None), ~active_turn)
+
+        async def step(connection: AsyncConnection) -> None:
+            for table in (generations, idempotency_keys):
+                await connection.execute(delete(table).where(table.c.turn_id.in_(ended)))
+
+        await self._database.urgent(step)
+        return deleted
+
+    @uninterrupted
+    async def delete_older(self, before: datetime) -> int:
+        """Delete everybody's responses outside of conversations that were created before, but those on which a later
+        one builds; how many.
+        """
+        later = turns.c.created_at >= before
+        first = select(responses.c.turn_id).select_from(_joined).where(or_(later, active_turn))
+        kept = first.cte("kept", recursive=True)
+        previous = select(responses.c.previous_id).join(kept, responses.c.turn_id == kept.c.turn_id)
+        kept = kept.union(previous.where(responses.c.previous_id.is_not(None)))
+        old = turns.c.created_at < before, turns.c.id.not_in(select(kept.c.turn_id)), ~active_turn
+        return await delete_turns(self._database, _is_response, *old)
+
+
+def _record(row: Row[Any]) -> ResponseRecord:
+    return ResponseRecord(turn_record(row), row.previous_id, row.background, row.body)

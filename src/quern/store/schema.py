@@ -139,6 +139,7 @@ class _ConversationColumns(TypedColumns):
     pinned: Named[bool] = Column(Boolean, server_default=false())
     archived: Named[bool] = Column(Boolean, server_default=false())
     head: Named[int] = Column(Integer, server_default="0")
+    bytes: Named[int] = Column(BigInteger, server_default="0")
 
 
 class _BranchColumns(TypedColumns):
@@ -153,9 +154,7 @@ class _BranchColumns(TypedColumns):
 
 class _TurnColumns(TypedColumns):
     id: Named[str] = Column(StorableText, primary_key=True)
-    conversation_id: Named[str | None] = Column(
-        StorableText, ForeignKey("conversations.id", ondelete="CASCADE"), index=True
-    )
+    conversation_id: Named[str | None] = Column(StorableText, ForeignKey("conversations.id", ondelete="CASCADE"))
     owner: Named[str] = Column(StorableText)
     request_id: Named[str] = Column(StorableText)
     model_id: Named[str] = Column(StorableText)
@@ -178,6 +177,7 @@ class _TurnColumns(TypedColumns):
     loop: Named[dict[str, Any] | None] = Column(JSON[dict[str, Any]](none_as_null=True))
     branch: Named[int] = Column(Integer, server_default="0")
     asked: Named[dict[str, Any] | None] = Column(JSON[dict[str, Any]](none_as_null=True))
+    bytes: Named[int] = Column(BigInteger, server_default="0")
 
 
 class _ItemColumns(TypedColumns):
@@ -272,6 +272,7 @@ conversations = Table(
     metadata,
     _ConversationColumns,
     Index(None, "owner", "pinned", "updated_at", "id"),
+    Index(None, "owner", "bytes"),
 )
 
 branches = Table("branches", metadata, _BranchColumns)
@@ -289,6 +290,10 @@ Index(
 )
 
 Index(None, turns.c.owner, turns.c.created_at, turns.c.id)
+
+Index(None, turns.c.conversation_id, turns.c.bytes)
+
+Index(None, turns.c.owner, turns.c.bytes, sqlite_where=turns.c.bytes > 0, postgresql_where=turns.c.bytes > 0)
 
 items = Table(
     "items",
@@ -344,5 +349,69 @@ SEARCH = (
 but reads it from `items` by a number, as rows without one may be numbered anew by a VACUUM. Triggers keep it in step.
 """
 
-for _statement in SEARCH:
+STORAGE = (
+    """
+    CREATE TRIGGER item_bytes_of_turn_insert AFTER INSERT ON items WHEN new.turn_id IS NOT NULL BEGIN
+        UPDATE turns SET bytes = bytes + length(CAST(new.content AS BLOB)) WHERE id = new.turn_id;
+    END
+    """,
+    """
+    CREATE TRIGGER item_bytes_of_turn_delete AFTER DELETE ON items WHEN old.turn_id IS NOT NULL BEGIN
+        UPDATE turns SET bytes = bytes - length(CAST(old.content AS BLOB)) WHERE id = old.turn_id;
+    END
+    """,
+    """
+    CREATE TRIGGER item_bytes_insert AFTER INSERT ON items WHEN new.turn_id IS NULL BEGIN
+        UPDATE conversations SET bytes = bytes + length(CAST(new.content AS BLOB)) WHERE id = new.conversation_id;
+    END
+    """,
+    """
+    CREATE TRIGGER item_bytes_delete AFTER DELETE ON items WHEN old.turn_id IS NULL BEGIN
+        UPDATE conversations SET bytes = bytes - length(CAST(old.content AS BLOB)) WHERE id = old.conversation_id;
+    END
+    """,
+    """
+    CREATE TRIGGER turn_bytes_insert AFTER INSERT ON turns WHEN coalesce(new.text, new.asked) IS NOT NULL BEGIN
+        UPDATE turns SET bytes = bytes + length(CAST(coalesce(new.text, '') || coalesce(new.asked, '') AS BLOB))
+        WHERE id = new.id;
+    END
+    """,
+    """
+    CREATE TRIGGER turn_bytes_update AFTER UPDATE OF text ON turns WHEN new.text IS NOT old.text BEGIN
+        UPDATE turns SET bytes = bytes + length(CAST(coalesce(new.text, '') AS BLOB))
+            - length(CAST(coalesce(old.text, '') AS BLOB))
+        WHERE id = new.id;
+    END
+    """,
+    """
+    CREATE TRIGGER response_bytes_insert AFTER INSERT ON responses BEGIN
+        UPDATE turns SET bytes = bytes + length(CAST(new.body AS BLOB)) WHERE id = new.turn_id;
+    END
+    """,
+    """
+    CREATE TRIGGER response_bytes_delete AFTER DELETE ON responses BEGIN
+        UPDATE turns SET bytes = bytes - length(CAST(old.body AS BLOB)) WHERE id = old.turn_id;
+    END
+    """,
+    """
+    CREATE TRIGGER conversation_bytes_insert AFTER INSERT ON conversations BEGIN
+        UPDATE conversations SET bytes = bytes
+            + length(CAST(coalesce(new.metadata, '') || coalesce(new.title, '') AS BLOB))
+        WHERE id = new.id;
+    END
+    """,
+    """
+    CREATE TRIGGER conversation_bytes_update AFTER UPDATE OF metadata, title ON conversations BEGIN
+        UPDATE conversations SET bytes = bytes
+            + length(CAST(coalesce(new.metadata, '') || coalesce(new.title, '') AS BLOB))
+            - length(CAST(coalesce(old.metadata, '') || coalesce(old.title, '') AS BLOB))
+        WHERE id = new.id;
+    END
+    """,
+)
+"""What keeps the two columns `bytes`: what rows of a turn, and of a conversation beside its turns, have of text. A row
+whose turn or conversation goes with it finds nothing to change.
+"""
+
+for _statement in (*SEARCH, *STORAGE):
     event.listen(metadata, "after_create", DDL(_statement.replace("%", "%%")).execute_if(dialect="sqlite"))

@@ -81,7 +81,10 @@ class SearchStore:
                 return False
             before = (await connection.execute(changes)).scalar_one()
             await connection.execute(insert(_index).values(item_search="merge", rank=pages))
-            return (await connection.execute(changes)).scalar_one() - before >= 2
+            more = (await connection.execute(changes)).scalar_one() - before >= 2
+        if not more:
+            self._database.freed.set()
+        return more
 
 
 def _conditions(words: Sequence[str], *, indexed: bool) -> list[ColumnElement[bool]]:

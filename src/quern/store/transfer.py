@@ -10,12 +10,13 @@ from typing import Any
 from sqlalchemy import Table, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from quern.records import ConversationCopy, StoredItem, TurnCopy
+from quern.records import ConversationCopy, StorageQuota, StoredItem, TurnCopy
 from quern.store.branches import branches_of
 from quern.store.conversations import CONVERSATION, Conversation
 from quern.store.database import Database
 from quern.store.items import ITEM, columns_of, stored_item
 from quern.store.schema import branches, conversations, items, turns
+from quern.store.storage import check_storage
 from quern.store.turn_rows import turn_record
 from quern.store.uninterrupted import uninterrupted
 
@@ -55,13 +56,14 @@ class TransferStore:
         return ConversationCopy(Conversation(*row), tuple(forks), tuple(copies), tuple(said))
 
     @uninterrupted
-    async def write(self, copies: Sequence[ConversationCopy]) -> None:
-        """Store conversations that are new, all or none."""
-        async with self._database.transaction() as connection:
+    async def write(self, copies: Sequence[ConversationCopy], quota: StorageQuota | None = None) -> None:
+        """Store conversations that are new, all or none. Raises StorageExceeded."""
+        async with self._database.growing() as connection:
             await _insert(connection, conversations, (asdict(copy.conversation) for copy in copies))
             await _insert(connection, branches, (row for copy in copies for row in _branch_rows(copy)))
             await _insert(connection, turns, (_turn_row(turn) for copy in copies for turn in copy.turns))
             await _insert(connection, items, (_item_row(item) for copy in copies for item in copy.items))
+            await check_storage(connection, quota)
 
 
 async def _insert(connection: AsyncConnection, into: Table, rows: Iterator[Mapping[str, Any]]) -> None:

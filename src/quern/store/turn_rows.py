@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from quern.records import Fork, NewResponse, TurnRecord, UsageRecord
+from quern.records import Fork, NewResponse, StorageQuota, TurnRecord, UsageRecord
 from quern.sampling import SamplingParams
 from quern.store.generations import GenerationEnd
 from quern.store.idempotency import NewKey
@@ -21,7 +21,8 @@ from quern.types import FinishReason, Loop, LoopKind, Timings, TurnState, Usage
 class NewTurn:
     """An admitted turn. `conversation_id` is None for a turn outside of conversations; `new_conversation` says to
     create it. `items`: what was said to the model; kept with a conversation or a response only. `plan`, `prompt`: as
-    in `store.generations`; without a plan nothing is kept there. `key`: under which its request is known. `fork`: where
+    in `store.generations`; without a plan nothing is kept there. `quota`: within which its owner has to stay
+    where it is kept. `key`: under which its request is known. `fork`: where
     it begins a branch of its conversation; without one it goes on with the head. `asked`: what was asked for beside
     what was said, for another answer to the same; kept with a conversation only. `title`: the conversation's, where it
     has none.
@@ -43,6 +44,7 @@ class NewTurn:
     fork: Fork | None = None
     asked: dict[str, Any] | None = None
     title: str | None = None
+    quota: StorageQuota | None = None
 
     @property
     def kept(self) -> bool:

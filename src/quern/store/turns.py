@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from quern.errors import ConversationBusy, ConversationNotFound, StoreError, TurnNotContinuable
-from quern.records import Page, TurnRecord, UsageRecord, page_of, unknown_cursor
+from quern.errors import ConversationBusy, ConversationNotFound, TurnNotContinuable
+from quern.records import Page, TurnRecord, page_of, unknown_cursor
 from quern.store.branches import open_branch
 from quern.store.database import Database
 from quern.store.generations import (
     add_generation,
     as_bytes,
-    end_generation,
-    end_lost_generation,
     reopen_generation,
 )
 from quern.store.idempotency import claim_key
@@ -35,17 +34,17 @@ from quern.store.schema import (
     turn_events,
     turns,
 )
+from quern.store.storage import check_storage
+from quern.store.turn_ends import finish_turn, recover_turns, touch
 from quern.store.turn_rows import (
     JournalEntry,
     NewTurn,
     ReopenedTurn,
     TurnEnd,
-    ended_columns,
     queued_columns,
     turn_record,
 )
 from quern.store.uninterrupted import uninterrupted
-from quern.store.usage import add_usage
 from quern.types import TurnState
 
 SECOND_TURN = (
@@ -58,10 +57,6 @@ NOT_THE_LAST = (
     "is missing."
 )
 NOTHING_STARTED: Mapping[str, datetime] = {}
-
-
-class TurnAlreadyEnded(StoreError):
-    """The turn has a terminal state already, and keeps it."""
 
 
 _begin = (
@@ -82,12 +77,12 @@ class TurnStore:
         """Store the turn as queued, with its conversation where that is new, what was said, and its response.
 
         What was said in a one-shot turn is not stored. Raises ConversationNotFound when the owner has no such
-        conversation, ConversationBusy while another turn of it is active, and InvalidRequest for a prompt with
-        characters that no database can hold (NUL, lone surrogates).
+        conversation, ConversationBusy while another turn of it is active, StorageExceeded, and InvalidRequest for a
+        prompt with characters that no database can hold (NUL, lone surrogates).
         """
         if turn.kept:
             check_storable(item.item for item in turn.items)
-        async with self._database.transaction() as connection:
+        async with self._database.growing() as connection:
             branch = 0
             if turn.conversation_id is not None:
                 await _open_conversation(connection, turn, turn.conversation_id)
@@ -109,6 +104,7 @@ class TurnStore:
                 await append_items(
                     connection, turn.conversation_id, turn.id, turn.items, turn.created_at, branch=branch
                 )
+                await check_storage(connection, turn.quota)
 
     @uninterrupted
     async def append(self, entries: Sequence[JournalEntry], started: Mapping[str, datetime] = NOTHING_STARTED) -> None:
@@ -117,18 +113,15 @@ class TurnStore:
         Turns that ended or were deleted are left out, and so are tokens already saved: after an error or a
         cancellation the same may be given again.
         """
-        now = datetime.now(UTC)
-        last_saved = select(func.coalesce(func.max(turn_events.c.number), 0)).where(turn_events.c.turn_id == turns.c.id)
-        wanted = (
-            select(turns.c.id, last_saved.scalar_subquery())
-            .where(turns.c.id.in_({entry.turn_id for entry in entries}), active_turn)
-            .with_for_update(read=True)
-        )
-        async with self._database.transaction() as connection:
+        async with self._database.growing() as connection:
             if started:
                 await connection.execute(_begin, [{"begun": turn_id, "at": at} for turn_id, at in started.items()])
-            saved = dict((await connection.execute(wanted)).all())
-            await _append_events(connection, entries, saved, now)
+            await _append_unsaved(entries, connection)
+
+    @uninterrupted
+    async def append_left(self, entries: Sequence[JournalEntry]) -> None:
+        """The same of what a killed server left in its file, also where the disk is full."""
+        await self._database.urgent(partial(_append_unsaved, entries))
 
     @uninterrupted
     async def finish(self, end: TurnEnd) -> bool:
@@ -137,23 +130,7 @@ class TurnStore:
         False, and only the usage counts, if the conversation or response was deleted. Raises TurnAlreadyEnded if it has
         ended before: it keeps that end.
         """
-        async with self._database.transaction() as connection:
-            if end.used is not None:
-                await add_usage(connection, end.used)
-            wanted = select(turns.c.conversation_id, turns.c.branch).where(turns.c.id == end.turn_id)
-            conversation_id, branch = (await connection.execute(wanted)).one_or_none() or (None, 0)
-            if conversation_id is not None:
-                # Before the turn, as in `create`: one order of locks, so that two transactions can't wait in a circle.
-                await _touch(connection, conversation_id, end.finished_at)
-            ended = update(turns).where(turns.c.id == end.turn_id, active_turn).values(ended_columns(end))
-            if (await connection.execute(ended)).rowcount == 0:
-                await _refuse_unless_deleted(connection, end.turn_id, end.state)
-                return False
-            if end.state is TurnState.COMPLETED:
-                await append_items(connection, conversation_id, end.turn_id, end.items, end.finished_at, branch=branch)
-            await end_generation(connection, end.turn_id, end.generation)
-            await connection.execute(delete(turn_events).where(turn_events.c.turn_id == end.turn_id))
-        return True
+        return await self._database.urgent(partial(finish_turn, end))
 
     @uninterrupted
     async def recover_interrupted(self, now: datetime, error: str, expires_at: datetime | None = None) -> int:
@@ -164,28 +141,7 @@ class TurnStore:
         nobody knows any more. Until `expires_at` it can go on, a response in the background always; without that
         nothing can. To be called at start, before any turn: it takes every active turn in the database for a lost one.
         """
-        async with self._database.transaction() as connection:
-            columns = turns.c.id, turns.c.conversation_id, turns.c.owner, turns.c.model_id, turns.c.text
-            lost = (await connection.execute(select(*columns).where(active_turn))).all()
-            for turn_id, conversation_id, owner, model_id, text in lost:
-                await add_usage(connection, UsageRecord(now.astimezone(UTC).date(), owner, model_id, 1, 0, 0, 0, 0.0))
-                journal = select(turn_events.c.text).where(turn_events.c.turn_id == turn_id)
-                pieces = (await connection.execute(journal.order_by(turn_events.c.number))).scalars()
-                kept = select(responses.c.background).where(responses.c.turn_id == turn_id)
-                background = (await connection.execute(kept)).scalar_one_or_none()
-                remembered = conversation_id is not None or background is not None
-                interrupted = {
-                    "state": TurnState.INTERRUPTED,
-                    "error": error,
-                    "text": "".join([text or "", *pieces]) if remembered else None,
-                    "finished_at": now,
-                }
-                await connection.execute(update(turns).where(turns.c.id == turn_id).values(interrupted))
-                until = None if background else expires_at or now
-                goes_on = expires_at is not None and expires_at > now
-                await end_lost_generation(connection, turn_id, until, goes_on=goes_on)
-                await connection.execute(delete(turn_events).where(turn_events.c.turn_id == turn_id))
-        return len(lost)
+        return await self._database.urgent(partial(recover_turns, now, error, expires_at))
 
     @uninterrupted
     async def reopen(self, turn: ReopenedTurn) -> None:
@@ -194,7 +150,7 @@ class TurnStore:
         Raises ConversationBusy while another turn of the conversation is active, TurnNotContinuable where it has ended
         otherwise by now, or where the conversation went on after it.
         """
-        async with self._database.transaction() as connection:
+        async with self._database.growing() as connection:
             await _check_last(connection, turn.id)
             reopened = {"state": TurnState.QUEUED, "finish_reason": None, "error": None, "finished_at": None}
             values = {**reopened, "text": turn.text, "sampling": asdict(turn.sampling)}
@@ -294,7 +250,7 @@ async def _open_conversation(connection: AsyncConnection, turn: NewTurn, convers
         }
         await connection.execute(insert(conversations).values(new))
         return
-    if not await _touch(connection, conversation_id, turn.created_at, conversations.c.owner == turn.owner):
+    if not await touch(connection, conversation_id, turn.created_at, conversations.c.owner == turn.owner):
         raise ConversationNotFound(
             f"There is no conversation {conversation_id!r}: it was deleted, or the id is wrong. Leave the id out to "
             f"start a new conversation."
@@ -304,11 +260,16 @@ async def _open_conversation(connection: AsyncConnection, turn: NewTurn, convers
         await connection.execute(update(conversations).where(*untitled).values(title=turn.title))
 
 
-async def _touch(
-    connection: AsyncConnection, conversation_id: str, now: datetime, *conditions: ColumnElement[bool]
-) -> bool:
-    touched = update(conversations).where(conversations.c.id == conversation_id, *conditions).values(updated_at=now)
-    return (await connection.execute(touched)).rowcount > 0
+async def _append_unsaved(entries: Sequence[JournalEntry], connection: AsyncConnection) -> None:
+    """Add what is not saved of those turns that are active."""
+    last_saved = select(func.coalesce(func.max(turn_events.c.number), 0)).where(turn_events.c.turn_id == turns.c.id)
+    wanted = (
+        select(turns.c.id, last_saved.scalar_subquery())
+        .where(turns.c.id.in_({entry.turn_id for entry in entries}), active_turn)
+        .with_for_update(read=True)
+    )
+    saved = dict((await connection.execute(wanted)).all())
+    await _append_events(connection, entries, saved, datetime.now(UTC))
 
 
 async def _append_events(
@@ -329,15 +290,6 @@ async def _append_events(
     ]
     if rows:
         await connection.execute(insert(turn_events), rows)
-
-
-async def _refuse_unless_deleted(connection: AsyncConnection, turn_id: str, wanted: TurnState) -> None:
-    state = (await connection.execute(select(turns.c.state).where(turns.c.id == turn_id))).scalar_one_or_none()
-    if state is not None:
-        raise TurnAlreadyEnded(
-            f"Turn {turn_id} can't become {wanted}: it is {state} already, and stays that. This is a fault in Quern; "
-            f"report it with the server's log."
-        )
 
 
 def _is_second_active_turn(error: IntegrityError) -> bool:

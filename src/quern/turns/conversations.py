@@ -12,12 +12,14 @@ from typing import Any
 
 import structlog
 
+from quern.access.usage import UsageMeter
 from quern.config import ConversationSettings, TitleSource
 from quern.errors import ConversationNotFound, InvalidRequest, ItemNotFound, StoreError
 from quern.records import Conversation, Page, StoredItem, TurnRecord
 from quern.store.conversations import ConversationStore
 from quern.store.history import HistoryStore
 from quern.store.items import NewItem
+from quern.store.responses import ResponseStore
 from quern.store.search import SearchStore
 from quern.store.turns import TurnStore
 from quern.turns.clock_jumps import CarefulClock
@@ -32,7 +34,16 @@ log = structlog.get_logger(__name__)
 FORGET_EVERY = 60.0
 """Seconds."""
 
+RESPONSE_DELETED = "The response was deleted."
 NO_ITEM = "There is no such item in this conversation: the id is wrong, or it was deleted."
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """How many of each were deleted. Responses of conversations went with these and are not counted."""
+
+    conversations: int
+    responses: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +66,15 @@ class ConversationService:
         service: TurnService,
         *,
         search: SearchStore,
+        responses: ResponseStore,
+        usage: UsageMeter,
         settings: ConversationSettings,
     ) -> None:
         self._titles = settings.titles is not TitleSource.OFF
         self._keep = timedelta(days=settings.keep_days)
         self._search = search
+        self._responses = responses
+        self._usage = usage
         self._sweeping = asyncio.Lock()
         self._deleted = True  # what an earlier server deleted may be in the index yet
         self._conversations = conversations
@@ -92,13 +107,15 @@ class ConversationService:
     async def create(
         self, owner: str, metadata: dict[str, str], items: Sequence[Item], title: str | None = None
     ) -> Conversation:
-        """Begin a conversation without a turn. Raises InvalidRequest for items that can't be stored."""
+        """Begin a conversation without a turn. Raises StorageExceeded, and InvalidRequest for items that can't be
+        stored.
+        """
         now = datetime.now(UTC)
         if title is None and self._titles:
             title = title_of(items)
         conversation = Conversation(str(uuid.uuid4()), owner, now, now, metadata, title)
         with _items_blamed():
-            await self._conversations.create(conversation, _with_ids(items))
+            await self._conversations.create(conversation, _with_ids(items), self._usage.storage_quota(owner))
         return conversation
 
     async def change(self, conversation_id: str, owner: str, values: Mapping[str, Any]) -> Conversation:
@@ -122,11 +139,14 @@ class ConversationService:
         return item
 
     async def append(self, conversation_id: str, owner: str, items: Sequence[Item]) -> list[StoredItem]:
-        """Put items at the end, without a turn. Raises ConversationNotFound, ConversationBusy or InvalidRequest."""
+        """Put items at the end, without a turn. Raises ConversationNotFound, ConversationBusy, StorageExceeded or
+        InvalidRequest.
+        """
         await self.get(conversation_id, owner)
         new = _with_ids(items)
         with self._service.between_turns(conversation_id, owner), _items_blamed():
-            await self._history.append(conversation_id, new, datetime.now(UTC))
+            quota = self._usage.storage_quota(owner)
+            await self._history.append(conversation_id, new, datetime.now(UTC), quota)
         return [await self.item(conversation_id, owner, item.id) for item in new]
 
     async def delete_item(self, conversation_id: str, owner: str, item_id: str) -> Conversation:
@@ -155,13 +175,16 @@ class ConversationService:
         if started_meanwhile is not None:
             await self._service.cancel(started_meanwhile, DELETED)
 
-    async def delete_all(self, owner: str) -> int:
-        """Delete every conversation of the owner and return how many there were."""
+    async def delete_all(self, owner: str) -> Deleted:
+        """Delete every conversation and every stored response of the owner, and what could tell the answers of other
+        turns again.
+        """
         await self._cancel_all(owner)
-        deleted = await self._conversations.delete_all(owner)
+        conversations = await self._conversations.delete_all(owner)
         self._deleted = True
+        responses = await self._responses.delete_all(owner)
         await self._cancel_all(owner)  # turns that were being started when the first round looked
-        return deleted
+        return Deleted(conversations, responses)
 
     async def forget(self) -> None:
         """Delete what was kept for long enough, and for good what was deleted, from time to time, until cancelled."""
@@ -174,12 +197,10 @@ class ConversationService:
             await asyncio.sleep(FORGET_EVERY)
 
     async def sweep(self, now: datetime) -> int:
-        """Delete everybody's conversations that are too old, and take what was deleted out of the index of the search;
-        how many were too old.
+        """Delete everybody's conversations and responses that are too old, and take what was deleted out of the index
+        of the search; how many conversations were too old.
         """
-        forgotten = await self._conversations.delete_older(now - self._keep) if self._keep else 0
-        if forgotten:
-            log.info("old_conversations_forgotten", conversations=forgotten)
+        forgotten = await self._forget_old(now - self._keep) if self._keep else 0
         async with self._sweeping:
             if forgotten or self._deleted:
                 self._deleted = False
@@ -188,9 +209,18 @@ class ConversationService:
                     begin = False
         return forgotten
 
+    async def _forget_old(self, before: datetime) -> int:
+        conversations = await self._conversations.delete_older(before)
+        responses = await self._responses.delete_older(before)
+        if conversations or responses:
+            log.info("old_conversations_forgotten", conversations=conversations, responses=responses)
+        return conversations
+
     async def _cancel_all(self, owner: str) -> None:
-        for running in self._service.running_turns(owner):
-            await self._service.cancel(running, DELETED)
+        for turn in self._service.turns_of(owner):
+            if turn.plan.kept:
+                reason = DELETED if turn.conversation_id is not None else RESPONSE_DELETED
+                await self._service.cancel(turn, reason)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from quern.config import TurnSettings
 from quern.engine.base import GenerateRequest, Priority
 from quern.prompt.codec import TextCodec
+from quern.records import StorageQuota
 from quern.sampling import SamplingParams
 from quern.store.generations import packed
 from quern.store.items import NewItem
@@ -79,11 +80,16 @@ def conversation_of(request: TurnRequest) -> str | None:
 
 
 def new_row(
-    turn: Turn, request: TurnRequest, items: Sequence[Item], model_id: str, title: str | None = None
+    turn: Turn,
+    request: TurnRequest,
+    items: Sequence[Item],
+    model_id: str,
+    *,
+    title: str | None = None,
+    quota: StorageQuota | None = None,
 ) -> NewTurn:
     """What is stored of a turn before it runs. `items`: what was said to the model. `title`: of its conversation, where
-    that has none. Packs the prompt, which takes a
-    millisecond for some ten thousand tokens.
+    that has none. `quota`: its owner's. Packs the prompt, which takes a millisecond for some ten thousand tokens.
     """
     return NewTurn(
         id=turn.id,
@@ -102,6 +108,7 @@ def new_row(
         fork=request.fork,
         asked=Asked.of(request).dump() if turn.conversation_id is not None else None,
         title=title,
+        quota=quota,
     )
 
 

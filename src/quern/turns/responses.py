@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from quern.errors import InvalidRequest, ItemNotFound, ResponseNotFound
 from quern.prompt.codec import TextCodec
-from quern.records import ResponseRecord, StoredItem, TurnRecord
+from quern.records import Page, ResponseRecord, StoredItem, TurnRecord
 from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
 from quern.turns.archive import TurnArchive
@@ -22,7 +22,7 @@ from quern.turns.preparation import call_parser
 from quern.turns.request import ToolUse
 from quern.turns.service import TurnService
 from quern.turns.turn import Turn
-from quern.types import Item, LoopKind
+from quern.types import Item, LoopKind, TurnState
 
 ReadToolUse = Callable[[Mapping[str, Any]], ToolUse]
 """A dialect's: from a response's body to the tools that the model was shown."""
@@ -68,6 +68,11 @@ class ResponseService:
             return OpenResponse(record, turn.log, turn)
         return OpenResponse(record, await self._replay(record, read_tool_use(record.body)), None)
 
+    async def page(self, owner: str, *, limit: int, after: str | None, newest_first: bool) -> Page[ResponseRecord]:
+        """The owner's responses as they are now. Raises InvalidRequest where `after` names none."""
+        page = await self._responses.page(owner, limit=limit, after=after, newest_first=newest_first)
+        return replace(page, items=tuple(self._as_it_is(record) for record in page.items))
+
     async def input_items(self, turn_id: str, owner: str) -> list[StoredItem]:
         """What was said to the model in this response. Raises ResponseNotFound."""
         await self._record(turn_id, owner)
@@ -105,6 +110,13 @@ class ResponseService:
         if not record.turn.state.terminal:
             raise InvalidRequest("The end of this response could not be saved yet, so it can't be deleted. Try again.")
         await self._responses.delete(record)
+
+    def _as_it_is(self, record: ResponseRecord) -> ResponseRecord:
+        """That a turn runs is stored a moment after it began."""
+        turn = self._service.turn(record.turn.id, record.turn.owner)
+        if turn is None or turn.running_at is None:
+            return record
+        return replace(record, turn=replace(record.turn, state=TurnState.RUNNING))
 
     async def _record(self, turn_id: str, owner: str) -> ResponseRecord:
         record = await self._responses.get(turn_id, owner)

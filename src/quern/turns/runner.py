@@ -16,8 +16,9 @@ from quern.errors import EngineError, GrammarExhausted, StoreError
 from quern.events import TurnEnded
 from quern.records import UsageRecord
 from quern.store.generations import GenerationEnd
+from quern.store.turn_ends import TurnAlreadyEnded
 from quern.store.turn_rows import TurnEnd
-from quern.store.turns import TurnAlreadyEnded, TurnStore
+from quern.store.turns import TurnStore
 from quern.turns.archive import SERVER_STOPPED
 from quern.turns.generation import Generation
 from quern.turns.journal import Journal

@@ -21,6 +21,7 @@ from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing
 from quern.prompt.codec import TextCodec
 from quern.store.idempotency import IdempotencyStore
+from quern.store.journal_file import JournalFile
 from quern.store.turns import TurnStore
 from quern.turns.archive import RUNS, SERVER_STOPPED, Ended, TurnArchive
 from quern.turns.context_limit import room_for_answer
@@ -57,7 +58,7 @@ PLACE_NEEDED = f"{CONNECTION_CLOSED}, and too many turns wait for a reader that 
 class TurnService:
     """Admits turns, runs them apart from their connections, and ends them all when the server stops. `observer` is told
     of each, and so is `when_ended` of those that have ended. `titles`: whether a conversation without a title gets one
-    from what is said first.
+    from what is said first. `journal_file`: as in `Journal`.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class TurnService:
         tracing: Tracing | None = None,
         settings: TurnSettings,
         titles: bool = True,
+        journal_file: JournalFile | None = None,
     ) -> None:
         self._engine = engine
         self._usage = usage
@@ -88,7 +90,13 @@ class TurnService:
         self._titles = titles
         self.when_ended: Callable[[Turn], None] | None = None
         self._settings = settings
-        self._journal = Journal(turns, interval=settings.save_interval_ms / 1000, token_limit=settings.save_tokens)
+        self._journal = Journal(
+            turns,
+            interval=settings.save_interval_ms / 1000,
+            token_limit=settings.save_tokens,
+            file=journal_file,
+            commit_interval=settings.commit_interval_ms / 1000,
+        )
         self._owner_turns = OwnerTurns(usage)
         resumable = timedelta(hours=settings.resume_hours)
         self._runner = TurnRunner(engine, turns, self._journal, self._owner_turns, self.observer, resumable=resumable)
@@ -103,6 +111,7 @@ class TurnService:
         """Serve turns while the block runs; what is still active at its end is interrupted and saved."""
         now = datetime.now(UTC)
         expires_at = now + timedelta(hours=self._settings.resume_hours)
+        await self._journal.recover()
         interrupted = await self._store.recover_interrupted(now, SERVER_STOPPED, expires_at)
         if interrupted:
             log.warning("interrupted_turns_found", turns=interrupted)
@@ -117,6 +126,7 @@ class TurnService:
                 writer.cancel()
                 forgetting.cancel()
                 self._drain.give_up()
+                await self._journal.close()
 
     def reload(self, settings: TurnSettings) -> None:
         """Admit turns under other limits from now on; those that were admitted go on."""
@@ -151,7 +161,7 @@ class TurnService:
         """Admit a turn: when this returns, the turn is stored as queued and runs whoever listens.
 
         Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy, LimitExceeded, QueueFull,
-        ContextExceeded, InvalidRequest or StoreError; then nothing was stored.
+        ContextExceeded, StorageExceeded, InvalidRequest or StoreError; then nothing was stored.
         """
         arrived, owner = time.monotonic(), request.caller.owner
         self.check_serving()
@@ -208,6 +218,7 @@ class TurnService:
                 await self._engine.check_grammar(stopped.plan.grammar, caller.owner)
             turn = self._live(turn_id, stopped.assignment(), caller)
             self._engine.check_continuable(turn.request)
+            await self._journal.reopen(turn_id)
             await self._store.reopen(await stopped.revive(turn))
             return self._launch(turn, caller)
 
@@ -242,14 +253,7 @@ class TurnService:
 
     def running_turn(self, conversation_id: str, owner: str) -> Turn | None:
         """The conversation's active turn, for a reader that comes back."""
-        for turn in self.running_turns(owner):
-            if turn.conversation_id == conversation_id:
-                return turn
-        return None
-
-    def running_turns(self, owner: str) -> list[Turn]:
-        """The owner's active turns of conversations."""
-        return [turn for turn in self.turns_of(owner) if turn.conversation_id is not None]
+        return next((turn for turn in self.turns_of(owner) if turn.conversation_id == conversation_id), None)
 
     def turns_of(self, owner: str) -> list[Turn]:
         """All of the owner's active turns."""
@@ -319,7 +323,8 @@ class TurnService:
         try:
             title = title_of((*history, *items)) if self._titles and turn.conversation_id is not None else None
             said = with_custom_results(items, history)
-            row = await asyncio.to_thread(new_row, turn, request, said, self._engine.info.model_id, title)
+            quota, model_id = self._usage.storage_quota(turn.owner), self._engine.info.model_id
+            row = await asyncio.to_thread(new_row, turn, request, said, model_id, title=title, quota=quota)
             await self._store.create(row)
         except InvalidRequest as error:
             raise InvalidRequest(str(error), field) from error

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
+from quern.access.usage import UsageMeter
 from quern.errors import ConversationNotFound
 from quern.records import ConversationCopy, StoredItem, TurnCopy
 from quern.store.transfer import TransferStore
@@ -24,8 +25,9 @@ NOT_OVER = "The turn was still running where this conversation was exported, so 
 class TransferService:
     """An owner's conversations; another owner's don't exist."""
 
-    def __init__(self, store: TransferStore) -> None:
+    def __init__(self, store: TransferStore, usage: UsageMeter) -> None:
         self._store = store
+        self._usage = usage
 
     async def export(self, conversation_id: str, owner: str) -> ConversationCopy:
         """All of a conversation. Raises ConversationNotFound."""
@@ -42,9 +44,11 @@ class TransferService:
                 yield copy
 
     async def bring(self, copies: Sequence[ConversationCopy], owner: str) -> list[ConversationCopy]:
-        """Make these the owner's, all or none, and return them with the ids that they got. Raises StoreError."""
+        """Make these the owner's, all or none, and return them with the ids that they got. Raises StorageExceeded
+        and StoreError.
+        """
         brought = [_with_new_ids(copy, owner) for copy in copies]
-        await self._store.write(brought)
+        await self._store.write(brought, self._usage.storage_quota(owner))
         return brought
 
 

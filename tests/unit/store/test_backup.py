@@ -13,11 +13,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from tests.unit.store.old_databases import REVISIONS, make_at
 from tests.unit.store.test_recovery import WRITER
 
 from quern.errors import StoreError
 from quern.store.backup import back_up, restore
 from quern.store.database import Database
+from quern.store.ownership import APPLICATION_ID
 from quern.store.schema import metadata
 
 TURN = "turn-1"
@@ -188,6 +190,19 @@ def _without_a_table(file: Path) -> None:
     _with(file, "DROP TABLE turn_events")
 
 
+def _without_an_index(file: Path) -> None:
+    _with(file, "DROP INDEX uq_turns_active_conversation")
+
+
+def _another_programs(file: Path) -> None:
+    _with(file, "PRAGMA application_id=252006674")
+
+
+def _songs(file: Path) -> None:
+    file.unlink()
+    _with(file, "CREATE TABLE songs (title TEXT)")
+
+
 def _dangling(file: Path) -> None:
     _with(file, "INSERT INTO turn_events (turn_id, number, text, created_at) VALUES ('none', 0, 'x', '2026')")
 
@@ -204,7 +219,22 @@ def _half(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("spoil", [_newer, _nobodys, _without_a_table, _dangling, _damage, _text, _nothing, _half])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _newer,
+        _nobodys,
+        _without_a_table,
+        _without_an_index,
+        _another_programs,
+        _songs,
+        _dangling,
+        _damage,
+        _text,
+        _nothing,
+        _half,
+    ],
+)
 def test_what_is_no_good_backup_changes_nothing(
     migrated_file: Path, tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
@@ -217,6 +247,68 @@ def test_what_is_no_good_backup_changes_nothing(
     assert str(copy) in str(refused.value)
     assert migrated_file.read_bytes() == before
     assert [path.name for path in migrated_file.parent.iterdir()] == ["quern.db"]
+
+
+SAME_IN_EVERY_COMMAND: list[tuple[Callable[[Path], None], str]] = [
+    (_another_programs, "belongs to another program: its application_id is 0x0f055112, and Quern's is 0x5175726e"),
+    (_songs, "belongs to another program: its tables (songs) are not Quern's"),
+    (_nothing, "is an empty file, which Quern did not make"),
+    (_text, "is not a database, but a file of another kind"),
+    (_nobodys, "has lost its table alembic_version"),
+    (_without_a_table, "is incomplete: it lacks the table turn_events"),
+    (_without_an_index, "is incomplete: it lacks the unique partial index uq_turns_active_conversation"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "words"), SAME_IN_EVERY_COMMAND)
+def test_what_a_server_would_not_start_on_is_neither_backed_up_nor_restored_nor_changed(
+    migrated_file: Path, tmp_path: Path, spoil: Callable[[Path], None], words: str
+) -> None:
+    spoilt = tmp_path / "spoilt.db"
+    back_up(migrated_file, spoilt)
+    spoil(spoilt)
+    before = spoilt.read_bytes()
+    for command, which in ((restore, "backup"), (back_up, "database")):
+        with pytest.raises(StoreError) as refused:
+            command(spoilt, tmp_path / "data" / "other.db")
+        assert str(refused.value).startswith(f"The {which} {spoilt} {words}")
+    assert spoilt.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["quern.db", "spoilt.db"]
+
+
+@pytest.mark.parametrize("spoil", [_another_programs, _songs])
+def test_a_restore_doesnt_put_another_programs_database_away(
+    migrated_file: Path, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    back_up(migrated_file, tmp_path / "copy.db")
+    spoil(migrated_file)
+    before = migrated_file.read_bytes()
+    with pytest.raises(StoreError, match="belongs to another program"):
+        restore(tmp_path / "copy.db", migrated_file)
+    assert {path.name: path.read_bytes() for path in migrated_file.parent.iterdir()} == {"quern.db": before}
+
+
+@pytest.mark.parametrize("spoil", [_nobodys, _without_a_table, _newer, _nothing, _half])
+def test_a_database_that_no_server_starts_on_makes_room_for_a_backup(
+    migrated_file: Path, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    back_up(migrated_file, tmp_path / "copy.db")
+    spoil(migrated_file)
+    before = migrated_file.read_bytes()
+    _, kept = restore(tmp_path / "copy.db", migrated_file)
+    assert (kept.read_bytes() if kept else b"") == before
+    assert migrated_file.read_bytes() == (tmp_path / "copy.db").read_bytes()
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_a_backup_and_what_is_restored_carry_the_application_id(tmp_path: Path, revision: str) -> None:
+    make_at(revision, tmp_path / "old.db")
+    back_up(tmp_path / "old.db", tmp_path / "copy.db")
+    restore(tmp_path / "old.db", tmp_path / "new.db")
+    for name, application_id in (("old.db", 0), ("copy.db", APPLICATION_ID), ("new.db", APPLICATION_ID)):
+        with closing(sqlite3.connect(tmp_path / name)) as connection:
+            assert connection.execute("PRAGMA application_id").fetchone() == (application_id,)
+            assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (revision,)
 
 
 def test_a_backup_that_is_not_there_or_the_database_itself_is_refused(migrated_file: Path, tmp_path: Path) -> None:

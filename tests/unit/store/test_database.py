@@ -146,7 +146,7 @@ async def test_a_path_under_a_regular_file_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_folder_in_the_database_s_place_is_refused(tmp_path: Path) -> None:
-    assert "can't be opened" in await refusal(url_of(tmp_path))
+    assert "is no file, but a folder" in await refusal(url_of(tmp_path))
 
 
 async def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(database_file: Path) -> None:
@@ -269,10 +269,21 @@ async def test_a_database_can_be_claimed_long_before_it_is_opened(database_file:
     await other.close()
 
 
+async def test_a_database_that_vanishes_between_the_two_is_not_made_again_empty(database_file: Path) -> None:
+    database = Database(url_of(database_file))
+    await asyncio.to_thread(database.claim)
+    await asyncio.to_thread(database_file.unlink)
+    with pytest.raises(StoreError, match="can't be opened"):
+        await database.open()
+    assert not await asyncio.to_thread(database_file.exists)
+    await database.open()
+    await database.close()
+
+
 async def test_a_database_that_failed_to_open_frees_its_lock(database_file: Path) -> None:
     overwrite(database_file, b"garbage" * 1000)
     assert "is not a database" in await refusal(url_of(database_file))
-    overwrite(database_file, b"")
+    await asyncio.to_thread(database_file.unlink)
     database = Database(url_of(database_file))
     await database.open()
     await database.close()

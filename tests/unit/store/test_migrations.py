@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 from tests.unit.store.example_items import NOON, new_item
+from tests.unit.store.old_databases import make_at
 from tests.unit.store.stored_turns import STOPPED
 
 from quern.errors import StoreError
@@ -88,17 +87,7 @@ INSERT INTO turn_events VALUES ('t3', 2, 'far', '2026-05-01 09:00:03.000000');
 @pytest.fixture
 def first_version(database_file: Path) -> None:
     """A database as the first version left it when it was killed."""
-    database_file.parent.mkdir()
-    migrations = load_migrations()
-
-    def first_step(*_: object) -> list[RevisionStep]:
-        return [MigrationStep.upgrade_from_script(migrations.revision_map, migrations.get_revision("0001"))]
-
-    engine = create_engine(f"sqlite:///{database_file}")
-    with engine.begin() as connection, EnvironmentContext(Config(), migrations, fn=first_step) as environment:
-        environment.configure(connection=connection)
-        environment.run_migrations()
-    engine.dispose()
+    make_at("0001", database_file)
     connection = sqlite3.connect(database_file)
     connection.executescript(OLD_ROWS)
     connection.close()
@@ -178,14 +167,6 @@ async def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(
     with pytest.raises(StoreError, match=r"revision 9999.*newer version"):
         await database.open()
     assert definitions(database_file) == before
-
-
-async def test_a_failed_migration_leaves_no_table_behind(database_file: Path) -> None:
-    database_file.parent.mkdir()
-    execute(database_file, "CREATE TABLE turn_events (something TEXT)")
-    with pytest.raises(StoreError, match="turn_events already exists"):
-        await Database(f"sqlite+aiosqlite:///{database_file}").open()
-    assert definitions(database_file).keys() == {"turn_events"}
 
 
 @pytest.mark.usefixtures("first_version")

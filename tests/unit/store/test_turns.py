@@ -19,8 +19,9 @@ from quern.sampling import SamplingParams
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
+from quern.store.turn_ends import TurnAlreadyEnded
 from quern.store.turn_rows import NewTurn, TurnEnd
-from quern.store.turns import TurnAlreadyEnded, TurnStore
+from quern.store.turns import TurnStore
 from quern.types import FinishReason, Message, Role, Timings, TurnState, Usage
 
 START = datetime(2026, 3, 1, 9, 30, 0, 123456, tzinfo=UTC)

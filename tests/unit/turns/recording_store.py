@@ -8,6 +8,7 @@ from datetime import datetime
 
 from quern.errors import StoreError
 from quern.store.turn_rows import JournalEntry
+from quern.store.turns import NOTHING_STARTED
 
 
 class RecordingStore:
@@ -19,7 +20,10 @@ class RecordingStore:
         self.failing = False
         self.refused = 0
 
-    async def append(self, entries: Sequence[JournalEntry], started: Mapping[str, datetime]) -> None:
+    async def append_left(self, entries: Sequence[JournalEntry]) -> None:
+        await self.append(entries)
+
+    async def append(self, entries: Sequence[JournalEntry], started: Mapping[str, datetime] = NOTHING_STARTED) -> None:
         await asyncio.sleep(0)
         if self.failing:
             self.refused += 1

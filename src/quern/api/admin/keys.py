@@ -36,6 +36,7 @@ class LimitsBody(BaseModel):
     requests_per_minute: Limit
     tokens_per_minute: Limit
     tokens_per_day: Limit
+    storage_mib: Limit
 
 
 class KeyChangesBody(BaseModel):

@@ -23,6 +23,8 @@ STATUSES_AND_TYPES: dict[ErrorKind, tuple[int, str]] = {
     ErrorKind.CONFLICT: (409, "conflict_error"),
     ErrorKind.KEY_REUSED: (422, "invalid_request_error"),
     ErrorKind.TOO_LARGE: (413, "request_too_large"),
+    ErrorKind.STORAGE_EXCEEDED: (403, "permission_error"),
+    ErrorKind.DISK_FULL: (507, "api_error"),
     ErrorKind.RATE_LIMITED: (429, "rate_limit_error"),
     ErrorKind.OVERLOADED: (529, "overloaded_error"),
     ErrorKind.UNAVAILABLE: (529, "overloaded_error"),

@@ -84,11 +84,17 @@ async def create_conversation(
 async def delete_conversations(
     services: ServicesDep, owner: Owner, all_: Annotated[bool, Query(alias="all", description="Must be true.")] = False
 ) -> dict[str, Any]:
-    """Delete every conversation of the caller. Without `?all=true` nothing happens: a lost id must not delete all."""
+    """Delete every conversation of the caller, and every stored response. Without `?all=true` nothing happens: a lost
+    id must not delete all.
+    """
     if not all_:
-        message = "This deletes all of your conversations. Add ?all=true if you mean it, or name one in the path."
+        message = (
+            "This deletes all of your conversations and stored responses. Add ?all=true if you mean it, or name one in "
+            "the path."
+        )
         raise validation_error(("query", "all"), "value_error", message, None)
-    return {"object": "list.deleted", "deleted": await services.conversations.delete_all(owner)}
+    deleted = await services.conversations.delete_all(owner)
+    return {"object": "list.deleted", "deleted": deleted.conversations, "responses": deleted.responses}
 
 
 @router.get("/{conversation_id}")

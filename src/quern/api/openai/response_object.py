@@ -19,6 +19,21 @@ from quern.turns.identity import item_id
 from quern.turns.turn import Turn
 from quern.types import FinishReason, Message, TurnState, Usage
 
+LISTED = (
+    "id",
+    "object",
+    "created_at",
+    "completed_at",
+    "status",
+    "background",
+    "error",
+    "incomplete_details",
+    "model",
+    "previous_response_id",
+    "conversation",
+    "usage",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
@@ -85,6 +100,17 @@ def response_json(
         "safety_identifier": None,
         "user": None,
         **head.settings,
+    }
+
+
+def listed_json(record: ResponseRecord) -> dict[str, Any]:
+    """A stored response in a list: all of it but what was said and how it was asked."""
+    head, turn = ResponseHead.of(record), record.turn
+    end = turn.end() if turn.state.terminal else None
+    running = "queued" if turn.state is TurnState.QUEUED and head.background else "in_progress"
+    whole = response_json(head, end_status(end) if end is not None else running, (), end)
+    return {name: value for name, value in whole.items() if name in LISTED} | {
+        "metadata": head.settings.get("metadata")
     }
 
 

@@ -20,7 +20,7 @@ from quern.api.openai.items import (
 )
 from quern.api.openai.response_events import ResponseEvents, whole_response
 from quern.api.openai.response_includes import included
-from quern.api.openai.response_object import ResponseHead, compacted_json
+from quern.api.openai.response_object import ResponseHead, compacted_json, listed_json
 from quern.api.openai.response_output import Event
 from quern.api.openai.response_request import CompactRequest, InputTokensRequest, ResponseRequest
 from quern.api.openai.response_tools import read_tool_use
@@ -30,8 +30,9 @@ from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.request_turns import name_ignored, wait_until_ended
 from quern.api.shared.services import ServicesDep
 from quern.api.shared.sse import EventStreamResponse, StreamEncoder, frame
-from quern.errors import InvalidRequest, TurnNotCompleted
+from quern.errors import InvalidRequest, ResponseNotFound, TurnNotCompleted
 from quern.events import TurnEnded, TurnEvent
+from quern.records import unknown_cursor
 from quern.turns.event_log import TurnLog
 from quern.turns.turn import Turn
 from quern.types import Message, Role, TurnState
@@ -68,6 +69,28 @@ async def create_response(
         if error.state is not TurnState.CANCELLED:
             raise _with_id(error, head) from error
     return JSONResponse(await _so_far(head, turn.log))
+
+
+@router.get("")
+async def list_responses(
+    services: ServicesDep, owner: Owner, limit: PageLimit = 20, order: PageOrder = "desc", after: PageCursor = None
+) -> dict[str, Any]:
+    """Your stored responses, those of conversations too, the newest first unless `order=asc`: what each one is, without
+    its text.
+    """
+    try:
+        cursor = turn_id_of(after) if after is not None else None
+        page = await services.responses.page(owner, limit=limit, after=cursor, newest_first=order == "desc")
+    except (ResponseNotFound, InvalidRequest):  # whose sentences have another id, or are about one response
+        raise unknown_cursor("response", after or "") from None
+    data = [listed_json(record) for record in page.items]
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": page.has_more,
+    }
 
 
 @router.post("/input_tokens")

@@ -11,6 +11,8 @@
 | ConversationBusy, TurnNotContinuable | CONFLICT |
 | KeyReused | KEY_REUSED |
 | a body over `server.max_request_bytes`, TooLarge | TOO_LARGE |
+| StorageExceeded | STORAGE_EXCEEDED |
+| DiskFull | DISK_FULL |
 | LimitExceeded, with Retry-After | RATE_LIMITED |
 | QueueFull, with Retry-After | OVERLOADED |
 | EngineUnavailable, with Retry-After | UNAVAILABLE |
@@ -39,6 +41,7 @@ from quern.errors import (
     ContextExceeded,
     ConversationBusy,
     ConversationNotFound,
+    DiskFull,
     EngineUnavailable,
     InputTooLong,
     InvalidRequest,
@@ -51,6 +54,7 @@ from quern.errors import (
     QuernError,
     QueueFull,
     ResponseNotFound,
+    StorageExceeded,
     TooLarge,
     TurnNotContinuable,
     TurnNotFound,
@@ -67,6 +71,10 @@ LONGEST_RETRY = 60
 """Seconds. OpenAI's and Anthropic's libraries take a longer Retry-After for none, and try again at once."""
 
 
+DONT_RETRY: Mapping[str, str] = {"x-should-retry": "false"}
+"""Else OpenAI's and Anthropic's libraries repeat what was answered with a 5xx: somebody has to make room first."""
+
+
 class ErrorKind(Enum):
     """What went wrong, as far as HTTP tells failures apart."""
 
@@ -79,6 +87,8 @@ class ErrorKind(Enum):
     CONFLICT = auto()
     KEY_REUSED = auto()
     TOO_LARGE = auto()
+    STORAGE_EXCEEDED = auto()
+    DISK_FULL = auto()
     RATE_LIMITED = auto()
     OVERLOADED = auto()
     UNAVAILABLE = auto()
@@ -100,6 +110,8 @@ KINDS: dict[type[Exception], ErrorKind] = {
     TurnNotContinuable: ErrorKind.CONFLICT,
     KeyReused: ErrorKind.KEY_REUSED,
     TooLarge: ErrorKind.TOO_LARGE,
+    StorageExceeded: ErrorKind.STORAGE_EXCEEDED,
+    DiskFull: ErrorKind.DISK_FULL,
     LimitExceeded: ErrorKind.RATE_LIMITED,
     QueueFull: ErrorKind.OVERLOADED,
     EngineUnavailable: ErrorKind.UNAVAILABLE,
@@ -198,10 +210,9 @@ def install_error_handlers(app: FastAPI, style_of: StyleOf) -> None:
     async def quern_error(request: Request, error: Exception) -> Response:
         style = style_of(request.url.path)
         failure = _failure(error, style, "body" if request.method == "POST" else "query")
-        if failure.kind is ErrorKind.INTERNAL:
+        if failure.kind in (ErrorKind.INTERNAL, ErrorKind.DISK_FULL):
             log.error("request_failed", error=str(error))
-        waits = isinstance(error, LimitExceeded | QueueFull | EngineUnavailable)
-        return style.response(failure, headers=retry_headers(error.retry_after) if waits else None)
+        return style.response(failure, headers=_headers(error))
 
     async def client_disconnected(_request: Request, _error: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -214,8 +225,18 @@ def install_error_handlers(app: FastAPI, style_of: StyleOf) -> None:
 
 def retry_headers(seconds: int) -> dict[str, str]:
     """When to come back; the vendors' libraries don't by themselves where that is long."""
-    no = {"x-should-retry": "false"} if seconds > LONGEST_RETRY else {}
+    no: Mapping[str, str] = DONT_RETRY if seconds > LONGEST_RETRY else {}
     return {"retry-after": str(seconds), **no}
+
+
+def _headers(error: Exception) -> Mapping[str, str] | None:
+    match error:
+        case LimitExceeded() | QueueFull() | EngineUnavailable():
+            return retry_headers(error.retry_after)
+        case DiskFull():
+            return DONT_RETRY
+        case _:
+            return None
 
 
 def _failure(error: Exception, style: ErrorStyle, where: str) -> Failure:

@@ -15,6 +15,7 @@ from quern.engine.served.engine import Room, ServedEngine
 from quern.engine.slots import with_spare
 from quern.errors import InvalidRequest
 from quern.grammar.compiler import CompiledGrammar, Vocabulary
+from quern.grammar.json_schema import Llguidance
 
 LONGEST_CONTEXT = 32768
 RESERVED_OF_ANSWER = 1024
@@ -37,7 +38,7 @@ class CompletionsEngine(ServedEngine[Connected]):
     """Serves one model by what `backend` starts or finds.
 
     `name`: the engine's, by which it refuses what it lacks. `quantisation` and `model_id` are for people. `vocabulary`:
-    the tokens that its prompts are made of.
+    the tokens that its prompts are made of. `llguidance`: whose keeps answers to their grammars there.
     """
 
     def __init__(
@@ -49,13 +50,14 @@ class CompletionsEngine(ServedEngine[Connected]):
         quantisation: str,
         settings: EngineSettings,
         vocabulary: Vocabulary,
+        llguidance: Llguidance = Llguidance.VLLM,
     ) -> None:
         self.name = name
         self._model_id = model_id
         self._quantisation = quantisation
         self._settings = settings
         self._end_ids = vocabulary.end_of_turn_ids
-        super().__init__(backend, vocabulary)
+        super().__init__(backend, vocabulary, llguidance=llguidance)
 
     async def embed(self, request: EmbedRequest) -> Vector:
         """Not with this engine. Raises InvalidRequest."""

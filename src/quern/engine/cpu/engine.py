@@ -111,7 +111,7 @@ class CpuEngine:
         except BaseException:
             await self.close()
             raise
-        if self._state is EngineState.READY:
+        if self.stats().state is EngineState.READY:
             self._watching = asyncio.get_running_loop().create_task(self._watch.run())
 
     async def close(self) -> None:

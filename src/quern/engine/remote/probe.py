@@ -47,8 +47,8 @@ async def probe(server: CompletionServer, vocabulary: Vocabulary) -> Abilities:
 async def _keeps_salts_apart(server: CompletionServer, vocabulary: Vocabulary) -> bool:
     """Whether a prompt is found in the cache under its own salt and not under another; False where it doesn't tell."""
     server.abilities = replace(NOTHING, salts=True)
-    word = vocabulary.encode(f"{ODD_TEXT} ")
-    prompt = tuple((word * (CACHED_TOKENS // len(word) + 1))[:CACHED_TOKENS])
+    word = tuple(vocabulary.encode(f"{ODD_TEXT} "))
+    prompt = (word * (CACHED_TOKENS // len(word) + 1))[:CACHED_TOKENS]
     ours, other = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
     request = GenerateRequest(prompt, SamplingParams(max_tokens=1, temperature=0))
     try:

@@ -78,7 +78,7 @@ class ServedEngine(ABC, Generic[ReadyT]):
         backend: Backend[ReadyT],
         vocabulary: Vocabulary,
         *,
-        llguidance: Llguidance = Llguidance.OWN,
+        llguidance: Llguidance,
         most_silent: float = math.inf,
     ) -> None:
         self.backend = backend

@@ -31,14 +31,14 @@ def begin(replicas: Replicas, prompt: tuple[int, ...], now: float = 0.0, without
 
 def test_conversations_are_spread_and_each_stays_where_it_began_under_one_name() -> None:
     replicas = Replicas([1, 1])
-    began = {}
+    began: dict[int, Choice] = {}
     for number in range(6):
         choice = replicas.choose(conversation(number), "", 0.0)
-        began[number] = choice
-    assert [choice.index for choice in began.values() if choice] == [0, 1, 0, 1, 0, 1]
-    assert len({choice.session for choice in began.values() if choice}) == 6
-    for choice in began.values():
         assert choice is not None
+        began[number] = choice
+    assert [choice.index for choice in began.values()] == [0, 1, 0, 1, 0, 1]
+    assert len({choice.session for choice in began.values()}) == 6
+    for choice in began.values():
         replicas.ended(choice.index)
     for turns in (2, 3):
         assert {number: run(replicas, conversation(number, turns)) for number in range(6)} == began
