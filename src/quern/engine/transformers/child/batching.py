@@ -154,7 +154,7 @@ class Drawing:
             scores[row].fill_(-math.inf)
             scores[row, token] = 0.0
             if isinstance(events[-1], Ended | Failed):
-                del self._running[request_id]
+                self._running.pop(request_id, None)  # its reader may have left meanwhile
                 if not running.ends_by_itself(token):
                     self.cancel(request_id)
             running.tell(events)
@@ -162,20 +162,20 @@ class Drawing:
 
 
 class Router:
-    """Where the manager puts what it says of requests; only their failures are not known here already."""
+    """Where the manager puts what it says of requests; only their failures are not known here already.
+
+    The members are those of `OutputRouter` in Transformers 5.19 that a manager's thread calls.
+    """
 
     def __init__(self, drawing: Drawing) -> None:
         self._drawing = drawing
 
-    def deliver(self, output: Any) -> None:
-        """One output."""
-        if output.error is not None:
-            self._drawing.fail(output.request_id, str(output.error))
+    def deliver_batch(self, _: Sequence[Any]) -> None:
+        """These have drawn a token, or have ended: that is told already."""
 
-    def deliver_batch(self, outputs: Sequence[Any]) -> None:
-        """Several of them."""
-        for output in outputs:
-            self.deliver(output)
+    def fail_and_deliver(self, state: Any, error: Exception) -> None:
+        """This one is given up."""
+        self._drawing.fail(state.request_id, str(error))
 
 
 def load(config: ChildConfig, on_progress: Callable[[float], None]) -> BatchingGenerator:
