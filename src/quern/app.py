@@ -22,6 +22,7 @@ from quern.engine.engine_choice import ModelKind, choose, native_facts
 from quern.engine.fake import FakeEngine
 from quern.environment import otel_environment
 from quern.errors import ConfigError
+from quern.grammar.json_schema import Llguidance
 from quern.http_app import http_app
 from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing, tracing_of
@@ -358,6 +359,7 @@ def _transformers(settings: Settings, model: ServedModel, codec: TextCodec) -> E
         quantisation=codec.quantisation,
         settings=settings.engine,
         vocabulary=codec.tokenizer,
+        llguidance=Llguidance.OWN,
     )
 
 

@@ -31,6 +31,7 @@ from quern.engine.slots import with_spare
 from quern.engine.transformers.process import TransformersProcess
 from quern.engine.vllm.process import VllmProcess
 from quern.events import Prefill, Queued
+from quern.grammar.json_schema import Llguidance
 from quern.prompt.codec import TextCodec
 from quern.sampling import PARAMETERS, SamplingParams
 from quern.types import Message, Role
@@ -335,6 +336,7 @@ def transformers_subject(model: Path, codec: TextCodec, settings: EngineSettings
         quantisation="F16",
         settings=settings,
         vocabulary=codec.tokenizer,
+        llguidance=Llguidance.OWN,
     )
 
     async def crash() -> None:
