@@ -250,7 +250,7 @@ class BatchingGenerator:
         """One answer's events, after none at first, which says that it is taken. Closing it cancels. Raises Refused."""
         constraint = await asyncio.to_thread(self._grammars.compile, completion.grammar) if completion.grammar else None
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Sequence[Event]]()
-        end_ids = completion.stop_token_ids | (frozenset() if completion.ignore_eos else self._end_ids)
+        end_ids = completion.stop_token_ids | (frozenset[int]() if completion.ignore_eos else self._end_ids)
 
         def tell(told: Sequence[Event]) -> None:
             loop.call_soon_threadsafe(events.put_nowait, told)
