@@ -29,6 +29,10 @@ Json = Mapping[str, object]
 LEAST_TEMPERATURE = 1e-4
 """A lower one draws the likeliest all the same."""
 LARGEST_BIAS = 100.0
+NO_FORCING = '%llguidance {"no_forcing": true}\n'
+"""Before a grammar: every token is drawn. Where only one text can follow, llguidance would have that in the ids of the
+server's tokenizer, which takes the name of a control token in it for the token.
+"""
 NO_SEED = -1
 OTHER_SEED = 2**63 - 1
 """Takes the place of the seed that would be none."""
@@ -107,7 +111,7 @@ def completion_body(asked: Asked, model: str, abilities: Abilities) -> Json:
     if sampling.logprobs is not None and abilities.logprobs:
         body |= {"logprobs": sampling.logprobs, "return_tokens_as_token_ids": True}
     if lark is not None:
-        body["structured_outputs"] = {"grammar": lark}
+        body["structured_outputs"] = {"grammar": NO_FORCING + lark}
     if abilities.progress:
         body["return_progress"] = True
     if request.cache_salt and abilities.salts:

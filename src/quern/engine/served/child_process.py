@@ -24,17 +24,23 @@ class ChildProcess:
     """One life of a child, in a session of its own: Ctrl-C is for the server, which lets running turns finish first.
 
     Its standard input stays open while we live: a child ends when that ends, so it never outlives us. What it writes to
-    standard output is for whoever started it (`read_line`), what it writes to standard error are log lines.
+    standard output is for whoever started it (`read_line`), what it writes to standard error are log lines. Processes
+    that it starts may share the latter, not the former.
     """
 
     def __init__(
-        self, process: asyncio.subprocess.Process, log: asyncio.StreamReader, on_line: Callable[[str], None]
+        self,
+        process: asyncio.subprocess.Process,
+        log: asyncio.StreamReader,
+        pipe: asyncio.BaseTransport,
+        on_line: Callable[[str], None],
     ) -> None:
         if process.stdin is None or process.stdout is None:
             msg = "the child has no pipes"
             raise RuntimeError(msg)
         self._process = process
         self._stdin, self._stdout = process.stdin, process.stdout
+        self._pipe = pipe
         self._on_line = on_line
         self._last_lines: deque[str] = deque(maxlen=REMEMBERED_LINES)
         self._logs = asyncio.get_running_loop().create_task(self._listen(log))
@@ -69,7 +75,7 @@ class ChildProcess:
             raise ModelLoadError(msg) from error
         finally:
             os.close(writing)
-        return cls(process, log, on_line)
+        return cls(process, log, transport, on_line)
 
     @property
     def pid(self) -> int:
@@ -122,6 +128,7 @@ class ChildProcess:
                 self._tell(line)
             unfinished = unfinished if len(unfinished) < LONGEST_LINE else b""
         self._tell(unfinished)
+        self._pipe.close()
 
     def _tell(self, line: bytes) -> None:
         if text := line.decode(errors="replace").rstrip():

@@ -176,8 +176,9 @@ async def test_a_grammar_is_compiled_here_first_and_sent_as_it_was_compiled() ->
         grammar = JsonGrammar('{"type": "array", "items": {"type": "integer"}, "maxItems": 2}')
         assert tokens_of(await run(engine, replace(ask(), grammar=grammar))) == tuple(b"[1]")
         sent = served(backend).bodies[-1]["structured_outputs"]["grammar"]
-        assert sent.startswith("start: %json {")
-        assert json.loads(sent.removeprefix("start: %json "))["maxItems"] == 2
+        header, _, lark = sent.partition("\n")
+        assert header.startswith("%llguidance")
+        assert json.loads(lark.removeprefix("start: %json "))["maxItems"] == 2
 
 
 @pytest.mark.parametrize("says", [b"[1,2]", b"[1", b"[1]]", b"Sure!", b""])

@@ -82,7 +82,7 @@ def test_the_models_own_ends_are_stops_unless_they_are_to_be_ignored() -> None:
 
 def test_under_a_grammar_the_models_end_ends_the_answer_whatever_was_asked() -> None:
     sent = body(request(ignore_eos=True), lark='start: "a"')
-    assert sent["structured_outputs"] == {"grammar": 'start: "a"'}
+    assert sent["structured_outputs"] == {"grammar": '%llguidance {"no_forcing": true}\nstart: "a"'}
     assert (sent["stop_token_ids"], sent["ignore_eos"]) == ([9, 50], False)
 
 
