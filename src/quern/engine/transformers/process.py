@@ -192,7 +192,7 @@ def find_python(command: str | None, engines_dir: Path) -> Path:
             raise ModelLoadError(NOT_FOUND.format(path=engines_dir / ENVIRONMENT))
         return python
     named = Path(shutil.which(command) or command).expanduser()
-    python = named / "bin" / "python" if named.is_dir() else named
+    python = named.resolve() / "bin" / "python" if named.is_dir() else named
     if not python.exists():
         msg = f"There is no {python}, which the setting engine.transformers.command names. Correct it, or leave it out."
         raise ModelLoadError(msg)

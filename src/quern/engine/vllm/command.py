@@ -60,7 +60,8 @@ def find_vllm(command: str | None, engines_dir: Path) -> tuple[str, ...]:
     """
     if command is None:
         environments = [engines_dir / name for name in ENVIRONMENTS]
-        found = [str(path) for path in environments if (path / "bin" / "python").exists()]
+        # By the folder's own name, not the link's: what runs there is known by it (`environments/place.py`).
+        found = [str(path.resolve()) for path in environments if (path / "bin" / "python").exists()]
         command = next(iter([*found, *filter(None, [shutil.which("vllm")])]), None)
         if command is None:
             raise ModelLoadError(NOT_FOUND.format(engines=" nor in ".join(map(str, environments))))
