@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+
+import structlog
 
 from quern.app import ServedModel, build_app
 from quern.config import EngineSettings, Settings
@@ -111,6 +114,7 @@ async def running(name: str, folder: Path, options: argparse.Namespace) -> Async
 async def main() -> None:
     """Compare as the command line says."""
     options = _options()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     first, *others = options.engines.split(",")
     async with running(first, options.folder, options) as (engine, codec):
         prompts = [codec.encode_chat([Message(Role.USER, text)]) for text in QUESTIONS[: options.prompts]]
