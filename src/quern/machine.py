@@ -7,8 +7,10 @@ Documentation/admin-guide/cputopology.rst; where there is none, psutil is asked.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +57,14 @@ def memory(files: SystemFiles = LINUX) -> Memory:
     machine = psutil.virtual_memory()
     limits = [int(value) for (value,) in cgroup_values("memory.max", files) if value != "max"]
     return Memory(min([machine.total, *limits]), min([machine.available, *limits]))
+
+
+def give_memory_back() -> None:
+    """Have the C library return to the system what was freed; it keeps it for its threads else. See malloc_trim(3) of
+    glibc; elsewhere nothing. Blocks for some milliseconds.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def cgroup_values(name: str, files: SystemFiles = LINUX) -> list[list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Set
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
@@ -125,8 +125,9 @@ class CpuEngine:
             self._worker.stop()
             if not await asyncio.to_thread(self._worker.join, CLOSE_SECONDS):
                 log.error("engine_thread_left_behind", seconds=CLOSE_SECONDS)
-        if self._grammars is not None:
-            await asyncio.to_thread(self._grammars.close)
+        grammars, self._grammars = self._grammars, None
+        if grammars is not None:  # its tables are large, and the engine itself is garbage only sometime later
+            await asyncio.to_thread(grammars.close)
 
     def stats(self) -> EngineStats:
         """A snapshot; never blocks."""
@@ -148,6 +149,11 @@ class CpuEngine:
 
     def check_continuable(self, request: GenerateRequest) -> None:
         """Every request can go on, to the bit where it is greedy or has a seed; see `Engine.check_continuable`."""
+
+    def forget(self, tags: Set[str]) -> None:
+        """Drop what the KV cache holds for these alone; see `Engine.forget`."""
+        if self._worker is not None:
+            self._worker.forget(tags)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence; see `Engine.generate`.

@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Set
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -146,8 +146,14 @@ class ServedEngine(ABC, Generic[ReadyT]):
         if self._gate is not None:
             self._gate.refuse_waiting(EngineFailed("The engine was closed while this request waited its turn."))
         await self._releases.close()
-        if self._grammars is not None:
-            await asyncio.to_thread(self._grammars.close)
+        grammars, self._grammars = self._grammars, None
+        if grammars is not None:  # its tables are large, and the engine itself is garbage only sometime later
+            await asyncio.to_thread(grammars.close)
+
+    def forget(self, tags: Set[str]) -> None:
+        """Nothing: such a server has no way to drop what its cache has of some requests. What was cached under their
+        salt is given up when the room is needed. See `Engine.forget`.
+        """
 
     def stats(self) -> EngineStats:
         """A snapshot; never blocks. A sequence counts as running until the server has really freed it."""
