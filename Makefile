@@ -11,7 +11,7 @@ LLAMA_CPP_TARGETS := llama-batched-bench llama-bench llama-perplexity llama-serv
 SANITIZE := build/sanitize
 SANITIZE_PYTHON := $(SANITIZE)/venv/bin/python
 SANITIZE_STAMP := $(SANITIZE)/.built
-JOBS ?= 2
+JOBS ?= 3
 DIST ?= dist
 ROUNDS ?= 200000
 SEED ?= 1
@@ -54,9 +54,12 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
+# Hundreds of processes that the tests start would compile Quern anew each, where Python is told to keep no bytecode.
+TESTED = env -u PYTHONDONTWRITEBYTECODE OPENBLAS_NUM_THREADS=1
+
 test: check
 	$(BIN)/quern pull qwen2.5-coder-0.5b
-	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(TESTED) $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Each engine's environment is made where it is not there yet (`quern engines` lists them).
 test-engines: setup

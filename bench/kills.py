@@ -167,9 +167,9 @@ def check_database(folder: Path) -> str:
     return f"{integrity}, {len(foreign)} broken references" if foreign else str(integrity)
 
 
-def server_on(folder: Path, options: argparse.Namespace) -> Server:
-    """The server, whose turns go on when their clients have gone."""
-    settings = {"QUERN_MODEL__VERIFY": "false", "QUERN_TURNS__ONE_SHOT_DISCONNECT": "finish"}
+def server_on(folder: Path, options: argparse.Namespace, **more: str) -> Server:
+    """The server, whose turns go on when their clients have gone. `more`: environment variables."""
+    settings = {"QUERN_MODEL__VERIFY": "false", "QUERN_TURNS__ONE_SHOT_DISCONNECT": "finish", **more}
     return Server(folder, options.model, "--engine", options.engine, **settings)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections.abc
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import (
     Annotated,
     Any,
@@ -28,6 +28,10 @@ LISTS = (list, collections.abc.Iterable, collections.abc.Sequence)
 MAPPINGS = (dict, collections.abc.Mapping)
 PLAIN: dict[Any, Any] = {str: "x", int: 1, float: 1.0, bool: True}
 DEEPEST = 12
+MANY_ARMS = 8
+"""A union of so many, as the one of all tools, is walked through where it is met first; wherever else it stands each of
+its arms is one case.
+"""
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,12 @@ class Case:
 @dataclass(frozen=True)
 class Walk:
     """Over a type. `given`: values that stand in for whatever the vendor's type has, by a member's path (without
-    indices and arms), its name or its type.
+    indices and arms), its name or its type. `first`: the member that is walked through before all others.
     """
 
     given: Mapping[Any, Any]
+    first: str = ""
+    _walked: set[Any] = field(default_factory=set[Any], init=False, compare=False)
 
     def cases(self, annotation: Any, path: str = "") -> Iterator[Case]:
         """The values of a type, each with one place that is not as small as can be."""
@@ -91,7 +97,7 @@ class Walk:
 
     def _members(self, kind: Any, path: str) -> Iterator[Case]:
         base = self.smallest(kind, path)
-        for name, (hint, required) in hints(kind).items():
+        for name, (hint, required) in sorted(hints(kind).items(), key=lambda member: member[0] != self.first):
             inner = f"{path}.{name}".lstrip(".")
             if not required:
                 yield Case(f"{inner}=null", {**base, name: None})
@@ -99,13 +105,17 @@ class Walk:
             yield from (replace(one, value={**base, name: one.value}) for one in self.cases(hint, inner))
 
     def _arms(self, arms: tuple[Any, ...], path: str) -> Iterator[Case]:
+        alike = frozenset(map(_likeness, arms))
+        again = len(arms) >= MANY_ARMS and alike in self._walked
+        self._walked.add(alike)
         for arm in arms:
             if arm is type(None):
                 yield Case(f"{path}=null", None)
                 continue
             there = f"{path}[{arm_name(arm)}]"
             yield Case(there, self.smallest(arm, there))
-            yield from self.cases(arm, there)
+            if not again:
+                yield from self.cases(arm, there)
 
     def _known(self, path: str, kind: Any) -> Any:
         if isinstance(kind, type) and kind in self.given:
@@ -146,6 +156,12 @@ def hints(kind: Any) -> dict[str, tuple[Any, bool]]:
         )
         for name, hint in told.items()
     }
+
+
+def _likeness(arm: Any) -> tuple[str, ...]:
+    """The same for the copies of a type that a vendor's generator writes wherever one stands."""
+    kind = bare(arm)
+    return (arm_name(arm), *sorted(hints(kind))) if is_object(kind) else (str(kind),)
 
 
 def arm_name(arm: Any) -> str:

@@ -134,7 +134,7 @@ class Application:
             tracing=self.tracing,
             settings=settings.turns,
             titles=settings.conversations.titles is not TitleSource.OFF,
-            journal_file=JournalFile(self.database.file) if self.database.file is not None else None,
+            journal_file=JournalFile(file) if (file := self.database.named_file) is not None else None,
         )
         self.titles = Titling(self.turns, stores.conversations)
         if settings.conversations.titles is TitleSource.MODEL:
@@ -164,7 +164,9 @@ class Application:
                 stores.conversations, stores.branches, stores.turns, turns, settings.generation.sampling()
             ),
             search=SearchService(stores.search),
-            transfer=TransferService(stores.transfer, self.usage),
+            transfer=TransferService(
+                stores.transfer, self.usage, settings.data_dir, settings.conversations.max_import_bytes
+            ),
             responses=ResponseService(codec, stores.responses, stores.history, self.archive, turns),
             tokens=TokenService(codec, engine),
             embeddings=self.embeddings,

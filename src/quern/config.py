@@ -367,7 +367,7 @@ class TurnSettings(_Frozen):
         default=True,
         description=(
             "A request that is equal to one whose connection was lost gets the turn that this one started, where it "
-            "still runs."
+            "still runs or has ended unheard."
         ),
     )
     adopt_seconds: float = Field(
@@ -444,6 +444,14 @@ class ConversationSettings(_Frozen):
         description=(
             "Conversations in which nothing has happened for so many days are deleted for good, archived ones too, "
             "pinned ones not, and so are stored responses on which no later one builds. 0: they are kept for ever."
+        ),
+    )
+    max_import_bytes: int = Field(
+        default=2**30,
+        ge=1024,
+        description=(
+            "Largest file of exported conversations that is imported; a larger one is a 413. It lies in the data "
+            "directory until it is read."
         ),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI
 from starlette.routing import BaseRoute
 
@@ -89,8 +91,13 @@ def _add_middleware(app: FastAPI, dialects: Dialects, services: Services, settin
 
     paths, origins, style_of = Paths(app.routes), Origins(settings.cors_origins), dialects.style_of
     app.add_middleware(LostConnections, turns=services.turns)
-    app.add_middleware(BodyLimit, limit=settings.max_request_bytes, style_of=style_of)
-    app.add_middleware(BudgetedBodies, budget=services.bodies, limit=settings.max_request_bytes, style_of=style_of)
+    bodies: dict[str, Any] = {
+        "limit": settings.max_request_bytes,
+        "style_of": style_of,
+        "streamed": dialects.streamed_paths,
+    }
+    app.add_middleware(BodyLimit, **bodies)
+    app.add_middleware(BudgetedBodies, budget=services.bodies, **bodies)
     app.add_middleware(AnyMethod, paths=paths, style_of=style_of)
     app.add_middleware(RateLimits, usage=services.usage, style_of=style_of)
     app.add_middleware(Authentication, keys=services.keys, is_open=needs_no_key, style_of=style_of)

@@ -57,7 +57,7 @@ ANSWERS: list[tuple[str, dict[str, Any], Read, Any]] = [
     ("/v1/completions", {"prompt": "hi", "max_tokens": 4000}, choice, "stop"),
     ("/v1/fim/completions", {"prompt": "a", "suffix": "b", "max_tokens": 4000}, choice, "stop"),
     ("/v1/responses", {"input": "hi"}, response, ("completed", None)),
-    ("/v1/responses", {"input": "hi", **JSON_RESPONSE}, response, ("incomplete", None)),
+    ("/v1/responses", {"input": "hi", **JSON_RESPONSE}, response, ("incomplete", {"reason": "max_output_tokens"})),
     ("/v1/messages", MESSAGE, message, "end_turn"),
     ("/v1/messages", {**MESSAGE, **JSON_MESSAGE}, message, "max_tokens"),
     ("/v1/messages", {**MESSAGE, **JSON_MESSAGE, "max_tokens": 10**6}, message, "max_tokens"),

@@ -187,6 +187,47 @@ async def test_the_model_names_a_conversation_once_it_has_answered(start: Start,
         assert len((await get(quern, f"/v1/conversations/{conversation}"))["messages"]) == 4
 
 
+@pytest.mark.parametrize(
+    ("answer", "written", "kept"),
+    [
+        ("Hello! How can I help you today?", "Hello, how can I help you today?", False),
+        ("To fix the function, return x.", '"To fix the function, return x."', False),
+        ("快速排序是一种排序算法，它把列表分成两半。", "快速排序是一种排序算法，它把列表分成两半。", False),
+        ("any", "Mutexes and semaphores in C are used to control access to what several threads share", False),
+        ("Merge sort: the lists are merged.", "Merge sort", True),
+        ("快速排序是一种算法。", "快速排序", True),
+        ("any", "", False),
+    ],
+)  # fmt: skip
+async def test_an_answer_or_a_sentence_is_no_title(start: Start, answer: str, written: str, kept: bool) -> None:
+    async with start(saying(answer, written), conversations={"titles": "model"}) as quern:
+        conversation = await quern.begin("the rule's own title")
+        await quern.application.titles.idle()
+        title = (await get(quern, f"/v1/conversations/{conversation}"))["title"]
+        assert title == (written if kept else "the rule's own title")
+
+
+@pytest.mark.parametrize(
+    ("question", "chinese"),
+    [
+        ("用 Python 写一个快速排序", True),
+        ("请修复：\n```python\nretrun x\n```", True),
+        ("Write a sort", False),
+        ("リストを並べ替える関数を書いて", False),
+        ("Schreibe eine größere Funktion", False),
+    ],
+)
+async def test_a_title_of_what_is_asked_in_chinese_is_asked_for_in_chinese(
+    start: Start, question: str, chinese: bool
+) -> None:
+    async with start(saying("an answer", "a title"), conversations={"titles": "model"}) as quern:
+        await quern.begin(question)
+        await quern.application.titles.idle()
+        prompt = bytes(token for token in quern.engine.requests[1].prompt if token < 256).decode()
+        assert ("请为上面的对话写一个中文标题" in prompt) == chinese
+        assert ("Write a title for the conversation above" in prompt) != chinese
+
+
 async def test_a_name_that_was_given_meanwhile_stays(start: Start) -> None:
     engine = saying("an answer", "the model's")
     async with start(engine, conversations={"titles": "model"}) as quern:

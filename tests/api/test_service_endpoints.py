@@ -203,5 +203,46 @@ async def test_the_api_description_lists_the_error_statuses_of_each_route_in_its
     assert {"400", "403", "404", "409"} <= set(paths["/v1/conversations/{conversation_id}"]["delete"]["responses"])
     for path, operations in paths.items():
         for operation in operations.values():
-            assert ("422" in operation["responses"]) == path.startswith("/v1/code/"), path
+            keyed = "Idempotency-Key" in {parameter["name"] for parameter in operation.get("parameters", ())}
+            assert ("422" in operation["responses"]) == (keyed or path.startswith("/v1/code/")), path
             assert {"403", "500"} <= set(operation["responses"])
+            assert ("415" in operation["responses"]) == ("requestBody" in operation)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("post", "/v1/chat/completions"),
+        ("post", "/v1/completions"),
+        ("post", "/v1/fim/completions"),
+        ("post", "/v1/responses"),
+        ("post", "/v1/messages"),
+        ("post", "/api/chat"),
+        ("post", "/api/generate"),
+        ("post", "/completion"),
+        ("post", "/infill"),
+        ("post", "/v1/code/generate"),
+        ("post", "/v1/code/chat_stream"),
+        ("post", "/v1/turns/{turn_id}/continue"),
+        ("post", "/v1/conversations/{conversation_id}/regenerate"),
+        ("post", "/v1/conversations/{conversation_id}/items/{item_id}/edit"),
+    ],
+)
+async def test_the_api_description_has_the_key_of_what_starts_turns_and_the_status_of_one_that_was_reused(
+    quern: Quern, method: str, path: str
+) -> None:
+    operation = (await quern.client.get("/openapi.json")).json()["paths"][path][method]
+    assert "Idempotency-Key" in {parameter["name"] for parameter in operation["parameters"]}
+    assert "another request" in operation["responses"]["422"]["description"]
+
+
+async def test_what_starts_no_turn_takes_no_key_in_the_api_description(quern: Quern) -> None:
+    paths = (await quern.client.get("/openapi.json")).json()["paths"]
+    for path in ("/v1/models", "/v1/conversations", "/tokenize", "/v1/turns/{turn_id}/cancel", "/v1/usage"):
+        for operation in paths[path].values():
+            assert "Idempotency-Key" not in {parameter["name"] for parameter in operation.get("parameters", ())}
+
+
+async def test_the_api_description_says_how_a_stream_of_events_ends_for_who_saw_them_all(quern: Quern) -> None:
+    events = (await quern.client.get("/openapi.json")).json()["paths"]["/v1/turns/{turn_id}/events"]["get"]
+    assert {"200", "204"} <= set(events["responses"])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import json
 import random
 import re
-from collections.abc import Callable
+import uuid
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -275,9 +279,121 @@ async def test_nothing_comes_of_an_import_of_nothing_and_blank_lines_are_none(qu
     assert lines_of(await exported(quern))[-1] == {"type": "end", "conversations": 0}
 
 
-async def test_an_import_that_is_too_large_is_a_413(start: Start) -> None:
+@pytest.mark.parametrize("announced", [True, False])
+async def test_an_import_that_is_too_large_is_a_413(start: Start, announced: bool) -> None:
+    async def pieces() -> AsyncGenerator[bytes]:
+        for _ in range(100):
+            yield b" " * 100
+
+    async with start(conversations={"max_import_bytes": 5000}) as quern:
+        content = b"x" * 5001 if announced else pieces()
+        answer = await quern.client.post("/v1/conversations/import", content=content)
+        assert answer.status_code == 413
+        assert "conversations.max_import_bytes" in answer.text
+
+
+async def test_a_line_that_is_too_long_is_refused_by_its_number(start: Start) -> None:
+    async with start(server={"max_request_bytes": 2000}) as quern:
+        lines = await small_export(quern)
+        lines[5]["said"]["content"] = "x" * 2001
+        answer = await imported(quern, body_of(lines))
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "line 6")
+        assert "server.max_request_bytes" in answer.text
+
+
+def long_export(conversations: int, characters: int) -> Iterator[bytes]:
+    """An export piece by piece, with line ends anywhere in them."""
+    now = "2026-01-01T00:00:00+00:00"
+    yield b'{"type": "quern.conversations", "version": 1}\n'
+    for number in range(conversations):
+        told: dict[str, Any] = {
+            "type": "conversation", "id": str(uuid.UUID(int=number)), "created_at": now, "updated_at": now,
+            "metadata": {}, "title": f"Number {number}", "pinned": False, "archived": False, "head": 0,
+        }  # fmt: skip
+        turn: dict[str, Any] = {
+            "type": "turn", "id": str(uuid.UUID(int=1)), "branch": 0, "request_id": "r", "model": "fake",
+            "state": "failed", "finish_reason": None, "error": "x", "text": "x" * characters,
+            "usage": {"prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 1},
+            "timings": {"queued_ms": 0, "prefill_ms": 0, "decode_ms": 0, "drafts_accepted": 0},
+            "created_at": now, "started_at": now, "finished_at": now,
+            "repairs": 0, "loop": None, "sampling": {}, "asked": None,
+        }  # fmt: skip
+        said: dict[str, Any] = {
+            "type": "item", "id": str(uuid.UUID(int=2)), "turn_id": turn["id"], "branch": 0, "position": 0,
+            "created_at": now, "said": {"kind": "message", "role": "user", "content": f"{number} 排序"},
+        }  # fmt: skip
+        yield "\n".join(map(json.dumps, (told, turn, said))).encode()
+        yield b"\n"
+    yield json.dumps({"type": "end", "conversations": conversations}).encode()
+
+
+async def streamed(body: Iterable[bytes]) -> AsyncGenerator[bytes]:
+    for piece in body:
+        yield piece
+
+
+async def test_forty_megabytes_are_imported_and_are_never_in_memory(start: Start) -> None:
+    async with start(live=True) as quern:
+        quern.client.timeout = httpx2.Timeout(120)
+        process = psutil.Process()
+        before, most, size = process.memory_info().rss, 0, 0
+
+        async def counted() -> AsyncGenerator[bytes]:
+            nonlocal size
+            for piece in long_export(400, 100_000):
+                size += len(piece)
+                yield piece
+
+        asked = asyncio.ensure_future(quern.client.post("/v1/conversations/import", content=counted()))
+        while not asked.done():
+            most = max(most, process.memory_info().rss)
+            await asyncio.sleep(0.005)
+        answer = await asked
+        assert answer.status_code == 200, answer.text
+        assert size > 40_000_000
+        assert most - before < 30_000_000
+        data = answer.json()["data"]
+        assert [one["imported_from"] for one in data] == [str(uuid.UUID(int=number)) for number in range(400)]
+        last = await get(quern, f"/v1/conversations/{data[-1]['id']}")
+        assert (last["messages"][0]["content"], len(last["turns"][0]["text"])) == ("399 排序", 100_000)
+        assert {path.name.partition(".")[0] for path in quern.settings.data_dir.iterdir()} == {"quern"}
+
+
+async def test_what_is_wrong_at_the_end_of_a_long_file_leaves_nothing_of_it(start: Start) -> None:
+    async with start() as quern:
+        *pieces, _ = long_export(60, 50_000)
+        answer = await quern.client.post("/v1/conversations/import", content=streamed([*pieces, b'{"type": "end"}']))
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "line 182")
+        assert (await get(quern, "/v1/conversations"))["data"] == []
+
+
+async def test_where_the_last_conversations_cant_be_stored_the_first_ones_go_again(start: Start) -> None:
+    async with start() as quern:
+        async with quern.application.database.transaction() as connection:
+            await connection.exec_driver_sql(
+                "CREATE TRIGGER full_disk BEFORE INSERT ON conversations WHEN NEW.title = 'Number 55' "
+                "BEGIN SELECT RAISE(ABORT, 'no room is left'); END"
+            )
+        answer = await quern.client.post("/v1/conversations/import", content=streamed(long_export(60, 50_000)))
+        assert answer.status_code == 500
+        assert (await get(quern, "/v1/conversations"))["data"] == []
+
+
+async def test_a_file_that_cant_be_laid_aside_is_told_and_nothing_is_imported(start: Start) -> None:
+    async with start() as quern:
+        folder = quern.settings.data_dir
+        quern.application.asgi.state.services.transfer._folder = folder / "gone"
+        answer = await imported(quern, b"".join(long_export(1, 10)))
+        assert answer.status_code == 500
+        assert "laid aside" in answer.json()["error"]["message"]
+
+
+async def test_a_packed_import_is_unpacked_within_the_limit_of_bodies(start: Start) -> None:
+    body = b"".join(long_export(2, 10))
     async with start(server={"max_request_bytes": 5000}) as quern:
-        assert (await imported(quern, b"x" * 5001)).status_code == 413
+        assert (await imported(quern, gzip.compress(body), **{"content-encoding": "gzip"})).status_code == 200
+        long = gzip.compress(b"".join(long_export(2, 5000)))
+        assert (await imported(quern, long, **{"content-encoding": "gzip"})).status_code == 413
 
 
 async def test_only_ones_own_is_exported(start: Start) -> None:

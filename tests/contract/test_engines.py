@@ -46,6 +46,17 @@ async def test_prefill_is_told_from_the_first_token_to_the_last(subject: Subject
     assert timings.prefill_ms > 0
 
 
+async def test_what_was_forgotten_is_computed_again_and_nothing_else(subject: Subject) -> None:
+    deleted, kept = [replace(subject.long_prompt(200), cache_tag=tag) for tag in ("deleted", "kept")]
+    for request in (deleted, kept):
+        await subject.run(request)
+        assert (await subject.run(request)).finished.usage.cached_tokens > 100
+    subject.engine.forget({"deleted", "of nobody", ""})
+    assert (await subject.run(deleted)).finished.usage.cached_tokens == 0
+    assert (await subject.run(kept)).finished.usage.cached_tokens > 100
+    assert (await subject.run(deleted)).finished.usage.cached_tokens > 100, "from now on it is cached as ever"
+
+
 async def test_max_tokens_is_honoured_to_the_token(subject: Subject) -> None:
     for max_tokens in (1, 5):
         request = subject.endless(max_tokens=max_tokens)

@@ -88,31 +88,42 @@ class Reader:
         return True
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def undisturbed(server: ServerProcess, *kinds: str) -> dict[str, Reader]:
+    """What readers get that nothing happens to."""
+    readers = {kind: Reader(begin(server, **KINDS[kind])) for kind in kinds}
+    for reader in readers.values():
+        reader.read(server, 10_000)
+    return readers
+
+
 def test_ten_lost_connections_and_a_killed_server_change_nothing(
-    start_server: StartServer, kind: str, monkeypatch: pytest.MonkeyPatch
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of none of the kinds, all of which are written at the same time."""
     monkeypatch.setenv("QUERN_TURNS__RESUME_INTERRUPTED", "all")
     server = start_server()
-    disturbed = Reader(begin(server, **KINDS[kind]))
+    disturbed = {kind: Reader(begin(server, **fields)) for kind, fields in KINDS.items()}
     for cut in range(CUTS):
-        disturbed.read(server, 2)
+        for reader in disturbed.values():
+            reader.read(server, 2)
         if cut == CUTS // 2:
             server.kill()
             server = start_server()
-            deadline = time.monotonic() + 60
-            report = f"{server.url}/v1/turns/{disturbed.turn_id}"
-            while requests.get(report, timeout=5).json()["state"] == "interrupted":
-                assert time.monotonic() < deadline, "it does not go on"
-                time.sleep(0.05)
-    disturbed.read(server, 10_000)
-    assert disturbed.ended == "completed"
-    assert len(disturbed.told) > CUTS * 2
+            for reader in disturbed.values():
+                wait_until_it_goes_on(server, reader.turn_id)
+    again = {kind: Reader(reader.turn_id) for kind, reader in disturbed.items()}
+    for reader in (*disturbed.values(), *again.values()):
+        reader.read(server, 10_000)
+    for kind, reader in disturbed.items():
+        assert reader.ended == "completed", kind
+        assert len(reader.told) > CUTS * 2, kind
+        assert reader.told == again[kind].told, kind
+    for kind, reader in undisturbed(server, *(KINDS.keys() - {"unseeded"})).items():
+        assert disturbed[kind].told == reader.told, kind
 
-    again = Reader(disturbed.turn_id)
-    again.read(server, 10_000)
-    assert disturbed.told == again.told
-    if kind != "unseeded":
-        undisturbed = Reader(begin(server, **KINDS[kind]))
-        undisturbed.read(server, 10_000)
-        assert disturbed.told == undisturbed.told
+
+def wait_until_it_goes_on(server: ServerProcess, turn_id: str) -> None:
+    deadline = time.monotonic() + 60
+    while requests.get(f"{server.url}/v1/turns/{turn_id}", timeout=5).json()["state"] == "interrupted":
+        assert time.monotonic() < deadline, "it does not go on"
+        time.sleep(0.05)

@@ -28,6 +28,7 @@ SHOWN_ID = re.compile(
 
 
 LONGEST_PAGE = 100
+NOTHING_MORE = {"description": "The last event was seen already, and the turn has ended"}
 CANCELLED = "The turn was cancelled."
 
 
@@ -72,7 +73,7 @@ async def turn_report(turn_id: str, services: ServicesDep, caller: PrincipalDep)
     return turn_json(await services.turn_reports.report(_names(turn_id), caller.owner), names_keys=caller.is_admin)
 
 
-@router.get("/v1/turns/{turn_id}/events", response_model=None, responses=EVENTS)
+@router.get("/v1/turns/{turn_id}/events", response_model=None, responses={**EVENTS, 204: NOTHING_MORE})
 async def turn_events(
     turn_id: str,
     request: Request,

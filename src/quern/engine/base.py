@@ -6,7 +6,7 @@ Text, JSON, chat templates, tools and stop strings never pass it, so every engin
 from __future__ import annotations
 
 from array import array
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Set
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Protocol, TypeAlias
@@ -47,7 +47,8 @@ class GenerateRequest:
     `prompt`: token ids, at least one. `stop_token_ids`: generation ends before any of them is emitted. `cache_salt`:
     prefix reuse happens only between requests with the same salt, so that nobody can time another's prompt. `grammar`:
     only what it allows can be drawn; where it allows no more, the generation ends. Owners share the engine in
-    proportion to their `weight`, which is greater than 0. `override` may change the priority later on.
+    proportion to their `weight`, which is greater than 0. `override` may change the priority later on. `cache_tag`: by
+    which `Engine.forget` finds what is cached of it; without one that stays until its room is needed.
 
     `generated`: ids of the answer that were drawn before, in an earlier life of this request, in another process even.
     The generation goes on after them as if it had never stopped: every other value is what it was, and counts for the
@@ -63,6 +64,7 @@ class GenerateRequest:
     owner: str = ""
     weight: float = 1.0
     generated: tuple[int, ...] = ()
+    cache_tag: str = field(default="", compare=False)
     override: PriorityOverride = field(default_factory=PriorityOverride, compare=False, repr=False)
 
     @property
@@ -79,7 +81,7 @@ class GenerateRequest:
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
     """One sequence to embed. `prompt`: token ids, at least one, with the end of a text that the model was trained with.
-    `cache_salt`, `owner`, `weight`: as in `GenerateRequest`.
+    `cache_salt`, `owner`, `weight`, `cache_tag`: as in `GenerateRequest`.
     """
 
     prompt: tuple[int, ...]
@@ -87,6 +89,7 @@ class EmbedRequest:
     cache_salt: str = ""
     owner: str = ""
     weight: float = 1.0
+    cache_tag: str = ""
 
     @property
     def known(self) -> tuple[int, ...]:
@@ -249,6 +252,12 @@ class Engine(Protocol):
         Requests wait and run among all others. Cancelling frees the sequence within one engine step. Raises
         EngineUnavailable where nothing runs yet, EngineFailed where the vector is lost, and ContextExceeded where the
         sequence could never fit.
+        """
+        ...
+
+    def forget(self, tags: Set[str]) -> None:
+        """Drop what is cached of requests with these tags and with no others: nothing of it is reused any more.
+        Nothing to do for an engine without a cache. Never blocks.
         """
         ...
 

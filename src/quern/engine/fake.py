@@ -9,7 +9,7 @@ import json
 import math
 import struct
 from array import array
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence, Set
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -162,6 +162,10 @@ class FakeEngine:
         if self.not_continued is not None:
             raise InvalidRequest(self.not_continued)
 
+    def forget(self, tags: Set[str]) -> None:
+        """See `Engine.forget`."""
+        self._slots.forget(tags)
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence; see `Engine.generate`. Raises ContextExceeded where it could never fit."""
         if not self._ready:
@@ -236,7 +240,7 @@ class FakeEngine:
         if not self._ready:
             raise self._unavailable()
         life, slots = self._life, self._slots
-        lease = slots.take(request.cache_salt, request.known)
+        lease = slots.take(request.cache_salt, request.known, request.cache_tag)
         self.requests.append(request)
         shown: list[int] = []
         reason = FinishReason.STOP

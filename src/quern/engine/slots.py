@@ -6,6 +6,7 @@ only evaluates what is new. A cache is never reused under another salt: nobody c
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 COMPARED_AT_ONCE = 512
@@ -32,6 +33,8 @@ class _Slot:
     ids: tuple[int, ...] = ()
     busy: bool = False
     last_used: int = 0
+    tag: str = ""
+    forgotten: bool = False
 
 
 class SlotTable:
@@ -41,8 +44,9 @@ class SlotTable:
         self._slots = [_Slot() for _ in range(count)]
         self._clock = 0
 
-    def take(self, salt: str, prompt: tuple[int, ...]) -> Lease:
-        """Take a free slot for a prompt. Raises LookupError when every slot is taken.
+    def take(self, salt: str, prompt: tuple[int, ...], tag: str = "") -> Lease:
+        """Take a free slot for a prompt; `tag`: by which its cache is forgotten. Raises LookupError when every slot is
+        taken.
 
         A slot is taken for its cache only where that gives more tokens than it destroys, or another conversation's
         cache would be lost for a common first line while empty slots are left. Else an empty slot, else the one that
@@ -56,13 +60,21 @@ class SlotTable:
         best = max(free, key=lambda index: (common[index], -self._destroyed(index, common[index])))
         if common[best] <= self._destroyed(best, common[best]):
             best = min(free, key=lambda index: (bool(self._slots[index].ids), self._slots[index].last_used))
-        self._slots[best].busy = True
+        self._slots[best].busy, self._slots[best].tag = True, tag
         return Lease(best, min(common[best], len(prompt) - 1))
 
     def give_back(self, lease: Lease, salt: str, ids: tuple[int, ...]) -> None:
         """Free a slot whose cache now holds `ids`."""
         self._clock += 1
-        self._slots[lease.index] = _Slot(salt, ids, last_used=self._clock)
+        before = self._slots[lease.index]
+        known = () if before.forgotten else ids
+        self._slots[lease.index] = _Slot(salt, known, last_used=self._clock, tag=before.tag)
+
+    def forget(self, tags: Set[str]) -> None:
+        """Reuse nothing any more of what was cached for these tags, also of what runs yet."""
+        for slot in self._slots:
+            if slot.tag and slot.tag in tags:
+                slot.ids, slot.forgotten = (), slot.busy
 
     def _common(self, index: int, salt: str, prompt: tuple[int, ...]) -> int:
         slot = self._slots[index]

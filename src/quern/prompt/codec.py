@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -107,7 +108,7 @@ class TextCodec:
             embedding_length=embedding_length,
         )
         tokenizer = Tokenizer(vocabulary)
-        template = InProcessTemplate(CHATML, _template_variables(vocabulary), tokenizer.special.ids)
+        template = _builtin_template()
         if facts.embeds:
             return cls(facts, tokenizer, template, None, ending_id=vocabulary.padding_id)
         return cls(facts, tokenizer, template, tool_format(CHATML), template_text=CHATML)
@@ -176,6 +177,13 @@ class TextCodec:
     def close(self) -> None:
         """May be called twice."""
         self._template.close()
+
+
+@cache
+def _builtin_template() -> InProcessTemplate:
+    """Compiled once, since tests start hundreds of servers in one process."""
+    vocabulary = byte_vocabulary()
+    return InProcessTemplate(CHATML, _template_variables(vocabulary), Tokenizer(vocabulary).special.ids)
 
 
 def _template_variables(vocabulary: Vocabulary) -> dict[str, str]:

@@ -101,8 +101,8 @@ class ConversationStore:
             await connection.execute(update(conversations).where(*unchanged).values(title=title))
 
     @uninterrupted
-    async def delete_older(self, before: datetime) -> int:
-        """Delete everybody's conversations in which nothing has happened since, but pinned ones; how many."""
+    async def delete_older(self, before: datetime) -> Sequence[str]:
+        """Delete everybody's conversations in which nothing has happened since, but pinned ones; their ids."""
         active = select(turns.c.id).where(turns.c.conversation_id == conversations.c.id, active_turn).exists()
         old = conversations.c.updated_at < before
         return await delete_conversations(self._database, old, conversations.c.pinned.is_(False), ~active)
@@ -111,9 +111,9 @@ class ConversationStore:
     async def delete(self, conversation_id: str, owner: str) -> bool:
         """Delete the conversation with its turns and messages; False if there is none, or it is another owner's."""
         mine = conversations.c.id == conversation_id, conversations.c.owner == owner
-        return await delete_conversations(self._database, *mine) > 0
+        return bool(await delete_conversations(self._database, *mine))
 
     @uninterrupted
-    async def delete_all(self, owner: str) -> int:
-        """Delete the owner's conversations with their turns and messages; how many there were."""
+    async def delete_all(self, owner: str) -> Sequence[str]:
+        """Delete the owner's conversations with their turns and messages; their ids."""
         return await delete_conversations(self._database, conversations.c.owner == owner)

@@ -82,6 +82,11 @@ class Database:
         return _parse(self._url).get_backend_name() == "sqlite"
 
     @property
+    def named_file(self) -> Path | None:
+        """The SQLite file as it is named, without a look at the disk. Raises StoreError."""
+        return sqlite.named_file(_parse(self._url)) if self.embedded else None
+
+    @property
     def where(self) -> str:
         """The open database, for people: an SQLite file's path."""
         return self._where

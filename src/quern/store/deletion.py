@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from sqlalchemy import ColumnElement, Delete, Select, delete, func, select
+from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import ReturningDelete
 
 from quern.errors import DiskFull
 from quern.store.database import Database
@@ -28,50 +29,56 @@ NOT_ALL = (
 )
 
 
-async def delete_conversations(database: Database, *which: ColumnElement[bool]) -> int:
-    """Delete the conversations that are so now; how many. Raises StoreError; then some of them may be gone."""
+async def delete_conversations(database: Database, *which: ColumnElement[bool]) -> list[str]:
+    """Delete the conversations that are so now; their ids. Raises StoreError; then some of them may be gone."""
     of_turns = select(func.coalesce(func.sum(turns.c.bytes), 0)).where(turns.c.conversation_id == conversations.c.id)
     wanted = select(conversations.c.id, conversations.c.bytes + of_turns.scalar_subquery()).where(*which)
-    deleted = 0
+    deleted: list[str] = []
     for ids in _groups(await _read(database, wanted), GROUP_BYTES, GROUP_ROWS):
-        unwanted = delete(conversations).where(conversations.c.id.in_(ids), *which)
+        unwanted = delete(conversations).where(conversations.c.id.in_(ids), *which).returning(conversations.c.id)
         deleted += await _delete(database, unwanted, items.c.conversation_id.in_(ids), turns.c.conversation_id.in_(ids))
     return deleted
 
 
-async def delete_turns(database: Database, *which: ColumnElement[bool]) -> int:
+async def delete_turns(database: Database, *which: ColumnElement[bool]) -> list[str]:
     """The same for turns outside of conversations, with their responses."""
     which = turns.c.conversation_id.is_(None), *which
-    deleted = 0
+    deleted: list[str] = []
     for ids in _groups(await _read(database, select(turns.c.id, turns.c.bytes).where(*which)), GROUP_BYTES, GROUP_ROWS):
-        unwanted = delete(turns).where(turns.c.id.in_(ids), *which)
+        unwanted = delete(turns).where(turns.c.id.in_(ids), *which).returning(turns.c.id)
         deleted += await _delete(database, unwanted, items.c.turn_id.in_(ids), turns.c.id.in_(ids))
     return deleted
 
 
 async def _delete(
-    database: Database, unwanted: Delete, their_items: ColumnElement[bool], their_turns: ColumnElement[bool]
-) -> int:
+    database: Database,
+    unwanted: ReturningDelete[str],
+    their_items: ColumnElement[bool],
+    their_turns: ColumnElement[bool],
+) -> list[str]:
+    """The ids of what was unwanted."""
     try:
         try:
             return await database.urgent(_executed(unwanted))
         except DiskFull:
             sizes = select(items.c.id, func.length(items.c.content)).where(their_items)
             for ids in _groups(await _read(database, sizes.order_by(items.c.position.desc())), PART_BYTES, PART_ROWS):
-                await database.urgent(_executed(delete(items).where(items.c.id.in_(ids))))
+                await database.urgent(_executed(delete(items).where(items.c.id.in_(ids)).returning(items.c.id)))
             sizes = select(turns.c.id, func.length(func.coalesce(turns.c.text, ""))).where(their_turns)
+            gone: list[str] = []
             for ids in _groups(await _read(database, sizes.order_by(turns.c.created_at.desc())), PART_BYTES, PART_ROWS):
-                await database.urgent(_executed(delete(turns).where(turns.c.id.in_(ids))))
-            return await database.urgent(_executed(unwanted))
+                part = delete(turns).where(turns.c.id.in_(ids)).returning(turns.c.id)
+                gone += await database.urgent(_executed(part))
+            return await database.urgent(_executed(unwanted)) or gone
     except DiskFull as error:
         raise DiskFull(NOT_ALL) from error
     finally:
         database.freed.set()
 
 
-def _executed(statement: Delete) -> Callable[[AsyncConnection], Awaitable[int]]:
-    async def step(connection: AsyncConnection) -> int:
-        return (await connection.execute(statement)).rowcount
+def _executed(statement: ReturningDelete[str]) -> Callable[[AsyncConnection], Awaitable[list[str]]]:
+    async def step(connection: AsyncConnection) -> list[str]:
+        return [*(await connection.execute(statement)).scalars()]
 
     return step
 

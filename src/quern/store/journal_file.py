@@ -16,6 +16,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,12 @@ from quern.store.turn_rows import JournalEntry
 
 
 class JournalFile:
-    """Of one database file; nobody else may use it meanwhile. Methods block, and raise OSError where the disk is full
-    or broken.
+    """Of one database file, which may be named by a link; nobody else may use it meanwhile. Methods block, and raise
+    OSError where the disk is full or broken.
     """
 
     def __init__(self, database: Path) -> None:
-        self._folder = database.parent
-        self._prefix = f"{database.name}.unsaved-"
+        self._database = database
         self._number = 0
         self._torn = False
 
@@ -60,16 +60,24 @@ class JournalFile:
             if number < self._number:
                 path.unlink(missing_ok=True)
 
+    def _path(self, number: int | str) -> Path:
+        file = self._resolved
+        return file.with_name(f"{file.name}.unsaved-{number}")
+
+    @cached_property
+    def _resolved(self) -> Path:
+        return self._database.resolve()
+
     def _found(self) -> dict[int, Path]:
-        names = {path.name.removeprefix(self._prefix): path for path in self._folder.glob(f"{self._prefix}*")}
+        first = self._path("")
+        names = {path.name.removeprefix(first.name): path for path in first.parent.glob(f"{first.name}*")}
         return {int(number): path for number, path in names.items() if number.isdecimal()}
 
     def _write(self, lines: Iterable[Sequence[object]]) -> None:
         data = b"".join(map(_line, lines))
         if self._torn:
             data = b"\n" + data
-        path = self._folder / f"{self._prefix}{self._number}"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(self._path(self._number), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         try:
             self._torn = True
             if os.write(descriptor, data) < len(data):

@@ -72,8 +72,8 @@ class ResponseStore:
         self._database.freed.set()
 
     @uninterrupted
-    async def delete_all(self, owner: str) -> int:
-        """Delete the owner's responses outside of conversations; how many there were. Of turns that have ended and are
+    async def delete_all(self, owner: str) -> list[str]:
+        """Delete the owner's responses outside of conversations; their turns' ids. Of turns that have ended and are
         nothing but counts and timings otherwise, what could tell their answers again goes too.
         """
         deleted = await delete_turns(self._database, turns.c.owner == owner, _is_response)
@@ -87,9 +87,9 @@ class ResponseStore:
         return deleted
 
     @uninterrupted
-    async def delete_older(self, before: datetime) -> int:
+    async def delete_older(self, before: datetime) -> list[str]:
         """Delete everybody's responses outside of conversations that were created before, but those on which a later
-        one builds; how many.
+        one builds; their turns' ids.
         """
         later = turns.c.created_at >= before
         first = select(responses.c.turn_id).select_from(_joined).where(or_(later, active_turn))

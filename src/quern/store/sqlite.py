@@ -25,6 +25,14 @@ CLAIM_SECONDS = 5.0
 def file_of(url: URL) -> Path:
     """The database file that an SQLite URL names, symbolic links followed, so that one file has one lock.
 
+    Raises StoreError as `named_file` does.
+    """
+    return named_file(url).resolve()
+
+
+def named_file(url: URL) -> Path:
+    """The same as it is named; nothing is looked at.
+
     Raises StoreError for a database in memory and for SQLite's own `file:` names.
     """
     name = url.database or ":memory:"
@@ -33,7 +41,7 @@ def file_of(url: URL) -> Path:
             f"The setting store.url names the SQLite database {name!r}, but Quern keeps its database in a file, to "
             f"survive restarts. Give the file's plain path: sqlite+aiosqlite:////var/lib/quern/quern.db."
         )
-    return Path(name).resolve()
+    return Path(name)
 
 
 def claim(path: Path, seconds: float = CLAIM_SECONDS) -> filelock.BaseFileLock:

@@ -14,6 +14,7 @@ from quern.records import ConversationCopy, StorageQuota, StoredItem, TurnCopy
 from quern.store.branches import branches_of
 from quern.store.conversations import CONVERSATION, Conversation
 from quern.store.database import Database
+from quern.store.deletion import delete_conversations
 from quern.store.items import ITEM, columns_of, stored_item
 from quern.store.schema import branches, conversations, items, turns
 from quern.store.storage import check_storage
@@ -64,6 +65,12 @@ class TransferStore:
             await _insert(connection, turns, (_turn_row(turn) for copy in copies for turn in copy.turns))
             await _insert(connection, items, (_item_row(item) for copy in copies for item in copy.items))
             await check_storage(connection, quota)
+
+    @uninterrupted
+    async def remove(self, ids: Sequence[str]) -> None:
+        """Take conversations out that were written, and others of which the rest could not be."""
+        for start in range(0, len(ids), BATCH):
+            await delete_conversations(self._database, conversations.c.id.in_(ids[start : start + BATCH]))
 
 
 async def _insert(connection: AsyncConnection, into: Table, rows: Iterator[Mapping[str, Any]]) -> None:

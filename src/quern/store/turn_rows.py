@@ -100,15 +100,18 @@ class TurnEnd:
 @dataclass(frozen=True, slots=True)
 class ReopenedTurn:
     """A turn that goes on. `ended_as`: how it had ended; `answer_ids`: the items of its answer, which it gets anew;
-    `text`: what its answer has for sure; `plan`, `sampling`: those of the whole answer.
+    `text`: what its answer has for sure; `plan`, `sampling`: those of the whole answer; `key`: under which a retry of
+    the request to go on finds it.
     """
 
     id: str
+    owner: str
     ended_as: TurnState
     answer_ids: tuple[str, ...]
     text: str | None
     plan: dict[str, Any]
     sampling: SamplingParams
+    key: NewKey | None = None
 
 
 def queued_columns(turn: NewTurn, branch: int) -> dict[str, Any]:

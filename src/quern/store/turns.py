@@ -164,6 +164,8 @@ class TurnStore:
                 raise
             await connection.execute(delete(items).where(items.c.id.in_(turn.answer_ids)))
             await reopen_generation(connection, turn.id, turn.plan)
+            if turn.key is not None:
+                await claim_key(connection, turn.owner, turn.id, turn.key)
 
     @uninterrupted
     async def interrupted(self, error: str, *, conversations_only: bool) -> list[TurnRecord]:

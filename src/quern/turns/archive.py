@@ -15,7 +15,7 @@ from quern.prompt.codec import TextCodec
 from quern.records import TurnRecord
 from quern.store.generations import GenerationRecord, GenerationStore
 from quern.store.history import HistoryStore
-from quern.store.idempotency import IdempotencyStore
+from quern.store.idempotency import IdempotencyStore, NewKey
 from quern.store.turn_rows import ReopenedTurn
 from quern.store.turns import TurnStore
 from quern.turns.clock_jumps import CarefulClock
@@ -61,10 +61,10 @@ class Stopped:
     generated: tuple[int, ...]
     answer_ids: tuple[str, ...]
 
-    def assignment(self) -> Assignment:
-        """What is left to do."""
+    def assignment(self, *, keyed: bool = False) -> Assignment:
+        """What is left to do; `keyed`: for a request with a key."""
         return Assignment(
-            self.plan,
+            replace(self.plan, keyed=keyed or self.plan.keyed),
             self.prompt,
             Said((), TokenInput(self.prompt)),
             time.monotonic(),
@@ -72,16 +72,16 @@ class Stopped:
             self.generated,
         )
 
-    async def revive(self, turn: Turn) -> ReopenedTurn:
-        """Bring a new turn to where this one stopped; returns what is to be stored of that."""
+    async def revive(self, turn: Turn, key: NewKey | None = None) -> ReopenedTurn:
+        """Bring a new turn to where this one stopped; returns what is to be stored of that, with the request's key."""
         turn.go_on(
             await asyncio.to_thread(tell_again, turn.decoder, self.generated),
             Earlier(self.record.usage, self.record.timings),
         )
         turn.created_at, turn.started_at = self.record.created_at, self.record.started_at
         text = "".join(turn.pieces) if self.plan.kept else None
-        plan = self.plan
-        return ReopenedTurn(turn.id, self.record.state, self.answer_ids, text, plan.dump(), plan.sampling)
+        plan, owner = turn.plan, turn.owner
+        return ReopenedTurn(turn.id, owner, self.record.state, self.answer_ids, text, plan.dump(), plan.sampling, key)
 
 
 @dataclass(frozen=True, slots=True)

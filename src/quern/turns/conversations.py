@@ -158,6 +158,7 @@ class ConversationService:
             if not await self._history.delete(conversation_id, item_id, datetime.now(UTC)):
                 raise ItemNotFound(NO_ITEM)
         self._deleted = True
+        self._service.forget([conversation_id])
         conversation = await self.get(conversation_id, owner)
         if conversation.title is None or conversation.title != title_of([found.item]):
             return conversation
@@ -174,6 +175,7 @@ class ConversationService:
         started_meanwhile = self._service.running_turn(conversation_id, owner)
         if started_meanwhile is not None:
             await self._service.cancel(started_meanwhile, DELETED)
+        self._service.forget([conversation_id])
 
     async def delete_all(self, owner: str) -> Deleted:
         """Delete every conversation and every stored response of the owner, and what could tell the answers of other
@@ -184,7 +186,8 @@ class ConversationService:
         self._deleted = True
         responses = await self._responses.delete_all(owner)
         await self._cancel_all(owner)  # turns that were being started when the first round looked
-        return Deleted(conversations, responses)
+        self._service.forget([*conversations, *responses])
+        return Deleted(len(conversations), len(responses))
 
     async def forget(self) -> None:
         """Delete what was kept for long enough, and for good what was deleted, from time to time, until cancelled."""
@@ -213,8 +216,9 @@ class ConversationService:
         conversations = await self._conversations.delete_older(before)
         responses = await self._responses.delete_older(before)
         if conversations or responses:
-            log.info("old_conversations_forgotten", conversations=conversations, responses=responses)
-        return conversations
+            log.info("old_conversations_forgotten", conversations=len(conversations), responses=len(responses))
+            self._service.forget([*conversations, *responses])
+        return len(conversations)
 
     async def _cancel_all(self, owner: str) -> None:
         for turn in self._service.turns_of(owner):

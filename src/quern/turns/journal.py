@@ -82,7 +82,7 @@ class Journal:
         """To be called once all turns have ended: then nothing in the file is wanted any more."""
         if self._file is not None:
             await self._committed.save()
-            self._file.close()
+            await self._file.close()
 
     async def reopen(self, turn_id: str) -> None:
         """A turn that has ended is about to go on: what the file may still have of its earlier life doesn't count.
@@ -184,8 +184,8 @@ class _InThread:
         self.begin_commit = self._step(file.begin_commit)
         self.committed = self._step(file.committed)
 
-    def close(self) -> None:
-        self._thread.shutdown()
+    async def close(self) -> None:
+        await asyncio.to_thread(self._thread.shutdown)
 
     def _step(self, work: Callable[P, T]) -> Callable[P, Awaitable[T]]:
         async def step(*args: P.args, **kwargs: P.kwargs) -> T:

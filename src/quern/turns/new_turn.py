@@ -63,6 +63,7 @@ def live_turn(
             owner=who.owner,
             weight=who.weight,
             generated=assignment.generated,
+            cache_tag=assignment.conversation_id or turn_id,
         ),
         decoder=plan.decoder(codec, turn_id),
         abandonment=_abandonment(plan, settings),

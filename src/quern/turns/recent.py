@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -76,6 +76,7 @@ class RecentTurn:
     request_id: str
     owner: str
     cache_salt: str
+    cache_tag: str
     priority: str
     arrived_at: float
     said: Said
@@ -93,6 +94,7 @@ class RecentTurn:
             request_id=turn.request_id,
             owner=turn.owner,
             cache_salt=turn.request.cache_salt,
+            cache_tag=turn.request.cache_tag,
             priority=turn.request.priority.label,
             arrived_at=turn.arrived_at,
             said=turn.said,
@@ -116,18 +118,37 @@ class RecentTurns:
         self._most_tokens = most_tokens
         self._turns: OrderedDict[str, RecentTurn] = OrderedDict()
         self._tokens = 0
+        self._retries: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     def __iter__(self) -> Iterator[RecentTurn]:
         """The newest first."""
         return iter([*reversed(self._turns.values())])
 
     def add(self, turn: RecentTurn) -> None:
-        """Keep a turn that has ended."""
+        """Keep a turn that has ended, for the first time or again."""
+        before = self._turns.pop(turn.id, None)
+        self._tokens -= before.tokens if before is not None else 0
         self._turns[turn.id] = turn
         self._tokens += turn.tokens
         while len(self._turns) > self._most_turns or (self._tokens > self._most_tokens and len(self._turns) > 1):
             _, oldest = self._turns.popitem(last=False)
             self._tokens -= oldest.tokens
+
+    def retried(self, owner: str, request_id: str, turn_id: str) -> None:
+        """A request of an owner's got a turn that another one had started."""
+        self._retries[owner, request_id] = turn_id
+        while len(self._retries) > self._most_turns:
+            self._retries.popitem(last=False)
+
+    def names(self, given: Sequence[str], owner: str) -> list[str]:
+        """These ids of turns and requests, and those of the turns that the requests got as retries."""
+        retried = [self._retries[owner, name] for name in given if (owner, name) in self._retries]
+        return [*given, *retried]
+
+    def forget(self, tags: Set[str]) -> None:
+        """Forget the turns that were generated under these tags."""
+        for turn in [one for one in self._turns.values() if one.cache_tag in tags]:
+            self._tokens -= self._turns.pop(turn.id).tokens
 
     def get(self, turn_id: str) -> RecentTurn | None:
         """A turn that is still known."""

@@ -110,6 +110,8 @@ class ResponseService:
         if not record.turn.state.terminal:
             raise InvalidRequest("The end of this response could not be saved yet, so it can't be deleted. Try again.")
         await self._responses.delete(record)
+        if record.turn.conversation_id is None:
+            self._service.forget([turn_id])
 
     def _as_it_is(self, record: ResponseRecord) -> ResponseRecord:
         """That a turn runs is stored a moment after it began."""

@@ -57,7 +57,7 @@ class Resumption:
         caller = Caller(principal, record.request_id, DisconnectPolicy.FINISH)
         while True:
             try:
-                await self._turns.go_on(record.id, caller)
+                await self._turns.resume(record.id, caller)
             except (QueueFull, LimitExceeded):
                 await asyncio.sleep(FULL_WAIT_SECONDS)
             except EngineUnavailable as error:

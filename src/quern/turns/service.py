@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -20,7 +20,7 @@ from quern.grammar.grammar_choice import GrammarChoice
 from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing
 from quern.prompt.codec import TextCodec
-from quern.store.idempotency import IdempotencyStore
+from quern.store.idempotency import IdempotencyStore, NewKey
 from quern.store.journal_file import JournalFile
 from quern.store.turns import TurnStore
 from quern.turns.archive import RUNS, SERVER_STOPPED, Ended, TurnArchive
@@ -135,7 +135,7 @@ class TurnService:
     async def start(self, request: TurnRequest) -> Turn:
         """The turn of a request. A retry gets the turn of the request that it repeats, which may have ended.
 
-        Raises KeyReused, and what `start_new` and `go_on` raise, but TurnNotFound and TurnNotContinuable.
+        Raises KeyReused, and what `start_new` and `resume` raise, but TurnNotFound and TurnNotContinuable.
         """
         return (await self.start_all([request]))[0]
 
@@ -147,9 +147,10 @@ class TurnService:
         """The client of a request has gone before its answer was whole; it may come back and ask again."""
         self._retries.connection_lost(caller)
 
-    def attached(self, by: AttachedBy) -> None:
-        """A retry got turns that were there."""
+    def attached(self, by: AttachedBy, caller: Caller) -> None:
+        """A retry got turns that were there; its request's id names the last of them too."""
         self.observer.attached(by)
+        self.observer.recent.retried(caller.owner, caller.request_id, caller.adopted[-1])
 
     def tell(self, ended: Ended, caller: Caller) -> Turn:
         """A turn that has ended, to be read again."""
@@ -196,8 +197,18 @@ class TurnService:
                 return self._launch(turn, request.caller)
 
     async def go_on(self, turn_id: str, caller: Caller, more_tokens: int | None = None) -> Turn:
+        """Go on with a turn; a retry gets it as it goes on for the request that it repeats, or as it ended then.
+
+        Raises KeyReused, and what `resume` raises.
+        """
+        return await self._retries.go_on(turn_id, caller, more_tokens)
+
+    async def resume(
+        self, turn_id: str, caller: Caller, more_tokens: int | None = None, key: NewKey | None = None
+    ) -> Turn:
         """Go on with a turn that was interrupted, cancelled, failed or stopped by its length, at the token where it
-        stopped; `more_tokens`: as in `TurnArchive.stopped`. When this returns, it is queued as `start` says.
+        stopped; `more_tokens`: as in `TurnArchive.stopped`; `key`: under which a retry finds it. When this returns, it
+        is queued as `start` says.
 
         Raises EngineUnavailable, TurnNotFound, TurnNotContinuable, ConversationBusy, LimitExceeded, QueueFull,
         ContextExceeded, InvalidRequest or StoreError; then it is as it was.
@@ -216,10 +227,10 @@ class TurnService:
         ):
             if stopped.plan.grammar is not None:
                 await self._engine.check_grammar(stopped.plan.grammar, caller.owner)
-            turn = self._live(turn_id, stopped.assignment(), caller)
+            turn = self._live(turn_id, stopped.assignment(keyed=key is not None), caller)
             self._engine.check_continuable(turn.request)
             await self._journal.reopen(turn_id)
-            await self._store.reopen(await stopped.revive(turn))
+            await self._store.reopen(await stopped.revive(turn, key))
             return self._launch(turn, caller)
 
     def _live(self, turn_id: str, assignment: Assignment, caller: Caller) -> Turn:
@@ -271,6 +282,15 @@ class TurnService:
         """End a turn as cancelled and wait until that is stored."""
         turn.end_early(TurnState.CANCELLED, reason)
         await turn.log.ended()
+
+    def forget(self, deleted: Iterable[str]) -> None:
+        """Forget what is kept in memory of deleted conversations, and of turns without one, by their ids: the KV cache
+        that they alone used, and what their turns were made of.
+        """
+        tags = frozenset(deleted)
+        if tags:
+            self.observer.recent.forget(tags)
+            self._engine.forget(tags)
 
     @property
     def stopping(self) -> bool:

@@ -19,7 +19,7 @@ LONGEST_LOOKED_AT = 2000
 _NO_TITLE = re.compile(r"```.*|~~~.*|</?[\w.:-]+(\s[^<>]*)?/?>|[-=_*#]{3,}")
 """Lines that say nothing by themselves: fences of code, the tags that agents put around what they send, rules."""
 _MARKS = re.compile(r"^(?:#{1,6}\s+|>\s*|[-*+]\s+|\d{1,3}[.)]\s+)+")
-_ELLIPSIS = "…"
+ELLIPSIS = "…"
 
 
 def title_of(items: Iterable[Item]) -> str | None:
@@ -56,7 +56,7 @@ def _cut(line: str) -> str:
     # Words of scripts without blanks are cut anywhere, as are single ones that are long.
     if space > len(kept) // 2 and line[len(kept)] != " ":
         kept = kept[:space]
-    return kept.rstrip(" ,.;:，。；：、-") + _ELLIPSIS
+    return kept.rstrip(" ,.;:，。；：、-") + ELLIPSIS
 
 
 def _width(character: str) -> int:

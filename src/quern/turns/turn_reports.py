@@ -90,12 +90,14 @@ class TurnReports:
         return await self._store.page(owner, limit=limit, after=after, state=state, conversation_id=conversation_id)
 
     def _active(self, names: Sequence[str], owner: str) -> Turn | None:
-        return next((one for one in self._turns.turns_of(owner) if _named(one, names)), None)
+        known = self._turns.observer.recent.names(names, owner)
+        return next((one for one in self._turns.turns_of(owner) if _named(one, known)), None)
 
     async def _ended(self, names: Sequence[str], owner: str) -> tuple[TurnRecord, RecentTurn | None]:
         """A turn that has ended, and what is remembered of it."""
-        recent = next((one for one in self._turns.observer.recent if one.owner == owner and _named(one, names)), None)
-        return await self._archive.record([recent.id] if recent is not None else names, owner), recent
+        known = self._turns.observer.recent.names(names, owner)
+        recent = next((one for one in self._turns.observer.recent if one.owner == owner and _named(one, known)), None)
+        return await self._archive.record([recent.id] if recent is not None else known, owner), recent
 
     async def _explained(self, record: TurnRecord, known: RecentTurn) -> TurnReport:
         unknown = None

@@ -55,6 +55,24 @@ def test_the_least_recently_used_slot_goes_first_when_none_is_empty() -> None:
     assert slots.take("", _ids("dddd")).index == used[1].index
 
 
+def test_what_was_forgotten_is_not_reused_and_other_caches_are() -> None:
+    slots = SlotTable(3)
+    for text in ("ann's long prompt", "bob's long prompt"):
+        slots.give_back(slots.take("", _ids(text), text[:3]), "", _ids(text))
+    slots.forget({"ann", "nobody"})
+    assert slots.take("", _ids("ann's long prompt, again")).reusable == 0
+    assert slots.take("", _ids("bob's long prompt, again")).reusable == len("bob's long prompt")
+
+
+def test_what_still_runs_when_it_is_forgotten_is_not_reused_later() -> None:
+    slots = SlotTable(1)
+    lease = slots.take("", _ids("a prompt"), "ann")
+    slots.forget({"ann"})
+    slots.give_back(lease, "", _ids("a prompt and its answer"))
+    assert _serve(slots, "a prompt and its answer").reusable == 0
+    assert _serve(slots, "a prompt and its answer").reusable > 0, "the next one's is its own"
+
+
 def test_busy_slots_are_never_taken_not_even_for_their_cache() -> None:
     slots = SlotTable(2)
     taken = _serve(slots, "hello", " world")

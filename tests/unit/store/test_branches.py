@@ -186,6 +186,6 @@ async def test_only_old_conversations_that_are_not_pinned_are_deleted(
 ) -> None:
     old, pinned = await say(turns, new_turn, ended, "old"), await say(turns, new_turn, ended, "pinned")
     await conversations.change(str(pinned.conversation_id), "ann", {"pinned": True})
-    assert await conversations.delete_older(old.created_at) == 0
-    assert await conversations.delete_older(datetime.now(UTC).replace(year=2100)) == 1
+    assert await conversations.delete_older(old.created_at) == []
+    assert len(await conversations.delete_older(datetime.now(UTC).replace(year=2100))) == 1
     assert [one.id for one in (await conversations.page("ann", limit=9, after=None)).items] == [pinned.conversation_id]

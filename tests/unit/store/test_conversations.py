@@ -53,7 +53,7 @@ async def test_a_conversation_is_its_owner_s_alone(
     assert await conversations.get(conversation_id, "bob") is None
     assert await conversations.page("bob", limit=5, after=None) == Page(items=(), has_more=False)
     assert await conversations.delete(conversation_id, "bob") is False
-    assert await conversations.delete_all("bob") == 0
+    assert await conversations.delete_all("bob") == []
     assert await conversations.get(conversation_id, "ann") is not None
 
 
@@ -146,7 +146,7 @@ async def test_deleting_takes_turns_items_and_journal_along(
         await turns.append([piece(turn.id, 1, "x")])
     assert await conversations.delete(str(several[0].conversation_id), "ann") is True
     assert await conversations.delete(str(several[0].conversation_id), "ann") is False
-    assert await conversations.delete_all("ann") == 1
+    assert len(await conversations.delete_all("ann")) == 1
     async with database.transaction() as connection:
         left = (await connection.execute(text("SELECT turn_id FROM items"))).scalars().all()
         assert left == [kept.id]

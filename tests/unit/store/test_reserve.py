@@ -106,7 +106,7 @@ async def test_the_end_of_a_turn_uses_the_reserve_and_then_nothing_new_begins(
     assert taken(file) == 0
     with pytest.raises(DiskFull, match=r"store\.reserve_mib"):
         await turns.create(new_turn(prompt="short"))
-    assert await ConversationStore(full).delete_all("ann") == 1
+    assert len(await ConversationStore(full).delete_all("ann")) == 1
     await full.close()
 
 

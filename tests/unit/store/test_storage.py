@@ -117,7 +117,7 @@ async def test_whatever_happens_the_count_is_what_is_there(
     assert copy is not None
     await stores.transfer.write([_renamed(copy)])
     failed = next(turn for turn in mine[4:] if turn.title == TurnState.FAILED)
-    again = ReopenedTurn(failed.id, TurnState.FAILED, (), "so far", {}, failed.sampling)
+    again = ReopenedTurn(failed.id, failed.owner, TurnState.FAILED, (), "so far", {}, failed.sampling)
     await stores.turns.reopen(again)
     await stores.counted()
     await stores.turns.append([JournalEntry(failed.id, 1, 1, ("and more",))])

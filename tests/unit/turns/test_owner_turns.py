@@ -17,6 +17,7 @@ from quern.access.usage import UsageMeter
 from quern.config import LimitSettings
 from quern.records import KeyLimits, KeyRole
 from quern.store.database import Database
+from quern.store.storage import StorageStore
 from quern.store.usage import UsageStore
 from quern.turns.owner_turns import OwnerTurns
 
@@ -29,7 +30,8 @@ def key(name: str = "anna", **limits: int) -> Principal:
 
 
 def owner_turns(current: Callable[[Principal], Principal] = lambda principal: principal) -> OwnerTurns:
-    meter = UsageMeter(Limits(LimitSettings()), UsageStore(Database("sqlite+aiosqlite:///unused")), current=current)
+    unused = Database("sqlite+aiosqlite:///unused")
+    meter = UsageMeter(Limits(LimitSettings()), UsageStore(unused), StorageStore(unused), current=current)
     return OwnerTurns(meter)
 
 

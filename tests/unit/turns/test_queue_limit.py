@@ -16,6 +16,7 @@ from quern.engine.base import Priority
 from quern.errors import LimitExceeded, QueueFull
 from quern.records import KeyLimits, KeyRole
 from quern.store.database import Database
+from quern.store.storage import StorageStore
 from quern.store.usage import UsageStore
 from quern.turns.queue_limit import Places
 from quern.turns.request import Caller
@@ -28,7 +29,8 @@ class Asked(Places):
 
     def __init__(self) -> None:
         self.now = 1000.0
-        meter = UsageMeter(Limits(LimitSettings()), UsageStore(Database("sqlite+aiosqlite:///unused")))
+        unused = Database("sqlite+aiosqlite:///unused")
+        meter = UsageMeter(Limits(LimitSettings()), UsageStore(unused), StorageStore(unused))
         super().__init__(meter, lambda _: [Progress(2, 1.0, 16)], lambda: self.now)
 
     def of(

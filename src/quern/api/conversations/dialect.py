@@ -7,5 +7,8 @@ from quern.api.shared.dialect import Dialect
 from quern.api.shared.error_styles import OPENAI_ERRORS
 
 CONVERSATIONS = Dialect(
-    (search.router, transfer.router, branches.router), errors=OPENAI_ERRORS, prefixes=("/v1/conversations",)
+    (search.router, transfer.router, branches.router),
+    errors=OPENAI_ERRORS,
+    prefixes=("/v1/conversations",),
+    streamed_paths=frozenset({"/v1/conversations/import"}),
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from typing import IO, Annotated, Any
 from uuid import UUID
 
 from pydantic import Field, TypeAdapter, ValidationError, create_model
@@ -39,27 +39,33 @@ _PARAMETERS: dict[str, Any] = {name: (parameter.type, parameter.field()) for nam
 _SAMPLING = create_model("SamplingObject", __base__=Line, **_PARAMETERS)
 
 
-def decoded(body: bytes) -> list[ConversationCopy]:
-    """The conversations of an export. Takes seconds for tens of megabytes, so call it in a thread.
+def decoded(file: IO[bytes], longest_line: int) -> Iterator[ConversationCopy]:
+    """The conversations of an export, each once it is whole; what is wrong behind it shows later. Takes seconds for
+    tens of megabytes, so call it in a thread. `longest_line`: bytes that a line may have.
 
     Raises InvalidRequest, with the number of the line, for anything that an export has not.
     """
     reader = _Reader()
-    number = 0
-    for number, line in enumerate(body.split(b"\n"), 1):
-        if line.strip():
-            try:
-                reader.take(line)
-            except ValidationError as error:
-                first = error.errors(include_url=False)[0]
-                where = ".".join(str(part) for part in first["loc"][1:]) or "it"
-                raise _refused(number, f"{where}: {first['msg']}") from error
-            except ValueError as error:
-                raise _refused(number, str(error)) from error
+    number = 1
     try:
-        return reader.whole()
+        while line := file.readline(longest_line + 1):
+            _check_length(line, longest_line)
+            whole = reader.take(line) if line.strip() else None
+            if whole is not None:
+                yield whole
+            number += line.endswith(b"\n")
+        reader.check_ended()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "it"
+        raise _refused(number, f"{where}: {first['msg']}") from error
     except ValueError as error:
         raise _refused(number, str(error)) from error
+
+
+def _check_length(line: bytes, longest: int) -> None:
+    if len(line) > longest:
+        raise ValueError(f"it has more than {longest} bytes, the limit set by server.max_request_bytes")
 
 
 def _refused(number: int, what: str) -> InvalidRequest:
@@ -179,26 +185,27 @@ class _Reader:
     def __init__(self) -> None:
         self._begun = self._ended = False
         self._open: _Conversation | None = None
-        self._done: list[ConversationCopy] = []
+        self._count = 0
 
-    def take(self, line: bytes) -> None:
+    def take(self, line: bytes) -> ConversationCopy | None:
+        """The conversation that was before the line, where that begins another one or is the end."""
         members = _members(line)
         if not self._begun:
             _check_header(members)
             self._begun = True
-            return
+            return None
         if self._ended:
             raise ValueError("it comes after the last line of an export")
         read = _LINE.validate_python(members)
         match read:
             case ConversationLine():
-                self._close()
-                self._open = _Conversation(read)
+                return self._close(_Conversation(read))
             case EndLine():
-                self._close()
-                if read.conversations != len(self._done):
-                    raise ValueError(f"there were {read.conversations} conversations, and here are {len(self._done)}")
+                last = self._close(None)
+                if read.conversations != self._count:
+                    raise ValueError(f"there were {read.conversations} conversations, and here are {self._count}")
                 self._ended = True
+                return last
             case _ if self._open is None:
                 raise ValueError("no conversation has begun before it")
             case BranchLine():
@@ -207,16 +214,17 @@ class _Reader:
                 self._open.turn(read)
             case ItemLine():
                 self._open.item(read)
+        return None
 
-    def whole(self) -> list[ConversationCopy]:
+    def check_ended(self) -> None:
         if not self._ended:
             raise ValueError('the file ends before the line {"type": "end"}: it was cut off, or is no export')
-        return self._done
 
-    def _close(self) -> None:
-        if self._open is not None:
-            self._done.append(self._open.whole())
-        self._open = None
+    def _close(self, following: _Conversation | None) -> ConversationCopy | None:
+        whole = self._open.whole() if self._open is not None else None
+        self._count += whole is not None
+        self._open = following
+        return whole
 
 
 def _members(line: bytes) -> dict[str, Any]:

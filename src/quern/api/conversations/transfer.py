@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -37,13 +38,12 @@ async def export_all(services: ServicesDep, owner: Owner) -> Response:
 @router.post("/import", openapi_extra=BODY)
 async def import_conversations(request: Request, services: ServicesDep, owner: Owner) -> dict[str, Any]:
     """Bring the conversations of an export, all or none. They get ids of their own, so nothing is replaced."""
-    body = await request.body()
-    copies = await asyncio.to_thread(decoded, body)
-    brought = await services.transfer.bring(copies, owner)
-    data = [
-        {**conversation_json(new.conversation), "imported_from": old.conversation.id}
-        for old, new in zip(copies, brought, strict=True)
-    ]
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal():
+        services.transfer.check_size(int(announced))
+    read = partial(decoded, longest_line=services.max_request_bytes)
+    brought = await services.transfer.bring(request.stream(), read, owner)
+    data = [{**conversation_json(new), "imported_from": old} for old, new in brought]
     return {"object": "list", "data": data, "has_more": False, "last_id": data[-1]["id"] if data else None}
 
 

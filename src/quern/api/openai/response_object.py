@@ -145,9 +145,10 @@ def _error(end: TurnEnded) -> dict[str, Any]:
 
 
 def _incomplete_details(end: TurnEnded) -> dict[str, Any] | None:
-    """OpenAI has no reason for a call that a stop text or the model itself cut off, nor for a loop."""
-    limited = end.finish_reason is FinishReason.LENGTH and end.loop is None
-    return {"reason": "max_output_tokens"} if limited else None
+    """OpenAI has no reason for a call that a stop text or the model itself cut off. A loop that left no whole answer is
+    told as the limit that it met, as in the other dialects: clients take an answer without a reason for a whole one.
+    """
+    return {"reason": "max_output_tokens"} if end.finish_reason is FinishReason.LENGTH else None
 
 
 def _completed_at(head: ResponseHead, end: TurnEnded) -> int:

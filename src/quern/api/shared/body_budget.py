@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -119,11 +119,15 @@ _malloc_trim = _find_malloc_trim()
 
 class BudgetedBodies:
     """Lets a body take its bytes of the budget once it is no small one, until it is answered or `release_body` is
-    called. What comes packed takes all that it may become. Pure ASGI, so that streams pass untouched.
+    called. What comes packed takes all that it may become. At `streamed` paths what comes as it is takes none. Pure
+    ASGI, so that streams pass untouched.
     """
 
-    def __init__(self, app: ASGIApp, budget: BodyBudget, limit: int, style_of: StyleOf) -> None:
+    def __init__(
+        self, app: ASGIApp, budget: BodyBudget, limit: int, style_of: StyleOf, streamed: Collection[str] = ()
+    ) -> None:
         self._app = app
+        self._streamed = streamed
         self._budget = budget
         self._limit = limit
         self._style_of = style_of
@@ -133,7 +137,10 @@ class BudgetedBodies:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        packed = headers.get("content-encoding", PLAIN) != PLAIN
+        packed = is_packed(headers)
+        if scope["path"] in self._streamed and not packed:
+            await self._app(scope, receive, send)
+            return
         hold = _Hold(self._budget, _expected(headers, self._limit, packed=packed), receive, send, packed=packed)
         scope.setdefault("state", {})["body_hold"] = hold
         try:
@@ -144,6 +151,11 @@ class BudgetedBodies:
             await self._style_of(scope["path"]).response(failure, headers=retry)(scope, receive, send)
         finally:
             hold.release()
+
+
+def is_packed(headers: Headers) -> bool:
+    """Whether a body has to be unpacked."""
+    return headers.get("content-encoding", PLAIN) != PLAIN
 
 
 def release_body(request: Request) -> None:

@@ -19,7 +19,8 @@ class Dialect:
     `prefixes`: how its paths begin, also those of which no route is known: an unknown path and a body that is too large
     are refused in its style; `/` is that path alone. `quiet_paths`: requests that are only logged at the level debug.
     `open_paths`: with what is below them they show nobody's data, so they need no key, and a link on any web page may
-    lead there.
+    lead there. `streamed_paths`: their routes read bodies piece by piece, under bounds of their own, unless they come
+    packed.
     """
 
     routers: tuple[APIRouter, ...]
@@ -27,6 +28,7 @@ class Dialect:
     prefixes: tuple[str, ...]
     quiet_paths: frozenset[str] = frozenset()
     open_paths: tuple[str, ...] = ()
+    streamed_paths: frozenset[str] = frozenset()
 
 
 class Dialects:
@@ -38,6 +40,7 @@ class Dialects:
         self._styles = sorted(styles, key=lambda style: len(style[0]), reverse=True)
         self.routers = [router for dialect in dialects for router in dialect.routers]
         self._open = frozenset(path for dialect in dialects for path in dialect.open_paths)
+        self.streamed_paths = frozenset[str]().union(*(dialect.streamed_paths for dialect in dialects))
         self.quiet_paths = frozenset[str]().union(*(dialect.quiet_paths for dialect in dialects))
 
     def style_of(self, path: str) -> ErrorStyle:

@@ -20,11 +20,18 @@ class LostConnections:
             await self._app(scope, receive, send)
             return
 
+        sent = False
+
         async def listening() -> Message:
             message = await receive()
             caller: Caller | None = scope["state"].get("caller")
-            if message["type"] == "http.disconnect" and caller is not None:
+            if message["type"] == "http.disconnect" and caller is not None and not sent:
                 self._turns.connection_lost(caller)
             return message
 
-        await self._app(scope, listening, send)
+        async def sending(message: Message) -> None:
+            nonlocal sent
+            await send(message)
+            sent = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+        await self._app(scope, listening, sending)

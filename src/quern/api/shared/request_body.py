@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextvars import ContextVar
 from functools import partial
 from hashlib import blake2b
@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from quern.api.shared.body_budget import SMALL
+from quern.api.shared.body_budget import SMALL, is_packed
 from quern.api.shared.content_coding import CODINGS, Corrupt, UnknownCoding, UnpackedTooLarge, codings, unpack
 from quern.api.shared.errors import ErrorKind, Failure, StyleOf, validation_error
 from quern.api.shared.fields import ignored_fields
@@ -39,18 +39,20 @@ class _Refused(Exception):
 class BodyLimit:
     """Reads a body before the application runs: at most `limit` bytes, unpacked where it came packed.
 
-    A larger one is a 413, announced (then nothing of it is read) or not, before or after it was unpacked. Pure ASGI, so
-    that streams pass untouched.
+    A larger one is a 413, announced (then nothing of it is read) or not, before or after it was unpacked. At `streamed`
+    paths the route reads what comes as it is. Pure ASGI, so that streams pass untouched.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, style_of: StyleOf) -> None:
+    def __init__(self, app: ASGIApp, limit: int, style_of: StyleOf, streamed: Collection[str] = ()) -> None:
         self._app = app
         self._limit = limit
+        self._streamed = streamed
         self._style_of = style_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
-        if "content-length" not in headers and "transfer-encoding" not in headers:
+        has_body = "content-length" in headers or "transfer-encoding" in headers
+        if not has_body or (scope["path"] in self._streamed and not is_packed(headers)):
             await self._app(scope, receive, send)
             return
         try:

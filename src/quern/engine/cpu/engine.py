@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Set
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
@@ -148,6 +148,11 @@ class CpuEngine:
 
     def check_continuable(self, request: GenerateRequest) -> None:
         """Every request can go on, to the bit where it is greedy or has a seed; see `Engine.check_continuable`."""
+
+    def forget(self, tags: Set[str]) -> None:
+        """Drop what the KV cache holds for these alone; see `Engine.forget`."""
+        if self._worker is not None:
+            self._worker.forget(tags)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generate one sequence; see `Engine.generate`.

@@ -3,7 +3,7 @@
 A block holds the keys and values of `block_tokens` consecutive tokens. Those depend on every token before them too, so
 a full block is published under a digest of everything from the sequence's first token on; any later sequence that
 begins with the same tokens under the same salt then holds the very same block. A published block that nobody holds
-stays until its room is needed.
+stays until its room is needed, or until all of those are forgotten that it was computed for.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from quern.types import KvUsage
 
 DIGEST_BYTES = 32
 ROOT = b"quern prefix"  # keeps digests of salts apart from those of blocks
+MOST_TAGS = 16
+"""What more than so many begin with belongs to everybody."""
+EVERYBODY = ""
 
 
 class PrefixChain:
@@ -41,7 +44,9 @@ class PrefixChain:
 
 
 class BlockPool:
-    """`count` blocks: each one is free, or held by one or more sequences, or idle: published and held by nobody."""
+    """`count` blocks: each one is free, or held by one or more sequences, or idle: published and held by nobody. A
+    published block has the tags of all that used it; what comes after it in a sequence has no others.
+    """
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -50,6 +55,7 @@ class BlockPool:
         self._published: dict[bytes, int] = {}
         self._digests: dict[int, bytes] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
+        self._tags: dict[int, set[str]] = {}
 
     @property
     def available(self) -> int:
@@ -80,11 +86,13 @@ class BlockPool:
             blocks.append(block)
         return blocks
 
-    def hold(self, blocks: Iterable[int]) -> None:
+    def hold(self, blocks: Iterable[int], tag: str = EVERYBODY) -> None:
         """Become one more holder of published blocks."""
         for block in blocks:
             self._holders[block] += 1
             self._idle.pop(block, None)
+            tags = self._tags[block]
+            tags.add(tag if len(tags) < MOST_TAGS else EVERYBODY)
 
     def allocate(self, count: int) -> list[int]:
         """Blocks with nothing in them, held once. Idle ones are given away only where no free ones are left.
@@ -99,7 +107,7 @@ class BlockPool:
             self._holders[block] = 1
         return blocks
 
-    def publish(self, block: int, digest: bytes) -> int:
+    def publish(self, block: int, digest: bytes, tag: str = EVERYBODY) -> int:
         """Make a full block known. Returns the block that its holder holds from now on.
 
         That is another one where the same content was published already: two sequences that began with the same prompt
@@ -109,8 +117,9 @@ class BlockPool:
         if known is None:
             self._published[digest] = block
             self._digests[block] = digest
+            self._tags[block] = {tag}
             return block
-        self.hold([known])
+        self.hold([known], tag)
         self.release([block])
         return known
 
@@ -129,7 +138,25 @@ class BlockPool:
             else:
                 self._free.append(block)
 
+    def forget(self, tags: Set[str]) -> None:
+        """Free the idle blocks that were computed for these tags and for no others; held ones once they are released.
+        What everybody uses stays.
+        """
+        unwanted = tags - {EVERYBODY}
+        for block, users in [*self._tags.items()]:
+            users.difference_update(unwanted)
+            if users:
+                continue
+            self._unpublish(block)
+            if block in self._idle:
+                del self._idle[block]
+                self._free.append(block)
+
     def _evict(self) -> int:
         block, _ = self._idle.popitem(last=False)
-        del self._published[self._digests.pop(block)]
+        self._unpublish(block)
         return block
+
+    def _unpublish(self, block: int) -> None:
+        del self._published[self._digests.pop(block)]
+        del self._tags[block]

@@ -8,7 +8,7 @@ lower priority, or of an owner with more than its share, gives way in the same m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from quern.engine.base import EmbedRequest, EngineEvent, GenerateRequest, Logprob, Tokens, Vector
@@ -112,6 +112,10 @@ class Scheduler:
             self._leave(sequence)
         self._blocks = SequenceBlocks(self._blocks.count, self._block_tokens)
         return [Notice(sequence.key, EngineFailed(message)) for sequence in lost]
+
+    def forget(self, tags: Set[str]) -> None:
+        """Drop what the KV cache holds for these tags alone."""
+        self._blocks.forget(tags)
 
     def plan(self, now: float) -> Step:
         """Decide the next step: blocks for those who write, then who is let in, then whose tokens are computed."""

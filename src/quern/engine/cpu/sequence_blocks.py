@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from quern.engine.cpu.kv_blocks import BlockPool
 from quern.engine.cpu.sequence import SequenceState
@@ -36,7 +36,7 @@ class SequenceBlocks:
     def give(self, sequence: SequenceState) -> int:
         """Blocks for all of its tokens, as many as possible from the cache; how many tokens those hold."""
         cached = self._cached(sequence)
-        self._pool.hold(cached)
+        self._pool.hold(cached, sequence.request.cache_tag)
         sequence.blocks = cached + self._pool.allocate(self.needed(sequence) - len(cached))
         sequence.published = len(cached)
         return len(cached) * self._block_tokens
@@ -62,8 +62,12 @@ class SequenceBlocks:
         sequence.chain.extend(sequence.tokens)
         for index in range(sequence.published, sequence.computed // self._block_tokens):
             digest = sequence.chain.digests[index]
-            sequence.blocks[index] = self._pool.publish(sequence.blocks[index], digest)
+            sequence.blocks[index] = self._pool.publish(sequence.blocks[index], digest, sequence.request.cache_tag)
             sequence.published = index + 1
+
+    def forget(self, tags: Set[str]) -> None:
+        """Forget what was computed for these tags alone."""
+        self._pool.forget(tags)
 
     def needed(self, sequence: SequenceState) -> int:
         """How many blocks its tokens take."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
 import structlog
@@ -57,6 +57,11 @@ class _Cancellation:
     key: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Oblivion:
+    tags: Set[str]
+
+
 class _Stop:
     """Wakes the thread for its end."""
 
@@ -71,7 +76,7 @@ class Worker:
         self._reports = reports
         self._parallel = parallel
         self._budget = Budget(shared_tokens)
-        self._inbox: queue.SimpleQueue[_Submission | _Cancellation | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Submission | _Cancellation | _Oblivion | _Stop] = queue.SimpleQueue()
         self._stopping = False
         self._stepping_since: float | None = None  # None while it sleeps
         self.kv: KvUsage | None = None
@@ -90,6 +95,10 @@ class Worker:
     def cancel(self, key: int) -> None:
         """Drop a sequence before the next step."""
         self._inbox.put(_Cancellation(key))
+
+    def forget(self, tags: Set[str]) -> None:
+        """Drop what the KV cache holds for these tags alone, before the next step."""
+        self._inbox.put(_Oblivion(tags))
 
     @property
     def silent_seconds(self) -> float:
@@ -160,6 +169,8 @@ class Worker:
                     notices += _submit(model, scheduler, submission)
                 case _Cancellation(key):
                     notices += scheduler.cancel(key)
+                case _Oblivion(tags):
+                    scheduler.forget(tags)
                 case _Stop():
                     return
         self._report(notices)

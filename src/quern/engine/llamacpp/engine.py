@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from pathlib import Path
 
 from quern.config import EngineSettings
@@ -65,6 +66,10 @@ class LlamaCppEngine(ServedEngine[Connected]):
             # A server of somebody else's may take larger steps, and works for others meanwhile.
             most_silent=settings.stuck_seconds if settings.url is None else math.inf,
         )
+
+    def forget(self, tags: Set[str]) -> None:
+        """Ask for none of it again; llama-server overwrites it when the slot is next used. See `Engine.forget`."""
+        self._slots.forget(tags)
 
     async def embed(self, request: EmbedRequest) -> Vector:
         """The embedding of one sequence; see `Engine.embed`."""

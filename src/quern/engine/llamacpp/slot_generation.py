@@ -47,7 +47,7 @@ class SlotGeneration:
         self._server = server
         self._constraint: Constraint | None = None
         self._slots = slots
-        self._lease = slots.take(request.cache_salt, request.prompt)
+        self._lease = slots.take(request.cache_salt, request.prompt, request.cache_tag)
         self._filter = EndFilter(request.stop_token_ids)
         self._prefill = Progress(len(request.prompt), 0, 0, 0.0)
         self._shown: list[int] = []

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from quern.engine.cpu.kv_blocks import BlockPool, PrefixChain
+from quern.engine.cpu.kv_blocks import MOST_TAGS, BlockPool, PrefixChain
 
 SIZE = 2
 COUNT = 6
@@ -20,10 +20,10 @@ def digests(tokens: list[int], salt: str = "") -> list[bytes]:
     return chain.digests
 
 
-def filled(pool: BlockPool, tokens: list[int], salt: str = "") -> list[int]:
+def filled(pool: BlockPool, tokens: list[int], salt: str = "", tag: str = "") -> list[int]:
     """Held, published blocks for `tokens`."""
     known = digests(tokens, salt)
-    return [pool.publish(block, digest) for block, digest in zip(pool.allocate(len(known)), known, strict=True)]
+    return [pool.publish(block, digest, tag) for block, digest in zip(pool.allocate(len(known)), known, strict=True)]
 
 
 def test_only_full_blocks_have_a_digest_and_it_does_not_matter_how_they_filled() -> None:
@@ -76,6 +76,40 @@ def test_content_that_is_known_already_is_kept_once() -> None:
     assert pool.available == COUNT
 
 
+def test_what_was_computed_for_one_alone_is_forgotten_with_it() -> None:
+    pool = BlockPool(COUNT)
+    for tokens, tag in (([1, 2, 3, 4], "ann"), ([1, 2, 5, 6], "bob")):
+        pool.release(filled(pool, tokens, tag=tag))
+    assert pool.usage.cached == 3
+    pool.forget({"ann"})
+    assert len(pool.match(digests([1, 2, 3, 4]))) == 1, "what bob's begins with too stays"
+    assert len(pool.match(digests([1, 2, 5, 6]))) == 2
+    pool.forget({"bob", "nobody"})
+    assert pool.match(digests([1, 2])) == []
+    assert (pool.usage.cached, pool.available) == (0, COUNT)
+
+
+def test_what_is_held_while_it_is_forgotten_is_free_once_it_is_released() -> None:
+    pool = BlockPool(COUNT)
+    blocks = filled(pool, [1, 2, 3, 4], tag="ann")
+    pool.forget({"ann"})
+    assert pool.match(digests([1, 2, 3, 4])) == []
+    pool.release(blocks)
+    assert (pool.usage.cached, pool.usage.free) == (0, COUNT)
+
+
+def test_what_has_no_tag_and_what_very_many_begin_with_stays() -> None:
+    pool = BlockPool(COUNT)
+    pool.release(filled(pool, [1, 2]))
+    many = [f"conversation {number}" for number in range(MOST_TAGS + 1)]
+    for tag in many:
+        pool.release(filled(pool, [3, 4], tag=tag))
+    pool.forget({*many, ""})
+    assert pool.match(digests([1, 2]))
+    assert pool.match(digests([3, 4]))
+    assert pool.allocate(COUNT), "until its room is needed"
+
+
 def test_more_blocks_than_there_are_cant_be_had() -> None:
     pool = BlockPool(COUNT)
     pool.allocate(COUNT - 1)
@@ -96,15 +130,19 @@ class Pool(RuleBasedStateMachine):
         super().__init__()
         self.pool = BlockPool(COUNT)
         self.held: list[list[int]] = []
+        self.tags: list[str] = []
+        self.used: dict[bytes, set[str]] = {}
         self.contents: dict[int, bytes] = {}
         self.prefixes: dict[bytes, list[bytes]] = {}
 
-    @rule(tokens=TOKENS, salt=st.sampled_from(["", "alice"]))
-    def come(self, tokens: list[int], salt: str) -> None:
+    @rule(tokens=TOKENS, salt=st.sampled_from(["", "alice"]), tag=st.sampled_from(["", "one", "two"]))
+    def come(self, tokens: list[int], salt: str, tag: str) -> None:
         wanted = digests(tokens, salt)
         blocks = self.pool.match(wanted)
         assert [self.contents[block] for block in blocks] == wanted[: len(blocks)], "a block holds something else"
-        self.pool.hold(blocks)
+        self.pool.hold(blocks, tag)
+        for digest in wanted[: len(blocks)]:
+            self.used[digest].add(tag)
         missing = -(-len(tokens) // SIZE) - len(blocks)
         if missing > self.pool.available:
             self.pool.release(blocks)
@@ -116,15 +154,30 @@ class Pool(RuleBasedStateMachine):
             self.contents.pop(block, None)
         for index in range(cached, len(wanted)):
             self.contents.setdefault(blocks[index], wanted[index])
-            blocks[index] = self.pool.publish(blocks[index], wanted[index])
+            if not self.pool.match(wanted[index : index + 1]):
+                self.used[wanted[index]] = set()
+            self.used[wanted[index]].add(tag)
+            blocks[index] = self.pool.publish(blocks[index], wanted[index], tag)
             assert self.contents[blocks[index]] == wanted[index]
         self.held.append(blocks)
+        self.tags.append(tag)
         self.prefixes |= {digest: wanted[: index + 1] for index, digest in enumerate(wanted)}
 
     @precondition(lambda self: self.held)
     @rule(number=st.integers(0, COUNT))
     def go(self, number: int) -> None:
+        self.tags.pop(number % len(self.held))
         self.pool.release(self.held.pop(number % len(self.held)))
+
+    @rule(tag=st.sampled_from(["one", "two", "three"]))
+    def forget(self, tag: str) -> None:
+        if tag in self.tags:
+            return  # its turns have ended, where something is deleted
+        known = [digest for digest in self.used if self.pool.match([digest])]
+        self.pool.forget({tag})
+        for digest in known:
+            self.used[digest].discard(tag)
+            assert bool(self.pool.match([digest])) == bool(self.used[digest])
 
     @rule(some=SOME, tokens=TOKENS)
     def give_way(self, some: set[int], tokens: list[int]) -> None:
@@ -132,9 +185,13 @@ class Pool(RuleBasedStateMachine):
         keeping = self.pool.match(digests(tokens))
         expected = self.pool.available_without([self.held[index] for index in leaving], keeping=keeping)
         for index in sorted(leaving, reverse=True):
+            self.tags.pop(index)
             self.pool.release(self.held.pop(index))
         self.pool.hold(keeping)
+        for digest in digests(tokens)[: len(keeping)]:
+            self.used[digest].add("")
         self.held.append(keeping)
+        self.tags.append("")
         assert self.pool.available == expected
 
     @invariant()
