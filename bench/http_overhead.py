@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx2
 
-from quern.app import Application, ServedModel, build_app
+from quern.app import Application, ModelFile, build_app
 from quern.cli.progress import progress_display
 from quern.config import Settings
 from quern.engine.base import Finished, GenerateRequest
@@ -48,9 +48,9 @@ async def direct(application: Application, prompts: list[str], max_tokens: int) 
     sampling = Settings().generation.model_copy(update={"max_tokens": max_tokens, "temperature": 0.0}).sampling()
 
     async def one(prompt: str) -> int:
-        ids = application.codec.encode_chat([Message(Role.USER, prompt)])
-        request = GenerateRequest(ids, sampling, application.codec.stop_token_ids)
-        async for event in application.engine.generate(request):
+        ids = application.models.default.codec.encode_chat([Message(Role.USER, prompt)])
+        request = GenerateRequest(ids, sampling, application.models.default.codec.stop_token_ids)
+        async for event in application.models.default.engine.generate(request):
             if isinstance(event, Finished):
                 return event.usage.completion_tokens
         return 0
@@ -94,9 +94,9 @@ async def main() -> None:
     with progress_display() as progress:
         path = await asyncio.to_thread(ensure, options.model, settings.models_dir, progress=progress)
     with tempfile.TemporaryDirectory() as folder:
-        application = build_app(
-            settings.model_copy(update={"data_dir": Path(folder)}), ServedModel(path, options.model)
-        )
+        (wanted,) = settings.to_serve()
+        file = ModelFile(path, options.model, wanted)
+        application = build_app(settings.model_copy(update={"data_dir": Path(folder)}), [file])
         async with application.running() as loading, served(settings.models_dir, options.model) as client:
             await loading
             await over_http(client, _prompts(options.clients, -1), 8)

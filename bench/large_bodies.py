@@ -35,6 +35,7 @@ from quern.engine.fake import FakeEngine
 from quern.http_server.server import HttpServer, freeze_garbage_collection
 from quern.obs.logging import configure_logging
 from quern.prompt.codec import TextCodec
+from quern.turns.models import ServedModel
 
 SIZE = 8 * 2**20 - 1024
 JSON = "application/json"
@@ -167,7 +168,7 @@ async def serve(model: Path) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings.model_validate({"data_dir": folder, "turns": {"loop_repeats": 0}})
-        application = Application(settings, engine, codec)
+        application = Application(settings, [ServedModel("fake", engine, codec)])
         listener = socket.create_server(("127.0.0.1", 0))
         server = HttpServer(application.asgi, settings.server, seconds_to_end=1)
         async with application.running() as loading:

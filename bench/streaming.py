@@ -31,7 +31,7 @@ from typing import Any
 import psutil
 import uvloop
 
-from quern.app import Application, fake_engine
+from quern.app import Application, fake_model
 from quern.config import LogSettings, Settings
 from quern.http_server.server import HttpServer
 from quern.obs.logging import configure_logging
@@ -106,7 +106,7 @@ async def serve(streams: int, listen: Serve, *, recording: bool = True) -> None:
         # More sequences at once than the setting allows: all streams write at the same time.
         engine = settings.engine.model_copy(update={"parallel": streams})
         settings = settings.model_copy(update={"engine": engine})
-        application = Application(settings, *fake_engine(settings), metrics=metrics)
+        application = Application(settings, [fake_model(settings)], metrics=metrics)
         listener = socket.create_server(("127.0.0.1", 0), backlog=streams)
         async with application.running() as loading:
             await loading

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -15,14 +16,17 @@ from quern.access.limits import Limits
 from quern.access.usage import UsageMeter
 from quern.api.shared.body_budget import BodyBudget
 from quern.api.shared.services import Services
-from quern.config import EngineName, Settings, TitleSource
+from quern.config import EngineName, ModelToServe, Settings, TitleSource
 from quern.config_sources import Reload
 from quern.engine.base import Engine
 from quern.engine.engine_choice import ModelKind, choose, native_facts
 from quern.engine.fake import FakeEngine
+from quern.engine.residency import OnDemandEngine, Residency
 from quern.environment import otel_environment
-from quern.errors import ConfigError
+from quern.errors import ConfigError, ModelError
 from quern.http_app import http_app
+from quern.machine import memory
+from quern.modelfiles.sizes import kv_cache_bytes, loaded_bytes
 from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing, tracing_of
 from quern.prompt.codec import TextCodec
@@ -47,25 +51,31 @@ from quern.turns.branching import BranchService
 from quern.turns.conversations import ConversationService
 from quern.turns.embeddings import EmbeddingService
 from quern.turns.history import HistoryLoader
+from quern.turns.model_service import ModelService
+from quern.turns.models import Models, ServedModel
 from quern.turns.responses import ResponseService
 from quern.turns.resumption import Resumption
 from quern.turns.search import SearchService
-from quern.turns.served_model import ModelService
 from quern.turns.service import TurnService
 from quern.turns.titling import Titling
-from quern.turns.tokens import TokenService
 from quern.turns.transfer import TransferService
 from quern.turns.turn_reports import TurnReports
 
 log = structlog.get_logger(__name__)
 
+OURS = 0.9
+"""The part of the memory that models may have, where no setting says more."""
+ELSEWHERE = frozenset({EngineName.VLLM, EngineName.REMOTE})
+"""Engines whose models are not in this machine's memory: on GPUs, or at somebody else's."""
+
 
 @dataclass(frozen=True, slots=True)
-class ServedModel:
-    """A model's file or folder on disk, checked, and the name that clients see."""
+class ModelFile:
+    """A model's file or folder on disk, checked, the name that clients see, and what else the settings say of it."""
 
     path: Path
-    model_id: str
+    name: str
+    served: ModelToServe
 
 
 class _Stores:
@@ -87,18 +97,16 @@ class _Stores:
 
 
 class Application:
-    """A wired server: `asgi` answers while `running()` lasts. `engine_reason`: why it is this engine, as a sentence.
-    `database`: the one of the settings, where it was claimed before. `metrics`: those that the engine counts its steps
-    in, where it does. `tracing`: in place of what the settings ask for. `on_reload`: what an administrator who asks for
-    a reload sets going, as `Services.reload`; whoever knows where the settings come from sets it.
+    """A wired server: `asgi` answers while `running()` lasts. `models`: those that are served, the default first.
+    `database`: the one of the settings, where it was claimed before. `metrics`: those that the engines count their
+    steps in, where they do. `tracing`: in place of what the settings ask for. `on_reload`: what an administrator who
+    asks for a reload sets going, as `Services.reload`; whoever knows where the settings come from sets it.
     """
 
     def __init__(
         self,
         settings: Settings,
-        engine: Engine,
-        codec: TextCodec,
-        engine_reason: str = "",
+        models: Sequence[ServedModel],
         database: Database | None = None,
         *,
         metrics: Metrics | None = None,
@@ -108,9 +116,7 @@ class Application:
         self.tracing = tracing if tracing is not None else tracing_of(endpoint, otel_environment())
         self.metrics = metrics if metrics is not None else Metrics(settings.metrics.max_keys)
         self.on_reload: Callable[[], Awaitable[Reload]] | None = None
-        self.engine = engine
-        self.engine_reason = engine_reason
-        self.codec = codec
+        self.models = Models(models)
         self._settings = settings
         self.database = database or Database(settings.database_url, reserve_bytes=settings.store.reserve_bytes)
         stores = _Stores(self.database)
@@ -121,10 +127,9 @@ class Application:
             share_cache=settings.access.share_cache,
         )
         self.usage = UsageMeter(Limits(settings.limits), stores.usage, stores.storage, current=self.keys.current)
-        self.archive = TurnArchive(codec, stores.turns, stores.generations, stores.history, stores.idempotency)
+        self.archive = TurnArchive(self.models, stores.turns, stores.generations, stores.history, stores.idempotency)
         self.turns = TurnService(
-            engine=engine,
-            codec=codec,
+            models=self.models,
             history=HistoryLoader(stores.responses, stores.history),
             turns=stores.turns,
             archive=self.archive,
@@ -149,28 +154,30 @@ class Application:
             usage=self.usage,
             settings=settings.conversations,
         )
-        self.embeddings = EmbeddingService(
-            engine, codec, self.turns, self.usage, metrics=self.metrics, settings=settings.turns
-        )
-        self.activity = ActivityService(engine, self.turns, self.metrics)
+        self.embeddings = EmbeddingService(self.turns, self.usage, metrics=self.metrics, settings=settings.turns)
+        self.activity = ActivityService(self.models, self.turns, self.metrics)
         self.asgi = http_app(self._services(settings, stores), settings, self.metrics, self.tracing)
 
     def _services(self, settings: Settings, stores: _Stores) -> Services:
-        engine, codec, turns = self.engine, self.codec, self.turns
+        models, turns = self.models, self.turns
         return Services(
             turns=turns,
             conversations=self.conversations,
             branches=BranchService(
-                stores.conversations, stores.branches, stores.turns, turns, settings.generation.sampling()
+                stores.conversations,
+                stores.branches,
+                stores.turns,
+                turns,
+                models=models,
+                defaults=settings.generation.sampling(),
             ),
             search=SearchService(stores.search),
             transfer=TransferService(
                 stores.transfer, self.usage, settings.data_dir, settings.conversations.max_import_bytes
             ),
-            responses=ResponseService(codec, stores.responses, stores.history, self.archive, turns),
-            tokens=TokenService(codec, engine),
+            responses=ResponseService(models, stores.responses, stores.history, self.archive, turns),
             embeddings=self.embeddings,
-            model=ModelService(engine, codec, turns, frozenset(settings.model.aliases)),
+            models=ModelService(models, turns),
             generation=settings.generation,
             max_request_bytes=settings.server.max_request_bytes,
             unknown_fields=settings.server.unknown_fields,
@@ -178,23 +185,23 @@ class Application:
             keys=self.keys,
             usage=self.usage,
             activity=self.activity,
-            turn_reports=TurnReports(engine, codec, stores.turns, turns, self.archive),
+            turn_reports=TurnReports(models, stores.turns, turns, self.archive),
             public_metrics=settings.metrics.public,
             reload=self._reload_on_request,
         )
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[asyncio.Task[None]]:
-        """Open the database and serve; yields the task that loads the model, so that its outcome can be awaited.
+        """Open the database and serve; yields the task that loads the models, so that its outcome can be awaited.
 
-        Requests are answered meanwhile: liveness at once, turns with a 503 until the model is there.
+        Requests are answered meanwhile: liveness at once, turns with a 503 until their model is there.
         """
         await self.database.open()
         try:
             await prepare(self.database)
             async with self.keys.running(), self.usage.running(), self.turns.running():
                 loop = asyncio.get_running_loop()
-                loading = loop.create_task(self.engine.start())
+                loading = loop.create_task(self._load())
                 watching = loop.create_task(self.activity.watch_event_loop())
                 resuming = loop.create_task(self._resume_after(loading))
                 forgetting = loop.create_task(self.conversations.forget())
@@ -210,10 +217,11 @@ class Application:
                     await asyncio.wait([loading, watching, resuming, forgetting, vacuuming])
                     await self.drain(0)
                     await self.titles.close()
-                    await self.engine.close()
+                    for model in self.models:
+                        await model.engine.close()
         finally:
             await self.database.close()
-            await asyncio.to_thread(self.codec.close)
+            await asyncio.to_thread(self._close_codecs)
             if self.tracing is not None:
                 await asyncio.to_thread(self.tracing.close)
 
@@ -226,7 +234,7 @@ class Application:
                 yield
         finally:
             await self.database.close()
-            await asyncio.to_thread(self.codec.close)
+            await asyncio.to_thread(self._close_codecs)
 
     async def reload(self, settings: Settings) -> None:
         """Take other limits from now on, and the keys that the database has; `settings` differ from those before in
@@ -236,6 +244,15 @@ class Application:
         self.turns.reload(settings.turns)
         self.embeddings.reload(settings.turns)
         await self.keys.reload()
+
+    async def _load(self) -> None:
+        """One after the other: each load uses all cores. Raises ModelLoadError."""
+        for model in self.models:
+            await model.engine.start()
+
+    def _close_codecs(self) -> None:
+        for model in self.models:
+            model.codec.close()
 
     async def _resume_after(self, loading: asyncio.Task[None]) -> None:
         await asyncio.wait([loading])
@@ -258,111 +275,146 @@ class Application:
         self.embeddings.interrupt()
 
 
-def build_app(settings: Settings, model: ServedModel | None, database: Database | None = None) -> Application:
-    """Wire a server. `model` is None for the fake engine only; `database` as in `Application`. Reads the model's
-    vocabulary, so it may take seconds.
+def build_app(settings: Settings, files: Sequence[ModelFile], database: Database | None = None) -> Application:
+    """Wire a server. `files`: nothing for the fake engine; `database` as in `Application`. Reads the models'
+    vocabularies, so it may take seconds.
 
     Raises ConfigError or ModelError.
     """
-    if settings.engine.name is EngineName.FAKE:
-        return Application(settings, *fake_engine(settings), database=database)
-    if model is None:
-        msg = "This engine needs a model file."
-        raise ConfigError(msg)
-    codec = TextCodec.load(model.path)
-    try:
-        facts = codec.facts
-        kind = ModelKind(facts.architecture, codec.quantisation, folder=model.path.is_dir(), embeds=facts.embeds)
-        choice = choose(settings.engine, native_facts(), kind)
-    except ConfigError:
-        codec.close()
-        raise
-    log.info("engine_chosen", engine=choice.name.value, reason=choice.reason)
     metrics = Metrics(settings.metrics.max_keys)
-    engine = _engine(choice.name, settings, model, codec, metrics)
-    return Application(settings, engine, codec, choice.reason, database, metrics=metrics)
+    if settings.engine.name is EngineName.FAKE:
+        return Application(settings, [fake_model(settings)], database, metrics=metrics)
+    given = settings.server.model_memory_gb
+    residency = Residency(round(given * 1e9 if given is not None else memory().total * OURS))
+    models: list[ServedModel] = []
+    try:
+        shared = residency if settings.models else None
+        models.extend(_served(file, metrics, shared, settings.engines_dir) for file in files)
+    except (ConfigError, ModelError):
+        for model in models:
+            model.codec.close()
+        raise
+    return Application(settings, models, database, metrics=metrics)
 
 
-def fake_engine(settings: Settings) -> tuple[Engine, TextCodec]:
-    """An engine without a model, and its codec."""
+def fake_model(settings: Settings) -> ServedModel:
+    """A model without weights, and what makes its prompts."""
     codec = TextCodec.builtin()
     engine = FakeEngine(
         parallel=settings.engine.parallel,
         context_length=settings.engine.context_length or 32768,
         vocabulary_size=codec.vocabulary_size,
     )
-    return engine, codec
+    return ServedModel(engine.info.model_id, engine, codec, frozenset(settings.model.aliases))
 
 
-def _engine(name: EngineName, settings: Settings, model: ServedModel, codec: TextCodec, metrics: Metrics) -> Engine:
+def _served(file: ModelFile, metrics: Metrics, residency: Residency | None, engines_dir: Path) -> ServedModel:
+    """One model, with the engine that suits it; in a `residency` it is loaded when somebody asks. Raises ConfigError or
+    ModelError.
+    """
+    served = file.served
+    codec = TextCodec.load(file.path)
+    try:
+        facts = codec.facts
+        kind = ModelKind(facts.architecture, codec.quantisation, folder=file.path.is_dir(), embeds=facts.embeds)
+        choice = choose(served.engine, native_facts(), kind)
+        make = partial(_engine, choice.name, file, codec, metrics, engines_dir)
+        engine = make() if residency is None else _on_demand(choice.name, file, codec, make, residency)
+    except (ConfigError, ModelError):
+        codec.close()
+        raise
+    log.info("engine_chosen", model=file.name, engine=choice.name.value, reason=choice.reason)
+    reason = choice.reason if served.engine.name is EngineName.AUTO else ""
+    return ServedModel(file.name, engine, codec, frozenset(served.aliases), reason)
+
+
+def _on_demand(
+    name: EngineName, file: ModelFile, codec: TextCodec, make: Callable[[], Engine], residency: Residency
+) -> OnDemandEngine:
+    settings = file.served.engine
+    elsewhere = settings.url is not None or name in ELSEWHERE
+    weights = loaded_bytes(codec.size_bytes, codec.quantisation, settings.quantise)
+    kv_cache = kv_cache_bytes(codec.facts.kv_shape, settings.kv_tokens, settings.kv_type)
+    minutes = file.served.keep_alive_minutes
+    return OnDemandEngine(
+        file.name,
+        make,
+        residency,
+        size=0 if elsewhere else weights + kv_cache,
+        preload=file.served.preload,
+        keep_alive=minutes * 60 if minutes is not None else None,
+    )
+
+
+def _engine(name: EngineName, file: ModelFile, codec: TextCodec, metrics: Metrics, engines_dir: Path) -> Engine:
     match name:
         case EngineName.CPU:
-            return _cpu(settings, model, codec, metrics)
+            return _cpu(file, codec, metrics)
         case EngineName.VLLM:
-            return _vllm(settings, model, codec)
+            return _vllm(file, codec, engines_dir)
         case EngineName.REMOTE:
-            return _remote(settings, model, codec)
+            return _remote(file, codec)
         case _:
-            return _llamacpp(settings, model, codec)
+            return _llamacpp(file, codec)
 
 
-def _cpu(settings: Settings, model: ServedModel, codec: TextCodec, metrics: Metrics) -> Engine:
+def _cpu(file: ModelFile, codec: TextCodec, metrics: Metrics) -> Engine:
     from quern.engine.cpu.engine import CpuEngine  # noqa: PLC0415 (brings the native module along)
 
     return CpuEngine(
-        model.path,
-        model_id=model.model_id,
+        file.path,
+        model_id=file.name,
         facts=codec.facts,
         vocabulary=codec.tokenizer,
-        settings=settings.engine,
+        settings=file.served.engine,
         on_step=metrics.step,
     )
 
 
-def _vllm(settings: Settings, model: ServedModel, codec: TextCodec) -> Engine:
+def _vllm(file: ModelFile, codec: TextCodec, engines_dir: Path) -> Engine:
     from quern.engine.completions.engine import CompletionsEngine  # noqa: PLC0415 (what one engine needs)
     from quern.engine.vllm.process import VllmProcess  # noqa: PLC0415
 
     process = VllmProcess(
-        model.path,
-        served_name=model.model_id,
+        file.path,
+        served_name=file.name,
         facts=codec.facts,
-        settings=settings.engine,
-        engines_dir=settings.engines_dir,
+        settings=file.served.engine,
+        engines_dir=engines_dir,
     )
     return CompletionsEngine(
         process,
         name="vllm",
-        model_id=model.model_id,
+        model_id=file.name,
         quantisation=codec.quantisation,
-        settings=settings.engine,
+        settings=file.served.engine,
         vocabulary=codec.tokenizer,
     )
 
 
-def _remote(settings: Settings, model: ServedModel, codec: TextCodec) -> Engine:
+def _remote(file: ModelFile, codec: TextCodec) -> Engine:
     from quern.engine.completions.engine import CompletionsEngine  # noqa: PLC0415 (what one engine needs)
     from quern.engine.remote.backend import RemoteServers  # noqa: PLC0415
 
-    servers = RemoteServers(settings.engine.remote, codec.tokenizer, connections=settings.engine.parallel)
+    servers = RemoteServers(file.served.engine.remote, codec.tokenizer, connections=file.served.engine.parallel)
     return CompletionsEngine(
         servers,
         name="remote",
-        model_id=model.model_id,
+        model_id=file.name,
         quantisation=codec.quantisation,
-        settings=settings.engine,
+        settings=file.served.engine,
         vocabulary=codec.tokenizer,
     )
 
 
-def _llamacpp(settings: Settings, model: ServedModel, codec: TextCodec) -> Engine:
+def _llamacpp(file: ModelFile, codec: TextCodec) -> Engine:
     from quern.engine.llamacpp.engine import LlamaCppEngine  # noqa: PLC0415 (brings xllamacpp's client along)
 
     return LlamaCppEngine(
-        model.path,
-        model_id=model.model_id,
+        file.path,
+        model_id=file.name,
         quantisation=codec.quantisation,
         vocabulary=codec.tokenizer,
-        settings=settings.engine,
+        settings=file.served.engine,
         embeds=codec.facts.embeds,
     )

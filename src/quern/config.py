@@ -6,12 +6,13 @@ The table in docs/operations.md is checked against these classes.
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model, model_validator
 
 from quern.config_values import AbsolutePath, HostPatterns, Listed, Numbers, OriginPatterns, Words
 from quern.sampling import PARAMETERS, SETTINGS, SamplingParams
@@ -146,6 +147,14 @@ class ServerSettings(_Frozen):
         description=(
             "Bytes of all bodies together that are received, parsed and tokenised at once, those below 64 KiB not "
             "counted; further ones wait."
+        ),
+    )
+    model_memory_gb: float | None = Field(
+        default=None,
+        gt=0,
+        description=(
+            "Several models: the most memory of all that are loaded together, weights and KV caches, in GB; if unset "
+            "nine tenths of the machine's, or of its container's."
         ),
     )
     unknown_fields: UnknownFields = Field(
@@ -292,6 +301,45 @@ class EngineSettings(_Frozen):
     )
     vllm: VllmSettings = VllmSettings()
     remote: RemoteSettings = RemoteSettings()
+
+
+class TableSettings(_Frozen):
+    """One of several models: a table `[models.NAME]` of the configuration file. Requests ask for it as `NAME`."""
+
+    path: str | None = Field(
+        default=None,
+        description="A catalog name, or a path to a GGUF file or a folder with safetensors; the table's name if unset.",
+    )
+    aliases: Listed = Field(default=(), description="More names under which requests may ask for it.")
+    default: bool = Field(default=False, description="It answers requests that name no model; else the first one does.")
+    verify: bool = Field(default=True, description="As `model.verify`.")
+    preload: bool = Field(
+        default=True,
+        description="Load it at the start, where it fits beside those before it; else when it is asked for.",
+    )
+    keep_alive_minutes: float | None = Field(
+        default=None,
+        ge=0,
+        description="Unload it after so long without work; if unset only where another one needs its memory.",
+    )
+    engine: EngineSettings = Field(
+        default=EngineSettings(), description="What differs from `[engine]`: a table `[models.NAME.engine]`."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelToServe:
+    """One model, as the settings have it. `name`: for requests; None is that of its file. `source`: a catalog name or a
+    path. `preload`, `keep_alive_minutes`: as in `TableSettings`.
+    """
+
+    source: str
+    name: str | None
+    aliases: tuple[str, ...]
+    verify: bool
+    engine: EngineSettings
+    preload: bool = True
+    keep_alive_minutes: float | None = None
 
 
 def _generation_settings() -> type[_Frozen]:
@@ -556,6 +604,10 @@ class Settings(_Frozen):
     data_dir: AbsolutePath = Field(default_factory=default_data_dir, description="Models and the embedded database.")
     server: ServerSettings = ServerSettings()
     model: ModelSettings = ModelSettings()
+    models: dict[str, TableSettings] = Field(
+        default_factory=dict[str, TableSettings],
+        description="Several models on one server, a table `[models.NAME]` each, in place of `[model]`.",
+    )
     engine: EngineSettings = EngineSettings()
     generation: GenerationSettings = GenerationSettings()
     turns: TurnSettings = TurnSettings()
@@ -566,6 +618,47 @@ class Settings(_Frozen):
     tracing: TracingSettings = TracingSettings()
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _check_models(self) -> Self:
+        if not self.models:
+            return self
+        usual = ModelSettings()
+        if (self.model.name, self.model.aliases) != (usual.name, usual.aliases):
+            msg = "Models are named twice, by model.name or model.aliases and by tables [models.NAME]: leave one out"
+            raise ValueError(msg)
+        if sum(table.default for table in self.models.values()) > 1:
+            msg = "Several tables [models.NAME] say default = true, and only one model can be the default"
+            raise ValueError(msg)
+        names = [*self.models, *(alias for table in self.models.values() for alias in set(table.aliases))]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            msg = f"Two models in the tables [models.NAME] have the name or alias {twice[0]!r}: rename one"
+            raise ValueError(msg)
+        return self
+
+    def to_serve(self) -> tuple[ModelToServe, ...]:
+        """The models, the default first."""
+        if not self.models:
+            one = self.model
+            return (ModelToServe(one.name, None, one.aliases, one.verify, self.engine),)
+        tables = sorted(self.models.items(), key=lambda table: not table[1].default)
+        return tuple(
+            ModelToServe(
+                table.path or name,
+                name,
+                table.aliases,
+                table.verify,
+                self._engine_of(table),
+                table.preload,
+                table.keep_alive_minutes,
+            )
+            for name, table in tables
+        )
+
+    def _engine_of(self, table: TableSettings) -> EngineSettings:
+        own = table.engine
+        return self.engine.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
 
     @property
     def models_dir(self) -> Path:

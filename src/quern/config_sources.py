@@ -23,6 +23,8 @@ from quern.errors import ConfigError
 
 ENV_DELIMITER = "__"
 ENVIRONMENT = "environment"
+TABLES = "models"
+"""The setting that is not one value but a table for each model."""
 SECRET_SETTINGS = frozenset({"engine.api_key", "engine.remote.api_key", "store.url"})
 
 
@@ -82,8 +84,8 @@ def _sources(config_file: Path | None, overrides: dict[str, Any] | None) -> list
 
 
 def setting_fields() -> dict[str, FieldInfo]:
-    """Every setting by its name, like `server.port`, in the order of the classes."""
-    return _fields_of(Settings)
+    """Every setting by its name, like `server.port`, in the order of the classes; without the tables of models."""
+    return {name: field for name, field in _fields_of(Settings).items() if name != TABLES}
 
 
 def room_of(name: str) -> type[BaseModel]:
@@ -116,14 +118,15 @@ def value_of(settings: Settings, name: str) -> Any:
 
 def changed(old: Settings, new: Settings) -> list[str]:
     """The names of the settings whose values differ."""
-    return [name for name in setting_fields() if value_of(old, name) != value_of(new, name)]
+    tables = [TABLES] if old.models != new.models else []
+    return [*(name for name in setting_fields() if value_of(old, name) != value_of(new, name)), *tables]
 
 
 def reloaded(old: Settings, new: Settings) -> Settings:
     """`old` with those of `new` that a running server can take over (`config.RELOADABLE`)."""
     rooms: dict[str, dict[str, Any]] = {}
     for name in changed(old, new):
-        if setting_fields()[name].json_schema_extra == RELOADABLE:
+        if name != TABLES and setting_fields()[name].json_schema_extra == RELOADABLE:
             room, _, setting = name.rpartition(".")
             rooms.setdefault(room, {})[setting] = value_of(new, name)
     taken = {room: getattr(old, room).model_copy(update=values) for room, values in rooms.items()}

@@ -15,6 +15,13 @@ class Queued:
 
 
 @dataclass(frozen=True, slots=True)
+class Loading:
+    """Waiting for the model, which is being loaded; `progress`: 0 to 1."""
+
+    progress: float
+
+
+@dataclass(frozen=True, slots=True)
 class Prefill:
     """Prompt tokens in the KV cache: `done` of `total`, of which `cached` were there before. Where an answer goes on,
     its tokens from before are among them.
@@ -110,4 +117,4 @@ class TurnEnded:
 
 
 AnswerEvent = TextDelta | CallStarted | ArgumentsDelta | CallEnded
-TurnEvent = Queued | Prefill | TextLogprobs | AnswerEvent | TurnEnded
+TurnEvent = Loading | Queued | Prefill | TextLogprobs | AnswerEvent | TurnEnded

@@ -79,7 +79,7 @@ async def refusals(
     limits = [(limit, False) for limit in (*range(1, length, step), length, length + 1)]
     limits += [(limit, True) for limit in (*range(1 + step // 2, length, step), length, length + 1)]
     async with start(saying(reply)) as quern:
-        quern.application.codec.tool_format = format
+        quern.codec.tool_format = format
         for limit, stream in limits:
             body = {**dialect.first(limit), **({"stream": True} if stream else {})}
             answer = await quern.client.post(dialect.path, json=body)

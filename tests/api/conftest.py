@@ -26,6 +26,7 @@ from quern.http_server.server import HttpServer
 from quern.obs.logging import configure_logging
 from quern.prompt.codec import TextCodec
 from quern.turns import plan
+from quern.turns.models import ServedModel
 from quern.types import Item, Message, Role
 
 from .raw_sockets import RawClient
@@ -77,6 +78,11 @@ class Quern:
     client: httpx2.AsyncClient
     settings: Settings
 
+    @property
+    def codec(self) -> TextCodec:
+        """What makes the model's prompts."""
+        return self.application.models.default.codec
+
     async def chat(self, prompt: str, conversation_id: str | None = None, **fields: str) -> httpx2.Response:
         data = {"prompt": prompt, **fields}
         if conversation_id is not None:
@@ -95,7 +101,7 @@ async def being_admitted(
     quern: Quern, prompt: str, conversation_id: str
 ) -> AsyncGenerator[asyncio.Future[httpx2.Response]]:
     """A chat turn that is being admitted as long as the block lasts, and goes on then."""
-    encode = quern.application.codec.encode_chat
+    encode = quern.codec.encode_chat
     begun, go_on = threading.Event(), threading.Event()
 
     def held(items: Sequence[Item], *rest: Any, **options: Any) -> tuple[int, ...]:
@@ -105,7 +111,7 @@ async def being_admitted(
         return encode(items, *rest, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quern.application.codec, "encode_chat", held)
+        patch.setattr(quern.codec, "encode_chat", held)
         response = asyncio.ensure_future(quern.chat(prompt, conversation_id))
         try:
             assert await asyncio.to_thread(begun.wait, 30)
@@ -136,7 +142,8 @@ def start(tmp_path: Path, empty_database: Path) -> Start:
         settings = Settings.model_validate({"data_dir": tmp_path, "store": {"reserve_mib": 0}, **overrides})
         codec = TextCodec.builtin(embedding_length=embedding_length)
         engine = engine or FakeEngine(vocabulary_size=codec.vocabulary_size)
-        application = Application(settings, engine, codec)
+        model = ServedModel(engine.info.model_id, engine, codec, frozenset(settings.model.aliases))
+        application = Application(settings, [model])
         async with application.running() as loading:
             if wait_until_loaded:
                 await loading

@@ -41,7 +41,7 @@ async def count(quern: Quern, **body: Any) -> int:
 
 
 def prompt_text(quern: Quern) -> str:
-    return quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
+    return quern.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
 
 
 def user(*blocks: dict[str, Any]) -> dict[str, Any]:

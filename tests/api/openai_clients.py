@@ -93,7 +93,7 @@ def events_of(answer: httpx2.Response) -> list[dict[str, Any]]:
 
 def prompt_text(quern: Quern) -> str:
     """The last prompt that the engine got."""
-    return quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
+    return quern.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
 
 
 def output_text(response: dict[str, Any]) -> str:

@@ -85,7 +85,7 @@ async def test_of_allowed_tools_the_model_is_shown_those_only(quern: Quern, mode
     allowed = {"mode": mode, "tools": [{"type": "function", "function": {"name": "weather"}}]}
     await chat(quern, tools=[OTHER, TOOL], tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
     (request,) = quern.engine.requests
-    prompt = quern.application.codec.tokenizer.decode(request.prompt)
+    prompt = quern.codec.tokenizer.decode(request.prompt)
     assert '"weather"' in prompt
     assert '"other"' not in prompt
     assert prompt.endswith("<tool_call>\n") == (mode == "required")
@@ -285,7 +285,7 @@ async def test_an_answer_begins_anew_where_the_request_says_so(quern: Quern) -> 
     messages = [*USER, {"role": "assistant", "content": "one, "}]
     for continued, end in ((None, "one, "), (True, "one, "), (False, "assistant\n")):
         await chat(quern, messages=messages, continue_final_message=continued, add_generation_prompt=None)
-        prompt = quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
+        prompt = quern.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
         assert prompt.endswith(end)
         body = {"messages": messages, "continue_final_message": continued}
         rendered = (await quern.client.post("/apply-template", json=body)).json()["prompt"]
@@ -306,7 +306,7 @@ async def test_what_tabbys_plug_ins_send_is_a_gap_with_its_files(start: Start) -
         assert response.status_code == 200, response.text
         assert "x-quern-ignored" not in response.headers
         assert response.json()["choices"][0]["text"] == "return 1"
-        prompt = quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
+        prompt = quern.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
         assert "b.py\nB = 1" in prompt
         assert prompt.endswith("def f():\n    \n")
         del segments["suffix"], segments["declarations"]

@@ -46,7 +46,7 @@ async def complete(quern: Quern, **body: Any) -> httpx2.Response:
 
 
 def prompt_text(quern: Quern) -> str:
-    return quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
+    return quern.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
 
 
 async def test_an_answer_in_one_piece_has_the_documented_shape(start: Start) -> None:

@@ -108,7 +108,7 @@ async def test_calls_of_both_kinds_stand_side_by_side(start: Start) -> None:
 async def test_a_call_in_the_xml_format_tells_its_text(start: Start) -> None:
     said = f"<tool_call>\n<function=apply>\n<parameter=input>\n{PATCH}\n</parameter>\n</function>\n</tool_call>"
     async with start(saying(said)) as quern:
-        quern.application.codec.tool_format = ToolFormat.XML
+        quern.codec.tool_format = ToolFormat.XML
         (call,) = (await completed(quern))["message"]["tool_calls"]
         assert call["custom"] == {"name": "apply", "input": PATCH}
         assert "".join(one["custom"]["input"] for one in call_deltas(await streamed(quern))) == PATCH

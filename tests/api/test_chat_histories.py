@@ -34,7 +34,7 @@ async def shown(quern: Quern, path: str, messages: list[dict[str, Any]]) -> str:
     if path == "/apply-template":
         return response.json()["prompt"]
     prompt = quern.engine.requests[-1].prompt
-    return quern.application.codec.tokenizer.decode(prompt).partition("user\nhi\n")[2].rpartition("user\nand now?")[0]
+    return quern.codec.tokenizer.decode(prompt).partition("user\nhi\n")[2].rpartition("user\nand now?")[0]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ async def test_calls_and_results_in_chats_shape_are_shown_as_calls_and_results(q
     field = "input" if path == "/v1/responses" else "messages"
     answer = await quern.client.post(path, json={field: history(*said)})
     assert answer.status_code == 200, answer.text
-    prompt = quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
+    prompt = quern.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
     parts = ["Look.", '{"name": "f", "arguments": {"x": 1}}', "4 lines", '{"name": "g", "arguments": {}}', "5 lines"]
     places = [prompt.index(part) for part in parts]
     assert places == sorted(places)
@@ -236,4 +236,4 @@ async def test_so_is_what_is_said_last(quern: Quern, path: str, odd: Any, shown:
     field = "input" if path == "/v1/responses" else "messages"
     answer = await quern.client.post(path, json={field: [odd, None]})
     assert answer.status_code == 200, answer.text
-    assert f"user\n{shown}" in quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
+    assert f"user\n{shown}" in quern.codec.tokenizer.decode(quern.engine.requests[-1].prompt)

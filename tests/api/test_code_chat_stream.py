@@ -44,7 +44,7 @@ async def test_later_turns_carry_the_text_alone_and_see_the_whole_history(start:
         conversation_id = await quern.begin("first prompt")
         second = await quern.chat("second prompt", conversation_id)
         third = await quern.chat("third prompt", conversation_id)
-        decode = quern.application.codec.tokenizer.decode
+        decode = quern.codec.tokenizer.decode
     assert second.text == "second answer"
     assert third.text == "third answer"
     seen = decode(engine.requests[2].prompt)
@@ -61,7 +61,7 @@ async def test_conversations_do_not_mix(start: Start) -> None:
         other = await quern.begin("oranges")
         await quern.chat("more", one)
         await quern.chat("more", other)
-        decode = quern.application.codec.tokenizer.decode
+        decode = quern.codec.tokenizer.decode
     assert "oranges" not in decode(engine.requests[2].prompt)
     assert "apples" not in decode(engine.requests[3].prompt)
 
@@ -72,7 +72,7 @@ async def test_a_conversation_goes_on_after_a_restart(start: Start) -> None:
     engine = _answers("after the restart")
     async with start(engine) as quern:
         response = await quern.chat("go on", conversation_id)
-        seen = quern.application.codec.tokenizer.decode(engine.requests[0].prompt)
+        seen = quern.codec.tokenizer.decode(engine.requests[0].prompt)
     assert response.text == "after the restart"
     assert "before the restart" in seen
 

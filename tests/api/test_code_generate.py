@@ -23,7 +23,7 @@ async def test_the_prompt_reaches_the_engine_as_one_user_message_through_the_cha
     engine = _answers("x")
     async with start(engine) as quern:
         await quern.client.post("/v1/code/generate", data={"prompt": BUBBLE_SORT})
-        expected = quern.application.codec.tokenizer.encode(BUBBLE_SORT)
+        expected = quern.codec.tokenizer.encode(BUBBLE_SORT)
     prompt = list(engine.requests[0].prompt)
     assert str(expected)[1:-1] in str(prompt)
     assert prompt.count(257) == 2, "one user message and the assistant's opening"

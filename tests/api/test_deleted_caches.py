@@ -102,7 +102,7 @@ async def test_what_a_title_was_made_of_is_not_cached_either(start: Start) -> No
         await quern.application.titles.idle()
         (asked,) = [one for one in quern.engine.requests if one.cache_tag != conversation]
         await one(quern, conversation)
-        text = quern.application.codec.tokenizer.decode(asked.prompt)
+        text = quern.codec.tokenizer.decode(asked.prompt)
         question = text.partition("user\n")[2].partition("<|im_end|>")[0]
         assert SECRET in question
         assert await cached(quern, question) == 0

@@ -34,9 +34,10 @@ async def shown(quern: Quern) -> list[Metric]:
     assert (await quern.client.post("/v1/chat/completions", json=body)).status_code == 200
     await quern.client.get("/v1/conversations/no-such")
     metrics = quern.application.metrics
-    snapshot = replace(quern.application.activity.snapshot(), kv=KvUsage(used=1, cached=2, free=3))
+    (now,) = quern.application.activity.snapshots()
+    snapshot = replace(now, kv=KvUsage(used=1, cached=2, free=3))
     metrics.step(StepFacts(rows=2, tokens=33, preempted=1, seconds=0.01))
-    text, _ = await asyncio.to_thread(metrics.expose, snapshot, "")
+    text, _ = await asyncio.to_thread(metrics.expose, [snapshot], "")
     return list(families(text.decode()))
 
 

@@ -47,7 +47,7 @@ async def test_an_answer_that_is_cut_anywhere_can_be_sent_back(
     history: list[Any] = [*USER]
     final: Any = None
     async with start(saying(answer), live=True) as quern, library(quern) as client:
-        quern.application.codec.tool_format = format_
+        quern.codec.tool_format = format_
         for length in range(1, len(answer.encode()) + 2):
             if streamed:
                 async with client.messages.stream(**asked, messages=history[:1], max_tokens=length) as stream:

@@ -264,7 +264,7 @@ async def test_a_call_and_its_result_go_round_with_the_library(start: Start) -> 
         result: Any = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}]}
         messages: list[Any] = [*USER, first.to_param(), result]
         second = await client.messages.create(model="fake", max_tokens=1000, messages=messages, tools=[WEATHER])
-        prompt = quern.application.codec.tokenizer.decode(quern.engine.requests[1].prompt)
+        prompt = quern.codec.tokenizer.decode(quern.engine.requests[1].prompt)
     assert second.content[0].model_dump()["text"] == "It is sunny."
     assert prompt.endswith(f"assistant\n\n{CALL}\ntool\nsunny\nassistant\n")
 

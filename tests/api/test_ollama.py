@@ -212,7 +212,7 @@ async def test_tools_that_only_vendors_have_are_left_out_and_named(quern: Quern,
     answer = await quern.client.post("/api/chat", json=body)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-quern-ignored"] == f"tools.1 ({kind})"
-    prompt = quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
+    prompt = quern.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
     assert "weather" in prompt
     assert kind not in prompt
 
@@ -239,7 +239,7 @@ async def test_what_was_said_before_is_shown_whatever_it_is(quern: Quern, odd: d
     user = {"role": "user", "content": "hi"}
     answer = await quern.client.post("/api/chat", json={"messages": [user, odd, user], "stream": False})
     assert answer.status_code == 200, answer.text
-    assert '{"lines": 4}' in quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
+    assert '{"lines": 4}' in quern.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
 
 
 async def test_images_are_refused_in_what_is_said_now_and_a_sentence_in_what_was_said_before(quern: Quern) -> None:

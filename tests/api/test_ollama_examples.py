@@ -124,7 +124,7 @@ async def test_a_documented_example_is_served_in_the_documented_shape(start: Sta
     path, body, shown, ignored = SERVED[example]
     async with start(saying("Rayleigh")) as quern:
         response = await post(quern, path, body)
-        prompt = quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
+        prompt = quern.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
     assert response.status_code == 200, response.text
     assert response.headers.get("x-quern-ignored") == ignored
     assert all(said in prompt for said in shown), prompt

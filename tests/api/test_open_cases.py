@@ -116,7 +116,7 @@ async def test_a_race_for_one_conversation_is_won_by_exactly_one(start: Start) -
 async def test_what_does_not_fit_the_context_is_a_413_with_the_counts(start: Start) -> None:
     async with start(FakeEngine(context_length=500)) as quern:
         response = await quern.client.post("/v1/code/generate", data={"prompt": "x" * 450, "max_tokens": "100"})
-        prompt_tokens = len(quern.application.codec.encode_chat([Message(Role.USER, "x" * 450)]))
+        prompt_tokens = len(quern.codec.encode_chat([Message(Role.USER, "x" * 450)]))
         assert response.status_code == 413
         assert response.json() == {
             "detail": f"This request needs {prompt_tokens + 100} tokens of context: {prompt_tokens} for the prompt "
@@ -171,7 +171,7 @@ async def test_a_failed_turn_is_no_part_of_the_history_and_the_conversation_goes
             await quern.chat("doomed", conversation_id)
         engine.fail_after = None
         assert (await quern.chat("third", conversation_id)).text == "fine"
-        seen = quern.application.codec.tokenizer.decode(engine.requests[-1].prompt)
+        seen = quern.codec.tokenizer.decode(engine.requests[-1].prompt)
     assert "first" in seen
     assert "doomed" not in seen
 
@@ -286,7 +286,7 @@ async def test_special_token_text_cannot_open_a_system_message(quern: Quern) -> 
     await quern.client.post(ENDPOINTS[0], data={"prompt": "hi"})
     special = [[token for token in request.prompt if token >= 256] for request in quern.engine.requests]
     assert special[0] == special[1]
-    assert forged in quern.application.codec.tokenizer.decode(quern.engine.requests[0].prompt)
+    assert forged in quern.codec.tokenizer.decode(quern.engine.requests[0].prompt)
 
 
 async def test_a_prompt_of_more_than_a_megabyte_is_judged_by_the_limits_that_are_documented(quern: Quern) -> None:

@@ -23,6 +23,7 @@ from quern.engine.base import GenerateRequest
 from quern.engine.fake import FakeEngine
 from quern.obs.tracing import Tracing, tracing_of
 from quern.prompt.codec import TextCodec
+from quern.turns.models import ServedModel
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -36,7 +37,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     codec, exporter = TextCodec.builtin(), InMemorySpanExporter()
     engine = FakeEngine(vocabulary_size=codec.vocabulary_size)
     settings = Settings.model_validate({"data_dir": tmp_path})
-    application = Application(settings, engine, codec, tracing=Tracing(exporter, at_once=True))
+    application = Application(settings, [ServedModel("fake", engine, codec)], tracing=Tracing(exporter, at_once=True))
     async with application.running() as loading:
         await loading
         transport = httpx2.ASGITransport(app=application.asgi, raise_app_exceptions=False)
@@ -151,7 +152,7 @@ async def test_health_and_metrics_have_no_spans(served: Served) -> None:
 
 def test_without_a_setting_or_a_variable_there_are_no_traces(tmp_path: Path) -> None:
     assert tracing_of(None, {}) is None
-    application = Application(Settings(data_dir=tmp_path), FakeEngine(), TextCodec.builtin())
+    application = Application(Settings(data_dir=tmp_path), [ServedModel("fake", FakeEngine(), TextCodec.builtin())])
     assert application.tracing is None
 
 
@@ -186,7 +187,8 @@ async def test_a_collector_gets_the_traces_at_the_latest_when_the_server_ends(tm
     with collector() as (url, got):
         settings = Settings.model_validate({"data_dir": tmp_path, "tracing": {"otlp_endpoint": f"{url}{end}"}})
         codec = TextCodec.builtin()
-        application = Application(settings, FakeEngine(vocabulary_size=codec.vocabulary_size), codec)
+        engine = FakeEngine(vocabulary_size=codec.vocabulary_size)
+        application = Application(settings, [ServedModel("fake", engine, codec)])
         async with application.running() as loading:
             await loading
             transport = httpx2.ASGITransport(app=application.asgi)
@@ -215,7 +217,7 @@ def broken_collector(request: pytest.FixtureRequest) -> Generator[str]:
 async def test_a_collector_that_takes_nothing_costs_the_traces_only(tmp_path: Path, broken_collector: str) -> None:
     settings = Settings.model_validate({"data_dir": tmp_path, "tracing": {"otlp_endpoint": broken_collector}})
     codec = TextCodec.builtin()
-    application = Application(settings, FakeEngine(vocabulary_size=codec.vocabulary_size), codec)
+    application = Application(settings, [ServedModel("fake", FakeEngine(vocabulary_size=codec.vocabulary_size), codec)])
     async with asyncio.timeout(20), application.running() as loading:
         await loading
         transport = httpx2.ASGITransport(app=application.asgi)

@@ -182,7 +182,7 @@ async def test_a_message_whose_role_ollamas_library_leaves_open_is_somebodys(que
     for role, shown in (("Assistant", "assistant"), ("SYSTEM", "system"), ("x", "user"), (None, "user")):
         body = {"messages": [{"role": role, "content": "ab"}, {"role": "user", "content": "hi"}], "stream": False}
         assert (await _post(quern, "/api/chat", body)).status_code == 200
-        prompt = quern.application.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
+        prompt = quern.codec.tokenizer.decode(quern.engine.requests[-1].prompt)
         assert re.search(rf"{shown}\s+ab", prompt), prompt
 
 

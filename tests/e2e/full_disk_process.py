@@ -24,6 +24,7 @@ from quern.engine.fake import FakeEngine
 from quern.obs.logging import configure_logging
 from quern.prompt.codec import TextCodec
 from quern.store import sqlite
+from quern.turns.models import ServedModel
 
 MIB = 2**20
 LONG = "a whole answer. " * 20
@@ -41,7 +42,7 @@ BEGINNERS: dict[str, dict[str, Any]] = {
 async def server(folder: Path, reserve_mib: int) -> AsyncGenerator[httpx2.AsyncClient]:
     settings = Settings.model_validate({"data_dir": folder, "store": {"reserve_mib": reserve_mib}})
     engine = FakeEngine(token_delay=0.01, reply=lambda _request: tuple(LONG.encode()))
-    application = Application(settings, engine, TextCodec.builtin())
+    application = Application(settings, [ServedModel("fake", engine, TextCodec.builtin())])
     async with application.running() as loading:
         await loading
         transport = httpx2.ASGITransport(app=application.asgi, raise_app_exceptions=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from quern.cli.config_file import in_force
 from quern.config import Settings
-from quern.config_sources import changed, load_settings, reloaded, setting_fields, value_of
+from quern.config_sources import changed, load_settings, origins, reloaded, setting_fields, value_of
 from quern.environment import child_environment
 from quern.errors import ConfigError
 from quern.types import DisconnectPolicy
@@ -162,3 +164,65 @@ def test_every_setting_has_a_name_under_which_its_value_is_found() -> None:
     assert {"data_dir", "server.port", "generation.temperature", "log.level"} <= names.keys()
     assert value_of(Settings(), "server.port") == 8001
     assert all(value_of(Settings(), name) == value_of(load_settings(), name) for name in names)
+
+
+SEVERAL = """
+[engine]
+parallel = 4
+kv_tokens = 4096
+
+[models.gaps]
+path = "qwen2.5-coder-0.5b"
+aliases = ["small"]
+preload = false
+[models.gaps.engine]
+parallel = 8
+
+[models."chat 1.5"]
+path = "/srv/chat.gguf"
+default = true
+keep_alive_minutes = 5
+"""
+
+
+def test_several_models_each_have_the_engines_settings_but_for_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "quern.toml"
+    path.write_text(SEVERAL)
+    chat, gaps = load_settings(path).to_serve()
+    assert (chat.name, chat.source, chat.aliases, chat.preload, chat.keep_alive_minutes) == (
+        "chat 1.5",
+        "/srv/chat.gguf",
+        (),
+        True,
+        5,
+    )
+    assert (gaps.name, gaps.source, gaps.aliases, gaps.preload) == ("gaps", "qwen2.5-coder-0.5b", ("small",), False)
+    assert (chat.engine.parallel, gaps.engine.parallel) == (4, 8)
+    assert chat.engine.kv_tokens == gaps.engine.kv_tokens == 4096
+
+
+def test_what_is_in_force_of_several_models_can_be_read_again(tmp_path: Path) -> None:
+    path, again = tmp_path / "quern.toml", tmp_path / "again.toml"
+    path.write_text(SEVERAL)
+    settings = load_settings(path)
+    again.write_text(in_force(settings, origins(path)))
+    assert load_settings(again).to_serve() == settings.to_serve()
+    assert changed(settings, settings.model_copy(update={"models": {}})) == ["models"]
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ('[model]\nname = "x"', "named twice"),
+        ('[models.other]\naliases = ["small"]', "have the name or alias 'small'"),
+        ('[models.other]\naliases = ["gaps"]', "have the name or alias 'gaps'"),
+        ("[models.other]\ndefault = true", "only one model can be the default"),
+        ("[models.other]\nsize = 3", "There is no setting models.other.size"),
+        ('[models.other.engine]\nname = "gpu"', "models.other.engine.name can't be 'gpu'"),
+    ],
+)
+def test_models_that_contradict_each_other_are_refused(tmp_path: Path, more: str, sentence: str) -> None:
+    path = tmp_path / "quern.toml"
+    path.write_text(f"{SEVERAL}\n{more}\n")
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        load_settings(path)

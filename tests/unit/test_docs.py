@@ -20,6 +20,7 @@ from quern.engine.fake import FakeEngine
 from quern.modelfiles.sizes import kv_cache_bytes
 from quern.models.catalog import CATALOG, CatalogEntry
 from quern.prompt.codec import TextCodec
+from quern.turns.models import ServedModel
 
 ROOT = Path(__file__).parents[2]
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}
@@ -50,7 +51,7 @@ def test_the_operations_page_has_the_table_of_all_settings() -> None:
 
 
 def test_the_api_page_has_every_route(tmp_path: Path) -> None:
-    application = Application(Settings(data_dir=tmp_path), FakeEngine(), TextCodec.builtin())
+    application = Application(Settings(data_dir=tmp_path), [ServedModel("fake", FakeEngine(), TextCodec.builtin())])
     for path, methods in application.asgi.openapi()["paths"].items():
         for method in methods:
             assert f"`{method.upper()} {path}" in DOCS["api.md"], f"{method.upper()} {path} is not in docs/api.md"

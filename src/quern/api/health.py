@@ -42,7 +42,7 @@ async def health() -> dict[str, str]:
 @router.get("/ready", response_model=None)
 async def ready(services: ServicesDep) -> Response:
     """Readiness: 200 when turns are taken, 503 while the model loads or the server is about to stop."""
-    readiness = services.model.readiness()
+    readiness = services.models.readiness()
     return JSONResponse(
         {
             "status": readiness.status,

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from quern.config import RELOADABLE, Settings, default_data_dir
-from quern.config_sources import SECRET_SETTINGS, room_of, setting_fields, value_of
+from quern.config import RELOADABLE, Settings, TableSettings, default_data_dir
+from quern.config_sources import SECRET_SETTINGS, TABLES, room_of, setting_fields, value_of
 
 WIDTH = 100
+ENGINE = "engine"
 HEAD = """\
 Quern's settings, each with its default: take the # away to change one. Environment variables and options of
 `quern serve` win over this file. Settings marked with (reload) are taken over by a running server on SIGHUP
@@ -33,7 +34,21 @@ def template() -> str:
             room = section
             lines += [f"[{section}]", *_comment(room_of(section).__doc__ or ""), ""]
         lines += [*_comment(_explanation(name, field)), f"#{setting} ={_shown(_default(name, field))}", ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_table_template()])
+
+
+def _table_template() -> Iterable[str]:
+    """How a table of one of several models looks."""
+    yield from _comment(Settings.model_fields[TABLES].description or "")
+    yield "#"
+    yield "# [models.NAME]"
+    for name, field in TableSettings.model_fields.items():
+        if name != ENGINE:
+            yield from _comment(field.description or "")
+            yield f"# {name} ={_shown(field.get_default())}"
+    yield from _comment(TableSettings.model_fields[ENGINE].description or "")
+    yield f"# [models.NAME.{ENGINE}]"
+    yield ""
 
 
 def _explanation(name: str, field: FieldInfo) -> str:
@@ -85,4 +100,14 @@ def in_force(settings: Settings, origins: Mapping[str, str]) -> str:
         value = value_of(settings, name)
         line = f"#{setting} =" if value is None else f"{setting} = {toml(value)}"
         lines.append(f"{line:48}  # {origins[name]}")
+    for name, table in settings.models.items():
+        lines += ["", f"[{TABLES}.{_string(name)}]", *_given(table)]
+        if table.engine.model_fields_set:
+            lines += ["", f"[{TABLES}.{_string(name)}.{ENGINE}]", *_given(table.engine)]
     return "\n".join(lines)
+
+
+def _given(table: BaseModel) -> list[str]:
+    """What a table of a file says."""
+    said = [(name, getattr(table, name)) for name in sorted(table.model_fields_set - {ENGINE})]
+    return [f"{name} = {toml(value)}" for name, value in said if value is not None]

@@ -17,7 +17,7 @@ import typer
 import uvloop
 
 from quern.api.shared.raw_text import AnswerAborted
-from quern.app import ServedModel, build_app
+from quern.app import ModelFile, build_app
 from quern.cli.progress import progress_display
 from quern.cli.running_server import claimed, find
 from quern.cli.serving import STDERR, ServingProcess, Sockets, console_of, has_terminal
@@ -88,11 +88,11 @@ def _serve(
             sockets = Sockets(passed or [_bind(settings)], control, passed=bool(passed))
         claim.announce(sockets.url)
         database = _claimed_database(settings)
-        model_file = _model(settings, out, err, manager)
+        model_files = _models(settings, out, err, manager)
         with _port_errors_explained(settings):
             for listener in sockets.listeners:
                 listener.listen()
-        application = build_app(settings, model_file, database)
+        application = build_app(settings, model_files, database)
         process = ServingProcess(
             application, settings, sockets, out=out, err=err, manager=manager, read_settings=read_settings
         )
@@ -189,15 +189,19 @@ def _port_errors_explained(settings: Settings) -> Generator[None]:
         raise ConfigError(msg) from error
 
 
-def _model(settings: Settings, out: Output, err: Output, manager: ServiceManager) -> ServedModel | None:
+def _models(settings: Settings, out: Output, err: Output, manager: ServiceManager) -> list[ModelFile]:
+    """The models' files, fetched where they are missing. Raises ModelError."""
     if settings.engine.name is EngineName.FAKE:
-        return None
-    with progress_display(console_of(err)) as shown:
-        progress = _Told(shown, manager)
-        path = ensure(settings.model.name, settings.models_dir, verify=settings.model.verify, progress=progress)
-    line = f"Model    {settings.model.name} ({path}, {size_on_disk(path) / 1e9:.2f} GB)"
-    console_of(out).print(line, soft_wrap=True)
-    return ServedModel(path, model_id(settings.model.name))
+        return []
+    found: list[ModelFile] = []
+    for served in settings.to_serve():
+        with progress_display(console_of(err)) as shown:
+            progress = _Told(shown, manager)
+            path = ensure(served.source, settings.models_dir, verify=served.verify, progress=progress)
+        found.append(ModelFile(path, served.name or model_id(served.source), served))
+        line = f"Model    {served.source} ({path}, {size_on_disk(path) / 1e9:.2f} GB)"
+        console_of(out).print(line, soft_wrap=True)
+    return found
 
 
 class _Told(Progress):

@@ -20,7 +20,7 @@ from quern.api.shared.raw_text import AnswerAborted
 from quern.app import Application
 from quern.cli.progress import progress_display
 from quern.cli.running_server import url_of
-from quern.config import EngineName, Settings
+from quern.config import Settings
 from quern.config_sources import Reload, changed, reloaded
 from quern.engine.base import EngineState
 from quern.errors import ConfigError, EngineUnavailable, StoreError
@@ -28,6 +28,7 @@ from quern.http_server.server import HttpServer, freeze_garbage_collection
 from quern.obs.logging import configure_logging
 from quern.obs.output import Output
 from quern.obs.service_manager import ServiceManager
+from quern.turns.models import ServedModel
 
 log = structlog.get_logger(__name__)
 
@@ -210,8 +211,12 @@ class ServingProcess:
         return Reload(before, settings, took, waiting, keys_kept)
 
     async def _feed_watchdog(self) -> None:
-        engine = self._application.engine
-        await self._manager.feed_watchdog(lambda: engine.stats().silent_seconds, self._settings.engine.stuck_seconds)
+        models = self._application.models
+
+        def silent_seconds() -> float:
+            return max(model.engine.stats().silent_seconds for model in models)
+
+        await self._manager.feed_watchdog(silent_seconds, self._settings.engine.stuck_seconds)
 
     async def _announce(self, loading: asyncio.Task[None]) -> None:
         """Show the load's progress, then where the server is; a failed load stops the server."""
@@ -220,7 +225,7 @@ class ServingProcess:
         with progress_display(console_of(self._err)) as progress:
             while not loading.done() and not self._stop.is_set():
                 await asyncio.wait([loading], timeout=PROGRESS_POLL_SECONDS)
-                share = self._application.engine.stats().load_progress
+                share = self._loaded_share()
                 progress.loading(share)
                 if share != seen:
                     self._manager.progress(f"Loading the model: {share:.0%}")
@@ -230,36 +235,36 @@ class ServingProcess:
         if loading.cancelled() or loading.exception() is not None:
             self._server.should_exit = True
             return
-        if self._application.engine.stats().state is EngineState.READY and not self._stop.is_set():
+        if all(model.available for model in self._application.models) and not self._stop.is_set():
             self._announced = True
             self._manager.ready(self._serving())
             self._print_welcome()
 
+    def _loaded_share(self) -> float:
+        stats = [model.engine.stats() for model in self._application.models]
+        shares = [one.load_progress for one in stats if one.state is not EngineState.UNLOADED]
+        return sum(shares) / max(1, len(shares))
+
     def _serving(self) -> str:
-        return f"Serving {self._application.engine.info.model_id} at {self._sockets.url}"
+        return f"Serving {', '.join(model.name for model in self._application.models)} at {self._sockets.url}"
 
     def _print_welcome(self) -> None:
-        info = self._application.engine.info
         url = self._sockets.url
         elsewhere = (
             ""
             if self._settings.server.loopback
             else f"\n         from other machines http://{socket.gethostname()}:{self._sockets.address[1]}"
         )
-        chosen = (
-            f", chosen by auto. {self._application.engine_reason}"
-            if self._settings.engine.name is EngineName.AUTO
-            else ""
-        )
+        names = [model.name for model in self._application.models]
+        models = f"the model is {names[0]}" if len(names) == 1 else f"the models are {', '.join(names)}"
         keys = "a key of `quern keys` is needed" if self._application.keys.closed else "any key will do"
+        engines = "\n".join(_engine_lines(model, named=len(names) > 1) for model in self._application.models)
         lines = f"""\
-Engine   {info.engine}{chosen}
-         {info.quantisation} on {info.device}
-         {info.parallel} turns at once, {info.context_length} tokens of context each
+{engines}
 Data     {self._settings.data_dir}
 Serving  {url}   (API page: {url}/docs){elsewhere}
 
-Base URLs for your tools; the model is {info.model_id}, and {keys}:
+Base URLs for your tools; {models}, and {keys}:
   OpenAI's       {url}/v1
   Anthropic's    {url}
   Ollama's       {url}
@@ -269,3 +274,15 @@ Try it:
   curl {url}/v1/code/generate --data-urlencode "prompt=Write a bubble sort in Python, only the function."
 """
         self._console.print(lines, soft_wrap=True, highlight=False, markup=False)
+
+
+def _engine_lines(model: ServedModel, *, named: bool) -> str:
+    info, chosen = model.info_so_far, f", chosen by auto. {model.reason}" if model.reason else ""
+    name = f"{model.name}: " if named else ""
+    if info is None:
+        return f"Engine   {name}loaded when it is asked for, as it does not fit beside the others"
+    return (
+        f"Engine   {name}{info.engine}{chosen}\n"
+        f"         {info.quantisation} on {info.device}\n"
+        f"         {info.parallel} turns at once, {info.context_length} tokens of context each"
+    )

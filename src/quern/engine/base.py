@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Protocol, TypeAlias
 
-from quern.events import Prefill, Queued
+from quern.events import Loading, Prefill, Queued
 from quern.grammar.kinds import Grammar
 from quern.sampling import SamplingParams
 from quern.types import FinishReason, KvUsage, Timings, Usage
@@ -141,7 +141,7 @@ class Finished:
     timings: Timings
 
 
-EngineEvent = Queued | Prefill | Tokens | Finished
+EngineEvent = Loading | Queued | Prefill | Tokens | Finished
 
 
 def ended_before(request: GenerateRequest, *, complete: bool = False) -> Finished | None:
@@ -174,10 +174,12 @@ class EngineInfo:
 
 class EngineState(StrEnum):
     """An engine's life. `RESTARTING`: it was lost and is coming back by itself. `STUCK`: a step doesn't end, and
-    nothing but the process's end can end it; it may go on by itself.
+    nothing but the process's end can end it; it may go on by itself. `UNLOADED`: it will be loaded when somebody asks
+    for it.
     """
 
     NEW = "new"
+    UNLOADED = "unloaded"
     LOADING = "loading"
     READY = "ready"
     RESTARTING = "restarting"

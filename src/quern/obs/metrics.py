@@ -8,9 +8,8 @@ keys' names the first so many have their own label.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -38,16 +37,17 @@ OTHER = "other"
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What is true when somebody scrapes. `states`: all that the engine can be in, and whether it is; `waiting`: turns
-    by priority; `kv`: None where the engine doesn't tell; `model`: facts of what is served, once it is known.
+    """What is true of one model when somebody scrapes. `states`: all that its engine can be in, and whether it is;
+    `waiting`: turns by priority; `kv`: None where the engine doesn't tell; `facts` of what is served, once known.
     """
 
+    name: str
     states: Mapping[str, bool]
     load_progress: float
     running: int
     waiting: Mapping[str, int]
     kv: KvUsage | None = None
-    model: Mapping[str, str] | None = None
+    facts: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,29 +64,62 @@ class TurnFacts:
 
 
 class _Moment(Collector):
-    """Shows the last snapshot."""
+    """Shows the last snapshots. Where several models are served, a label names whose a value is."""
 
     def __init__(self) -> None:
-        self.snapshot: Snapshot | None = None
+        self.snapshots: Sequence[Snapshot] = ()
 
     def collect(self) -> Iterable[Metric]:
-        """The snapshot as gauges."""
-        now = self.snapshot
-        if now is None:
-            return
-        yield _gauge("quern_num_requests_running", "Sequences that the engine computes.", now.running)
-        yield _gauges("quern_num_requests_waiting", "Turns that wait, by priority.", "priority", now.waiting)
-        yield _gauges("quern_engine_state", "1 for the state that the engine is in.", "state", now.states)
-        yield _gauge("quern_model_load_progress", "How far the model is loaded, 0 to 1.", now.load_progress)
-        if now.model is not None:
-            info = InfoMetricFamily("quern_model", "The model that is served, and what runs it.")
-            info.add_metric([], dict(now.model))
+        """The snapshots as gauges."""
+        yield self._gauge("quern_num_requests_running", "Sequences that the engine computes.", lambda now: now.running)
+        yield self._gauges(
+            "quern_num_requests_waiting", "Turns that wait, by priority.", "priority", lambda now: now.waiting
+        )
+        yield self._gauges(
+            "quern_engine_state", "1 for the state that the engine is in.", "state", lambda now: now.states
+        )
+        yield self._gauge(
+            "quern_model_load_progress", "How far the model is loaded, 0 to 1.", lambda now: now.load_progress
+        )
+        info = InfoMetricFamily("quern_model", "The models that are served, and what runs them.")
+        for now in self.snapshots:
+            if now.facts is not None:
+                info.add_metric([], dict(now.facts))
+        if info.samples:
             yield info
-        if (kv := now.kv) is not None:
-            blocks = {"used": kv.used, "cached": kv.cached, "free": kv.free}
-            total = max(1, sum(blocks.values()))
-            yield _gauges("quern_kv_cache_blocks", "Blocks of the KV cache, by what they hold.", "state", blocks)
-            yield _gauge("quern_kv_cache_usage_perc", "The share that sequences hold, 0 to 1.", kv.used / total)
+        if any(now.kv is not None for now in self.snapshots):
+            yield self._gauges("quern_kv_cache_blocks", "Blocks of the KV cache, by what they hold.", "state", _blocks)
+            yield self._gauge("quern_kv_cache_usage_perc", "The share that sequences hold, 0 to 1.", _kv_usage)
+
+    def _gauge(self, name: str, documentation: str, value: Callable[[Snapshot], float | None]) -> Metric:
+        family = GaugeMetricFamily(name, documentation, labels=self._labels())
+        for now in self.snapshots:
+            if (amount := value(now)) is not None:
+                family.add_metric(self._of(now), float(amount))
+        return family
+
+    def _gauges(
+        self, name: str, documentation: str, label: str, values: Callable[[Snapshot], Mapping[str, float]]
+    ) -> Metric:
+        family = GaugeMetricFamily(name, documentation, labels=[label, *self._labels()])
+        for now in self.snapshots:
+            for value, amount in values(now).items():
+                family.add_metric([value, *self._of(now)], float(amount))
+        return family
+
+    def _labels(self) -> list[str]:
+        return ["model_name"] if len(self.snapshots) > 1 else []
+
+    def _of(self, now: Snapshot) -> list[str]:
+        return [now.name] if len(self.snapshots) > 1 else []
+
+
+def _blocks(now: Snapshot) -> Mapping[str, float]:
+    return {} if now.kv is None else {"used": now.kv.used, "cached": now.kv.cached, "free": now.kv.free}
+
+
+def _kv_usage(now: Snapshot) -> float | None:
+    return None if now.kv is None else now.kv.used / max(1, now.kv.used + now.kv.cached + now.kv.free)
 
 
 class Metrics:
@@ -261,7 +294,7 @@ class Metrics:
         if ignored:
             self._ignored.labels(route or OTHER).inc(ignored)
 
-    def expose(self, snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
+    def expose(self, snapshots: Sequence[Snapshot], accept: str) -> tuple[bytes, str]:
         """Everything, as text or as OpenMetrics, as an `Accept` header asks, and its content type.
 
         Reads /proc, so call it in a thread.
@@ -270,7 +303,7 @@ class Metrics:
             self._process_shown = True
             ProcessCollector(registry=self.registry)
             PlatformCollector(registry=self.registry)
-        self._moment.snapshot = snapshot
+        self._moment.snapshots = snapshots
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
@@ -284,14 +317,3 @@ class Metrics:
         if name not in self._keys and len(self._keys) < self._max_keys:
             self._keys.add(name)
         return name if name in self._keys else OTHER
-
-
-def _gauge(name: str, documentation: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, documentation, value=value)
-
-
-def _gauges(name: str, documentation: str, label: str, values: Mapping[str, Any]) -> Metric:
-    family = GaugeMetricFamily(name, documentation, labels=[label])
-    for value, amount in values.items():
-        family.add_metric([value], float(amount))
-    return family

@@ -98,6 +98,15 @@ class TurnEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedTurn:
+    """How a turn was sampled, what was asked for beside what was said, and the model that answered."""
+
+    sampling: dict[str, Any]
+    asked: dict[str, Any] | None
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReopenedTurn:
     """A turn that goes on. `ended_as`: how it had ended; `answer_ids`: the items of its answer, which it gets anew;
     `text`: what its answer has for sure; `plan`, `sampling`: those of the whole answer; `key`: under which a retry of

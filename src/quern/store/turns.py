@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -37,6 +36,7 @@ from quern.store.schema import (
 from quern.store.storage import check_storage
 from quern.store.turn_ends import finish_turn, recover_turns, touch
 from quern.store.turn_rows import (
+    AskedTurn,
     JournalEntry,
     NewTurn,
     ReopenedTurn,
@@ -206,12 +206,12 @@ class TurnStore:
         return page_of([turn_record(row) for row in rows], limit)
 
     @uninterrupted
-    async def asked(self, turn_id: str) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
-        """How a turn was sampled, and what was asked for beside what was said; None where there is no such turn."""
-        wanted = select(turns.c.sampling, turns.c.asked).where(turns.c.id == turn_id)
+    async def asked(self, turn_id: str) -> AskedTurn | None:
+        """How a turn was asked for; None where there is no such turn."""
+        wanted = select(turns.c.sampling, turns.c.asked, turns.c.model_id).where(turns.c.id == turn_id)
         async with self._database.transaction() as connection:
             row = (await connection.execute(wanted)).one_or_none()
-        return None if row is None else (row.sampling, row.asked)
+        return None if row is None else AskedTurn(row.sampling, row.asked, row.model_id)
 
     @uninterrupted
     async def by_ids(self, turn_ids: Sequence[str]) -> list[TurnRecord]:

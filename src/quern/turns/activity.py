@@ -7,9 +7,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from quern.engine.base import Engine, EngineInfo, EngineState, EngineStats, Priority
-from quern.errors import EngineUnavailable
+from quern.engine.base import EngineInfo, EngineState, EngineStats, Priority
 from quern.obs.metrics import Metrics, Snapshot
+from quern.turns.models import Models, ServedModel
 from quern.turns.service import TurnService
 from quern.turns.turn import Turn
 
@@ -38,20 +38,30 @@ class ActiveTurn:
 
 
 @dataclass(frozen=True, slots=True)
-class Activity:
-    """What goes on. `turns`: those that run, the oldest first, then those that wait; `info`: None until it is known."""
+class EngineActivity:
+    """What one model's engine does; `info`: None until it is known."""
 
-    stopping: bool
+    model: str
     stats: EngineStats
     info: EngineInfo | None
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What goes on. `engines`: one for each model, the default's first; `turns`: those that run, the oldest first, then
+    those that wait.
+    """
+
+    stopping: bool
+    engines: tuple[EngineActivity, ...]
     turns: tuple[ActiveTurn, ...]
 
 
 class ActivityService:
-    """Looks at the engine and the turns; changes nothing."""
+    """Looks at the engines and the turns; changes nothing."""
 
-    def __init__(self, engine: Engine, turns: TurnService, metrics: Metrics) -> None:
-        self._engine = engine
+    def __init__(self, models: Models, turns: TurnService, metrics: Metrics) -> None:
+        self._models = models
         self._turns = turns
         self._metrics = metrics
 
@@ -60,11 +70,12 @@ class ActivityService:
         at = time.monotonic()
         turns = sorted(self._turns.all_active(), key=lambda turn: (turn.running_at is None, turn.arrived_at))
         active = tuple(_active(turn, at) for turn in turns)
-        return Activity(self._turns.stopping, self._engine.stats(), self._info(), active)
+        engines = tuple(EngineActivity(one.name, one.engine.stats(), one.info_so_far) for one in self._models)
+        return Activity(self._turns.stopping, engines, active)
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         """All metrics as an `Accept` header asks for them, and their content type."""
-        return await asyncio.to_thread(self._metrics.expose, self.snapshot(), accept)
+        return await asyncio.to_thread(self._metrics.expose, self.snapshots(), accept)
 
     async def watch_event_loop(self) -> None:
         """Measure until cancelled how late the event loop is."""
@@ -74,37 +85,35 @@ class ActivityService:
             await asyncio.sleep(LAG_INTERVAL)
             self._metrics.event_loop_lag.observe(max(0.0, loop.time() - due))
 
-    def snapshot(self) -> Snapshot:
-        """What is true now."""
-        stats = self._engine.stats()
-        waiting = Counter(turn.request.priority for turn in self._turns.all_active() if turn.running_at is None)
+    def snapshots(self) -> list[Snapshot]:
+        """What is true now, of each model."""
+        return [self._snapshot(model) for model in self._models]
+
+    def _snapshot(self, model: ServedModel) -> Snapshot:
+        stats, turns = model.engine.stats(), self._turns.all_active()
+        waiting = Counter(turn.request.priority for turn in turns if turn.running_at is None and turn.model is model)
         return Snapshot(
+            name=model.name,
             states={state.value: state is stats.state for state in EngineState},
             load_progress=stats.load_progress,
             running=stats.running,
             waiting={priority.label: waiting[priority] for priority in Priority},
             kv=stats.kv,
-            model=self._model(),
+            facts=_facts(model.info_so_far),
         )
 
-    def _info(self) -> EngineInfo | None:
-        try:
-            return self._engine.info
-        except EngineUnavailable:
-            return None
 
-    def _model(self) -> dict[str, str] | None:
-        info = self._info()
-        if info is None:
-            return None
-        return {
-            "model_name": info.model_id,
-            "engine": info.engine,
-            "device": info.device,
-            "quantisation": info.quantisation,
-            "context_length": str(info.context_length),
-            "parallel": str(info.parallel),
-        }
+def _facts(info: EngineInfo | None) -> dict[str, str] | None:
+    if info is None:
+        return None
+    return {
+        "model_name": info.model_id,
+        "engine": info.engine,
+        "device": info.device,
+        "quantisation": info.quantisation,
+        "context_length": str(info.context_length),
+        "parallel": str(info.parallel),
+    }
 
 
 def _active(turn: Turn, now: float) -> ActiveTurn:

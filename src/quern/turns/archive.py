@@ -11,7 +11,6 @@ import structlog
 
 from quern.engine.base import Logprob
 from quern.errors import StoreError, TurnNotContinuable, TurnNotFound
-from quern.prompt.codec import TextCodec
 from quern.records import TurnRecord
 from quern.store.generations import GenerationRecord, GenerationStore
 from quern.store.history import HistoryStore
@@ -20,8 +19,10 @@ from quern.store.turn_rows import ReopenedTurn
 from quern.store.turns import TurnStore
 from quern.turns.clock_jumps import CarefulClock
 from quern.turns.context_limit import room_for_answer
+from quern.turns.decoder import AnswerDecoder
 from quern.turns.event_log import TurnLog
 from quern.turns.identity import is_derived
+from quern.turns.models import Models, ServedModel
 from quern.turns.new_turn import Assignment
 from quern.turns.plan import TurnPlan, tell_again
 from quern.turns.recent import Said
@@ -89,6 +90,7 @@ class Ended:
     """A turn that has ended, and the events of its answer as they came, to be told again."""
 
     record: TurnRecord
+    model: ServedModel
     plan: TurnPlan
     generated: tuple[int, ...]
     log: TurnLog
@@ -110,13 +112,13 @@ class TurnArchive:
 
     def __init__(
         self,
-        codec: TextCodec,
+        models: Models,
         turns: TurnStore,
         generations: GenerationStore,
         history: HistoryStore,
         keys: IdempotencyStore,
     ) -> None:
-        self._codec = codec
+        self._models = models
         self._keys = keys
         self._turns = turns
         self._generations = generations
@@ -148,45 +150,48 @@ class TurnArchive:
             raise TurnNotFound(NO_TURN)
         return record
 
-    async def stopped(
-        self, turn_id: str, owner: str, model_id: str, context_length: int, more_tokens: int | None
-    ) -> Stopped:
+    def model_of(self, record: TurnRecord) -> ServedModel:
+        """The model that wrote a turn. Raises TurnNotContinuable where that is not served any more."""
+        model = self._models.by_id(record.model_id)
+        if model is None:
+            served = " and ".join(one.name for one in self._models)
+            raise TurnNotContinuable(OTHER_MODEL.format(then=record.model_id, now=served))
+        return model
+
+    async def stopped(self, record: TurnRecord, context_length: int, more_tokens: int | None) -> Stopped:
         """A turn that can go on, with `more_tokens` for its answer; without them as many as it had, and where those
-        were too few, as many again. Raises TurnNotFound, TurnNotContinuable and ContextExceeded.
+        were too few, as many again. Raises TurnNotContinuable and ContextExceeded.
         """
-        record = await self.record([turn_id], owner)
         if not record.state.terminal:
             raise TurnNotContinuable(RUNS)
         if record.end().whole:
             raise TurnNotContinuable(WHOLE)
-        kept = await self._generations.get(turn_id)
+        kept = await self._generations.get(record.id)
         if kept is None or kept.prompt is None:
             raise TurnNotContinuable(FORGOTTEN)
-        if record.model_id != model_id:
-            raise TurnNotContinuable(OTHER_MODEL.format(then=record.model_id, now=model_id))
         plan = _with_room(TurnPlan.load(kept.plan), len(kept.prompt), len(kept.generated), context_length, more_tokens)
-        answer = await self._history.of_turn(turn_id)
+        answer = await self._history.of_turn(record.id)
         answer_ids = tuple(item.id for item in answer if is_derived(item.id))
         return Stopped(record, plan, kept.prompt, kept.generated, answer_ids)
 
     async def ended(self, record: TurnRecord) -> Ended | None:
-        """A turn that has ended; None where what it wrote is not kept any more."""
-        kept = await self._generations.get(record.id)
-        if kept is None:
+        """A turn that has ended; None where what it wrote is not kept any more, or can't be read without its model."""
+        kept, model = await self._generations.get(record.id), self._models.by_id(record.model_id)
+        if kept is None or model is None:
             return None
         plan = TurnPlan.load(kept.plan)
-        log = await asyncio.to_thread(self._told, record, plan, kept)
-        return Ended(record, plan, kept.generated, log)
+        log = await asyncio.to_thread(_told, record, plan.decoder(model.codec, record.id), kept)
+        return Ended(record, model, plan, kept.generated, log)
 
-    def _told(self, record: TurnRecord, plan: TurnPlan, kept: GenerationRecord) -> TurnLog:
-        decoder = plan.decoder(self._codec, record.id)
-        logprobs = [Logprob(value, tuple((one, of_it) for one, of_it in top)) for value, top in kept.logprobs]
-        log = TurnLog(tell_again(decoder, kept.generated, logprobs).events)
-        log.settle()
-        log.extend([*decoder.decode((), last=True).events, *decoder.output.finish()])
-        if record.state.terminal:
-            log.append(record.end(decoder.stop))
-        return log
+
+def _told(record: TurnRecord, decoder: AnswerDecoder, kept: GenerationRecord) -> TurnLog:
+    logprobs = [Logprob(value, tuple((one, of_it) for one, of_it in top)) for value, top in kept.logprobs]
+    log = TurnLog(tell_again(decoder, kept.generated, logprobs).events)
+    log.settle()
+    log.extend([*decoder.decode((), last=True).events, *decoder.output.finish()])
+    if record.state.terminal:
+        log.append(record.end(decoder.stop))
+    return log
 
 
 def _with_room(

@@ -23,6 +23,7 @@ from quern.turns.asked import Asked
 from quern.turns.branch_tree import BEFORE_ALL, BranchTree
 from quern.turns.history import NO_CONVERSATION
 from quern.turns.identity import is_derived
+from quern.turns.models import Models
 from quern.turns.request import Caller
 from quern.turns.service import TurnService
 from quern.turns.turn import Turn
@@ -57,8 +58,11 @@ class BranchService:
         branches: BranchStore,
         turns: TurnStore,
         service: TurnService,
+        *,
+        models: Models,
         defaults: SamplingParams,
     ) -> None:
+        self._models = models
         self._conversations = conversations
         self._branches = branches
         self._turns = turns
@@ -129,11 +133,13 @@ class BranchService:
         if not question.items and question.fork is not None and question.fork.after == BEFORE_ALL:
             raise InvalidRequest(NOTHING_SAID)
         known = await self._turns.asked(question.turn_id) if question.turn_id is not None else None
-        sampling, asked = self._defaults, Asked()
+        sampling, asked, model = self._defaults, Asked(), None
         if known is not None:
-            sampling, asked = _SAMPLING.validate_python(known[0]), Asked.load(known[1])
+            sampling, asked = _SAMPLING.validate_python(known.sampling), Asked.load(known.asked)
+            model = known.model_id if self._models.by_id(known.model_id) is not None else None
         sampling = replace(sampling, logprobs=None, **changes)
-        return await self._service.start(asked.again(question.items, sampling, caller, conversation_id, question.fork))
+        again = asked.again(question.items, sampling, caller, conversation_id, question.fork)
+        return await self._service.start(replace(again, model=model))
 
 
 def _last_question(path: Sequence[StoredItem]) -> _Question:

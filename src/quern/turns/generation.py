@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from quern.engine.base import Engine, Finished, Logprob, Tokens
 from quern.errors import EngineFailed
-from quern.events import Prefill, Queued, TurnEnded
+from quern.events import Loading, Prefill, Queued, TurnEnded
 from quern.turns.journal import Journal
 from quern.turns.observer import TurnObserver
 from quern.turns.turn import Turn
@@ -36,6 +36,8 @@ class Generation:
         async with aclosing(engine.generate(self._turn.request)) as events:
             async for event in events:
                 match event:
+                    case Loading():
+                        self._turn.log.append(event)
                     case Queued():
                         self._observer.queued(self._turn)
                         self._turn.log.append(event)

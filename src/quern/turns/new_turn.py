@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from quern.config import TurnSettings
 from quern.engine.base import GenerateRequest, Priority
-from quern.prompt.codec import TextCodec
 from quern.records import StorageQuota
 from quern.sampling import SamplingParams
 from quern.store.generations import packed
@@ -17,6 +16,7 @@ from quern.store.turn_rows import NewTurn
 from quern.turns.asked import Asked
 from quern.turns.disconnect_policy import Abandonment
 from quern.turns.loops import NEVER, LoopLimits
+from quern.turns.models import ServedModel
 from quern.turns.plan import TurnPlan
 from quern.turns.recent import Said
 from quern.turns.request import Caller, TurnRequest
@@ -40,12 +40,13 @@ class Assignment:
 
 
 def live_turn(
-    turn_id: str, assignment: Assignment, caller: Caller, *, codec: TextCodec, settings: TurnSettings
+    turn_id: str, model: ServedModel, assignment: Assignment, caller: Caller, *, settings: TurnSettings
 ) -> Turn:
     """A turn that can run."""
     plan, who = assignment.plan, caller.principal
     return Turn(
         turn_id,
+        model=model,
         principal=who,
         request_id=caller.request_id,
         traceparent=caller.traceparent,
@@ -56,7 +57,7 @@ def live_turn(
         request=GenerateRequest(
             prompt=assignment.prompt,
             sampling=plan.sampling,
-            stop_token_ids=codec.stop_token_ids | plan.stop_token_ids,
+            stop_token_ids=model.codec.stop_token_ids | plan.stop_token_ids,
             priority=plan.priority,
             cache_salt=who.cache_salt,
             grammar=plan.grammar,
@@ -65,7 +66,7 @@ def live_turn(
             generated=assignment.generated,
             cache_tag=assignment.conversation_id or turn_id,
         ),
-        decoder=plan.decoder(codec, turn_id),
+        decoder=plan.decoder(model.codec, turn_id),
         abandonment=_abandonment(plan, settings),
         resumable=settings.resume_hours > 0 or plan.keyed,
         urgent_tokens=settings.urgent_tokens,
@@ -84,7 +85,6 @@ def new_row(
     turn: Turn,
     request: TurnRequest,
     items: Sequence[Item],
-    model_id: str,
     *,
     title: str | None = None,
     quota: StorageQuota | None = None,
@@ -96,7 +96,7 @@ def new_row(
         id=turn.id,
         owner=turn.owner,
         request_id=request.caller.request_id,
-        model_id=model_id,
+        model_id=turn.model.name,
         items=tuple(NewItem(str(uuid.uuid4()), item) for item in items),
         sampling=turn.request.sampling,
         created_at=turn.created_at,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
-from quern.engine.base import Engine
 from quern.events import TurnEnded
 from quern.obs.metrics import Metrics, TurnFacts
 from quern.obs.tracing import Tracing, TurnTrace
@@ -19,12 +18,10 @@ class TurnObserver:
 
     def __init__(
         self,
-        engine: Engine,
         metrics: Metrics,
         active: Callable[[], Collection[Turn]],
         tracing: Tracing | None = None,
     ) -> None:
-        self._engine = engine
         self._tracing = tracing
         self.recent = RecentTurns()
         self.occupancy = Occupancy()
@@ -71,7 +68,7 @@ class TurnObserver:
             id=turn.id,
             parent=turn.traceparent,
             operation="chat" if isinstance(turn.said.given, ChatInput) else "text_completion",
-            model=self._engine.info.model_id,
+            model=turn.model.name,
             priority=turn.request.priority.label,
             conversation_id=turn.conversation_id,
             sampling=turn.request.sampling,

@@ -12,6 +12,7 @@ from quern.access.principal import Principal
 from quern.access.usage import UsageMeter
 from quern.engine.base import Priority
 from quern.errors import LimitExceeded, QueueFull
+from quern.turns.models import ServedModel
 from quern.turns.request import Caller
 from quern.turns.retry_after import Progress, RetryAfter
 from quern.turns.turn import Turn
@@ -22,11 +23,11 @@ KEPT_PART = 4
 
 class Places:
     """Counts turns that are being admitted with those that are active. `running`: how far those are that run, of one
-    owner or of all; `clock`: seconds, monotonic.
+    owner or of one model; `clock`: seconds, monotonic.
 
-    Each priority has places of its own, so that what is urgent is not refused because of long chats, and nobody because
-    of what runs in the background. What became a background turn since nobody reads it any more counts with the others
-    where there are more of those than places.
+    Each model has places of its own, and there each priority, so that what is urgent is not refused because of long
+    chats, and nobody because of what runs in the background. What became a background turn since nobody reads it any
+    more counts with the others where there are more of those than places.
 
     Nobody can take all places from others: when they are taken, an owner that has less than its equal part of them may
     still have one of those that are kept for that, a quarter more. And an owner may be limited to so many itself.
@@ -35,50 +36,58 @@ class Places:
     def __init__(
         self,
         usage: UsageMeter,
-        running: Callable[[str | None], Iterable[Progress]],
+        running: Callable[[str | None, ServedModel | None], Iterable[Progress]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._usage = usage
         self._running = running
         self._clock = clock
-        self._retry = {priority: RetryAfter(partial(running, None), clock) for priority in Priority}
+        self._retry: dict[tuple[ServedModel, Priority], RetryAfter] = {}
         self._retry_of: dict[str, RetryAfter] = {}
-        self._starting: Counter[Priority] = Counter()
+        self._starting: Counter[tuple[ServedModel, Priority]] = Counter()
         self._starting_of: Counter[str] = Counter()
 
     @contextmanager
     def place(
-        self, caller: Caller, priority: Priority, active: Collection[Turn], *, parallel: int, max_queued: int
+        self, caller: Caller, model: ServedModel, priority: Priority, active: Collection[Turn], *, max_queued: int
     ) -> Generator[None]:
-        """Hold a place while a turn is being admitted, beside those that are active; `parallel` of them run at once and
-        `max_queued` may wait. Raises LimitExceeded where its owner has too many, QueueFull where all have.
+        """Hold a place while a turn of a model is being admitted, beside those that are active: as many run at once as
+        its engine has sequences, and `max_queued` may wait. Raises LimitExceeded where its owner has too many,
+        QueueFull where all have.
         """
-        owner = caller.owner
+        owner, parallel = caller.owner, model.info.parallel
         self._check_own(caller.principal, caller.known_by, active, parallel)
-        self._check_all(caller, priority, active, parallel, parallel + max_queued)
-        self._starting[priority] += 1
+        of_model = [turn for turn in active if turn.model is model]
+        self._check_all(caller, (model, priority), of_model, parallel, parallel + max_queued)
+        self._starting[model, priority] += 1
         self._starting_of[owner] += 1
         try:
             yield
         finally:
-            self._starting[priority] -= 1
+            self._starting[model, priority] -= 1
             self._starting_of[owner] -= 1
             if not self._starting_of[owner]:
                 del self._starting_of[owner]
 
-    def wait(self, priority: Priority, position: int) -> float | None:
+    def wait(self, turn: Turn, position: int) -> float | None:
         """About how many seconds a turn waits that is so far back in the engine's line; None where nobody can tell."""
-        interval = self._retry[priority].interval
+        interval = self._retry_at(turn.model, turn.priority).interval
         return interval * position if interval is not None else None
 
-    def ended(self, turn: Turn, active: Collection[Turn], parallel: int, completion_tokens: int | None) -> None:
+    def ended(self, turn: Turn, active: Collection[Turn], completion_tokens: int | None) -> None:
         """One of the active turns has ended; `completion_tokens` of its answer, where that completed."""
-        others = len(active) - 1
-        self._retry[turn.priority].ended(others=others, parallel=parallel, completion_tokens=completion_tokens)
+        others, parallel = sum(other.model is turn.model for other in active) - 1, turn.model.info.parallel
+        retry = self._retry_at(turn.model, turn.priority)
+        retry.ended(others=others, parallel=parallel, completion_tokens=completion_tokens)
         if turn.owner in self._retry_of:
             own = sum(other.owner == turn.owner for other in active) - 1
             at_once = self._usage.limits_of(turn.principal).turns_at_once or parallel
             self._retry_of[turn.owner].ended(others=own, parallel=at_once, completion_tokens=completion_tokens)
+
+    def _retry_at(self, model: ServedModel, priority: Priority) -> RetryAfter:
+        if (model, priority) not in self._retry:
+            self._retry[model, priority] = RetryAfter(partial(self._running, None, model), self._clock)
+        return self._retry[model, priority]
 
     def _check_own(
         self, principal: Principal, caller: Hashable | None, active: Collection[Turn], parallel: int
@@ -86,7 +95,7 @@ class Places:
         limits = self._usage.limits_of(principal)
         if not limits.turns_waiting:
             return
-        running = partial(self._running, principal.owner)
+        running = partial(self._running, principal.owner, None)
         retry = self._retry_of.setdefault(principal.owner, RetryAfter(running, self._clock))
         most = (limits.turns_at_once or parallel) + limits.turns_waiting
         free = most - sum(turn.owner == principal.owner for turn in active) - self._starting_of[principal.owner]
@@ -100,10 +109,15 @@ class Places:
         retry.admitted(caller)
 
     def _check_all(
-        self, caller: Caller, priority: Priority, active: Collection[Turn], parallel: int, limit: int
+        self,
+        caller: Caller,
+        place: tuple[ServedModel, Priority],
+        active: Collection[Turn],
+        parallel: int,
+        limit: int,
     ) -> None:
-        retry = self._retry[priority]
-        rivals = self._rivals(priority, active, limit)
+        retry = self._retry_at(*place)
+        rivals = self._rivals(*place, active, limit)
         free = limit - rivals
         kept = retry.kept(caller.known_by, free) if rivals >= parallel else 0  # no sequence is idle for a promise
         if free <= kept:
@@ -120,7 +134,8 @@ class Places:
         owners = {*owned, owner}
         return len(owners) > 1 and owned[owner] < limit // len(owners)
 
-    def _rivals(self, priority: Priority, active: Collection[Turn], limit: int) -> int:
-        counts = Counter(turn.priority for turn in active) + self._starting
+    def _rivals(self, model: ServedModel, priority: Priority, active: Collection[Turn], limit: int) -> int:
+        counts = Counter(turn.priority for turn in active)
+        counts.update({one: self._starting[model, one] for one in Priority})
         left_over = max(0, counts[Priority.BACKGROUND] - limit) if priority is Priority.NORMAL else 0
         return counts[priority] + left_over

@@ -119,7 +119,7 @@ class TurnRequest:
     it is kept as a `response`. `previous_id`: the turn of the response that it continues. `fit_answer`: where there is
     no room for `sampling.max_tokens`, a shorter answer will do. In the `background` everybody else's goes before it.
     `key`: under which a retry finds the turn. `fork`: where it begins another branch of its conversation; without one
-    it goes on with the head.
+    it goes on with the head. `model`: whose answer is wanted, by any of its names; None takes the default.
     """
 
     caller: Caller
@@ -135,6 +135,7 @@ class TurnRequest:
     fit_answer: bool = False
     key: NewKey | None = None
     fork: Fork | None = None
+    model: str | None = None
 
     @property
     def priority_asked(self) -> Priority:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from quern.errors import InvalidRequest, ItemNotFound, ResponseNotFound
-from quern.prompt.codec import TextCodec
 from quern.records import Page, ResponseRecord, StoredItem, TurnRecord
 from quern.store.history import HistoryStore
 from quern.store.responses import ResponseStore
@@ -18,6 +17,7 @@ from quern.turns.event_log import TurnLog
 from quern.turns.history import NO_RESPONSE
 from quern.turns.identity import is_derived
 from quern.turns.loops import RepeatedCall
+from quern.turns.models import Models
 from quern.turns.preparation import call_parser
 from quern.turns.request import ToolUse
 from quern.turns.service import TurnService
@@ -48,14 +48,14 @@ class ResponseService:
 
     def __init__(
         self,
-        codec: TextCodec,
+        models: Models,
         responses: ResponseStore,
         history: HistoryStore,
         archive: TurnArchive,
         service: TurnService,
     ) -> None:
         self._archive = archive
-        self._codec = codec
+        self._models = models
         self._responses = responses
         self._history = history
         self._service = service
@@ -132,9 +132,8 @@ class ResponseService:
         ended = await self._archive.ended(turn) if record.background else None
         if ended is not None:
             return ended.log
-        parser = OutputParser(
-            call_parser(self._codec, use, turn.id), single_call=not use.parallel, repeated=_repeated(turn)
-        )
+        codec = (self._models.by_id(turn.model_id) or self._models.default).codec
+        parser = OutputParser(call_parser(codec, use, turn.id), single_call=not use.parallel, repeated=_repeated(turn))
         return await asyncio.to_thread(_parsed_again, parser, turn)
 
 

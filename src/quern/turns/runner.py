@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from quern.engine.base import Engine
 from quern.errors import EngineError, GrammarExhausted, StoreError
 from quern.events import TurnEnded
 from quern.records import UsageRecord
@@ -38,7 +37,6 @@ class TurnRunner:
 
     def __init__(
         self,
-        engine: Engine,
         store: TurnStore,
         journal: Journal,
         owner_turns: OwnerTurns,
@@ -47,7 +45,6 @@ class TurnRunner:
         resumable: timedelta,
     ) -> None:
         self._resumable = resumable
-        self._engine = engine
         self._observer = observer
         self._owner_turns = owner_turns
         self._store = store
@@ -106,7 +103,7 @@ class TurnRunner:
         if self._owner_turns.full(turn.principal):
             self._observer.queued(turn)
         async with self._owner_turns.running(turn.principal):
-            return await generation.consume(self._engine)
+            return await generation.consume(turn.model.engine)
 
     async def _store_end(self, turn: Turn, end: TurnEnded) -> bool:
         return await self._store.finish(
@@ -141,7 +138,7 @@ class TurnRunner:
         return UsageRecord(
             day=datetime.now(UTC).date(),
             owner=turn.owner,
-            model_id=self._engine.info.model_id,
+            model_id=turn.model.name,
             requests=0 if again else 1,
             prompt_tokens=max(0, end.usage.prompt_tokens - before.usage.prompt_tokens),
             cached_tokens=max(0, end.usage.cached_tokens - before.usage.cached_tokens),

@@ -13,13 +13,11 @@ import structlog
 
 from quern.access.usage import UsageMeter
 from quern.config import TurnSettings
-from quern.engine.base import Engine, EngineState
+from quern.engine.base import EngineState
 from quern.errors import EngineUnavailable, InvalidRequest, TurnNotContinuable
 from quern.events import TurnEnded
-from quern.grammar.grammar_choice import GrammarChoice
 from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing
-from quern.prompt.codec import TextCodec
 from quern.store.idempotency import IdempotencyStore, NewKey
 from quern.store.journal_file import JournalFile
 from quern.store.turns import TurnStore
@@ -30,11 +28,12 @@ from quern.turns.disconnect_policy import CONNECTION_CLOSED
 from quern.turns.drain import Drain
 from quern.turns.history import HistoryLoader, with_custom_results
 from quern.turns.journal import Journal
+from quern.turns.models import Models, ServedModel
 from quern.turns.new_turn import Assignment, conversation_of, live_turn, new_row
 from quern.turns.observer import TurnObserver
 from quern.turns.owner_turns import OwnerTurns
 from quern.turns.plan import TurnPlan
-from quern.turns.preparation import Prompts, check_ids
+from quern.turns.preparation import check_ids
 from quern.turns.queue_limit import Places
 from quern.turns.recent import Said
 from quern.turns.request import Caller, ChatInput, TurnRequest
@@ -64,8 +63,7 @@ class TurnService:
     def __init__(
         self,
         *,
-        engine: Engine,
-        codec: TextCodec,
+        models: Models,
         history: HistoryLoader,
         turns: TurnStore,
         archive: TurnArchive,
@@ -77,14 +75,11 @@ class TurnService:
         titles: bool = True,
         journal_file: JournalFile | None = None,
     ) -> None:
-        self._engine = engine
+        self._models = models
         self._usage = usage
         self._active: dict[str, Turn] = {}
-        self.observer = TurnObserver(engine, metrics, self._active.values, tracing)
-        self._codec = codec
-        self._prompts = Prompts(codec, lambda: engine.info.context_length)
+        self.observer = TurnObserver(metrics, self._active.values, tracing)
         self._history = history
-        self._grammars = GrammarChoice(engine.check_grammar, codec.tool_format)
         self._store = turns
         self._archive = archive
         self._titles = titles
@@ -99,7 +94,7 @@ class TurnService:
         )
         self._owner_turns = OwnerTurns(usage)
         resumable = timedelta(hours=settings.resume_hours)
-        self._runner = TurnRunner(engine, turns, self._journal, self._owner_turns, self.observer, resumable=resumable)
+        self._runner = TurnRunner(turns, self._journal, self._owner_turns, self.observer, resumable=resumable)
         self._places = Places(usage, self._progress)
         self._conversations = ConversationGuard()
         self._retries = Retries(self, keys, archive, settings)
@@ -154,7 +149,7 @@ class TurnService:
 
     def tell(self, ended: Ended, caller: Caller) -> Turn:
         """A turn that has ended, to be read again."""
-        turn = self._live(ended.record.id, ended.assignment(), caller)
+        turn = self._live(ended.record.id, ended.model, ended.assignment(), caller)
         ended.fill(turn)
         return turn
 
@@ -164,35 +159,36 @@ class TurnService:
         Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy, LimitExceeded, QueueFull,
         ContextExceeded, StorageExceeded, InvalidRequest or StoreError; then nothing was stored.
         """
-        arrived, owner = time.monotonic(), request.caller.owner
-        self.check_serving()
-        check_ids(request.sampling.logit_bias, self._codec.vocabulary_size, "logit_bias")
-        active, parallel, queued = self._active.values(), self._engine.info.parallel, self._settings.max_queued
-        self._end_held(parallel + queued)
+        arrived, owner, model = time.monotonic(), request.caller.owner, self._models.find(request.model)
+        self.check_serving(model)
+        await model.known()
+        check_ids(request.sampling.logit_bias, model.codec.vocabulary_size, "logit_bias")
+        active = self._active.values()
+        self._end_held(model)
         with (
             self._drain.admission(),
             self._conversations.alone_in(request.conversation_id, request.caller.owner, active),
         ):
             history = await self._history.load(request)
             with self._places.place(
-                request.caller, request.priority_asked, active, parallel=parallel, max_queued=queued
+                request.caller, model, request.priority_asked, active, max_queued=self._settings.max_queued
             ):
-                prepared = await self._prompts.prepare(history, request.input, self._settings.loop_calls)
-                grammar = await self._grammars.choose(
+                prepared = await model.prompts.prepare(history, request.input, self._settings.loop_calls)
+                grammar = await model.grammars.choose(
                     prepared.grammars, prepared.grammar_field, prepared.demanded, owner=owner
                 )
                 room = room_for_answer(
                     len(prepared.ids),
                     request.sampling.max_tokens,
-                    self._engine.info.context_length,
+                    model.info.context_length,
                     fit=request.fit_answer,
                 )
                 plan = TurnPlan.of(request, prepared, grammar, room)
                 if self._settings.resume_hours:
-                    plan = plan.seeded(self._engine.check_continuable)
+                    plan = plan.seeded(model.engine.check_continuable)
                 said = Said(tuple(history), request.input)
                 assignment = Assignment(plan, prepared.ids, said, arrived, conversation_of(request))
-                turn = self._live(str(uuid.uuid4()), assignment, request.caller)
+                turn = self._live(str(uuid.uuid4()), model, assignment, request.caller)
                 await self._store_queued(turn, request, history)
                 return self._launch(turn, request.caller)
 
@@ -213,33 +209,36 @@ class TurnService:
         Raises EngineUnavailable, TurnNotFound, TurnNotContinuable, ConversationBusy, LimitExceeded, QueueFull,
         ContextExceeded, InvalidRequest or StoreError; then it is as it was.
         """
-        self.check_serving()
-        active, parallel, queued = self._active.values(), self._engine.info.parallel, self._settings.max_queued
-        info = self._engine.info
         if self.turn(turn_id, caller.owner) is not None:
             raise TurnNotContinuable(RUNS)
-        stopped = await self._archive.stopped(turn_id, caller.owner, info.model_id, info.context_length, more_tokens)
-        self._end_held(parallel + queued)
+        record = await self._archive.record([turn_id], caller.owner)
+        model = self._archive.model_of(record)
+        self.check_serving(model)
+        await model.known()
+        stopped = await self._archive.stopped(record, model.info.context_length, more_tokens)
+        active = self._active.values()
+        self._end_held(model)
         with (
             self._drain.admission(),
             self._conversations.alone_in(stopped.record.conversation_id, caller.owner, active),
-            self._places.place(caller, stopped.plan.priority, active, parallel=parallel, max_queued=queued),
+            self._places.place(caller, model, stopped.plan.priority, active, max_queued=self._settings.max_queued),
         ):
             if stopped.plan.grammar is not None:
-                await self._engine.check_grammar(stopped.plan.grammar, caller.owner)
-            turn = self._live(turn_id, stopped.assignment(keyed=key is not None), caller)
-            self._engine.check_continuable(turn.request)
+                await model.engine.check_grammar(stopped.plan.grammar, caller.owner)
+            turn = self._live(turn_id, model, stopped.assignment(keyed=key is not None), caller)
+            model.engine.check_continuable(turn.request)
             await self._journal.reopen(turn_id)
             await self._store.reopen(await stopped.revive(turn, key))
             return self._launch(turn, caller)
 
-    def _live(self, turn_id: str, assignment: Assignment, caller: Caller) -> Turn:
-        return live_turn(turn_id, assignment, caller, codec=self._codec, settings=self._settings)
+    def _live(self, turn_id: str, model: ServedModel, assignment: Assignment, caller: Caller) -> Turn:
+        return live_turn(turn_id, model, assignment, caller, settings=self._settings)
 
-    async def count_tokens(self, given: ChatInput) -> int:
+    async def count_tokens(self, model: ServedModel, given: ChatInput) -> int:
         """How many tokens a prompt would have. Raises EngineUnavailable, InvalidRequest and ContextExceeded."""
-        self.check_serving()
-        return len((await self._prompts.prepare([], given)).ids)
+        self.check_serving(model)
+        await model.known()
+        return len((await model.prompts.prepare([], given)).ids)
 
     async def count_prompt(self, request: TurnRequest) -> int:
         """How many tokens the prompt of a turn would have, with all that it builds on.
@@ -247,9 +246,11 @@ class TurnService:
         Raises EngineUnavailable, ConversationNotFound, ResponseNotFound, ConversationBusy, InvalidRequest or
         ContextExceeded.
         """
-        self.check_serving()
+        model = self._models.find(request.model)
+        self.check_serving(model)
+        await model.known()
         history = await self._history.load(request)
-        return len((await self._prompts.prepare(history, request.input)).ids)
+        return len((await model.prompts.prepare(history, request.input)).ids)
 
     @contextmanager
     def between_turns(self, conversation_id: str, owner: str) -> Generator[None]:
@@ -276,7 +277,7 @@ class TurnService:
 
     def expected_wait(self, turn: Turn, position: int) -> float | None:
         """About how many seconds it waits yet, so far back in line; None where nobody can tell."""
-        return self._places.wait(turn.priority, position)
+        return self._places.wait(turn, position)
 
     async def cancel(self, turn: Turn, reason: str) -> None:
         """End a turn as cancelled and wait until that is stored."""
@@ -290,7 +291,8 @@ class TurnService:
         tags = frozenset(deleted)
         if tags:
             self.observer.recent.forget(tags)
-            self._engine.forget(tags)
+            for model in self._models:
+                model.engine.forget(tags)
 
     @property
     def stopping(self) -> bool:
@@ -310,31 +312,31 @@ class TurnService:
         """End every active turn as interrupted, at once."""
         self._drain.interrupt()
 
-    def _end_held(self, most: int) -> None:
-        """End the oldest of those that go on without a reader, where there are more than `most`."""
-        held = [turn for turn in self._active.values() if turn.held]
-        for turn in held[: max(0, len(held) - most)]:
+    def _end_held(self, model: ServedModel) -> None:
+        """End the oldest of those that go on without a reader, where there are more than a model has places."""
+        held = [turn for turn in self._active.values() if turn.held and turn.model is model]
+        for turn in held[: max(0, len(held) - model.info.parallel - self._settings.max_queued)]:
             turn.end_early(TurnState.CANCELLED, PLACE_NEEDED)
 
-    def check_serving(self) -> None:
-        """Raise EngineUnavailable, with the seconds to wait, while no turn can be taken."""
+    def check_serving(self, model: ServedModel) -> None:
+        """Raise EngineUnavailable, with the seconds to wait, while no turn of a model can be taken."""
         if self._drain.stopping:
             msg = "The server is about to stop and takes no new turns. Try again once it is back."
             raise EngineUnavailable(msg, LOADING_RETRY_AFTER)
-        stats = self._engine.stats()
-        if stats.state is EngineState.READY:
+        if model.available:
             return
+        stats = model.engine.stats()
         seconds = max(1, round(stats.load_remaining)) if stats.load_remaining > 0 else LOADING_RETRY_AFTER
         doing = DOING.get(stats.state, "is still loading")
         raise EngineUnavailable(f"The model {doing}. Try again in {seconds} s.", seconds)
 
-    def _progress(self, owner: str | None) -> list[Progress]:
-        """How far the turns are that run, of one owner or of all."""
+    def _progress(self, owner: str | None, model: ServedModel | None) -> list[Progress]:
+        """How far the turns are that run, of one owner or of one model."""
         now = time.monotonic()
         return [
             Progress(turn.generated_tokens, now - turn.first_token_at, turn.request.sampling.max_tokens)
-            for turn in (self.all_active() if owner is None else self.turns_of(owner))
-            if turn.first_token_at is not None
+            for turn in self._active.values()
+            if turn.first_token_at is not None and owner in {None, turn.owner} and model in {None, turn.model}
         ]
 
     async def _store_queued(self, turn: Turn, request: TurnRequest, history: Sequence[Item]) -> None:
@@ -343,8 +345,8 @@ class TurnService:
         try:
             title = title_of((*history, *items)) if self._titles and turn.conversation_id is not None else None
             said = with_custom_results(items, history)
-            quota, model_id = self._usage.storage_quota(turn.owner), self._engine.info.model_id
-            row = await asyncio.to_thread(new_row, turn, request, said, model_id, title=title, quota=quota)
+            quota = self._usage.storage_quota(turn.owner)
+            row = await asyncio.to_thread(new_row, turn, request, said, title=title, quota=quota)
             await self._store.create(row)
         except InvalidRequest as error:
             raise InvalidRequest(str(error), field) from error
@@ -382,4 +384,4 @@ class TurnService:
                 turn.principal, used.prompt_tokens - used.cached_tokens + used.completion_tokens - before
             )
         length = end.usage.completion_tokens if end is not None and end.state is TurnState.COMPLETED else None
-        self._places.ended(turn, self._active.values(), self._engine.info.parallel, length)
+        self._places.ended(turn, self._active.values(), length)

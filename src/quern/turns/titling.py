@@ -88,7 +88,9 @@ class Titling:
         text = asking.format(question=question[:LONGEST_SHOWN], answer=turn.answer().text[:LONGEST_SHOWN])
         caller = Caller(turn.principal, uuid.uuid4().hex, DisconnectPolicy.FINISH, background=True)
         asked = ChatInput((Message(Role.USER, text),))
-        writing = await self._turns.start(TurnRequest(caller, asked, SAMPLING, background=True, fit_answer=True))
+        writing = await self._turns.start(
+            TurnRequest(caller, asked, SAMPLING, background=True, fit_answer=True, model=turn.model.name)
+        )
         end = await writing.log.ended()
         self._turns.forget([writing.id])  # what is quoted in it goes when its conversation is deleted
         written = writing.answer().text

@@ -17,6 +17,7 @@ from quern.turns.decoder import AnswerDecoder
 from quern.turns.disconnect_policy import Abandonment, AttachedReaders
 from quern.turns.event_log import TurnLog
 from quern.turns.loops import NEVER, LoopLimits
+from quern.turns.models import ServedModel
 from quern.turns.plan import Told, TurnPlan
 from quern.turns.recent import Queue, Said
 from quern.types import Timings, TurnState, Usage
@@ -46,6 +47,7 @@ class Turn:
         self,
         turn_id: str,
         *,
+        model: ServedModel,
         principal: Principal,
         request_id: str,
         traceparent: str = "",
@@ -61,6 +63,7 @@ class Turn:
         loop_limits: LoopLimits = NEVER,
     ) -> None:
         self.id = turn_id
+        self.model = model
         self.principal = principal
         self.owner = principal.owner
         self.conversation_id = conversation_id

@@ -7,15 +7,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quern.engine.base import Engine
 from quern.errors import TurnNotFound
 from quern.events import TextDelta
-from quern.prompt.codec import TextCodec
 from quern.records import Page, TurnRecord
 from quern.store.turns import TurnStore
 from quern.turns.archive import TurnArchive
 from quern.turns.event_log import TurnLog
 from quern.turns.explanation import FirstUnknown, first_unknown
+from quern.turns.models import Models
 from quern.turns.recent import Queue, RecentTurn
 from quern.turns.service import TurnService
 from quern.turns.turn import Turn
@@ -51,12 +50,9 @@ class OpenTurn:
 class TurnReports:
     """An owner's turns; another owner's don't exist."""
 
-    def __init__(
-        self, engine: Engine, codec: TextCodec, store: TurnStore, turns: TurnService, archive: TurnArchive
-    ) -> None:
+    def __init__(self, models: Models, store: TurnStore, turns: TurnService, archive: TurnArchive) -> None:
         self._archive = archive
-        self._engine = engine
-        self._codec = codec
+        self._models = models
         self._store = store
         self._turns = turns
 
@@ -100,11 +96,11 @@ class TurnReports:
         return await self._archive.record([recent.id] if recent is not None else known, owner), recent
 
     async def _explained(self, record: TurnRecord, known: RecentTurn) -> TurnReport:
-        unknown = None
-        if record.started_at is not None:
+        unknown, model = None, self._models.by_id(record.model_id)
+        if record.started_at is not None and model is not None:
             earlier = [*self._earlier(known)]
             cached = record.usage.cached_tokens
-            unknown = await asyncio.to_thread(first_unknown, self._codec, known, cached, earlier)
+            unknown = await asyncio.to_thread(first_unknown, model.codec, known, cached, earlier)
         return TurnReport(record, True, known.priority, known.queue, unknown, known.mean_running)
 
     def _earlier(self, known: RecentTurn) -> list[RecentTurn]:
@@ -122,7 +118,7 @@ class TurnReports:
             conversation_id=turn.conversation_id,
             owner=turn.owner,
             request_id=turn.request_id,
-            model_id=self._engine.info.model_id,
+            model_id=turn.model.name,
             state=TurnState.RUNNING if running else TurnState.QUEUED,
             finish_reason=None,
             error=None,

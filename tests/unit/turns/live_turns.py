@@ -6,12 +6,14 @@ import uuid
 
 from quern.access.principal import Principal
 from quern.engine.base import GenerateRequest, Priority
+from quern.engine.fake import FakeEngine
 from quern.prompt.codec import TextCodec
 from quern.prompt.tools.protocols import AnswerParser
 from quern.records import KeyRole
 from quern.sampling import SamplingParams
 from quern.turns.decoder import AlignedLogprobs, AnswerDecoder, OutputParser
 from quern.turns.disconnect_policy import Abandonment
+from quern.turns.models import ServedModel
 from quern.turns.plan import TurnPlan
 from quern.turns.recent import Said
 from quern.turns.request import TokenInput
@@ -19,6 +21,7 @@ from quern.turns.turn import Turn
 from quern.types import DisconnectPolicy
 
 BYTES = TextCodec.builtin()
+MODEL = ServedModel("fake", FakeEngine(parallel=1, vocabulary_size=BYTES.vocabulary_size), BYTES)
 ANN = Principal("ann", "ann", KeyRole.USER)
 
 
@@ -38,6 +41,7 @@ def live_turn(
     sampling = SamplingParams(max_tokens=max_tokens)
     return Turn(
         turn_id,
+        model=MODEL,
         principal=ANN,
         request_id="a-request",
         plan=TurnPlan(sampling, kept=kept),

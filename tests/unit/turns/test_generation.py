@@ -43,7 +43,7 @@ class ScriptedEngine(FakeEngine):
 
 async def run(turn: Turn, *events: EngineEvent) -> tuple[TurnEnded, ScriptedEngine]:
     engine = ScriptedEngine(*events)
-    generation = Generation(turn, journal(), TurnObserver(FakeEngine(), Metrics(), list))
+    generation = Generation(turn, journal(), TurnObserver(Metrics(), list))
     end = await generation.consume(engine)
     return end, engine
 
@@ -171,7 +171,7 @@ async def test_an_engine_that_stops_without_a_reason_has_failed() -> None:
 
 async def test_a_turn_that_ends_early_tells_what_its_parser_held_back() -> None:
     turn = live_turn(parser=ScriptedParser())
-    generation = Generation(turn, journal(), TurnObserver(FakeEngine(), Metrics(), list))
+    generation = Generation(turn, journal(), TurnObserver(Metrics(), list))
     with pytest.raises(EngineFailed):
         await generation.consume(ScriptedEngine(Prefill(3, 3, 2), tokens("see: f{1")))
     end = generation.ended_early(TurnState.CANCELLED, "Enough.")

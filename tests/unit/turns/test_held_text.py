@@ -36,7 +36,7 @@ class FailingEngine(FakeEngine):
 
 
 async def end_early(turn: Turn, *pieces: str) -> None:
-    generation = Generation(turn, journal(), TurnObserver(FakeEngine(), Metrics(), list))
+    generation = Generation(turn, journal(), TurnObserver(Metrics(), list))
     with pytest.raises(EngineFailed):
         await generation.consume(FailingEngine(*pieces))
     generation.ended_early(TurnState.FAILED, "It failed.")

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager, ExitStack
 
 import pytest
-from tests.unit.turns.live_turns import live_turn
+from tests.unit.turns.live_turns import MODEL, live_turn
 
 from quern.access.limits import Limits
 from quern.access.principal import Principal
@@ -31,7 +31,7 @@ class Asked(Places):
         self.now = 1000.0
         unused = Database("sqlite+aiosqlite:///unused")
         meter = UsageMeter(Limits(LimitSettings()), UsageStore(unused), StorageStore(unused))
-        super().__init__(meter, lambda _: [Progress(2, 1.0, 16)], lambda: self.now)
+        super().__init__(meter, lambda _owner, _model: [Progress(2, 1.0, 16)], lambda: self.now)
 
     def of(
         self,
@@ -45,7 +45,7 @@ class Asked(Places):
     ) -> AbstractContextManager[None]:
         principal = Principal(owner, owner, KeyRole.USER, limits=limits or KeyLimits())
         caller = Caller(principal, "request", background=None, body_digest=digest)
-        return self.place(caller, priority, active, parallel=1, max_queued=limit - 1)
+        return self.place(caller, MODEL, priority, active, max_queued=limit - 1)
 
 
 def places() -> Asked:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends
 
 from quern.api.shared.headers import administrator
 from quern.api.shared.services import ServicesDep
-from quern.turns.activity import ActiveTurn, Activity
+from quern.turns.activity import ActiveTurn, Activity, EngineActivity
 
 router = APIRouter(prefix="/v1/admin", tags=["administration"], dependencies=[Depends(administrator)])
 
@@ -22,24 +22,29 @@ async def activity(services: ServicesDep) -> dict[str, Any]:
 
 
 def activity_json(now: Activity) -> dict[str, Any]:
-    """The moment as JSON; rates are tokens a second."""
-    stats, info = now.stats, now.info
+    """The moment as JSON; rates are tokens a second. `engine` is the default model's, `engines` are all."""
     return {
         "object": "activity",
         "stopping": now.stopping,
-        "engine": {
-            "state": stats.state.value,
-            "load_progress": round(stats.load_progress, 3),
-            "running": stats.running,
-            "waiting": stats.waiting,
-            "kv_blocks": asdict(stats.kv) if stats.kv is not None else None,
-            "name": info.engine if info is not None else None,
-            "model": info.model_id if info is not None else None,
-            "parallel": info.parallel if info is not None else None,
-            "context_length": info.context_length if info is not None else None,
-        },
+        "engine": _engine(now.engines[0]),
+        "engines": [_engine(one) for one in now.engines],
         "keys": _by_key(now.turns),
         "turns": [_turn(turn) for turn in now.turns],
+    }
+
+
+def _engine(one: EngineActivity) -> dict[str, Any]:
+    stats, info = one.stats, one.info
+    return {
+        "state": stats.state.value,
+        "load_progress": round(stats.load_progress, 3),
+        "running": stats.running,
+        "waiting": stats.waiting,
+        "kv_blocks": asdict(stats.kv) if stats.kv is not None else None,
+        "name": info.engine if info is not None else None,
+        "model": one.model,
+        "parallel": info.parallel if info is not None else None,
+        "context_length": info.context_length if info is not None else None,
     }
 
 

@@ -29,10 +29,10 @@ async def create_message(
     request: Request, body: MessagesRequest, services: ServicesDep, caller: CallerDep, conversation: ConversationHeader
 ) -> Response:
     """An answer to messages, whole or streamed. With the header `X-Quern-Conversation` they continue a conversation."""
-    model = services.model.check_name(body.model)
+    model = await services.models.named(body.model)
     turn = await services.turns.start(body.turn(caller, conversation, services.generation))
     name_ignored(request, [turn])
-    heading = message_heading(turn.id, model)
+    heading = message_heading(turn.id, model.name)
     told = unanswered if body.max_tokens == 0 else _all
     if body.stream:
         return EventStreamResponse(MessageEncoder(turn, heading, told), [turn.log], [turn])
@@ -44,8 +44,8 @@ async def create_message(
 @router.post("/count_tokens")
 async def count_tokens(body: CountTokensRequest, services: ServicesDep) -> dict[str, int]:
     """How many tokens the prompt of such a message has, exactly."""
-    services.model.check_name(body.model)
-    return {"input_tokens": await services.turns.count_tokens(body.chat_input())}
+    model = await services.models.named(body.model)
+    return {"input_tokens": await services.turns.count_tokens(model, body.chat_input())}
 
 
 class MessageEncoder(StreamEncoder):

@@ -184,4 +184,5 @@ class MessagesRequest(
             conversation_id=conversation_id,
             stops=stop_texts(self.stop_sequences),
             fit_answer=True,
+            model=self.model,
         )

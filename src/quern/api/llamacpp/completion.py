@@ -18,8 +18,8 @@ router = APIRouter(route_class=JsonRoute, tags=["llama.cpp"], dependencies=[Depe
 @router.post("/completion", response_model=None, responses=EVENTS)
 async def complete(request: Request, body: CompletionRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """What comes after each prompt, without a chat template, whole or streamed. Nothing is remembered."""
-    model = services.model.check_name(body.model)
-    prompts = await services.bodies.encoded(request, lambda: body.encode(services.tokens))
+    model = await services.models.named(body.model)
+    prompts = await services.bodies.encoded(request, lambda: body.encode(model.tokens))
     turns = await services.turns.start_all([body.turn(caller, prompt, services.generation) for prompt in prompts])
     name_ignored(request, turns)
     answers = [
@@ -27,8 +27,8 @@ async def complete(request: Request, body: CompletionRequest, services: Services
             turn,
             body.filling(),
             body.response_fields,
-            model,
-            services.model.info.context_length,
+            model.name,
+            model.info.context_length,
             in_pieces={"index": index, "tokens": []},
             in_whole={"index": index, "tokens": [], "prompt": prompt.text},
         )

@@ -16,24 +16,26 @@ from quern.api.shared.headers import Owner
 from quern.api.shared.services import Services, ServicesDep
 from quern.errors import QueueFull
 from quern.sampling import SamplingParams
+from quern.turns.models import ServedModel
 from quern.turns.turn import Turn
 
 router = APIRouter(tags=["llama.cpp"])
+ModelName = Annotated[str | None, Query(alias="model", description="Which model, where several are served.")]
 NO_TASK = -1
 WAIT_SECONDS = 1
 
 
 @router.get("/props")
-async def props(services: ServicesDep) -> dict[str, Any]:
+async def props(services: ServicesDep, name: ModelName = None) -> dict[str, Any]:
     """What is served: the defaults of a request, the context, the chat template."""
-    model = services.model.check_name(None)
+    model = await services.models.named(name)
     return {
-        "default_generation_settings": _slot(services, 0, None),
-        "total_slots": services.model.info.parallel,
-        "model_alias": model,
-        "model_path": model,
-        "chat_template": services.model.chat_template,
-        "chat_template_caps": {"supports_tools": services.model.calls_tools},
+        "default_generation_settings": _slot(services, model, 0, None),
+        "total_slots": model.info.parallel,
+        "model_alias": model.name,
+        "model_path": model.name,
+        "chat_template": model.chat_template,
+        "chat_template_caps": {"supports_tools": model.calls_tools},
         "modalities": {"vision": False, "audio": False},
         "build_info": f"quern-{__version__}",
         "is_sleeping": False,
@@ -44,26 +46,28 @@ async def props(services: ServicesDep) -> dict[str, Any]:
 async def slots(
     services: ServicesDep,
     owner: Owner,
+    name: ModelName = None,
     fail_on_no_slot: Annotated[
         str | None, Query(description="If sent, the answer is a 503 where every slot is taken.")
     ] = None,
 ) -> Response:
     """A slot for each sequence at once. Those with the caller's own turns tell what these do, the others nothing."""
-    services.model.check_name(None)
-    readiness, parallel = services.model.readiness(), services.model.info.parallel
+    model = await services.models.named(name)
+    readiness, parallel = services.models.readiness(model), model.info.parallel
     if fail_on_no_slot is not None and readiness.running >= parallel:
         raise QueueFull(f"All {parallel} slots are taken. A request would wait.", WAIT_SECONDS)
-    running = [turn for turn in services.turns.turns_of(owner) if turn.started_at is not None][:parallel]
+    own = [turn for turn in services.turns.turns_of(owner) if turn.model is model]
+    running = [turn for turn in own if turn.started_at is not None][:parallel]
     taken: list[Turn | None] = [*running, *[None] * (parallel - len(running))]
-    return JSONResponse([_slot(services, index, turn) for index, turn in enumerate(taken)])
+    return JSONResponse([_slot(services, model, index, turn) for index, turn in enumerate(taken)])
 
 
-def _slot(services: Services, index: int, turn: Turn | None) -> dict[str, Any]:
+def _slot(services: Services, model: ServedModel, index: int, turn: Turn | None) -> dict[str, Any]:
     sampling = turn.request.sampling if turn is not None else services.generation.sampling()
     return {
         "id": index,
         "id_task": NO_TASK if turn is None else index,
-        "n_ctx": services.model.info.context_length,
+        "n_ctx": model.info.context_length,
         "speculative": False,
         "is_processing": turn is not None,
         "params": _parameters(sampling),

@@ -149,4 +149,5 @@ class GenerationFields(SamplingFields):
             stops=self.stops(),
             priority=encoded.priority,
             fit_answer=True,
+            model=self.model,
         )

@@ -18,10 +18,10 @@ router = APIRouter(route_class=JsonRoute, tags=["llama.cpp"])
 @router.post("/infill", response_model=None, responses=EVENTS, dependencies=[Depends(no_conversation_header)])
 async def infill(request: Request, body: InfillRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """Fill the gap between `input_prefix` and `input_suffix`, whole or streamed. It goes before everybody's chats."""
-    model = services.model.check_name(body.model)
-    encoded = await services.bodies.encoded(request, lambda: body.encode(services.tokens))
+    model = await services.models.named(body.model)
+    encoded = await services.bodies.encoded(request, lambda: body.encode(model.tokens))
     turn = await services.turns.start(body.turn(caller, encoded, services.generation))
     name_ignored(request, [turn])
-    context_length = services.model.info.context_length
-    answer = TurnAnswer(turn, body.filling(), body.response_fields, model, context_length)
+    context_length = model.info.context_length
+    answer = TurnAnswer(turn, body.filling(), body.response_fields, model.name, context_length)
     return await respond(request, [answer], stream=body.stream)

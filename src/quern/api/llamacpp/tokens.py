@@ -90,9 +90,9 @@ class DetokenizeRequest(RequestObject):
 @router.post("/tokenize", response_model=None)
 async def tokenize(request: Request, body: TokenizeRequest, services: ServicesDep) -> Response:
     """A text's ids (`content`: llama.cpp; `prompt`: vLLM), or those of a conversation (`messages`: vLLM)."""
-    services.model.check_name(body.model)
-    length = services.model.info.context_length
-    return await services.bodies.encoded(request, lambda: JSONResponse(_tokenized(body, services.tokens, length)))
+    model = await services.models.named(body.model)
+    length = model.info.context_length
+    return await services.bodies.encoded(request, lambda: JSONResponse(_tokenized(body, model.tokens, length)))
 
 
 def _tokenized(body: TokenizeRequest, service: TokenService, context_length: int) -> dict[str, Any]:
@@ -113,8 +113,8 @@ def _tokenized(body: TokenizeRequest, service: TokenService, context_length: int
 @router.post("/detokenize")
 async def detokenize(body: DetokenizeRequest, services: ServicesDep) -> dict[str, str]:
     """The text of ids, special tokens' names included: `content` for llama.cpp's clients, `prompt` for vLLM's."""
-    services.model.check_name(body.model)
-    text = await asyncio.to_thread(services.tokens.decode, body.tokens, "tokens")
+    model = await services.models.named(body.model)
+    text = await asyncio.to_thread(model.tokens.decode, body.tokens, "tokens")
     return {"content": text, "prompt": text}
 
 
@@ -123,9 +123,9 @@ async def apply_template(request: Request, body: Conversation, services: Service
     """A conversation as the model's template writes it, ready for the answer. In it a special token and its mere text
     look the same, so `/v1/completions` does not take it for a conversation.
     """
-    services.model.check_name(body.model)
+    model = await services.models.named(body.model)
     chat = body.chat()
-    return {"prompt": await services.bodies.encoded(request, lambda: services.tokens.render_chat(chat))}
+    return {"prompt": await services.bodies.encoded(request, lambda: model.tokens.render_chat(chat))}
 
 
 def _piece(piece: bytes) -> str | list[int]:

@@ -1,4 +1,4 @@
-"""What is served, as Ollama lists its models: one, which is always loaded. What manages models is refused.
+"""What is served, as Ollama lists its models. What manages models is refused.
 
 Source of the shapes: Ollama's API documentation. Clients want more of a model than this server knows of it; what they
 must have is there.
@@ -19,6 +19,7 @@ from quern.api.shared.fields import NoOp, RequestObject
 from quern.api.shared.openapi import JSON_LINES
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.services import Services, ServicesDep
+from quern.turns.models import ServedModel
 
 router = APIRouter(route_class=JsonRoute, prefix="/api", tags=["ollama"])
 
@@ -54,13 +55,12 @@ class ModelName(RequestObject):
     options: NoOp = None
 
 
-def check_name(services: Services, name: str | None) -> str:
-    """The name that an answer tells: the one that was asked for. Raises ModelNotServed and EngineUnavailable.
+async def named(services: Services, name: str | None) -> ServedModel:
+    """The model that a request asks for. Raises ModelNotServed and EngineUnavailable.
 
     Names end in a tag there; `:latest` is the one that is meant where there is none.
     """
-    services.model.check_name((name or "").removesuffix(LATEST))
-    return name or services.model.info.model_id
+    return await services.models.named((name or "").removesuffix(LATEST))
 
 
 @router.get("/version")
@@ -71,43 +71,50 @@ async def version() -> dict[str, str]:
 
 @router.get("/tags")
 async def tags(services: ServicesDep) -> dict[str, Any]:
-    """The served model, and once more for each of its aliases."""
-    return {"models": [_listed(services, name) for name in services.model.names()]}
+    """The served models, and once more for each of their aliases."""
+    return {"models": [_listed(model, name) for name, model in services.models.listed()]}
 
 
 @router.get("/ps")
 async def loaded(services: ServicesDep) -> dict[str, Any]:
-    """The same: the model is always loaded."""
-    more = {"expires_at": LOADED_FOR_EVER, "size_vram": 0, "context_length": services.model.info.context_length}
-    return {"models": [{**_listed(services, services.model.names()[0]), **more}]}
+    """Those that are loaded, by their ids."""
+    more = {"expires_at": LOADED_FOR_EVER, "size_vram": 0}
+    return {
+        "models": [
+            {**_listed(model, name), **more, "context_length": model.info.context_length}
+            for name, model in services.models.listed()
+            if name == model.name and model.loaded
+        ]
+    }
 
 
 @router.post("/show")
 async def show(body: ModelName, services: ServicesDep) -> dict[str, Any]:
     """What the served model is and can do."""
-    name = check_name(services, body.model or body.name)
-    info, family = services.model.info, services.model.architecture
-    embeds = services.model.embedding_length is not None
+    asked = body.model or body.name
+    model = await named(services, asked)
+    info, family, name = model.info, model.architecture, asked or model.name
+    embeds = model.embedding_length is not None
     abilities = {
         "completion": not embeds,
-        "tools": services.model.calls_tools,
-        "insert": services.model.fills_gaps and not embeds,
+        "tools": model.calls_tools,
+        "insert": model.fills_gaps and not embeds,
         "embedding": embeds,
     }
     return {
         "modelfile": f"FROM {info.model_id}\n",
         "parameters": "",
-        "template": services.model.chat_template,
+        "template": model.chat_template,
         "license": "",
         "modified_at": NO_DATE,
-        "details": _details(services),
+        "details": _details(model),
         "model_info": {
             "general.architecture": family,
             "general.basename": name.removesuffix(LATEST),
             "general.name": info.model_id,
             f"{family}.context_length": info.context_length,
             f"{family}.vocab_size": info.vocabulary_size,
-            **({f"{family}.embedding_length": services.model.embedding_length} if embeds else {}),
+            **({f"{family}.embedding_length": model.embedding_length} if embeds else {}),
         },
         "capabilities": [ability for ability, there in abilities.items() if there],
     }
@@ -116,7 +123,7 @@ async def show(body: ModelName, services: ServicesDep) -> dict[str, Any]:
 @router.post("/pull", response_model=None, responses=JSON_LINES)
 async def pull(body: ModelName, services: ServicesDep) -> Response:
     """The served model is there already; no other can be fetched while the server runs."""
-    check_name(services, body.model or body.name)
+    await named(services, body.model or body.name)
     return JSONResponse({"status": "success"}, media_type="application/x-ndjson" if body.stream else None)
 
 
@@ -137,26 +144,25 @@ async def blob(digest: str) -> Response:
     return OLLAMA_ERRORS.response(Failure(ErrorKind.NOT_FOUND, f"There is no file {digest[:80]!r} here."))
 
 
-def _listed(services: Services, name: str) -> dict[str, Any]:
+def _listed(model: ServedModel, name: str) -> dict[str, Any]:
     tagged = name if ":" in name else name + LATEST
-    info = services.model.info
     return {
         "name": tagged,
         "model": tagged,
         "modified_at": NO_DATE,
-        "size": services.model.size_bytes,
-        "digest": hashlib.sha256(f"{info.model_id} {info.quantisation}".encode()).hexdigest(),
-        "details": _details(services),
+        "size": model.size_bytes,
+        "digest": hashlib.sha256(f"{model.name} {model.quantisation}".encode()).hexdigest(),
+        "details": _details(model),
     }
 
 
-def _details(services: Services) -> dict[str, Any]:
-    family = services.model.architecture
+def _details(model: ServedModel) -> dict[str, Any]:
+    family = model.architecture
     return {
         "parent_model": "",
         "format": "gguf",
         "family": family,
         "families": [family],
-        "parameter_size": services.model.parameter_size,
-        "quantization_level": services.model.info.quantisation,
+        "parameter_size": model.parameter_size,
+        "quantization_level": model.quantisation,
     }

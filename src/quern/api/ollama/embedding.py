@@ -15,13 +15,14 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BeforeValidator, Field
 
-from quern.api.ollama.catalog import check_name
+from quern.api.ollama.catalog import named
 from quern.api.shared.disconnects import result_unless_disconnected
 from quern.api.shared.fields import NoOp, RequestObject
 from quern.api.shared.headers import CallerDep, no_conversation_header
 from quern.api.shared.request_body import JsonRoute
 from quern.api.shared.services import Services, ServicesDep
 from quern.turns.embeddings import Embeddings
+from quern.turns.models import ServedModel
 from quern.turns.request import Caller
 
 router = APIRouter(
@@ -60,11 +61,11 @@ class EmbeddingsRequest(RequestObject):
 @router.post("/embed", response_model=None)
 async def embed(request: Request, body: EmbedRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """A vector for each input, its length 1. Where the served model writes text, a 400."""
-    name = check_name(services, body.model)
+    model = await named(services, body.model)
     began = time.monotonic()
-    made = await _embedded(request, services, caller, body.input, body.dimensions)
+    made = await _embedded(request, services, model, caller, body.input, body.dimensions)
     answer = {
-        "model": name,
+        "model": body.model or model.name,
         "embeddings": [vector.tolist() for vector in made.vectors],
         "total_duration": round((time.monotonic() - began) * 1e9),
         "load_duration": 0,
@@ -78,19 +79,20 @@ async def embed_one(
     request: Request, body: EmbeddingsRequest, services: ServicesDep, caller: CallerDep
 ) -> dict[str, Any]:
     """The vector of one text, empty where there is none."""
-    check_name(services, body.model)
+    model = await named(services, body.model)
     inputs = [body.prompt] if body.prompt else []
-    made = await _embedded(request, services, caller, inputs, None, field="prompt")
+    made = await _embedded(request, services, model, caller, inputs, None, field="prompt")
     return {"embedding": [number for vector in made.vectors for number in vector]}
 
 
 async def _embedded(
     request: Request,
     services: Services,
+    model: ServedModel,
     caller: Caller,
     inputs: list[str],
     dimensions: int | None,
     field: str = "input",
 ) -> Embeddings:
-    work = services.embeddings.embed(inputs, caller, dimensions=dimensions, field=field)
+    work = services.embeddings.embed(model, inputs, caller, dimensions=dimensions, field=field)
     return await result_unless_disconnected(request.receive, work)

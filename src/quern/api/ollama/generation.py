@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from quern.api.ollama.answers import AnswerLines, ChatLines, GenerateLines
-from quern.api.ollama.catalog import check_name
+from quern.api.ollama.catalog import named
 from quern.api.ollama.requests import ChatRequest, GenerateRequest, TextRequest
 from quern.api.shared.headers import CallerDep, no_conversation_header
 from quern.api.shared.openapi import JSON_LINES
@@ -30,17 +30,19 @@ class LinesResponse(EventStreamResponse):
 @router.post("/chat", response_model=None, responses=JSON_LINES)
 async def chat(request: Request, body: ChatRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """An answer to messages, streamed unless `stream` is false."""
-    lines = ChatLines(check_name(services, body.model))
+    model = await named(services, body.model)
+    lines = ChatLines(body.model or model.name)
     return await _answer(request, body, services, lines, body.turn(caller, services.generation))
 
 
 @router.post("/generate", response_model=None, responses=JSON_LINES)
 async def generate(request: Request, body: GenerateRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """An answer to a prompt, a text continued (`raw`), or a gap filled (`suffix`)."""
-    lines = GenerateLines(check_name(services, body.model))
+    model = await named(services, body.model)
+    lines = GenerateLines(body.model or model.name)
     encoded = None
     if body.continues:
-        encoded = await services.bodies.encoded(request, lambda: body.encode(services.tokens))
+        encoded = await services.bodies.encoded(request, lambda: body.encode(model.tokens))
     return await _answer(request, body, services, lines, body.turn(caller, encoded, services.generation))
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator
 
+from quern.api.ollama.catalog import LATEST
 from quern.api.ollama.messages import ChatMessage, message_items
 from quern.api.shared.fields import (
     ANY_OBJECT,
@@ -112,6 +113,11 @@ class TextRequest(RequestObject):
             return None
         return ANY_OBJECT if isinstance(self.format, str) else json.dumps(self.format)
 
+    @property
+    def served_name(self) -> str:
+        """The model that is asked for. Names end in a tag; `:latest` is the one that is meant where there is none."""
+        return (self.model or "").removesuffix(LATEST)
+
     def chat_turn(
         self, caller: Caller, items: tuple[Item, ...], defaults: GenerationSettings, **more: Any
     ) -> TurnRequest:
@@ -122,6 +128,7 @@ class TextRequest(RequestObject):
             sampling=self.sampling(defaults),
             stops=self.options.stops(),
             fit_answer=True,
+            model=self.served_name,
         )
 
 
@@ -194,4 +201,5 @@ class GenerateRequest(TextRequest):
             stops=self.options.stops(),
             priority=encoded.priority,
             fit_answer=True,
+            model=self.served_name,
         )

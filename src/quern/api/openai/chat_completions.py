@@ -32,10 +32,10 @@ async def create_chat_completion(
     conversation: ConversationHeader,
 ) -> Response:
     """An answer to messages, whole or streamed. With the header `X-Quern-Conversation` they continue a conversation."""
-    model = services.model.check_name(body.model)
+    model = await services.models.named(body.model)
     turns = await start_choices(services.turns, body.turn(caller, conversation, services.generation), body.n or 1)
     name_ignored(request, turns)
-    heading = {"id": f"chatcmpl-{turns[0].id}", "created": int(turns[0].created_at.timestamp()), "model": model}
+    heading = {"id": f"chatcmpl-{turns[0].id}", "created": int(turns[0].created_at.timestamp()), "model": model.name}
     if body.stream:
         chunks = [ChoiceChunks(index, legacy=body.legacy) for index in range(len(turns))]
         shared = {**heading, "object": "chat.completion.chunk"}

@@ -145,4 +145,5 @@ class ChatCompletionRequest(ExtendedFields):
             stops=self.stops(),
             background=self.service_tier == FLEX,
             fit_answer=True,
+            model=self.model,
         )

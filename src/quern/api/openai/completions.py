@@ -31,16 +31,16 @@ async def create_completion(
     """What comes after each prompt, whole or streamed; with `suffix` what stands between the two. Nothing is
     remembered.
     """
-    model = services.model.check_name(body.model)
+    model = await services.models.named(body.model)
     body.check()
-    prompts = await services.bodies.encoded(request, lambda: body.encode(services.tokens))
+    prompts = await services.bodies.encoded(request, lambda: body.encode(model.tokens))
     requests = [body.turn(caller, prompt, services.generation) for prompt in prompts]
     turns = await services.turns.start_all([choice for one in requests for choice in choices_of(one, body.choices)])
     name_ignored(request, turns)
     texts = [prompt.text for prompt in prompts for _ in range(body.choices)]
     headings = [Heading(index, text, body.echo is True, body.logprobs) for index, text in enumerate(texts)]
     created = int(turns[0].created_at.timestamp())
-    shared = {"id": f"cmpl-{turns[0].id}", "object": "text_completion", "created": created, "model": model}
+    shared = {"id": f"cmpl-{turns[0].id}", "object": "text_completion", "created": created, "model": model.name}
     count = partial(completions_usage, choices=body.choices)
     if body.stream:
         chunks = [TextChunks(heading) for heading in headings]

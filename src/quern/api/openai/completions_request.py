@@ -157,6 +157,7 @@ class CompletionRequest(ExtendedFields):
             stops=self.stops(),
             priority=encoded.priority,
             fit_answer=True,
+            model=self.model,
         )
 
     def _encode(self, tokens: TokenService, given: TextOrIds) -> EncodedPrompt:

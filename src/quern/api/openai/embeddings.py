@@ -41,10 +41,10 @@ async def create_embeddings(
     request: Request, body: EmbeddingRequest, services: ServicesDep, caller: CallerDep
 ) -> Response:
     """A vector for each input, its length 1. Where the served model writes text, a 400."""
-    model = services.model.check_name(body.model)
-    work = services.embeddings.embed(body.input, caller, dimensions=body.dimensions)
+    model = await services.models.named(body.model)
+    work = services.embeddings.embed(model, body.input, caller, dimensions=body.dimensions)
     made = await result_unless_disconnected(request.receive, work)
-    return await asyncio.to_thread(_whole, made, model, as_text=body.encoding_format == "base64")
+    return await asyncio.to_thread(_whole, made, model.name, as_text=body.encoding_format == "base64")
 
 
 def _whole(embeddings: Embeddings, model: str, *, as_text: bool) -> Response:

@@ -64,16 +64,17 @@ class FimRequest(SamplingFields):
             stops=self.stops(),
             priority=encoded.priority,
             fit_answer=True,
+            model=self.model,
         )
 
 
 @router.post("/fim/completions", response_model=None, responses=EVENTS, dependencies=[Depends(no_conversation_header)])
 async def fill(request: Request, body: FimRequest, services: ServicesDep, caller: CallerDep) -> Response:
     """Fill the gap between `prompt` and `suffix`, whole or streamed. It goes before everybody's chats."""
-    model = services.model.check_name(body.model)
-    encoded = await services.bodies.encoded(request, lambda: body.encode(services.tokens))
+    model = await services.models.named(body.model)
+    encoded = await services.bodies.encoded(request, lambda: body.encode(model.tokens))
     turn = await services.turns.start(body.turn(caller, encoded, services.generation))
-    heading = {"id": f"chatcmpl-{turn.id}", "created": int(turn.created_at.timestamp()), "model": model}
+    heading = {"id": f"chatcmpl-{turn.id}", "created": int(turn.created_at.timestamp()), "model": model.name}
     if body.stream:
         encoder = FimChunks({**heading, "object": "chat.completion.chunk"})
         return EventStreamResponse(encoder, [turn.log], [turn])

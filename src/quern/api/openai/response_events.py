@@ -12,7 +12,17 @@ from quern.api.openai.chat_answer import token_json
 from quern.api.openai.items import COMPLETED
 from quern.api.openai.response_object import ResponseHead, end_status, response_json
 from quern.api.openai.response_output import IN_PROGRESS, Event, OutputCall, OutputItem, OutputMessage
-from quern.events import ArgumentsDelta, CallEnded, CallStarted, Queued, TextDelta, TextLogprobs, TurnEnded, TurnEvent
+from quern.events import (
+    ArgumentsDelta,
+    CallEnded,
+    CallStarted,
+    Loading,
+    Queued,
+    TextDelta,
+    TextLogprobs,
+    TurnEnded,
+    TurnEvent,
+)
 from quern.turns.identity import item_id
 from quern.types import TurnState
 
@@ -51,7 +61,7 @@ class ResponseEvents:
 
     def take(self, event: TurnEvent) -> list[Event]:
         """What an event of the turn adds."""
-        if isinstance(event, Queued):
+        if isinstance(event, Loading | Queued):
             return []
         return self._numbered([*self._run(), *self._taken(event)])
 

@@ -178,6 +178,7 @@ class InputTokensRequest(PromptFields):
             sampling=SamplingParams(),
             conversation_id=self.conversation_id,
             previous_id=self.previous_turn(),
+            model=self.model,
         )
 
 
@@ -206,6 +207,7 @@ class CompactRequest(PromptFields):
             previous_id=self.previous_turn(),
             background=self.service_tier == FLEX,
             fit_answer=True,
+            model=self.model,
         )
 
 
@@ -273,6 +275,7 @@ class ResponseRequest(PromptFields, SamplingFields):
             stops=self.stops(),
             background=background or self.service_tier == FLEX,
             fit_answer=True,
+            model=self.model,
         )
 
     def _sampling(self, defaults: GenerationSettings) -> SamplingParams:

@@ -50,14 +50,14 @@ async def create_response(
     request: Request, body: ResponseRequest, services: ServicesDep, caller: CallerDep
 ) -> Response:
     """An answer to a text or items, whole, streamed or in the background; continues a response or a conversation."""
-    model = services.model.check_name(body.model)
+    model = await services.models.named(body.model)
     settings = body.settings(services.generation)
     referenced = await services.responses.referenced(body.references(), caller.owner)
     turn = await services.turns.start(body.turn(caller, services.generation, referenced, settings))
     name_ignored(request, [turn])
     background = body.background is True
     head = ResponseHead(
-        turn.id, turn.created_at, model, turn.conversation_id, body.previous_turn(), background, settings
+        turn.id, turn.created_at, model.name, turn.conversation_id, body.previous_turn(), background, settings
     )
     if body.stream:
         return _stream(head, turn.log, [turn])
@@ -96,7 +96,7 @@ async def list_responses(
 @router.post("/input_tokens")
 async def count_input_tokens(body: InputTokensRequest, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
     """How many tokens the prompt of a response would have, with all that it continues."""
-    services.model.check_name(body.model)
+    await services.models.named(body.model)
     referenced = await services.responses.referenced(body.references(), caller.owner)
     count = await services.turns.count_prompt(body.turn(caller, referenced))
     return {"object": "response.input_tokens", "input_tokens": count}
@@ -105,7 +105,7 @@ async def count_input_tokens(body: InputTokensRequest, services: ServicesDep, ca
 @router.post("/compact")
 async def compact(request: Request, body: CompactRequest, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
     """What was said, made short by the model: its summary as an item that stands for all but what the user said."""
-    services.model.check_name(body.model)
+    await services.models.named(body.model)
     referenced = await services.responses.referenced(body.references(), caller.owner)
     items = body.said(referenced)
     asked = body.turn(caller, services.generation, items)

@@ -17,11 +17,10 @@ from quern.turns.activity import ActivityService
 from quern.turns.branching import BranchService
 from quern.turns.conversations import ConversationService
 from quern.turns.embeddings import EmbeddingService
+from quern.turns.model_service import ModelService
 from quern.turns.responses import ResponseService
 from quern.turns.search import SearchService
-from quern.turns.served_model import ModelService
 from quern.turns.service import TurnService
-from quern.turns.tokens import TokenService
 from quern.turns.transfer import TransferService
 from quern.turns.turn_reports import TurnReports
 
@@ -40,9 +39,8 @@ class Services:
     search: SearchService
     transfer: TransferService
     responses: ResponseService
-    tokens: TokenService
     embeddings: EmbeddingService
-    model: ModelService
+    models: ModelService
     generation: GenerationSettings
     max_request_bytes: int
     unknown_fields: UnknownFields

@@ -15,7 +15,17 @@ from typing import Any
 from quern.api.shared.errors import validation_error
 from quern.api.shared.sse import EventStreamResponse, StreamEncoder, to_json
 from quern.api.shared.turn_json import timings_json, usage_json
-from quern.events import ArgumentsDelta, CallEnded, CallStarted, Prefill, Queued, TextDelta, TurnEnded, TurnEvent
+from quern.events import (
+    ArgumentsDelta,
+    CallEnded,
+    CallStarted,
+    Loading,
+    Prefill,
+    Queued,
+    TextDelta,
+    TurnEnded,
+    TurnEvent,
+)
 from quern.turns.event_log import TurnLog
 from quern.turns.service import TurnService
 from quern.turns.turn_reports import OpenTurn
@@ -82,6 +92,8 @@ class TurnEventEncoder(StreamEncoder):
         """The next event of the log."""
         self._taken += 1
         match event:
+            case Loading(progress):
+                return self._waiting("loading", {"progress": round(progress, 3)})
             case Queued(position):
                 return self._waiting("queued", {"position": position, "seconds_left": self._wait(position)})
             case Prefill():
