@@ -66,6 +66,8 @@ log = structlog.get_logger(__name__)
 
 OURS = 0.9
 """The part of the memory that models may have, where no setting says more."""
+ELSEWHERE = frozenset({EngineName.VLLM, EngineName.REMOTE})
+"""Engines whose models are not in this machine's memory: on GPUs, or at somebody else's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,8 +319,8 @@ def _served(file: ModelFile, metrics: Metrics, residency: Residency | None, engi
         facts = codec.facts
         kind = ModelKind(facts.architecture, codec.quantisation, folder=file.path.is_dir(), embeds=facts.embeds)
         choice = choose(served.engine, native_facts(), kind)
-        make = _maker(choice.name, file, codec, metrics, engines_dir)
-        engine = make() if residency is None else _on_demand(file, codec, make, residency)
+        make = partial(_engine, choice.name, file, codec, metrics, engines_dir)
+        engine = make() if residency is None else _on_demand(choice.name, file, codec, make, residency)
     except (ConfigError, ModelError):
         codec.close()
         raise
@@ -327,24 +329,11 @@ def _served(file: ModelFile, metrics: Metrics, residency: Residency | None, engi
     return ServedModel(file.name, engine, codec, frozenset(served.aliases), reason)
 
 
-def _maker(
-    name: EngineName, file: ModelFile, codec: TextCodec, metrics: Metrics, engines_dir: Path
-) -> Callable[[], Engine]:
-    match name:
-        case EngineName.CPU:
-            return partial(_cpu, file, codec, metrics)
-        case EngineName.VLLM:
-            return partial(_vllm, file, codec, engines_dir)
-        case EngineName.TRANSFORMERS:
-            return partial(_transformers, file, codec, engines_dir)
-        case EngineName.REMOTE:
-            return partial(_remote, file, codec)
-        case _:
-            return partial(_llamacpp, file, codec)
-
-
-def _on_demand(file: ModelFile, codec: TextCodec, make: Callable[[], Engine], residency: Residency) -> OnDemandEngine:
+def _on_demand(
+    name: EngineName, file: ModelFile, codec: TextCodec, make: Callable[[], Engine], residency: Residency
+) -> OnDemandEngine:
     settings = file.served.engine
+    elsewhere = settings.url is not None or name in ELSEWHERE
     weights = loaded_bytes(codec.size_bytes, codec.quantisation, settings.quantise)
     kv_cache = kv_cache_bytes(codec.facts.kv_shape, settings.kv_tokens, settings.kv_type)
     minutes = file.served.keep_alive_minutes
@@ -352,10 +341,24 @@ def _on_demand(file: ModelFile, codec: TextCodec, make: Callable[[], Engine], re
         file.name,
         make,
         residency,
-        size=0 if settings.url is not None else weights + kv_cache,
+        size=0 if elsewhere else weights + kv_cache,
         preload=file.served.preload,
         keep_alive=minutes * 60 if minutes is not None else None,
     )
+
+
+def _engine(name: EngineName, file: ModelFile, codec: TextCodec, metrics: Metrics, engines_dir: Path) -> Engine:
+    match name:
+        case EngineName.CPU:
+            return _cpu(file, codec, metrics)
+        case EngineName.VLLM:
+            return _vllm(file, codec, engines_dir)
+        case EngineName.TRANSFORMERS:
+            return _transformers(file, codec, engines_dir)
+        case EngineName.REMOTE:
+            return _remote(file, codec)
+        case _:
+            return _llamacpp(file, codec)
 
 
 def _cpu(file: ModelFile, codec: TextCodec, metrics: Metrics) -> Engine:
@@ -372,7 +375,6 @@ def _cpu(file: ModelFile, codec: TextCodec, metrics: Metrics) -> Engine:
 
 
 def _vllm(file: ModelFile, codec: TextCodec, engines_dir: Path) -> Engine:
-    settings = file.served.engine
     from quern.engine.completions.engine import CompletionsEngine  # noqa: PLC0415 (what one engine needs)
     from quern.engine.vllm.process import VllmProcess  # noqa: PLC0415
 
@@ -380,7 +382,7 @@ def _vllm(file: ModelFile, codec: TextCodec, engines_dir: Path) -> Engine:
         file.path,
         served_name=file.name,
         facts=codec.facts,
-        settings=settings,
+        settings=file.served.engine,
         engines_dir=engines_dir,
     )
     return CompletionsEngine(
@@ -388,13 +390,12 @@ def _vllm(file: ModelFile, codec: TextCodec, engines_dir: Path) -> Engine:
         name="vllm",
         model_id=file.name,
         quantisation=codec.quantisation,
-        settings=settings,
+        settings=file.served.engine,
         vocabulary=codec.tokenizer,
     )
 
 
 def _transformers(file: ModelFile, codec: TextCodec, engines_dir: Path) -> Engine:
-    settings = file.served.engine
     from quern.engine.completions.engine import CompletionsEngine  # noqa: PLC0415 (what one engine needs)
     from quern.engine.transformers.process import TransformersProcess  # noqa: PLC0415
 
@@ -402,7 +403,7 @@ def _transformers(file: ModelFile, codec: TextCodec, engines_dir: Path) -> Engin
         file.path,
         facts=codec.facts,
         end_ids=codec.tokenizer.end_of_turn_ids,
-        settings=settings,
+        settings=file.served.engine,
         engines_dir=engines_dir,
     )
     return CompletionsEngine(
@@ -410,24 +411,23 @@ def _transformers(file: ModelFile, codec: TextCodec, engines_dir: Path) -> Engin
         name="transformers",
         model_id=file.name,
         quantisation=codec.quantisation,
-        settings=settings,
+        settings=file.served.engine,
         vocabulary=codec.tokenizer,
         llguidance=Llguidance.OWN,
     )
 
 
 def _remote(file: ModelFile, codec: TextCodec) -> Engine:
-    settings = file.served.engine
     from quern.engine.completions.engine import CompletionsEngine  # noqa: PLC0415 (what one engine needs)
     from quern.engine.remote.backend import RemoteServers  # noqa: PLC0415
 
-    servers = RemoteServers(settings.remote, codec.tokenizer, connections=settings.parallel)
+    servers = RemoteServers(file.served.engine.remote, codec.tokenizer, connections=file.served.engine.parallel)
     return CompletionsEngine(
         servers,
         name="remote",
         model_id=file.name,
         quantisation=codec.quantisation,
-        settings=settings,
+        settings=file.served.engine,
         vocabulary=codec.tokenizer,
     )
 

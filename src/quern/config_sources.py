@@ -85,9 +85,7 @@ def _sources(config_file: Path | None, overrides: dict[str, Any] | None) -> list
 
 def setting_fields() -> dict[str, FieldInfo]:
     """Every setting by its name, like `server.port`, in the order of the classes; without the tables of models."""
-    fields = _fields_of(Settings)
-    del fields[TABLES]
-    return fields
+    return {name: field for name, field in _fields_of(Settings).items() if name != TABLES}
 
 
 def room_of(name: str) -> type[BaseModel]:

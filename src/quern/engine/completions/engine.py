@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Set
+from dataclasses import dataclass, replace
 
 from quern.config import EngineSettings
 from quern.engine.base import EmbedRequest, EngineInfo, GenerateRequest, Vector
 from quern.engine.completions.client import CompletionSource, ServerFacts
 from quern.engine.completions.generation import CompletionRun
 from quern.engine.completions.request import ALL, Abilities, Asked, restarts
+from quern.engine.completions.salts import Salts
 from quern.engine.served.backend import Backend
 from quern.engine.served.continuation import Restarts
 from quern.engine.served.engine import Room, ServedEngine
@@ -57,7 +59,12 @@ class CompletionsEngine(ServedEngine[Connected]):
         self._quantisation = quantisation
         self._settings = settings
         self._end_ids = vocabulary.end_of_turn_ids
+        self._salts = Salts()
         super().__init__(backend, vocabulary, llguidance=llguidance)
+
+    def forget(self, tags: Set[str]) -> None:
+        """Find none of it again; the server overwrites it when it needs the room. See `Engine.forget`."""
+        self._salts.forget(tags)
 
     async def embed(self, request: EmbedRequest) -> Vector:
         """Not with this engine. Raises InvalidRequest."""
@@ -86,6 +93,7 @@ class CompletionsEngine(ServedEngine[Connected]):
         return prompt_tokens + min(max_tokens, RESERVED_OF_ANSWER)
 
     def _run(self, ready: Connected, request: GenerateRequest, grammar: CompiledGrammar | None) -> CompletionRun:
+        request = replace(request, cache_salt=self._salts.of(request))
         asked = Asked(request, self._end_ids, grammar.lark if grammar is not None else None)
         return CompletionRun(asked, ready.source, grammar)
 
