@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -45,7 +46,7 @@ def test_models_that_do_not_fit_together_take_turns_under_load_and_no_request_is
         assert "gaps: loaded when it is asked for" in server.log()
         alone = psutil.Process(server.process.pid).memory_info().rss
         with ThreadPoolExecutor(6) as clients:
-            answers = [*clients.map(lambda name: ask(server.url, name), ["gaps", "chat", "gpt-4o"] * 4)]
+            answers = [*clients.map(partial(ask, server.url), ["gaps", "chat", "gpt-4o"] * 4)]
         assert Counter(answers) == {(200, "gaps"): 4, (200, "chat"): 8}
         turns = requests.get(f"{server.url}/v1/turns", timeout=10).json()["data"]
         assert Counter((turn["model"], turn["state"]) for turn in turns) == {
