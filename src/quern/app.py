@@ -285,17 +285,19 @@ def build_app(settings: Settings, files: Sequence[ModelFile], database: Database
     metrics = Metrics(settings.metrics.max_keys)
     if settings.engine.name is EngineName.FAKE:
         return Application(settings, [fake_model(settings)], database, metrics=metrics)
-    given = settings.server.model_memory_gb
-    residency = Residency(round(given * 1e9 if given is not None else memory().total * OURS))
+    residency = _residency(settings.server.model_memory_gb) if settings.models else None
     models: list[ServedModel] = []
     try:
-        shared = residency if settings.models else None
-        models.extend(_served(file, metrics, shared, settings.engines_dir) for file in files)
+        models.extend(_served(file, metrics, residency, settings.engines_dir) for file in files)
     except (ConfigError, ModelError):
         for model in models:
             model.codec.close()
         raise
     return Application(settings, models, database, metrics=metrics)
+
+
+def _residency(memory_gb: float | None) -> Residency:
+    return Residency(round(memory_gb * 1e9 if memory_gb is not None else memory().total * OURS))
 
 
 def fake_model(settings: Settings) -> ServedModel:

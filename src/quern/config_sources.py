@@ -193,6 +193,12 @@ def _merge(into: dict[str, Any], source: dict[str, Any]) -> None:
             into[key] = value
 
 
+def _is_secret(loc: tuple[int | str, ...]) -> bool:
+    """`models.NAME.engine.api_key` is as secret as `engine.api_key`."""
+    inside = loc[2:] if loc[:1] == (TABLES,) else loc
+    return ".".join(str(part) for part in inside) in SECRET_SETTINGS
+
+
 def _explain(error: ValidationError) -> str:
     sentences: list[str] = []
     for item in error.errors(include_url=False, include_context=False):
@@ -200,7 +206,7 @@ def _explain(error: ValidationError) -> str:
         message = item["msg"].removeprefix("Value error, ").rstrip(".")
         if item["type"] == "extra_forbidden":
             message = f"There is no setting {name}; docs/operations.md lists them all"
-        elif name in SECRET_SETTINGS:
+        elif _is_secret(item["loc"]):
             message = f"The setting {name} can't be used: {message}"
         elif name:
             message = f"The setting {name} can't be {item['input']!r}: {message}"

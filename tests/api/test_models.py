@@ -25,6 +25,8 @@ async def test_an_entry_has_the_members_that_several_servers_clients_read(quern:
         "owned_by": "quern",
         "display_name": "fake",
         "lifecycle": "active",
+        "state": "ready",
+        "load_progress": 1.0,
         "context_length": length,
         "max_model_len": length,
         "max_input_tokens": length,

@@ -78,7 +78,7 @@ async def test_a_journal_that_cannot_be_written_for_a_while_costs_no_turn(
     start: Start, broken_methods: set[str]
 ) -> None:
     engine = FakeEngine(token_delay=0.005, reply=lambda _request: tuple(b"x" * 60))
-    async with start(engine, turns={"save_interval_ms": 10}) as quern:
+    async with start(engine, turns={"commit_interval_ms": 10}) as quern:
         broken_methods.add("append")
         with structlog.testing.capture_logs() as lines:
             response = await quern.chat("hello")

@@ -33,7 +33,7 @@ SCHEMA = {
 KINDS: dict[str, dict[str, Any]] = {
     "prose": {},
     "seeded": {"temperature": 0.9, "seed": 5, "presence_penalty": 0.4},
-    "unseeded": {"temperature": 0.9},
+    "unseeded": {"temperature": 0.9, "ignore_eos": True},  # it would sometimes end before the last cut
     "a call": {"tools": [TOOL], "tool_choice": "required"},
     "a schema": {"response_format": {"type": "json_schema", "json_schema": {"name": "plan", "schema": SCHEMA}}},
 }

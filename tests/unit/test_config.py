@@ -226,3 +226,11 @@ def test_models_that_contradict_each_other_are_refused(tmp_path: Path, more: str
     path.write_text(f"{SEVERAL}\n{more}\n")
     with pytest.raises(ConfigError, match=re.escape(sentence)):
         load_settings(path)
+
+
+def test_a_models_secret_is_not_shown_where_it_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "quern.toml"
+    path.write_text(f"{SEVERAL}\n[models.far.engine]\napi_key = [4711]\n")
+    with pytest.raises(ConfigError, match=r"The setting models\.far\.engine\.api_key can't be used") as refused:
+        load_settings(path)
+    assert "4711" not in str(refused.value)

@@ -12,7 +12,7 @@ import typer
 
 from quern.cli.repl import LineReader
 from quern.cli.server_choice import DataDir, ServerUrl, server_address
-from quern.cli.terminal import AnswerWriter
+from quern.cli.terminal import AnswerWriter, noticing_ctrl_c
 from quern.client import QuernClient
 from quern.environment import key_of_clients
 from quern.errors import ConfigError, QuernError
@@ -99,6 +99,7 @@ class ChatSession:
 
     def _turn(self, prompt: str) -> None:
         with (
+            noticing_ctrl_c(),
             self._client.stream_chat(prompt, self._conversation_id, on_disconnect=DisconnectPolicy.CANCEL) as answer,
             AnswerWriter(sys.stdout) as writer,
         ):

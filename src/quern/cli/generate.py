@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, Unpack, cast
 import typer
 
 from quern.cli.server_choice import DataDir, ServerUrl, server_address
-from quern.cli.terminal import AnswerWriter, read_standard_input
+from quern.cli.terminal import AnswerWriter, noticing_ctrl_c, read_standard_input
 from quern.client import QuernClient
 from quern.environment import key_of_clients
 from quern.errors import ConfigError
@@ -66,6 +66,7 @@ def generate(
     text = read_standard_input() if prompt == "-" else _checked(prompt)
     try:
         with (
+            noticing_ctrl_c(),
             QuernClient(server_address(server, data_dir), key=key_of_clients()) as client,
             client.stream_generate(text, on_disconnect=DisconnectPolicy.CANCEL, stop=stop, **sampling) as answer,
             AnswerWriter(sys.stdout) as writer,

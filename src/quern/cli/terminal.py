@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from types import TracebackType
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
 from typing import Self, TextIO
 
 from rich.console import Console
@@ -12,6 +15,9 @@ from quern.errors import ConfigError
 
 IN_A_PIPE = 2000
 """Columns of a table that no terminal shows: what is printed takes as many as it needs."""
+
+CTRL_C_WAITS_SECONDS = 0.25
+"""How long after Ctrl-C an answer may still go on."""
 
 _KEPT = {ord("\n"), ord("\t")}
 _VISIBLE_CONTROLS = {
@@ -47,6 +53,26 @@ class AnswerWriter:
         self._last = text[-1]
         self._out.write(text.translate(_VISIBLE_CONTROLS) if self._screen else text)
         self._out.flush()
+
+
+def _only_wake_up(_signal: int, _frame: FrameType | None) -> None:
+    """A handler that does nothing; the system call that it interrupts is what matters."""
+
+
+@contextmanager
+def noticing_ctrl_c() -> Generator[None]:
+    """Ctrl-C raises KeyboardInterrupt within a moment, whatever is waited for; for the main thread.
+
+    A signal that comes just before the process waits for the network is otherwise noticed when something arrives, and
+    from a server that is silent nothing does.
+    """
+    before = signal.signal(signal.SIGALRM, _only_wake_up)
+    signal.setitimer(signal.ITIMER_REAL, CTRL_C_WAITS_SECONDS, CTRL_C_WAITS_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def read_standard_input() -> str:

@@ -103,8 +103,8 @@ class Database:
         async with AsyncExitStack() as resources:
             self._engine = await self._connect(url, resources)
             resources.callback(self._forget)
-            await self.reserve.make()
             await self._migrate()
+            await self.reserve.make()  # beside a database that is ours only
             self._resources = resources.pop_all()
 
     async def close(self) -> None:

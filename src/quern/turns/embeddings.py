@@ -74,8 +74,7 @@ class EmbeddingService:
         Without inputs there are no vectors. Cancelling it frees all sequences. Raises EngineUnavailable,
         InvalidRequest, QueueFull, InputTooLong or EngineFailed.
         """
-        self._turns.check_serving(model)
-        await model.known()
+        await self._turns.reach(model)
         _check(model, inputs, dimensions, field)
         if not inputs:
             return Embeddings((), 0)

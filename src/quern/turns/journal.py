@@ -81,7 +81,7 @@ class Journal:
     async def close(self) -> None:
         """To be called once all turns have ended: then nothing in the file is wanted any more."""
         if self._file is not None:
-            await self._committed.save()
+            await self.save()
             await self._file.close()
 
     async def reopen(self, turn_id: str) -> None:

@@ -35,8 +35,7 @@ class ModelService:
         ModelNotServed where there is none of that name, and EngineUnavailable while it can't be asked.
         """
         model = self._models.find(name)
-        self._turns.check_serving(model)
-        await model.known()
+        await self._turns.reach(model)
         return model
 
     def listed(self) -> list[tuple[str, ServedModel]]:

@@ -160,8 +160,7 @@ class TurnService:
         ContextExceeded, StorageExceeded, InvalidRequest or StoreError; then nothing was stored.
         """
         arrived, owner, model = time.monotonic(), request.caller.owner, self._models.find(request.model)
-        self.check_serving(model)
-        await model.known()
+        await self.reach(model)
         check_ids(request.sampling.logit_bias, model.codec.vocabulary_size, "logit_bias")
         active = self._active.values()
         self._end_held(model)
@@ -213,8 +212,7 @@ class TurnService:
             raise TurnNotContinuable(RUNS)
         record = await self._archive.record([turn_id], caller.owner)
         model = self._archive.model_of(record)
-        self.check_serving(model)
-        await model.known()
+        await self.reach(model)
         stopped = await self._archive.stopped(record, model.info.context_length, more_tokens)
         active = self._active.values()
         self._end_held(model)
@@ -236,8 +234,7 @@ class TurnService:
 
     async def count_tokens(self, model: ServedModel, given: ChatInput) -> int:
         """How many tokens a prompt would have. Raises EngineUnavailable, InvalidRequest and ContextExceeded."""
-        self.check_serving(model)
-        await model.known()
+        await self.reach(model)
         return len((await model.prompts.prepare([], given)).ids)
 
     async def count_prompt(self, request: TurnRequest) -> int:
@@ -247,8 +244,7 @@ class TurnService:
         ContextExceeded.
         """
         model = self._models.find(request.model)
-        self.check_serving(model)
-        await model.known()
+        await self.reach(model)
         history = await self._history.load(request)
         return len((await model.prompts.prepare(history, request.input)).ids)
 
@@ -317,6 +313,13 @@ class TurnService:
         held = [turn for turn in self._active.values() if turn.held and turn.model is model]
         for turn in held[: max(0, len(held) - model.info.parallel - self._settings.max_queued)]:
             turn.end_early(TurnState.CANCELLED, PLACE_NEEDED)
+
+    async def reach(self, model: ServedModel) -> None:
+        """Return once a turn of a model can be taken and what it serves is known, which may take its first load. Raises
+        EngineUnavailable as `check_serving` does.
+        """
+        self.check_serving(model)
+        await model.known()
 
     def check_serving(self, model: ServedModel) -> None:
         """Raise EngineUnavailable, with the seconds to wait, while no turn of a model can be taken."""
