@@ -22,11 +22,12 @@ from statistics import fmean
 
 import structlog
 
-from quern.app import ServedModel, build_app
+from quern.app import build_app
 from quern.config import EngineSettings, Settings
 from quern.engine.base import Engine, GenerateRequest, Tokens
 from quern.prompt.codec import TextCodec
 from quern.sampling import SamplingParams
+from quern.served_models import ModelFile
 from quern.types import Message, Role
 
 QUESTIONS = (
@@ -102,13 +103,14 @@ async def running(name: str, folder: Path, options: argparse.Namespace) -> Async
         settings = Settings(data_dir=Path(data), engine=EngineSettings.model_validate(given))
         # Environments are where they are, not in the folder that nothing else may be written to.
         (Path(data) / "engines").symlink_to(Settings().engines_dir)
-        application = build_app(settings, ServedModel(folder, folder.name))
-        await application.engine.start()
+        application = build_app(settings, [ModelFile(folder, folder.name, settings.to_serve()[0])])
+        model = application.models.default
+        await model.engine.start()
         try:
-            yield application.engine, application.codec
+            yield model.engine, model.codec
         finally:
-            await application.engine.close()
-            application.codec.close()
+            await model.engine.close()
+            model.codec.close()
 
 
 async def main() -> None:
