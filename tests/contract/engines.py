@@ -268,7 +268,13 @@ def completions_subject(model: Path, codec: TextCodec, settings: EngineSettings 
 
     backend = ServerBackend(serve)
     engine = CompletionsEngine(
-        backend, name="vllm", model_id="small", quantisation="F16", settings=settings, vocabulary=codec.tokenizer
+        backend,
+        name="vllm",
+        model_id="small",
+        quantisation="F16",
+        settings=settings,
+        vocabulary=codec.tokenizer,
+        llguidance=Llguidance.OWN,  # the test's server has ours
     )
 
     async def crash() -> None:
