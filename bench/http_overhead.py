@@ -19,11 +19,12 @@ from pathlib import Path
 
 import httpx2
 
-from quern.app import Application, ModelFile, build_app
+from quern.app import Application, build_app
 from quern.cli.progress import progress_display
 from quern.config import Settings
 from quern.engine.base import Finished, GenerateRequest
 from quern.models.pull import ensure
+from quern.served_models import ModelFile
 from quern.types import Message, Role
 from serving import served
 

@@ -31,11 +31,12 @@ from typing import Any
 import psutil
 import uvloop
 
-from quern.app import Application, fake_model
+from quern.app import Application
 from quern.config import LogSettings, Settings
 from quern.http_server.server import HttpServer
 from quern.obs.logging import configure_logging
 from quern.obs.metrics import Metrics
+from quern.served_models import fake_model
 from quern.turns import runner
 from quern.turns.generation import Generation
 

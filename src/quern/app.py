@@ -8,9 +8,6 @@ import socket
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import structlog
 
@@ -19,21 +16,15 @@ from quern.access.limits import Limits
 from quern.access.usage import UsageMeter
 from quern.api.shared.body_budget import BodyBudget
 from quern.api.shared.services import Services
-from quern.config import EngineName, ModelToServe, ResumeInterrupted, Settings, TitleSource
+from quern.config import EngineName, ResumeInterrupted, Settings, TitleSource
 from quern.config_sources import Reload
-from quern.engine.base import Engine
-from quern.engine.engine_choice import ModelKind, choose, native_facts
-from quern.engine.fake import FakeEngine
-from quern.engine.residency import OnDemandEngine, Residency
 from quern.environment import otel_environment
-from quern.errors import ConfigError, ModelError
+from quern.errors import ConfigError
 from quern.http_app import http_app
-from quern.machine import memory
-from quern.modelfiles.sizes import kv_cache_bytes, loaded_bytes
 from quern.obs.metrics import Metrics
 from quern.obs.tracing import Tracing, tracing_of
-from quern.prompt.codec import TextCodec
 from quern.records import TurnRecord
+from quern.served_models import ModelFile, fake_model, models_of
 from quern.store.announcements import Announcements
 from quern.store.branches import BranchStore
 from quern.store.conversations import ConversationStore
@@ -71,18 +62,6 @@ from quern.turns.transfer import TransferService
 from quern.turns.turn_reports import TurnReports
 
 log = structlog.get_logger(__name__)
-
-OURS = 0.9
-"""The part of the memory that models may have, where no setting says more."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFile:
-    """A model's file or folder on disk, checked, the name that clients see, and what else the settings say of it."""
-
-    path: Path
-    name: str
-    served: ModelToServe
 
 
 class _Stores:
@@ -334,88 +313,5 @@ def build_app(settings: Settings, files: Sequence[ModelFile], database: Database
     metrics = Metrics(settings.metrics.max_keys)
     if settings.engine.name is EngineName.FAKE:
         return Application(settings, [fake_model(settings)], database, metrics=metrics)
-    residency = _residency(settings.server.model_memory_gb) if settings.models else None
-    models: list[ServedModel] = []
-    try:
-        models.extend(_served(file, metrics, residency) for file in files)
-    except (ConfigError, ModelError):
-        for model in models:
-            model.codec.close()
-        raise
+    models = models_of(files, settings, metrics)
     return Application(settings, models, database, metrics=metrics)
-
-
-def _residency(memory_gb: float | None) -> Residency:
-    return Residency(round(memory_gb * 1e9 if memory_gb is not None else memory().total * OURS))
-
-
-def fake_model(settings: Settings) -> ServedModel:
-    """A model without weights, and what makes its prompts."""
-    codec = TextCodec.builtin()
-    engine = FakeEngine(
-        parallel=settings.engine.parallel,
-        context_length=settings.engine.context_length or 32768,
-        vocabulary_size=codec.vocabulary_size,
-    )
-    return ServedModel(engine.info.model_id, engine, codec, frozenset(settings.model.aliases))
-
-
-def _served(file: ModelFile, metrics: Metrics, residency: Residency | None) -> ServedModel:
-    """One model, with the engine that suits it; in a `residency` it is loaded when somebody asks. Raises ConfigError or
-    ModelError.
-    """
-    served = file.served
-    codec = TextCodec.load(file.path)
-    try:
-        kind = ModelKind(codec.facts.architecture, codec.quantisation, folder=file.path.is_dir())
-        choice = choose(served.engine, native_facts(), kind)
-        cpu = choice.name is EngineName.CPU
-        make = partial(_cpu, file, codec, metrics) if cpu else partial(_llamacpp, file, codec)
-        engine = make() if residency is None else _on_demand(file, codec, make, residency)
-    except (ConfigError, ModelError):
-        codec.close()
-        raise
-    log.info("engine_chosen", model=file.name, engine=choice.name.value, reason=choice.reason)
-    reason = choice.reason if served.engine.name is EngineName.AUTO else ""
-    return ServedModel(file.name, engine, codec, frozenset(served.aliases), reason)
-
-
-def _on_demand(file: ModelFile, codec: TextCodec, make: Callable[[], Engine], residency: Residency) -> OnDemandEngine:
-    settings = file.served.engine
-    weights = loaded_bytes(codec.size_bytes, codec.quantisation, settings.quantise)
-    kv_cache = kv_cache_bytes(codec.facts.kv_shape, settings.kv_tokens, settings.kv_type)
-    minutes = file.served.keep_alive_minutes
-    return OnDemandEngine(
-        file.name,
-        make,
-        residency,
-        size=0 if settings.url is not None else weights + kv_cache,
-        preload=file.served.preload,
-        keep_alive=minutes * 60 if minutes is not None else None,
-    )
-
-
-def _cpu(file: ModelFile, codec: TextCodec, metrics: Metrics) -> Engine:
-    from quern.engine.cpu.engine import CpuEngine  # noqa: PLC0415 (brings the native module along)
-
-    return CpuEngine(
-        file.path,
-        model_id=file.name,
-        facts=codec.facts,
-        vocabulary=codec.tokenizer,
-        settings=file.served.engine,
-        on_step=metrics.step,
-    )
-
-
-def _llamacpp(file: ModelFile, codec: TextCodec) -> Engine:
-    from quern.engine.llamacpp.engine import LlamaCppEngine  # noqa: PLC0415 (brings xllamacpp's client along)
-
-    return LlamaCppEngine(
-        file.path,
-        model_id=file.name,
-        quantisation=codec.quantisation,
-        vocabulary=codec.tokenizer,
-        settings=file.served.engine,
-        embeds=codec.facts.embeds,
-    )

@@ -14,7 +14,7 @@ from typing import Any, Self
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model, model_validator
 
-from quern.config_values import AbsolutePath, HostPatterns, Listed, OriginPatterns
+from quern.config_values import AbsolutePath, HostPatterns, Listed, Numbers, OriginPatterns, Words
 from quern.sampling import PARAMETERS, SETTINGS, SamplingParams
 from quern.types import DisconnectPolicy
 
@@ -32,6 +32,9 @@ class EngineName(StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     LLAMACPP = "llamacpp"
+    VLLM = "vllm"
+    TRANSFORMERS = "transformers"
+    REMOTE = "remote"
     FAKE = "fake"
 
 
@@ -190,10 +193,84 @@ class ModelSettings(_Frozen):
     )
 
 
+class VllmSettings(_Frozen):
+    """vLLM, which the engine `vllm` starts; what is not set is vLLM's own business."""
+
+    command: str | None = Field(
+        default=None,
+        description=(
+            "The environment that vLLM is started from: its folder, its Python or its program `vllm`. If unset "
+            "`engines/vllm` or `engines/vllm-cpu` in the data directory, else the `vllm` on the PATH."
+        ),
+    )
+    tensor_parallel: int = Field(default=1, ge=1, description="GPUs that the model is spread over.")
+    max_model_len: int | None = Field(
+        default=None,
+        ge=256,
+        description="Most tokens of one sequence; what `engine.context_length` says if unset.",
+    )
+    gpu_memory_utilization: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of the GPU's memory that it takes; what the weights leave of that is the KV cache.",
+    )
+    quantization: str | None = Field(
+        default=None, description="How the weights are quantised, where the model's folder does not say: `fp8`, say."
+    )
+    kv_cache_dtype: str | None = Field(
+        default=None, description="Numbers in its KV cache: `fp8` takes half the memory of the model's own."
+    )
+    arguments: Words = Field(
+        default=(), description="Further arguments of `vllm serve`, as a list or as one text; they win over ours."
+    )
+
+
+class TransformersSettings(_Frozen):
+    """Hugging Face Transformers, which the engine `transformers` runs the model with, on any device of PyTorch's."""
+
+    command: str | None = Field(
+        default=None,
+        description=(
+            "The environment that it runs in: its folder or its Python. If unset `engines/transformers` in the data "
+            "directory."
+        ),
+    )
+    device: str = Field(
+        default="auto",
+        description="Where the model goes, a `device_map` of Transformers: `auto` spreads it, or `cuda:1`, `cpu`.",
+    )
+    dtype: str = Field(
+        default="auto", description="Numbers that it computes with: `auto` is the folder's, or `bfloat16`, `float32`."
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run programs that the model's folder brings along. They may do anything."
+    )
+
+
+class RemoteSettings(_Frozen):
+    """Servers that somebody else runs, which the engine `remote` uses."""
+
+    urls: Listed = Field(
+        default=(),
+        description=(
+            "Servers of completions over token ids (vLLM, a router in front of several), separated by commas; all hold "
+            "the model that `model.name` names."
+        ),
+    )
+    weights: Numbers = Field(
+        default=(), description="How much each of them takes, in the same order: `2, 1`; the same if unset."
+    )
+    api_key: SecretStr | None = Field(default=None, description="Key for all of them.")
+
+
 class EngineSettings(_Frozen):
     """The inference engine."""
 
-    name: EngineName = Field(default=EngineName.AUTO, description="`auto`, `cpu`, `llamacpp` or `fake`.")
+    name: EngineName = Field(
+        default=EngineName.AUTO,
+        description="`auto`, `cpu`, `llamacpp`, `vllm`, `transformers`, `remote` or `fake`.",
+    )
     url: str | None = Field(
         default=None,
         description="A running llama-server to use instead of our own child process; it must hold the same model.",
@@ -246,6 +323,9 @@ class EngineSettings(_Frozen):
     quantise: Quantise = Field(
         default=Quantise.Q8, description="`cpu`: what weights become that are floats in the file, `q8` or `q4`."
     )
+    vllm: VllmSettings = VllmSettings()
+    transformers: TransformersSettings = TransformersSettings()
+    remote: RemoteSettings = RemoteSettings()
 
 
 class TableSettings(_Frozen):
@@ -619,6 +699,11 @@ class Settings(_Frozen):
     def models_dir(self) -> Path:
         """Where downloaded models live."""
         return self.data_dir / "models"
+
+    @property
+    def engines_dir(self) -> Path:
+        """Where the environments of engines live that have one of their own."""
+        return self.data_dir / "engines"
 
     @property
     def database_url(self) -> str:

@@ -8,7 +8,9 @@ defaults of `config.py`.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +25,7 @@ ENV_DELIMITER = "__"
 ENVIRONMENT = "environment"
 TABLES = "models"
 """The setting that is not one value but a table for each model."""
-SECRET_SETTINGS = frozenset({"engine.api_key", "store.url"})
+SECRET_SETTINGS = frozenset({"engine.api_key", "engine.remote.api_key", "store.url"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,16 @@ def origins(config_file: Path | None = None, overrides: dict[str, Any] | None = 
     for where, source in _sources(config_file, overrides):
         for name in found:
             room, _, setting = name.rpartition(".")
-            if setting in (source.get(room, {}) if room else source):
+            if setting in _inside(source, room):
                 variable = ENV_PREFIX + name.upper().replace(".", ENV_DELIMITER)
                 found[name] = f"{where} {variable}" if where == ENVIRONMENT else where
     return found
+
+
+def _inside(source: dict[str, Any], room: str) -> Mapping[str, Any]:
+    for part in filter(None, room.split(".")):
+        source = source.get(part, {})
+    return source
 
 
 def _sources(config_file: Path | None, overrides: dict[str, Any] | None) -> list[tuple[str, dict[str, Any]]]:
@@ -77,21 +85,35 @@ def _sources(config_file: Path | None, overrides: dict[str, Any] | None) -> list
 
 def setting_fields() -> dict[str, FieldInfo]:
     """Every setting by its name, like `server.port`, in the order of the classes; without the tables of models."""
+    return {name: field for name, field in _fields_of(Settings).items() if name != TABLES}
+
+
+def room_of(name: str) -> type[BaseModel]:
+    """The class that a setting's room is, by the room's name: `engine.vllm`."""
+    room: type[BaseModel] = Settings
+    for part in name.split("."):
+        annotation = room.model_fields[part].annotation
+        if not isinstance(annotation, type) or not issubclass(annotation, BaseModel):
+            raise KeyError(name)
+        room = annotation
+    return room
+
+
+def _fields_of(room: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Its own settings first, then those of the rooms inside it."""
     fields: dict[str, FieldInfo] = {}
-    for room, field in Settings.model_fields.items():
-        if room == TABLES:
-            continue
+    inner: dict[str, FieldInfo] = {}
+    for name, field in room.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            fields |= {f"{room}.{name}": inner for name, inner in field.annotation.model_fields.items()}
+            inner |= {f"{name}.{rest}": found for rest, found in _fields_of(field.annotation).items()}
         else:
-            fields[room] = field
-    return fields
+            fields[name] = field
+    return {**fields, **inner}
 
 
 def value_of(settings: Settings, name: str) -> Any:
     """A setting's value by its name."""
-    room, _, setting = name.rpartition(".")
-    return getattr(getattr(settings, room) if room else settings, setting)
+    return attrgetter(name)(settings)
 
 
 def changed(old: Settings, new: Settings) -> list[str]:

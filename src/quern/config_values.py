@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 _HOST = re.compile(r"\*|(\*\.)?[^\s/@*:]+|[0-9a-fA-F:.]+")
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.\-]*://[^\s/]*")
@@ -36,12 +37,23 @@ def _origin_patterns(values: tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
+def _words(value: Any) -> Any:
+    return tuple(shlex.split(value)) if isinstance(value, str) else value
+
+
 def _expand(value: Any) -> Any:
     return Path(value).expanduser().absolute() if isinstance(value, str | Path) else value
 
 
 Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 """Names, separated by commas where they are one text."""
+Numbers = Annotated[
+    tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...],
+    BeforeValidator(_listed),
+]
+"""Numbers above 0, separated by commas where they are one text."""
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+"""Words of a command line, quoted as a shell has them where they are one text."""
 HostPatterns = Annotated[Listed, AfterValidator(_host_patterns)]
 """Names of hosts in lower case; `*.example.com` is every name below, `*` any."""
 OriginPatterns = Annotated[Listed, AfterValidator(_origin_patterns)]

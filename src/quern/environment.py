@@ -39,6 +39,11 @@ def child_environment() -> dict[str, str]:
     }
 
 
+def search_path() -> str:
+    """Where programs are looked for: PATH."""
+    return os.environ.get("PATH", "")
+
+
 def service_manager_variables() -> dict[str, str]:
     """What systemd says to this process: the variables of SERVICE_MANAGER that are set and not empty."""
     return {name: value for name in SERVICE_MANAGER if (value := os.environ.get(name))}

@@ -9,8 +9,10 @@
     │   └── ModelLoadError          an engine could not load the model
     ├── EngineError
     │   ├── EngineUnavailable       loading or restarting: try again in `retry_after` seconds
-    │   └── EngineFailed            a running generation was lost
-    │       └── GrammarExhausted    by its request's grammar
+    │   ├── EngineFailed            a running generation was lost
+    │   │   ├── GrammarExhausted    by its request's grammar
+    │   │   └── ServerLost          by the server that ran it
+    │   └── EnvironmentNotMade      the Python environment of an engine can't be made or removed
     ├── AccessRefused               who asks, or what they may do
     │   ├── Unauthorized            no key, or none that is valid
     │   ├── NotAllowed              a key that may not do this
@@ -94,6 +96,14 @@ class EngineFailed(EngineError):
 
 class GrammarExhausted(EngineFailed):
     """What the request asks for cost more work than one answer may: the request is to blame, not the engine."""
+
+
+class ServerLost(EngineFailed):
+    """The server that ran a generation is to blame, and another one may run it."""
+
+
+class EnvironmentNotMade(EngineError):
+    """The Python environment of an engine can't be made or removed."""
 
 
 class AccessRefused(QuernError):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
+import os
+import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -10,9 +14,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.completions_server import CompletionsServer, ServerBackend
 
-from quern.config import EngineSettings
+from quern.config import EngineSettings, Settings
 from quern.engine.base import Engine, EngineEvent, EngineState, Finished, GenerateRequest, Tokens
+from quern.engine.completions.engine import CompletionsEngine
 from quern.engine.cpu.engine import CpuEngine, native_options
 from quern.engine.cpu.model import Drawn, Model
 from quern.engine.cpu.native import NativeModel
@@ -21,16 +27,28 @@ from quern.engine.engine_choice import native_facts
 from quern.engine.fake import FakeEngine
 from quern.engine.llamacpp.engine import LlamaCppEngine
 from quern.engine.llamacpp.process import COMMAND
+from quern.engine.slots import with_spare
+from quern.engine.transformers.process import TransformersProcess
+from quern.engine.vllm.process import VllmProcess
 from quern.events import Prefill, Queued
+from quern.grammar.json_schema import Llguidance
 from quern.prompt.codec import TextCodec
-from quern.sampling import SamplingParams
+from quern.sampling import PARAMETERS, SamplingParams
 from quern.types import Message, Role
 
 NATIVE = native_facts()
 RUNS_CPU = pytest.mark.skipif(
     NATIVE.instruction_set is None and not NATIVE.problem, reason="the engine cpu can't run on this machine"
 )
-ENGINES = ["fake", pytest.param("cpu", marks=RUNS_CPU), "llamacpp"]
+REAL_ENGINES = [
+    pytest.param("cpu", marks=RUNS_CPU),
+    "llamacpp",
+    pytest.param("completions", marks=RUNS_CPU),
+    pytest.param("vllm", marks=pytest.mark.engines),
+    pytest.param("transformers", marks=pytest.mark.engines),
+]
+ENGINES = ["fake", *REAL_ENGINES]
+FOLDER_ENGINES = {"vllm", "transformers"}
 PARALLEL = 2
 CONTEXT_LENGTH = 3072
 KV_TOKENS = 4096
@@ -45,7 +63,11 @@ class Subject:
     """An engine that can be started, its model's codec, and a way to make it crash.
 
     What engines may differ in: `reserves`: a request takes the room for its whole answer when it starts; `restarts`: a
-    crash takes the engine down for a while; `cache_grain`: cached prefixes are so many tokens, or a multiple.
+    crash takes the engine down for a while; `cache_grain`: cached prefixes are so many tokens, or a multiple;
+    `tells_prefill`: how far a prompt is, and what of it was cached, is told while it is computed; `free_logprobs`:
+    probabilities are the free model's, under a grammar too; `bias_forbids`: a bias of minus infinity forbids a token;
+    `hottest`: the highest temperature that it takes, which is at least that of a request.
+    `patience`: seconds that it takes at most to do what is waited for, a start among it.
     """
 
     engine: Engine
@@ -54,6 +76,11 @@ class Subject:
     reserves: bool = True
     restarts: bool = True
     cache_grain: int = 1
+    tells_prefill: bool = True
+    free_logprobs: bool = True
+    bias_forbids: bool = True
+    hottest: float = math.inf
+    patience: float = 20
     salts: int = field(default=0)
 
     def ids(self, text: str) -> tuple[int, ...]:
@@ -97,8 +124,8 @@ class Subject:
                     break
             yield events
 
-    async def wait_until(self, condition: Callable[[], object], seconds: float = 20) -> None:
-        async with asyncio.timeout(seconds):
+    async def wait_until(self, condition: Callable[[], object], seconds: float | None = None) -> None:
+        async with asyncio.timeout(self.patience if seconds is None else seconds):
             while not condition():
                 await asyncio.sleep(0.01)
 
@@ -229,14 +256,153 @@ def llamacpp_subject(model: Path, codec: TextCodec, settings: EngineSettings = S
     return Subject(engine, codec, crash)
 
 
+def completions_subject(model: Path, codec: TextCodec, settings: EngineSettings = SETTINGS) -> Subject:
+    """The engine over vLLM's protocol, with `cpu` on the other side of it."""
+    inside = settings.model_copy(update={"parallel": with_spare(settings.parallel)})
+
+    def serve() -> CompletionsServer:
+        engine = CpuEngine(model, model_id="small", facts=codec.facts, settings=inside, vocabulary=codec.tokenizer)
+        special = {**codec.tokenizer.special.control, **codec.tokenizer.special.user_defined}
+        names = {token: text for text, token in special.items()}
+        return CompletionsServer(engine, kv_tokens=settings.kv_tokens, names=names)
+
+    backend = ServerBackend(serve)
+    engine = CompletionsEngine(
+        backend,
+        name="vllm",
+        model_id="small",
+        quantisation="F16",
+        settings=settings,
+        vocabulary=codec.tokenizer,
+        llguidance=Llguidance.OWN,  # the test's server has ours
+    )
+
+    async def crash() -> None:
+        await backend.crash()
+        while engine.stats().state is EngineState.READY:
+            await asyncio.sleep(0.01)
+
+    return Subject(
+        engine,
+        codec,
+        crash,
+        reserves=False,
+        cache_grain=CPU_BLOCK_TOKENS,
+        tells_prefill=False,
+        bias_forbids=False,
+    )
+
+
+def vllm_subject(model: Path, codec: TextCodec, settings: EngineSettings = SETTINGS) -> Subject:
+    """vLLM from its environment in the usual data directory, with the same room as the others."""
+    blocks = settings.kv_tokens // CPU_BLOCK_TOKENS
+    arguments = (f"--block-size={CPU_BLOCK_TOKENS}", f"--num-gpu-blocks-override={blocks}", "--enforce-eager")
+    vllm = settings.vllm.model_copy(update={"arguments": arguments})
+    settings = settings.model_copy(update={"vllm": vllm, "batch_tokens": None})
+    process = VllmProcess(
+        model, served_name="small", facts=codec.facts, settings=settings, engines_dir=Settings().engines_dir
+    )
+    engine = CompletionsEngine(
+        process, name="vllm", model_id="small", quantisation="F16", settings=settings, vocabulary=codec.tokenizer
+    )
+
+    async def crash() -> None:
+        assert process.pid is not None
+        os.killpg(process.pid, signal.SIGKILL)
+        while engine.stats().state is EngineState.READY:
+            await asyncio.sleep(0.01)
+
+    return Subject(
+        engine,
+        codec,
+        crash,
+        reserves=False,
+        cache_grain=CPU_BLOCK_TOKENS,
+        tells_prefill=False,
+        free_logprobs=False,
+        bias_forbids=False,
+        hottest=PARAMETERS["temperature"].limits["le"],
+        patience=900,
+    )
+
+
+def transformers_subject(model: Path, codec: TextCodec, settings: EngineSettings = SETTINGS) -> Subject:
+    """Transformers from its environment in the usual data directory."""
+    process = TransformersProcess(
+        model,
+        facts=codec.facts,
+        end_ids=codec.tokenizer.end_of_turn_ids,
+        settings=settings,
+        engines_dir=Settings().engines_dir,
+    )
+    engine = CompletionsEngine(
+        process,
+        name="transformers",
+        model_id="small",
+        quantisation="F16",
+        settings=settings,
+        vocabulary=codec.tokenizer,
+        llguidance=Llguidance.OWN,
+    )
+
+    async def crash() -> None:
+        assert process.pid is not None
+        os.killpg(process.pid, signal.SIGKILL)
+        while engine.stats().state is EngineState.READY:
+            await asyncio.sleep(0.01)
+
+    return Subject(
+        engine,
+        codec,
+        crash,
+        reserves=False,
+        cache_grain=CPU_BLOCK_TOKENS,
+        tells_prefill=False,
+        bias_forbids=False,
+        patience=300,
+    )
+
+
+SUBJECTS = {
+    "cpu": cpu_subject,
+    "llamacpp": llamacpp_subject,
+    "completions": completions_subject,
+    "vllm": vllm_subject,
+    "transformers": transformers_subject,
+}
+
+
+def folder_of(model: Path) -> Path:
+    """The network of a GGUF file as a folder: the tiny one is written, a real one has to be there already."""
+    real = model.parent.with_name(f"{model.parent.name}-hf")
+    if real.parent == Settings().models_dir:
+        if not real.exists():
+            pytest.fail(f"{real} is not there; deploy/export_folder.py writes it from {model}")
+        return real
+    from tests.model_folders import write_model_folder  # noqa: PLC0415 (most tests need no NumPy)
+
+    folder = model.with_suffix("")
+    if not folder.exists():
+        folder.mkdir()
+        write_model_folder(folder, model)
+        # What Quern reads, Transformers' own tokenizers need not: a padding token as an object, code to be run.
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        kept = {name: settings[name] for name in ("chat_template", "eos_token")}
+        (folder / "tokenizer_config.json").write_text(json.dumps(kept))
+    return folder
+
+
 def make_subject(
     name: str, model: Path, settings: EngineSettings = SETTINGS, *, fake: TextCodec | None = None
 ) -> Subject:
-    """The engine of this name, not yet started. `fake`: the codec of the fake one, that of bytes if it is not given."""
+    """The engine of this name, not yet started. `fake`: the codec of the fake one, that of bytes if it is not given.
+
+    `model` is a GGUF file; the engines that read folders get one with the same network.
+    """
     if name == "fake":
         return fake_subject(fake or TextCodec.builtin())
-    make = cpu_subject if name == "cpu" else llamacpp_subject
-    return make(model, TextCodec.load(model), settings)
+    place = folder_of(model) if name in FOLDER_ENGINES else model
+    return SUBJECTS[name](place, TextCodec.load(place), settings)
 
 
 def inference_processes() -> list[psutil.Process]:
@@ -251,8 +417,8 @@ def inference_processes() -> list[psutil.Process]:
 
 def inference_process(engine: LlamaCppEngine) -> psutil.Process:
     """The one that a loaded engine talks to."""
-    assert engine._connected is not None
-    port = engine._connected.server._http.base_url.port
+    assert engine._ready is not None
+    port = engine._ready.server._http.base_url.port
     (child,) = [
         child
         for child in inference_processes()

@@ -23,13 +23,15 @@ from quern.engine.engine_choice import ModelKind, choose, native_facts
 from quern.errors import ContextExceeded, EngineFailed, EngineUnavailable
 from quern.prompt.codec import TextCodec
 
-from .engines import CONTEXT_LENGTH, ENGINES, RUNS_CPU, SETTINGS, Subject, collect, cpu_subject, make_subject, started
+from .engines import CONTEXT_LENGTH, RUNS_CPU, SETTINGS, Subject, collect, cpu_subject, make_subject, started
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LENGTH = 256
 LEAST_COSINE = 0.999
 REAL_ENGINES = [pytest.param("cpu", marks=RUNS_CPU), "llamacpp"]
+"""Those that make embeddings."""
+ENGINES = ["fake", *REAL_ENGINES]
 TEXTS = ("def add(a, b):\n    return a + b\n", "a", "", "Instruct: Find code.\nQuery:sum of two", "日本語 🦀\r\n" * 40)
 
 

@@ -41,7 +41,7 @@ async def test_prefill_is_told_from_the_first_token_to_the_last(subject: Subject
     assert [prefill.done for prefill in run.prefills] == sorted({prefill.done for prefill in run.prefills})
     assert {prefill.total for prefill in run.prefills} == {len(request.prompt)}
     assert run.prefills[-1].done == len(request.prompt)
-    assert len(run.prefills) > 2
+    assert len(run.prefills) > (2 if subject.tells_prefill else 1)
     timings = run.finished.timings
     assert timings.prefill_ms > 0
 
@@ -160,7 +160,7 @@ async def test_the_next_turn_reuses_its_history_and_another_salt_reuses_nothing(
     own = await subject.run(replace(first, prompt=follow_up))
     computed = len(first.prompt) + len(answer) - 1
     assert own.finished.usage.cached_tokens >= computed // subject.cache_grain * subject.cache_grain > 0
-    assert own.prefills[0].cached == own.finished.usage.cached_tokens
+    assert own.prefills[0].cached == (own.finished.usage.cached_tokens if subject.tells_prefill else 0)
 
 
 async def test_more_requests_than_sequences_wait_with_falling_positions_and_all_finish(subject: Subject) -> None:

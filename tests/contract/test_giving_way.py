@@ -21,8 +21,15 @@ from .engines import PARALLEL, RUNS_CPU, SETTINGS, Run, Subject, make_subject, s
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NO_SPARE_SLOT = EngineSettings(parallel=PARALLEL, context_length=2048, kv_tokens=4096, batch_tokens=32, threads=1)
-SUBJECTS = {"cpu": SETTINGS, "llamacpp": SETTINGS, "llamacpp without a slot to spare": NO_SPARE_SLOT}
-EACH = [pytest.param(name, marks=RUNS_CPU if name == "cpu" else ()) for name in SUBJECTS]
+SUBJECTS = {
+    "cpu": SETTINGS,
+    "llamacpp": SETTINGS,
+    "llamacpp without a slot to spare": NO_SPARE_SLOT,
+    "completions": SETTINGS,
+    "vllm": SETTINGS,
+}
+MARKS = {"cpu": RUNS_CPU, "completions": RUNS_CPU, "vllm": pytest.mark.engines}
+EACH = [pytest.param(name, marks=MARKS.get(name, ())) for name in SUBJECTS]
 
 
 @asynccontextmanager

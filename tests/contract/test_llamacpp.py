@@ -23,13 +23,13 @@ from tests.unit.engine.cpu.scripted import ScriptedVocabulary
 
 from quern.config import EngineSettings
 from quern.engine.base import EngineState, GenerateRequest, Tokens
-from quern.engine.llamacpp import backend, client
-from quern.engine.llamacpp.answer import Answer
 from quern.engine.llamacpp.child import ChildConfig
 from quern.engine.llamacpp.client import LlamaServer
 from quern.engine.llamacpp.engine import LlamaCppEngine
 from quern.engine.llamacpp.process import COMMAND
 from quern.engine.llamacpp.request import completion_request
+from quern.engine.served import backend, client
+from quern.engine.served.answer import Answer
 from quern.engine.slots import Lease
 from quern.errors import EngineFailed, InvalidRequest, ModelLoadError
 from quern.events import Prefill
@@ -77,8 +77,8 @@ def _child(subject: Subject) -> psutil.Process:
 
 def _server(subject: Subject) -> LlamaServer:
     assert isinstance(subject.engine, LlamaCppEngine)
-    assert subject.engine._connected is not None
-    return subject.engine._connected.server
+    assert subject.engine._ready is not None
+    return subject.engine._ready.server
 
 
 async def _processing(subject: Subject) -> list[int]:
@@ -216,7 +216,7 @@ async def test_a_child_that_hangs_fails_its_answers_and_is_started_anew_for_thos
 
 
 async def test_a_child_that_is_at_work_for_long_is_not_taken_for_one_that_hangs(subject: Subject) -> None:
-    watching = asyncio.ensure_future(backend.hangs(_server(subject), 0.9))
+    watching = asyncio.ensure_future(backend.hangs(_server(subject).ready, 0.9))
     prompt = replace(subject.long_prompt(200), sampling=SamplingParams(max_tokens=2))
     assert (await subject.run(prompt)).ids
     assert not watching.done()

@@ -114,6 +114,7 @@ async def full_disk(folder: Path) -> dict[str, Any]:
     async with server(folder, 4) as client:
         seen["all_deleted"] = told(await client.delete("/v1/conversations?all=true"))
         seen["shrank_to_little"] = await until(lambda: taken(database) < MIB)
+        seen["reserve_at_last"] = await until(lambda: taken(reserve) == 4 * MIB)
         seen["begun_at_last"] = (await client.post("/v1/responses", json={"input": "hi"})).status_code
     return seen
 

@@ -61,6 +61,7 @@ def test_a_response_an_item_and_all_there_is_are_deleted_on_a_full_disk_too(seen
     assert seen["reserve_of_what_there_is"], "nothing is kept for the next time"
     assert seen["all_deleted"]["body"] == {"object": "list.deleted", "deleted": 2, "responses": 1}
     assert seen["shrank_to_little"]
+    assert seen["reserve_at_last"], "what was given back is the reserve's first"
     assert (seen["begun_at_last"], seen["integrity"]) == (200, "ok")
 
 

@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel, SecretStr
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from typer.main import get_command
 
@@ -15,6 +15,7 @@ from quern.app import Application
 from quern.cli.checks import WORK_MEMORY_BYTES
 from quern.cli.main import build_app
 from quern.config import EngineSettings, Settings
+from quern.config_sources import setting_fields
 from quern.engine.fake import FakeEngine
 from quern.modelfiles.sizes import kv_cache_bytes
 from quern.models.catalog import CATALOG, CatalogEntry
@@ -39,10 +40,9 @@ def settings_table() -> str:
     """The table of docs/operations.md, from the settings themselves."""
     rows = ["| setting | default | |", "|---|---|---|"]
     rows.append(f"| `data_dir` | `$XDG_DATA_HOME/quern` | {Settings.model_fields['data_dir'].description} |")
-    for room, field in Settings.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            for name, setting in field.annotation.model_fields.items():
-                rows.append(f"| `{room}.{name}` | {_default(setting)} | {setting.description} |")
+    for name, setting in setting_fields().items():
+        if name != "data_dir":
+            rows.append(f"| `{name}` | {_default(setting)} | {setting.description} |")
     return "\n".join(rows)
 
 

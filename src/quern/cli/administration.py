@@ -43,7 +43,8 @@ def administer(method: str, path: str, *, data_dir: Path | None = None, body: An
 
 
 async def _on_the_database(settings: Settings, method: str, path: str, body: Any, query: dict[str, str]) -> Any:
-    from quern.app import Application, fake_model  # noqa: PLC0415 (takes a second, and a running server needs it not)
+    from quern.app import Application  # noqa: PLC0415 (takes a second, and a running server needs it not)
+    from quern.served_models import fake_model  # noqa: PLC0415
 
     configure_logging(LogSettings(level=LogLevel.WARNING))
     application = Application(settings, [fake_model(settings)])

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from quern.engine.engine_choice import EngineChoice
-from quern.errors import ConfigError
+from quern.errors import ConfigError, ModelError
 from quern.modelfiles.description import KvShape
 from quern.models.progress import format_bytes
 
@@ -74,6 +74,7 @@ class LocatedModel:
     held: int = 0
     verified: bool = False
     problem: str = ""
+    embeds: bool = False
 
     @property
     def to_fetch(self) -> int:
@@ -204,6 +205,20 @@ def check_engine(choice: EngineChoice | ConfigError) -> Check:
     if choice.degraded:
         return Check("engine", Status.WARN, found, "Install Quern again; in a clone, `make setup` builds the module.")
     return Check("engine", Status.OK, found)
+
+
+def check_vllm(program: str | ModelError) -> Check:
+    """vLLM's environment. What fits into a GPU's memory vLLM says itself, when it starts."""
+    if isinstance(program, ModelError):
+        return Check("vllm", Status.FAIL, "not found", str(program))
+    return Check("vllm", Status.OK, program)
+
+
+def check_transformers(python: str | ModelError) -> Check:
+    """The environment with Transformers. What fits into a GPU's memory PyTorch says itself, when it is loaded."""
+    if isinstance(python, ModelError):
+        return Check("transformers", Status.FAIL, "not found", str(python))
+    return Check("transformers", Status.OK, python)
 
 
 def check_disk(disk: DiskFacts) -> Check:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from quern.config import RELOADABLE, Settings, TableSettings, default_data_dir
-from quern.config_sources import SECRET_SETTINGS, TABLES, setting_fields, value_of
+from quern.config_sources import SECRET_SETTINGS, TABLES, room_of, setting_fields, value_of
 
 WIDTH = 100
 ENGINE = "engine"
@@ -32,7 +32,7 @@ def template() -> str:
         section, _, setting = name.rpartition(".")
         if section != room:
             room = section
-            lines += [f"[{section}]", *_comment(Settings.model_fields[section].annotation.__doc__ or ""), ""]
+            lines += [f"[{section}]", *_comment(room_of(section).__doc__ or ""), ""]
         lines += [*_comment(_explanation(name, field)), f"#{setting} ={_shown(_default(name, field))}", ""]
     return "\n".join([*lines, *_table_template()])
 

@@ -73,7 +73,11 @@ def examine(settings: Settings, *, checksum: bool = False) -> list[Check]:
         if not model.problem:
             choice = facts.engine_choice(settings.engine, model)
             report.append(checks.check_engine(choice))
-            if settings.engine.url is None:
+            if settings.engine.name is EngineName.VLLM:
+                report.append(checks.check_vllm(facts.vllm_program(settings)))
+            elif settings.engine.name is EngineName.TRANSFORMERS:
+                report.append(checks.check_transformers(facts.transformers_python(settings)))
+            elif settings.engine.url is None and settings.engine.name is not EngineName.REMOTE:
                 weights, kv_cache = facts.memory_needed(settings.engine, model, choice)
                 served = model_id(settings.model.name) in port.models
                 report.append(checks.check_memory(facts.memory_facts(weights, kv_cache, served=served)))

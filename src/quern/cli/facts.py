@@ -25,6 +25,8 @@ from quern.cli.checks import (
 from quern.client import QuernClient
 from quern.config import EngineName, EngineSettings, ServerSettings, Settings
 from quern.engine.engine_choice import EngineChoice, ModelKind, choose, native_facts
+from quern.engine.transformers.process import find_python
+from quern.engine.vllm.command import find_vllm
 from quern.environment import key_of_clients
 from quern.errors import ClientError, ConfigError, ModelError, StoreError
 from quern.machine import memory, physical_cores, usable_cores
@@ -75,6 +77,7 @@ def locate_model(name: str, models_dir: Path, *, checksum: bool, progress: Progr
             model.architecture,
             model.quantisation,
             verified=verified,
+            embeds=model.embeds,
         )
     except ModelError as error:
         return LocatedModel(name, problem=str(error))
@@ -86,7 +89,8 @@ def engine_choice(settings: EngineSettings, model: LocatedModel) -> EngineChoice
     """What a server would run the model with, or why it would not start."""
     try:
         folder = model.path is not None and model.path.is_dir()
-        return choose(settings, native_facts(), ModelKind(model.architecture, model.quantisation, folder=folder))
+        kind = ModelKind(model.architecture, model.quantisation, folder=folder, embeds=model.embeds)
+        return choose(settings, native_facts(), kind)
     except ConfigError as error:
         return error
 
@@ -97,6 +101,22 @@ def memory_needed(settings: EngineSettings, model: LocatedModel, choice: EngineC
         weights = loaded_bytes(model.size, model.quantisation, settings.quantise)
         return weights, kv_cache_bytes(model.kv_shape, settings.kv_tokens, settings.kv_type)
     return model.size, kv_cache_bytes(model.kv_shape, settings.kv_tokens)
+
+
+def vllm_program(settings: Settings) -> str | ModelError:
+    """What vLLM would be started with, or why it can't be."""
+    try:
+        return " ".join(find_vllm(settings.engine.vllm.command, settings.engines_dir))
+    except ModelError as error:
+        return error
+
+
+def transformers_python(settings: Settings) -> str | ModelError:
+    """The interpreter that Transformers would run in, or why it can't."""
+    try:
+        return str(find_python(settings.engine.transformers.command, settings.engines_dir))
+    except ModelError as error:
+        return error
 
 
 def disk_facts(data_dir: Path, to_fetch: int) -> DiskFacts:

@@ -33,6 +33,7 @@ COMMANDS = {
     "chat": "quern.cli.chat",
     "models": "quern.cli.models",
     "pull": "quern.cli.models",
+    "engines": "quern.cli.engines",
     "doctor": "quern.cli.doctor",
     "keys": "quern.cli.keys",
     "usage": "quern.cli.usage",

@@ -17,7 +17,7 @@ import typer
 import uvloop
 
 from quern.api.shared.raw_text import AnswerAborted
-from quern.app import ModelFile, build_app
+from quern.app import build_app
 from quern.cli.progress import progress_display
 from quern.cli.running_server import claimed, find
 from quern.cli.serving import STDERR, ServingProcess, Sockets, console_of, has_terminal
@@ -32,6 +32,7 @@ from quern.models.pull import ensure
 from quern.obs.logging import configure_logging
 from quern.obs.output import Output, outputs
 from quern.obs.service_manager import ServiceManager
+from quern.served_models import ModelFile
 from quern.store.database import Database
 from quern.store.keys import KeyStore
 

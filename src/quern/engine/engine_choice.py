@@ -20,8 +20,21 @@ NATIVE_FILE_TYPES = frozenset({
 """Those of `file_types.LLAMA_FILE_TYPES` whose tensors all have types that the native module reads."""
 
 CONVERT = (
-    "convert it to a GGUF file (convert_hf_to_gguf.py of llama.cpp does that) and give its path, or one of the names "
-    "that `quern models` lists."
+    "serve it with --engine vllm or transformers, convert it to a GGUF file (convert_hf_to_gguf.py of llama.cpp does "
+    "that) and give its path, or give one of the names that `quern models` lists."
+)
+FOLDER_ENGINES = frozenset({EngineName.VLLM, EngineName.TRANSFORMERS})
+NOT_A_FOLDER = (
+    "The engine {} serves a model's folder with safetensors, and this model is a GGUF file. Give the path of such a "
+    "folder, as it is published at Hugging Face or ModelScope, or leave the choice to --engine auto."
+)
+URL_IS_ANOTHERS = (
+    "The setting engine.url names a llama-server elsewhere, which the engine {} does not use: leave one of the two out."
+)
+NO_EMBEDDINGS = "The engine {} makes no embeddings, and this model nothing else. Leave the choice to --engine auto."
+NO_URLS = (
+    "The engine remote uses servers that somebody else runs, and none is named: set engine.remote.urls to theirs, "
+    "separated by commas."
 )
 
 
@@ -38,12 +51,13 @@ class NativeFacts:
 class ModelKind:
     """What a model's files say of it: its architecture and how its weights are stored, as llama.cpp names them.
 
-    `folder`: it is not a GGUF file but a folder in Hugging Face's layout.
+    `folder`: it is not a GGUF file but a folder in Hugging Face's layout. `embeds`: it makes embeddings, and no text.
     """
 
     architecture: str
     quantisation: str
     folder: bool = False
+    embeds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,7 @@ class EngineChoice:
 def choose(settings: EngineSettings, native: NativeFacts, model: ModelKind) -> EngineChoice:
     """Decide. Raises ConfigError where the settings ask for what can't be."""
     obstacle = _obstacle(native, model)
+    _check_named(settings, model)
     if model.folder and settings.url is None:
         _check_folder_engine(settings.name, obstacle)
     match settings.name:
@@ -65,9 +80,6 @@ def choose(settings: EngineSettings, native: NativeFacts, model: ModelKind) -> E
             return EngineChoice(EngineName.LLAMACPP, "The setting engine.url names a llama-server.")
         case EngineName.AUTO if obstacle:
             return EngineChoice(EngineName.LLAMACPP, obstacle, degraded=bool(native.problem))
-        case EngineName.CPU if settings.url is not None:
-            msg = "The engine cpu runs here and engine.url names a llama-server elsewhere: leave one of the two out."
-            raise ConfigError(msg)
         case EngineName.CPU if obstacle:
             msg = f"The engine cpu can't be used. {obstacle} With --engine auto llamacpp runs the model instead."
             raise ConfigError(msg)
@@ -88,14 +100,29 @@ def native_facts() -> NativeFacts:
         return NativeFacts(problem=f"The native module of the engine cpu can't be used: {error}.")
 
 
+def _check_named(settings: EngineSettings, model: ModelKind) -> None:
+    """Raise ConfigError where the settings or the model keep the named engine from being what they ask for."""
+    name = settings.name
+    if name in FOLDER_ENGINES | {EngineName.CPU, EngineName.REMOTE} and settings.url is not None:
+        raise ConfigError(URL_IS_ANOTHERS.format(name))
+    if name is EngineName.REMOTE and not settings.remote.urls:
+        raise ConfigError(NO_URLS)
+    if name in FOLDER_ENGINES and not model.folder:
+        raise ConfigError(NOT_A_FOLDER.format(name))
+    if name in FOLDER_ENGINES | {EngineName.REMOTE} and model.embeds:
+        raise ConfigError(NO_EMBEDDINGS.format(name))
+
+
 def _check_folder_engine(name: EngineName, obstacle: str) -> None:
-    """Raise ConfigError unless the engine will be `cpu`: no other one here reads a model's folder."""
+    """Raise ConfigError unless the engine will be one that reads folders: `cpu`, or another that is named."""
+    if name in FOLDER_ENGINES | {EngineName.REMOTE}:
+        return
     if name is EngineName.LLAMACPP:
         obstacle = "The engine llamacpp reads GGUF files and this model is a folder with safetensors."
         msg = f"{obstacle} Leave the choice to --engine auto, or {CONVERT}"
         raise ConfigError(msg)
     if obstacle:
-        msg = f"{obstacle} No other engine here reads a folder with safetensors: {CONVERT}"
+        msg = f"{obstacle} No other engine here reads a folder with safetensors by itself: {CONVERT}"
         raise ConfigError(msg)
 
 

@@ -28,13 +28,16 @@ LIMITS = {
         step_max_items=200_000,
         verbose_errors=False,
     ),
-    Llguidance.LLAMA_CPP: LLParserLimits(initial_lexer_fuel=200_000, max_lexer_states=50_000, verbose_errors=False),
+    **dict.fromkeys(
+        (Llguidance.LLAMA_CPP, Llguidance.VLLM),
+        LLParserLimits(initial_lexer_fuel=200_000, max_lexer_states=50_000, verbose_errors=False),
+    ),
 }
 """Less than llguidance's own of what takes memory: a grammar takes 50 MB at most instead of 200, and an answer as much
 again. More of what many optional properties need where JSON may be laid out: with its own, 300 of them end an answer in
-its middle. llama.cpp has llguidance's own. Errors don't repeat the answer.
+its middle. llama.cpp and vLLM have llguidance's own. Errors don't repeat the answer.
 """
-UNKNOWN_FORMATS = {Llguidance.OWN: (), Llguidance.LLAMA_CPP: ("uri",)}
+UNKNOWN_FORMATS = {Llguidance.OWN: (), Llguidance.LLAMA_CPP: ("uri",), Llguidance.VLLM: ()}
 """Those of a JSON schema that only our llguidance knows."""
 SECONDS = 1.0
 SECONDS_PER_TOKEN = 1e-3
@@ -172,7 +175,7 @@ class GrammarCompiler:
     def __init__(self, vocabulary: Vocabulary, ids: int, llguidance: Llguidance = Llguidance.OWN) -> None:
         self._special = {**vocabulary.special.control, **vocabulary.special.user_defined}
         self._llguidance = llguidance
-        special = self._special if llguidance is Llguidance.OWN else vocabulary.special.control
+        special = vocabulary.special.control if llguidance is Llguidance.LLAMA_CPP else self._special
         self._tokenizer = LLTokenizer(
             TokenizerWrapper(_Tokens(vocabulary, ids, special.values())),
             eos_token=sorted(vocabulary.end_of_turn_ids) or None,

@@ -30,23 +30,26 @@ NEIGHBOURS = MEETS | {
 class Llguidance(StrEnum):
     """Whose llguidance keeps an answer to its grammar.
 
-    That of llama.cpp is older. It takes a pattern for white space any number of times in a row, and a small model then
-    writes blanks for ever; so JSON is laid out in one line there. And it sees user-defined tokens as the text that
-    they are written as.
+    Those of llama.cpp and of vLLM (1.7 with 0.32) are older. They take a pattern for white space any number of times in
+    a row, and a small model then writes blanks for ever; so JSON is laid out in one line there. And that of llama.cpp
+    sees user-defined tokens as the text that they are written as.
     """
 
     OWN = "own"
     LLAMA_CPP = "llama.cpp"
+    VLLM = "vllm"
 
 
 WHITESPACE = r" |\n(?: {0,40}|\t{0,10})"
 """What may stand between two tokens of JSON, once: models write a blank, or a line break and an indentation."""
+ONE_LINE: Mapping[str, Any] = {
+    "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": False,
+}  # fmt: skip
 LAYOUTS: Mapping[Llguidance, Mapping[str, Any]] = {
     Llguidance.OWN: {"whitespace_pattern": WHITESPACE, "lenient": False},
-    Llguidance.LLAMA_CPP: {
-        "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": False,
-    },
-}  # fmt: skip
+    Llguidance.LLAMA_CPP: ONE_LINE,
+    Llguidance.VLLM: ONE_LINE,
+}
 """llguidance's options, which it looks for in a schema's `x-guidance`. `lenient` would ignore what it can't keep to."""
 
 FRACTION = r"^[^.]*(\.[0-9]{1,6}([^0-9].*)?)?$"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,8 @@ def test_every_setting_is_there_with_its_default_and_its_meaning(tmp_path: Path)
     assert load_settings(path) == Settings()
     given = tomllib.loads(taken)
     for name, field in setting_fields().items():
-        room, _, setting = name.rpartition(".")
-        present = setting in (given.get(room, {}) if room else given)
+        *rooms, setting = name.split(".")
+        present = setting in reduce(lambda inside, room: inside.get(room, {}), rooms, given)
         assert present is (value_of(Settings(), name) is not None), name
         assert re.search(rf"^#{setting} =", text, re.MULTILINE), name
         words = " ".join(re.sub(r"^# ?", "", text, flags=re.MULTILINE).split())

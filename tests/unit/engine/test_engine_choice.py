@@ -52,8 +52,9 @@ def test_an_engine_that_is_named_is_taken(name: EngineName) -> None:
 def test_our_own_engine_is_not_silently_replaced_where_it_was_named() -> None:
     with pytest.raises(ConfigError, match=r"models of the architecture 'llama'.*--engine auto"):
         choose(EngineSettings(name=EngineName.CPU), NATIVE, replace(QWEN, architecture="llama"))
-    with pytest.raises(ConfigError, match=r"engine\.url names a llama-server"):
-        choose(EngineSettings(name=EngineName.CPU, url="http://llama:8080"), NATIVE, QWEN)
+    for name in (EngineName.CPU, EngineName.VLLM):
+        with pytest.raises(ConfigError, match=rf"engine\.url names a llama-server.* the engine {name} does not use"):
+            choose(EngineSettings(name=name, url="http://llama:8080"), NATIVE, FOLDER)
 
 
 FOLDER = ModelKind("qwen2", "BF16", folder=True)
@@ -79,6 +80,26 @@ def test_a_folder_that_our_own_engine_can_not_run_is_refused_with_a_way_out(
 ) -> None:
     with pytest.raises(ConfigError, match=rf"{sentence}.*convert_hf_to_gguf\.py"):
         choose(EngineSettings(name=name), facts, model)
+
+
+def test_vllm_takes_folders_of_every_kind_and_nothing_else() -> None:
+    vllm = EngineSettings(name=EngineName.VLLM)
+    for facts, model in ((NATIVE, FOLDER), (NATIVE, replace(FOLDER, quantisation="AWQ")), (NativeFacts(), FOLDER)):
+        assert choose(vllm, facts, model).name is EngineName.VLLM
+    with pytest.raises(ConfigError, match=r"vllm serves a model's folder.*GGUF file.*--engine auto"):
+        choose(vllm, NATIVE, QWEN)
+    with pytest.raises(ConfigError, match=r"vllm makes no embeddings.*--engine auto"):
+        choose(vllm, NATIVE, replace(FOLDER, embeds=True))
+
+
+def test_remote_takes_any_model_that_writes_text_where_servers_are_named() -> None:
+    remote = EngineSettings.model_validate({"name": "remote", "remote": {"urls": "http://a:8000, http://b:8000"}})
+    for model in (QWEN, FOLDER, replace(FOLDER, quantisation="AWQ")):
+        assert choose(remote, NativeFacts(problem="It is missing."), model).name is EngineName.REMOTE
+    with pytest.raises(ConfigError, match=r"engine\.remote\.urls"):
+        choose(EngineSettings(name=EngineName.REMOTE), NATIVE, QWEN)
+    with pytest.raises(ConfigError, match="remote makes no embeddings"):
+        choose(remote, NATIVE, replace(QWEN, embeds=True))
 
 
 def test_a_folder_can_be_the_vocabulary_of_a_llama_server() -> None:

@@ -132,7 +132,7 @@ def matches(grammar: CompiledGrammar, text: str) -> bool:
 def written(value: Any, llguidance: Llguidance) -> list[str]:
     """In the layouts that are allowed."""
     one_line = json.dumps(value, ensure_ascii=False)
-    if llguidance is Llguidance.LLAMA_CPP:
+    if llguidance is not Llguidance.OWN:
         return [one_line]
     compact = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return [one_line, compact, json.dumps(value, ensure_ascii=False, indent=2)]

@@ -1,24 +1,18 @@
-"""Where a llama-server comes from: what the supervisor needs of one, and the server that somebody else runs."""
+"""A llama-server that is ready, and the one that somebody else runs."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
-from typing import Protocol
 
 import httpx2
 import structlog
 
 from quern.engine.llamacpp.client import LlamaServer, ServerFacts
+from quern.engine.served.backend import unreachable
 from quern.errors import EngineFailed, ModelLoadError
 
 log = structlog.get_logger(__name__)
-
-PROBE_INTERVAL_SECONDS = 5.0
-PROBES_UNTIL_LOST = 2
-PROBES_UNTIL_HUNG = 3
-"""One may be late because this process itself was stopped meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,51 +23,6 @@ class Connected:
     facts: ServerFacts
     device: str
     keeps_to_grammars: bool = True
-
-
-class Backend(Protocol):
-    """Starts a server, notices when it is gone, and can start it again."""
-
-    @property
-    def expected_load_seconds(self) -> float:
-        """A guess, until a load has been measured."""
-        ...
-
-    def progress(self) -> float:
-        """How far the load is, 0 to 1."""
-        ...
-
-    async def start(self) -> Connected:
-        """Return once the server is ready. Raises ModelLoadError."""
-        ...
-
-    async def lost(self) -> str:
-        """Return once the server is gone, with a sentence about how it went."""
-        ...
-
-    async def stop(self) -> None:
-        """Let go of the server; harmless where there is none."""
-        ...
-
-
-async def hangs(server: LlamaServer, seconds: float) -> None:
-    """Return once a server has answered nothing for so long, not even whether it is ready: llama-server answers that
-    in a thread of its own, whatever it computes.
-    """
-    patience = seconds / PROBES_UNTIL_HUNG
-    missed = 0
-    while missed < PROBES_UNTIL_HUNG:
-        if not missed:
-            await asyncio.sleep(min(PROBE_INTERVAL_SECONDS, patience))
-        asked = time.monotonic()
-        try:
-            async with asyncio.timeout(patience):
-                await server.ready()
-        except (TimeoutError, ConnectionError):
-            missed += 1
-            await asyncio.sleep(max(0.0, asked + patience - time.monotonic()))
-        else:
-            missed = 0
 
 
 class RemoteServer:
@@ -140,10 +89,8 @@ class RemoteServer:
 
     async def lost(self) -> str:
         """Probe until the server has been unreachable for a while."""
-        missed = 0
-        while missed < PROBES_UNTIL_LOST:
-            await asyncio.sleep(PROBE_INTERVAL_SECONDS)
-            missed = 0 if await self._answers() else missed + 1
+        if self._server is not None:
+            await unreachable(self._server.ready)
         return f"The llama-server at {self._url} does not answer any more."
 
     async def stop(self) -> None:
@@ -151,9 +98,3 @@ class RemoteServer:
         if self._server is not None:
             await self._server.close()
             self._server = None
-
-    async def _answers(self) -> bool:
-        try:
-            return self._server is not None and await self._server.ready()
-        except ConnectionError:
-            return False

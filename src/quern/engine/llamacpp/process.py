@@ -8,7 +8,6 @@ import secrets
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +16,10 @@ import httpx2
 import psutil
 import structlog
 
-from quern.engine.llamacpp.backend import Connected, hangs
+from quern.engine.llamacpp.backend import Connected
 from quern.engine.llamacpp.child import ChildConfig
 from quern.engine.llamacpp.client import LlamaServer
-from quern.environment import child_environment
+from quern.engine.served.child_process import ChildProcess, how_it_ended, last_words, lost
 from quern.errors import ModelCorrupt, ModelLoadError
 from quern.modelfiles.gguf_header import check_magic
 from quern.modelfiles.sizes import size_on_disk
@@ -31,8 +30,6 @@ COMMAND = (sys.executable, "-P", "-m", "quern.engine.llamacpp.child")
 # How long OpenMP's threads wait for each other by spinning. The library's own 300000 rounds are ten times slower, or
 # worse, as soon as anything else wants a core; 1000 are about as long as it takes to put a thread to sleep.
 SPINNING = {"GOMP_SPINCOUNT": "1000"}
-REMEMBERED_LINES = 8
-LONGEST_LINE = 2**20
 MEASURE_SECONDS = 0.25
 ASSUMED_BYTES_PER_SECOND = 300e6
 OUT_OF_MEMORY = ("bad_alloc", "failed to allocate", "unable to allocate", "Cannot allocate")
@@ -65,9 +62,7 @@ class InferenceProcess:
         self._embeds = embeds
         self._bytes = 0
         self._progress = 0.0
-        self._child: asyncio.subprocess.Process | None = None
-        self._logs: asyncio.Task[None] | None = None
-        self._last_lines: deque[str] = deque(maxlen=REMEMBERED_LINES)
+        self._child: ChildProcess | None = None
         self._server: LlamaServer | None = None
         self._load_stood = False
 
@@ -92,45 +87,30 @@ class InferenceProcess:
 
     async def lost(self) -> str:
         """Wait until the child has ended, or hangs."""
-        if self._child is None or self._logs is None or self._server is None:
+        if self._child is None or self._server is None:
             return "There is no inference process."
-        ended = asyncio.ensure_future(self._child.wait())
-        hung = asyncio.ensure_future(hangs(self._server, self._hung_seconds))
-        try:
-            await asyncio.wait([ended, hung], return_when=asyncio.FIRST_COMPLETED)
-            if not ended.done():
-                return f"The inference process has answered nothing for {self._hung_seconds:g} s (engine.hung_seconds)."
-            await asyncio.wait([self._logs])
-            return f"The inference process {_how(ended.result())}.{last_words(self._last_lines)}"
-        finally:
-            ended.cancel()
-            hung.cancel()
-            await asyncio.gather(ended, hung, return_exceptions=True)
+        return await lost(self._child, self._server.ready, self._hung_seconds)
 
     async def stop(self) -> None:
-        """Kill the child: it holds nothing that would need saving."""
+        """Kill the child."""
         if self._server is not None:
             await self._server.close()
-        if self._child is not None and self._child.stdin is not None:
-            if self._child.returncode is None:
-                self._child.kill()
-            self._child.stdin.close()
-            await self._child.wait()
-        if self._logs is not None:
-            await self._logs
-        self._server = self._child = self._logs = None
+        if self._child is not None:
+            await self._child.stop()
+        self._server = self._child = None
         self._progress = 0.0
 
     async def _load(self) -> Connected:
         key = secrets.token_urlsafe(32)
-        line = await self._spawn(key)
+        self._child = child = await ChildProcess.start(
+            COMMAND, on_line=lambda line: log.debug("llama_cpp_log", line=line), variables=SPINNING
+        )
+        line = await self._configure(child, key)
         if not line:
-            code = await self._child.wait() if self._child is not None else 0
-            if self._logs is not None:
-                await self._logs
+            code = await child.ended()
             if self._load_stood:
                 raise ModelLoadError(load_stood(self._model, self._hung_seconds))
-            raise ModelLoadError(explain_failed_load(code, self._last_lines, self._model, self._bytes))
+            raise ModelLoadError(explain_failed_load(code, child.last_lines, self._model, self._bytes))
         ready = json.loads(line)
         self._server = await asyncio.to_thread(
             LlamaServer, ready["address"], key, connections=self._slots, trust_env=False
@@ -139,35 +119,14 @@ class InferenceProcess:
             facts = await self._server.facts()
         except (OSError, httpx2.HTTPError) as error:
             msg = (
-                f"The inference process was lost right after it had loaded {self._model}.{last_words(self._last_lines)}"
+                f"The inference process was lost right after it had loaded {self._model}.{last_words(child.last_lines)}"
             )
             raise ModelLoadError(msg) from error
         self._progress = 1.0
         return Connected(self._server, facts, describe_device(ready["system"], self._threads))
 
-    async def _spawn(self, key: str) -> bytes:
-        """Start the child with its configuration; return the line that it prints when it is ready, or nothing."""
-        pipe = asyncio.subprocess.PIPE
-        # A session of its own: Ctrl-C is for the server, which lets running turns finish first.
-        try:
-            self._child = await asyncio.create_subprocess_exec(
-                *COMMAND,
-                stdin=pipe,
-                stdout=pipe,
-                stderr=pipe,
-                limit=LONGEST_LINE,
-                start_new_session=True,
-                env=SPINNING | child_environment(),
-            )
-        except OSError as error:
-            msg = f"The inference process can't be started: {error.strerror}. Free some memory, then try again."
-            raise ModelLoadError(msg) from error
-        stdin, stdout, stderr = self._child.stdin, self._child.stdout, self._child.stderr
-        if stdin is None or stdout is None or stderr is None:
-            msg = "the child has no pipes"
-            raise RuntimeError(msg)
-        self._last_lines.clear()
-        self._logs = asyncio.get_running_loop().create_task(self._listen(stderr))
+    async def _configure(self, child: ChildProcess, key: str) -> bytes:
+        """Give the child its configuration; return the line that it prints when it is ready, or nothing."""
         config = ChildConfig(
             model=str(self._model),
             api_key=key,
@@ -178,20 +137,14 @@ class InferenceProcess:
             batch_tokens=self._batch_tokens,
             embeds=self._embeds,
         )
-        stdin.write(json.dumps(asdict(config)).encode() + b"\n")
+        child.write_line(json.dumps(asdict(config)).encode())
         async with asyncio.TaskGroup() as group:
-            measuring = group.create_task(self._measure(self._child))
-            line = await stdout.readline()
+            measuring = group.create_task(self._measure(child))
+            line = await child.read_line()
             measuring.cancel()
         return line
 
-    async def _listen(self, stderr: asyncio.StreamReader) -> None:
-        async for line in stderr:
-            text = line.decode(errors="replace").rstrip()
-            self._last_lines.append(text)
-            log.debug("llama_cpp_log", line=text)
-
-    async def _measure(self, child: asyncio.subprocess.Process) -> None:
+    async def _measure(self, child: ChildProcess) -> None:
         """Tell the progress by the child's memory; end one that stands."""
         first, used = await asyncio.to_thread(_resident_bytes_and_time, child.pid), (0, 0.0)
         self._load_stood, moved_at = False, time.monotonic()
@@ -199,7 +152,7 @@ class InferenceProcess:
             before, used = used, await asyncio.to_thread(_resident_bytes_and_time, child.pid)
             now = time.monotonic()
             moved_at = now if used != before else moved_at
-            if now - moved_at > self._hung_seconds and child.returncode is None:
+            if now - moved_at > self._hung_seconds and child.running:
                 self._load_stood = True
                 child.kill()
                 return
@@ -231,8 +184,8 @@ def explain_failed_load(code: int, lines: Sequence[str], model: Path, size: int)
             f"{last_words(lines)}"
         )
     return (
-        f"The model {model} could not be loaded: the inference process {_how(code)}. The file may be damaged or of a "
-        f"kind that this version doesn't know; fetch it again or choose another model.{last_words(lines)}"
+        f"The model {model} could not be loaded: the inference process {how_it_ended(code)}. The file may be damaged "
+        f"or of a kind that this version doesn't know; fetch it again or choose another model.{last_words(lines)}"
     )
 
 
@@ -242,11 +195,6 @@ def load_stood(model: Path, seconds: float) -> str:
         f"The model {model} could not be loaded: for {seconds:g} s (engine.hung_seconds) the inference process did "
         f"nothing at all, so it was ended. Either it was stopped, or the disk doesn't answer: check it, then try again."
     )
-
-
-def last_words(lines: Sequence[str]) -> str:
-    """The child's last lines, to follow a sentence."""
-    return " Its last lines:\n  " + "\n  ".join(lines) if lines else ""
 
 
 def _size_of_gguf(path: Path) -> int:
@@ -272,12 +220,3 @@ def _resident_bytes_and_time(pid: int) -> tuple[int, float]:
         return process.memory_info().rss, times.user + times.system
     except psutil.Error:
         return 0, 0.0
-
-
-def _how(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"

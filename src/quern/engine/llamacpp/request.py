@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 
 from quern.engine.base import GenerateRequest
+from quern.engine.served.continuation import Restarts
 from quern.engine.slots import Lease
 from quern.sampling import SamplingParams
 
@@ -30,13 +31,15 @@ LEAST_TEMPERATURE = 1e-4
 FINAL_FIELDS = ("content", "tokens", "stop", "stop_type", "tokens_predicted", "timings")
 
 
-def resumable(request: GenerateRequest) -> bool:
-    """Whether an answer that was cut short can go on as if it had not been: as a request for the rest, after what there
-    is of it.
-
-    A grammar begins at its beginning, and a seed draws what it has drawn before.
+def restarts(request: GenerateRequest) -> Restarts | None:
+    """What of a request begins anew where an answer that was cut short is asked for again, after what there is of it:
+    a grammar begins at its beginning, and a seed draws what it has drawn before.
     """
-    return request.grammar is None and (_draws_the_likeliest(request.sampling) or request.sampling.seed is None)
+    if request.grammar is not None:
+        return Restarts.GRAMMAR
+    if request.sampling.seed is not None and not _draws_the_likeliest(request.sampling):
+        return Restarts.SEED
+    return None
 
 
 def completion_request(request: GenerateRequest, lease: Lease, lark: str | None = None) -> Json:

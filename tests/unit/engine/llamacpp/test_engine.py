@@ -18,8 +18,8 @@ from tests.unit.engine.cpu.scripted import ScriptedVocabulary
 
 from quern.config import EngineSettings
 from quern.engine.base import EmbedRequest, EngineEvent, Finished, GenerateRequest, Tokens
-from quern.engine.llamacpp import client
 from quern.engine.llamacpp.engine import LlamaCppEngine
+from quern.engine.served import client
 from quern.errors import EngineFailed, EngineUnavailable, InvalidRequest, ModelLoadError
 from quern.grammar.kinds import JsonGrammar, LarkGrammar
 from quern.sampling import SamplingParams

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quern.engine.base import GenerateRequest
-from quern.engine.llamacpp.request import RANDOM_SEED, completion_request, resumable, sampling_fields
+from quern.engine.llamacpp.request import RANDOM_SEED, completion_request, restarts, sampling_fields
 from quern.engine.slots import Lease
 from quern.grammar.kinds import LarkGrammar
 from quern.sampling import PARAMETERS, SamplingParams
@@ -128,4 +128,4 @@ def test_a_grammar_is_marked_as_llguidances_and_can_be_ended() -> None:
 def test_only_an_answer_that_goes_on_as_if_it_had_not_been_cut_short_may_be(
     sampling: SamplingParams, grammar: LarkGrammar | None, expected: bool
 ) -> None:
-    assert resumable(GenerateRequest((1,), sampling, grammar=grammar)) is expected
+    assert (restarts(GenerateRequest((1,), sampling, grammar=grammar)) is None) is expected

@@ -1,7 +1,7 @@
 """One answer over several runs on slots, as its reader is told of it."""
 
 from quern.engine.base import EngineEvent, Finished, GenerateRequest, Tokens
-from quern.engine.llamacpp.answer import Answer
+from quern.engine.served.answer import Answer
 from quern.events import Prefill
 from quern.sampling import SamplingParams
 from quern.types import FinishReason, Timings, Usage

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 from quern.engine.base import EngineEvent, Finished, GenerateRequest, Tokens
-from quern.engine.llamacpp.continuation import rest_of
+from quern.engine.served.continuation import rest_of
 from quern.events import Prefill
 from quern.types import Timings, Usage
 

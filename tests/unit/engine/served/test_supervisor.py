@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from unittest.mock import Mock
 
 import pytest
 
 from quern.engine.base import EngineState
-from quern.engine.llamacpp import supervisor
-from quern.engine.llamacpp.backend import Connected
-from quern.engine.llamacpp.client import LlamaServer, ServerFacts
-from quern.engine.llamacpp.supervisor import Supervisor
+from quern.engine.served import supervisor
+from quern.engine.served.supervisor import Supervisor
 from quern.errors import ModelLoadError
 
-CONNECTED = Connected(Mock(spec=LlamaServer), ServerFacts(10, 100, 1), "device")
+
+@dataclass(frozen=True)
+class Connected:
+    device: str = "device"
+
+
+CONNECTED = Connected()
 
 
 class ScriptedBackend:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import structlog
 
 from quern.engine.base import EngineState
-from quern.engine.llamacpp.backend import Backend, Connected
+from quern.engine.served.backend import Backend, Ready
 from quern.errors import ModelLoadError
 
 log = structlog.get_logger(__name__)
@@ -20,8 +21,10 @@ HEALTHY_SECONDS = 60.0
 TELLING_PROGRESS = 0.1
 LOOK_SECONDS = 1.0
 
+ReadyT = TypeVar("ReadyT", bound=Ready)
 
-class Supervisor:
+
+class Supervisor(Generic[ReadyT]):
     """Keeps a backend's server running.
 
     `on_ready` gets every server that became ready, the first one too, and may raise ModelLoadError; `on_lost` is called
@@ -31,9 +34,9 @@ class Supervisor:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Backend[ReadyT],
         *,
-        on_ready: Callable[[Connected], None],
+        on_ready: Callable[[ReadyT], None],
         on_lost: Callable[[], None],
         on_failed: Callable[[ModelLoadError], None],
         silent_seconds: Callable[[], float],

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from quern.engine.base import Finished, GenerateRequest, Tokens
-from quern.engine.llamacpp.continuation import of_whole, require_continuable, rest_of
-from quern.engine.llamacpp.request import completion_request
+from quern.engine.llamacpp.request import completion_request, restarts
+from quern.engine.served.continuation import Restarts, of_whole, refusal, rest_of
 from quern.engine.slots import Lease
-from quern.errors import InvalidRequest
 from quern.grammar.kinds import JsonGrammar
 from quern.sampling import SamplingParams
 from quern.types import FinishReason, Timings, Usage
@@ -41,16 +41,22 @@ def test_the_rest_begins_after_what_there_is_with_the_same_window_of_penalties(p
     ],
 )
 def test_where_the_likeliest_is_drawn_or_no_seed_was_asked_for_an_answer_goes_on(values: dict[str, Any]) -> None:
-    require_continuable(request(**values))
+    assert restarts(request(**values)) is None
 
 
-def test_a_seeds_draws_and_a_grammar_cant_be_gone_on_with_and_the_sentence_says_what_can() -> None:
-    with pytest.raises(InvalidRequest, match=r"drawn with a seed.*engine cpu"):
-        require_continuable(request(seed=0, temperature=0.2))
+def test_a_seeds_draws_and_a_grammar_cant_be_gone_on_with() -> None:
+    assert restarts(request(seed=0, temperature=0.2)) is Restarts.SEED
     for seed in (None, 5):
         constrained = GenerateRequest((1,), SamplingParams(temperature=0, seed=seed), grammar=JsonGrammar("{}"))
-        with pytest.raises(InvalidRequest, match=r"keep to a grammar.*engine cpu"):
-            require_continuable(constrained)
+        assert restarts(constrained) is Restarts.GRAMMAR
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [(Restarts.SEED, "drawn with a seed"), (Restarts.GRAMMAR, "keep to a grammar"), (Restarts.PENALTIES, "penalty")],
+)
+def test_what_cant_go_on_is_refused_with_the_reason_and_the_engine_that_can(what: Restarts, words: str) -> None:
+    assert re.search(rf"{words}.*engine llamacpp.*engine cpu", str(refusal(what, "llamacpp")))
 
 
 def test_the_end_counts_the_whole_answer() -> None:

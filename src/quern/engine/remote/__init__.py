@@ -1,0 +1,1 @@
+"""Servers of completions that somebody else runs, one or more: vLLM, a router, a cluster."""

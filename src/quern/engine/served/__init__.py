@@ -1,0 +1,1 @@
+"""What engines share whose model runs in a server process, ours or somebody else's."""

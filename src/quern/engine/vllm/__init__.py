@@ -1,0 +1,1 @@
+"""vLLM in a child process, from an environment of its own."""
