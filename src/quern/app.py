@@ -116,7 +116,9 @@ class Application:
         self.on_reload: Callable[[], Awaitable[Reload]] | None = None
         self.models = Models(models)
         self._settings = settings
-        self.database = database or Database(settings.database_url, reserve_bytes=settings.store.reserve_bytes)
+        self.database = database or Database(
+            settings.database_url, reserve_bytes=settings.store.reserve_bytes, pool_size=settings.store.pool_size
+        )
         stores = _Stores(self.database)
         self.keys = Keys(
             stores.keys,
