@@ -42,8 +42,12 @@ def test_a_killed_server_finds_everything_on_postgresql_again(postgresql: Postgr
         assert [item["role"] for item in items] == ["user", "assistant", "user"]
         turns = session.get(f"{again.url}/v1/turns", timeout=60).json()["data"]
         assert [turn["state"] for turn in turns] == ["interrupted", "completed"]
-        whole = session.post(f"{again.url}/v1/turns/{turns[0]['id']}/continue", timeout=60).json()
-        assert (whole["state"], seen.partition("\n---\n")[2] in whole["text"]) == ("completed", True)
+        turn = f"{again.url}/v1/turns/{turns[0]['id']}"
+        session.post(f"{turn}/continue", timeout=60).raise_for_status()
+        assert session.get(f"{turn}/events", timeout=60).ok, "which is over when the turn is"
+        items = session.get(f"{again.url}/v1/conversations/{conversation_id}/items", timeout=60).json()["data"]
+        assert [item["role"] for item in items] == ["assistant", "user", "assistant", "user"], "the newest first"
+        assert " ".join(map(str, range(50))) in str(items[0]["content"])
         status = run("status", folder=tmp_path)
         assert (status.returncode, again.url in status.stdout) == (0, True), status.stderr
         keys = json.loads(run("keys", "list", "--json", folder=tmp_path).stdout)
