@@ -52,7 +52,7 @@ class PostgreSQL:
         if self._user:
             os.chown(self.folder, NOBODY, NOBODY)
             self._programs = _within_reach(self._programs, self.folder)
-        self._run(
+        self.run(
             *("initdb", "--pgdata", str(self.folder / "data"), "--username", "quern", "--auth", "trust"),
             *("--encoding", "UTF8", "--locale-provider", "builtin", "--locale", "C.UTF-8", "--no-sync"),
         )
@@ -70,7 +70,7 @@ class PostgreSQL:
                 preexec_fn=partial(CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGQUIT),  # noqa: PLW1509 (a system call)
                 **self._user,
             )
-        self._run("pg_isready", "--host", str(self.folder), "--username", "quern", tries=200)
+        self.run("pg_isready", "--host", str(self.folder), "--username", "quern", tries=200)
 
     def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
         """End it. SIGINT: in order, SIGQUIT: at once."""
@@ -102,12 +102,13 @@ class PostgreSQL:
             asyncio.run(_open_and_close(self.url(self._migrated)))
         return self.new_database(self._migrated)
 
-    def _run(self, program: str, *arguments: str, tries: int = 1) -> None:
+    def run(self, program: str, *arguments: str, stdin: bytes = b"", tries: int = 1) -> bytes:
+        """Run one of PostgreSQL's programs; its output."""
         for left in reversed(range(tries)):
             command = [self._programs / program, *arguments]
-            done = subprocess.run(command, capture_output=True, check=False, timeout=60, **self._user)
+            done = subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=60, **self._user)
             if done.returncode == 0:
-                return
+                return done.stdout
             if left:
                 signal.sigtimedwait([], 0.02)
         raise AssertionError(f"{program}: {done.stdout.decode()} {done.stderr.decode()}")

@@ -104,7 +104,9 @@ class Application:
         self.on_reload: Callable[[], Awaitable[Reload]] | None = None
         self.models = Models(models)
         self._settings = settings
-        self.database = database or Database(settings.database_url, reserve_bytes=settings.store.reserve_bytes)
+        self.database = database or Database(
+            settings.database_url, reserve_bytes=settings.store.reserve_bytes, pool_size=settings.store.pool_size
+        )
         instance_id = None if self.database.embedded else str(uuid.uuid4())
         stores = _Stores(self.database, instance_id)
         self.keys = Keys(

@@ -589,6 +589,12 @@ class StoreSettings(_Frozen):
     url: SecretStr | None = Field(
         default=None, description="SQLAlchemy URL of the database; `quern.db` (SQLite) in the data directory if unset."
     )
+    pool_size: int = Field(
+        default=8,
+        ge=1,
+        le=1000,
+        description="Connections to PostgreSQL that a server opens at most, and keeps. SQLite has one.",
+    )
     reserve_mib: int = Field(
         default=16,
         ge=0,

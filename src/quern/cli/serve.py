@@ -128,7 +128,8 @@ def _settings_are_new(number: int, frame: FrameType | None) -> None:
 
 def _claimed_database(settings: Settings) -> Database:
     """The database, which is this server's now. Raises StoreError, with the other server's address where one has it."""
-    database = Database(settings.database_url, reserve_bytes=settings.store.reserve_bytes)
+    store = settings.store
+    database = Database(settings.database_url, reserve_bytes=store.reserve_bytes, pool_size=store.pool_size)
     try:
         database.claim()
     except StoreError as error:

@@ -8,14 +8,15 @@ takes.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Select, delete, func, select
+from sqlalchemy import Column, ColumnElement, Select, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.sql.dml import ReturningDelete
 
 from quern.errors import DiskFull
 from quern.store.database import Database
+from quern.store.locking import lock_rows
 from quern.store.schema import conversations, items, turns
 
 GROUP_BYTES = 4 * 2**20
@@ -35,7 +36,7 @@ async def delete_conversations(database: Database, *which: ColumnElement[bool]) 
     wanted = select(conversations.c.id, conversations.c.bytes + of_turns.scalar_subquery()).where(*which)
     deleted: list[str] = []
     for ids in _groups(await _read(database, wanted), GROUP_BYTES, GROUP_ROWS):
-        unwanted = delete(conversations).where(conversations.c.id.in_(ids), *which).returning(conversations.c.id)
+        unwanted = _Rows(conversations.c.id, ids, which)
         deleted += await _delete(database, unwanted, items.c.conversation_id.in_(ids), turns.c.conversation_id.in_(ids))
     return deleted
 
@@ -45,42 +46,49 @@ async def delete_turns(database: Database, *which: ColumnElement[bool]) -> list[
     which = turns.c.conversation_id.is_(None), *which
     deleted: list[str] = []
     for ids in _groups(await _read(database, select(turns.c.id, turns.c.bytes).where(*which)), GROUP_BYTES, GROUP_ROWS):
-        unwanted = delete(turns).where(turns.c.id.in_(ids), *which).returning(turns.c.id)
+        unwanted = _Rows(turns.c.id, ids, which)
         deleted += await _delete(database, unwanted, items.c.turn_id.in_(ids), turns.c.id.in_(ids))
     return deleted
 
 
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Of a table, those that have these ids and are so."""
+
+    column: Column[str]
+    ids: Sequence[str]
+    which: Sequence[ColumnElement[bool]] = ()
+
+    async def delete(self, connection: AsyncConnection) -> list[str]:
+        """Delete them; their ids."""
+        await lock_rows(connection, self.column, self.column.in_(self.ids))
+        unwanted = delete(self.column.table).where(self.column.in_(self.ids), *self.which).returning(self.column)
+        return [*(await connection.execute(unwanted)).scalars()]
+
+
 async def _delete(
     database: Database,
-    unwanted: ReturningDelete[str],
+    unwanted: _Rows,
     their_items: ColumnElement[bool],
     their_turns: ColumnElement[bool],
 ) -> list[str]:
     """The ids of what was unwanted."""
     try:
         try:
-            return await database.urgent(_executed(unwanted))
+            return await database.urgent(unwanted.delete)
         except DiskFull:
             sizes = select(items.c.id, func.length(items.c.content)).where(their_items)
             for ids in _groups(await _read(database, sizes.order_by(items.c.position.desc())), PART_BYTES, PART_ROWS):
-                await database.urgent(_executed(delete(items).where(items.c.id.in_(ids)).returning(items.c.id)))
+                await database.urgent(_Rows(items.c.id, ids).delete)
             sizes = select(turns.c.id, func.length(func.coalesce(turns.c.text, ""))).where(their_turns)
             gone: list[str] = []
             for ids in _groups(await _read(database, sizes.order_by(turns.c.created_at.desc())), PART_BYTES, PART_ROWS):
-                part = delete(turns).where(turns.c.id.in_(ids)).returning(turns.c.id)
-                gone += await database.urgent(_executed(part))
-            return await database.urgent(_executed(unwanted)) or gone
+                gone += await database.urgent(_Rows(turns.c.id, ids).delete)
+            return await database.urgent(unwanted.delete) or gone
     except DiskFull as error:
         raise DiskFull(NOT_ALL) from error
     finally:
         database.freed.set()
-
-
-def _executed(statement: ReturningDelete[str]) -> Callable[[AsyncConnection], Awaitable[list[str]]]:
-    async def step(connection: AsyncConnection) -> list[str]:
-        return [*(await connection.execute(statement)).scalars()]
-
-    return step
 
 
 async def _read(database: Database, wanted: Select[str, int]) -> Sequence[tuple[str, int]]:

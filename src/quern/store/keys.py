@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from quern.records import AuditEntry, KeyLimits, KeyRecord
 from quern.store.announcements import Kind, announce
 from quern.store.database import Database
-from quern.store.locking import insert_into
+from quern.store.locking import insert_into, lock_rows
 from quern.store.schema import api_keys, audit_log, conversations, key_hashing, turns
 from quern.store.uninterrupted import uninterrupted
 
@@ -70,6 +70,8 @@ class KeyStore:
         """Give all that `owner` has to a key; how many conversations that were."""
 
         async def step(connection: AsyncConnection) -> int:
+            await lock_rows(connection, conversations.c.id, conversations.c.owner == owner)
+            await lock_rows(connection, turns.c.id, turns.c.owner == owner)
             moved = await connection.execute(
                 update(conversations).where(conversations.c.owner == owner).values(owner=key_id)
             )

@@ -10,18 +10,17 @@
   began. So what is read to decide what is written is read after a lock on the row on which it depends, in this order,
   so that two never wait for each other:
 
-  1. the conversation's row. All that changes what is said in a conversation, its branches or which of its turns is
-     active, locks it first, by an UPDATE (`turn_ends.touch`) or by `lock_conversation`. Positions of items and numbers
-     of branches, which are counted on from the last, are therefore nobody else's. A partial unique index has the last
-     word on one active turn for each conversation.
+  1. the conversation's row, several by their ids. All that changes what is said in a conversation, its branches or
+     which of its turns is active, locks it first, by an UPDATE (`turn_ends.touch`) or by `lock_conversation`. Positions
+     of items and numbers of branches, which are counted on from the last, are therefore nobody else's. A partial unique
+     index has the last word on one active turn for each conversation.
   2. rows of turns, by their ids. Whoever ends, reopens or journals a turn has its row, so that one that was ended is
      not ended or added to again.
   3. all that belongs to turns; keys of requests and rows of usage, which many want, last (`ON CONFLICT`).
   4. at the very end `lock_owner`, before an owner's bytes are summed: so a quota holds to the byte.
 
-  Where two wait in a circle all the same (one of many rows in an order that a plan decides, as in deletions), the
-  server ends one of them, and `Database.urgent` does it again. `transaction` and `growing` don't: then nothing is
-  saved, and the caller gets a sentence.
+  Where two wait in a circle all the same, the server ends one of them, and `Database.urgent` does it again.
+  `transaction` and `growing` don't: then nothing is saved, and the caller gets a sentence.
 
 Migrations run one after the other (`lock_schema`): of two servers that start on an empty database one makes it.
 Ids are random (UUIDs), so no two servers ever give the same.
@@ -29,7 +28,7 @@ Ids are random (UUIDs), so no two servers ever give the same.
 
 from __future__ import annotations
 
-from sqlalchemy import Table, func, select
+from sqlalchemy import Column, ColumnElement, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -41,6 +40,12 @@ async def lock_conversation(connection: AsyncConnection, conversation_id: str) -
     """Keep others from changing a conversation until the transaction is over; nothing where there is none."""
     wanted = select(conversations.c.id).where(conversations.c.id == conversation_id)
     await connection.execute(wanted.with_for_update(key_share=True))
+
+
+async def lock_rows(connection: AsyncConnection, column: Column[str], *which: ColumnElement[bool]) -> None:
+    """Keep others from many rows of a table until the transaction is over; `column` has the ids by which they go."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(select(column).where(*which).order_by(column).with_for_update())
 
 
 async def lock_owner(connection: AsyncConnection, owner: str) -> None:

@@ -32,9 +32,10 @@ _DEFAULTS = {
     "keepalives_interval": "10",
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
-    "options": f"-c lock_timeout={WAIT_SECONDS}s -c idle_in_transaction_session_timeout={WAIT_SECONDS}s"
-    # Of any other zone the driver would read the file, which takes time.
-    " -c timezone=UTC",
+    "options": (
+        "-c timezone=UTC "  # which the driver knows without a look into files
+        f"-c lock_timeout={WAIT_SECONDS}s -c idle_in_transaction_session_timeout={WAIT_SECONDS}s"
+    ),
 }
 
 _RELATIONS = """

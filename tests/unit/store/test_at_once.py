@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 from tests.postgresql import PostgreSQL
 from tests.unit.store.bytes_there import bytes_there
 from tests.unit.store.example_items import NOON, new_item
@@ -23,11 +24,14 @@ from quern.store.branches import BranchStore
 from quern.store.conversations import ConversationStore
 from quern.store.database import Database
 from quern.store.history import HistoryStore
+from quern.store.items import append_items
 from quern.store.keys import KeyStore
+from quern.store.locking import lock_conversation
+from quern.store.schema import turns
 from quern.store.storage import StorageStore
 from quern.store.transfer import TransferStore
 from quern.store.turn_ends import TurnAlreadyEnded
-from quern.store.turn_rows import NewTurn, ReopenedTurn, TurnEnd
+from quern.store.turn_rows import NewTurn, ReopenedTurn, TurnEnd, queued_columns
 from quern.store.turns import TurnStore
 from quern.store.usage import UsageStore
 from quern.types import Message, Role, TurnState
@@ -157,24 +161,24 @@ async def test_what_two_servers_journal_of_a_turn_is_saved_once(both: list[Datab
     assert {turn.text for turn in await TurnStore(both[0]).by_ids([turn.id for turn in several])} == {whole}
 
 
-async def test_a_turn_goes_on_only_where_nothing_came_after_it(
+async def test_what_depends_on_a_conversation_is_looked_at_once_nobody_else_changes_it(
     both: list[Database], new_turn: Build, ended: End
 ) -> None:
-    for n in range(12):
-        turn = new_turn()
-        await TurnStore(both[0]).create(turn)
-        await TurnStore(both[0]).finish(ended(turn.id, text=None, state=TurnState.FAILED))
-        again = ReopenedTurn(turn.id, "ann", TurnState.FAILED, (), "so far", {}, turn.sampling)
-        later = new_turn(conversation_id=turn.conversation_id, new_conversation=False)
-
-        async def say(later: NewTurn = later) -> None:
-            await TurnStore(both[1]).create(later)
-            await TurnStore(both[1]).finish(ended(later.id))
-
-        steps = [say(), TurnStore(both[0]).reopen(again)]
-        first, second = await asyncio.gather(*(steps if n % 2 else steps[::-1]), return_exceptions=True)
-        assert sorted([first is None, second is None]) == [False, True], (first, second)
-        assert {type(first), type(second)} < {type(None), ConversationBusy, TurnNotContinuable}
+    turn = new_turn()
+    await TurnStore(both[0]).create(turn)
+    await TurnStore(both[0]).finish(ended(turn.id, text=None, state=TurnState.FAILED))
+    conversation_id = str(turn.conversation_id)
+    again = ReopenedTurn(turn.id, "ann", TurnState.FAILED, (), "so far", {}, turn.sampling)
+    steps = [TurnStore(both[1]).reopen(again), BranchStore(both[1]).choose(conversation_id, 0)]
+    async with both[0].transaction() as connection:
+        await lock_conversation(connection, conversation_id)
+        waiting = [asyncio.ensure_future(step) for step in steps]
+        await asyncio.sleep(0.1)
+        later = queued_columns(new_turn(conversation_id=conversation_id), 0)
+        await connection.execute(insert(turns).values(later))
+        await append_items(connection, conversation_id, later["id"], [new_item(*said("later"))], NOON)
+    refused = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(one) for one in refused] == [TurnNotContinuable, ConversationBusy]
 
 
 async def test_all_servers_hash_with_the_first_one_s_key(both: list[Database]) -> None:
@@ -218,7 +222,7 @@ class Storm:
     async def act(self, database: Database) -> None:
         """Do some of it, as far as nothing is in the way."""
         steps = (self._say, self._say, self._put, self._choose, self._delete_all, self._delete_older)
-        for _ in range(40):
+        for _ in range(20):
             step = self._chance.choices(steps, weights=(4, 4, 2, 2, 1, 1))[0]
             with suppress(*self.expected):
                 await step(database, self._chance.choice(self.names))
@@ -226,16 +230,16 @@ class Storm:
 
     async def begin(self, database: Database, name: str) -> None:
         """Begin a conversation whenever it is gone."""
-        while sum(self.done.values()) < 60:
+        while sum(self.done.values()) < 40:
             if await ConversationStore(database).get(name, "ann") is None:
                 await begun(database, name)
             await asyncio.sleep(0.001)
 
     async def _say(self, database: Database, name: str) -> None:
-        turns, turn = TurnStore(database), self._new_turn(conversation_id=name, new_conversation=False)
-        await turns.create(replace(turn, title="T", asked={"a": "ü"}))
-        await turns.append([piece(turn.id, 1, "x")], {turn.id: NOON})
-        await turns.finish(self._ended(turn.id))
+        store, turn = TurnStore(database), self._new_turn(conversation_id=name, new_conversation=False)
+        await store.create(replace(turn, title="T", asked={"a": "ü"}))
+        await store.append([piece(turn.id, 1, "x")], {turn.id: NOON})
+        await store.finish(self._ended(turn.id))
 
     async def _put(self, database: Database, name: str) -> None:
         await HistoryStore(database).append(name, [new_item(*said("note"))], NOON)

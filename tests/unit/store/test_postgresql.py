@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import text
 from tests.postgresql import PostgreSQL
+from tests.unit.store.bytes_there import bytes_there
 from tests.unit.store.old_databases import REVISIONS
 from tests.unit.store.stored_turns import active_turn_of, stored_turn
 
 from quern.errors import DiskFull, StoreError
 from quern.store.database import Database
 from quern.store.migrate import load_migrations, upgrade
+from quern.store.storage import StorageStore
 from quern.store.turn_rows import NewTurn, TurnEnd
 from quern.store.turns import TurnStore
 from quern.store.vacuum import Vacuum, prepare, rebuild
@@ -271,6 +273,25 @@ async def test_while_the_server_is_gone_every_step_is_a_sentence_and_once_it_is_
     assert found is not None
     assert found.error is None
     assert await turns.finish(ended(turn.id))
+    await database.close()
+
+
+async def test_a_dump_is_restored_and_goes_on_counting(
+    postgresql: PostgreSQL, name: str, new_turn: Callable[..., NewTurn], ended: Callable[..., TurnEnd]
+) -> None:
+    before = await asyncio.to_thread(postgresql.migrated_database)
+    database, turn = Database(postgresql.url(before)), new_turn(prompt="ä")
+    await database.open()
+    await TurnStore(database).create(turn)
+    await database.close()
+    where = ("--host", str(postgresql.folder), "--username", "quern")
+    dump = await asyncio.to_thread(postgresql.run, "pg_dump", *where, "--format", "custom", before)
+    restore = ("pg_restore", *where, "--no-owner", "--exit-on-error", "--dbname", name)
+    await asyncio.to_thread(postgresql.run, *restore, stdin=dump)
+    database = Database(postgresql.url(name))
+    await database.open()
+    await TurnStore(database).finish(ended(turn.id, text="ö"))
+    assert await StorageStore(database).by_owner() == await bytes_there(database) == {"ann": 6}
     await database.close()
 
 
