@@ -591,9 +591,12 @@ class StoreSettings(_Frozen):
     )
     pool_size: int = Field(
         default=8,
-        ge=1,
+        ge=2,
         le=1000,
-        description="Connections to PostgreSQL that a server opens at most, and keeps. SQLite has one.",
+        description=(
+            "Connections to PostgreSQL that a server opens at most, and keeps; one of them hears what others on the "
+            "same database do. SQLite has one."
+        ),
     )
     reserve_mib: int = Field(
         default=16,
