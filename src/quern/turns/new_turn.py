@@ -40,9 +40,15 @@ class Assignment:
 
 
 def live_turn(
-    turn_id: str, model: ServedModel, assignment: Assignment, caller: Caller, *, settings: TurnSettings
+    turn_id: str,
+    model: ServedModel,
+    assignment: Assignment,
+    caller: Caller,
+    *,
+    settings: TurnSettings,
+    part: float = 1.0,
 ) -> Turn:
-    """A turn that can run."""
+    """A turn that can run. `part`: of the caller's weight, what counts at this server."""
     plan, who = assignment.plan, caller.principal
     return Turn(
         turn_id,
@@ -62,7 +68,7 @@ def live_turn(
             cache_salt=who.cache_salt,
             grammar=plan.grammar,
             owner=who.owner,
-            weight=who.weight,
+            weight=who.weight * part,
             generated=assignment.generated,
             cache_tag=assignment.conversation_id or turn_id,
         ),

@@ -29,6 +29,13 @@ class OwnerTurns:
         """How many turns of each owner run here."""
         return {owner: count for owner, count in self._running.items() if count}
 
+    def part_here(self, owner: str) -> float:
+        """With one turn more, what part of the owner's turns runs here: so much of its weight counts here, so that it
+        has the share of all servers that others have who are at one of them only.
+        """
+        here = self._running[owner] + 1
+        return here / (here + self._elsewhere.get(owner, 0))
+
     def elsewhere(self, running: Mapping[str, int]) -> None:
         """How many turns of each owner run at other servers."""
         self._elsewhere = running

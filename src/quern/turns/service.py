@@ -244,7 +244,8 @@ class TurnService:
             return self._launch(turn, caller)
 
     def _live(self, turn_id: str, model: ServedModel, assignment: Assignment, caller: Caller) -> Turn:
-        return live_turn(turn_id, model, assignment, caller, settings=self._settings)
+        part = self.owner_turns.part_here(caller.owner)
+        return live_turn(turn_id, model, assignment, caller, settings=self._settings, part=part)
 
     async def count_tokens(self, model: ServedModel, given: ChatInput) -> int:
         """How many tokens a prompt would have. Raises EngineUnavailable, InvalidRequest and ContextExceeded."""

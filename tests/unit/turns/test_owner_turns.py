@@ -216,3 +216,29 @@ async def test_ending_and_giving_up_in_one_moment_loses_no_place() -> None:
         await settle()
         assert len(crowd.running) == min(2, sum(not task.done() for task in crowd.tasks.values()))
         await crowd.finish()
+
+
+async def test_what_runs_at_other_servers_counts_and_its_end_lets_the_next_one_run() -> None:
+    crowd, anna = Crowd(owner_turns()), key(turns_at_once=2)
+    crowd.turns.elsewhere({"anna": 1})
+    await crowd.come(anna)
+    waits = await crowd.come(anna)
+    assert waits not in crowd.running
+    crowd.turns.elsewhere({})
+    await settle()
+    assert waits in crowd.running
+    await crowd.finish()
+
+
+async def test_of_a_weight_counts_at_each_server_what_runs_there() -> None:
+    here, there, anna = Crowd(owner_turns()), Crowd(owner_turns()), key()
+    assert here.turns.part_here("anna") == 1
+    for crowd, count in ((here, 2), (there, 1)):
+        for _ in range(count):
+            await crowd.come(anna)
+    here.turns.elsewhere(there.turns.here())
+    there.turns.elsewhere(here.turns.here())
+    assert (here.turns.part_here("anna"), there.turns.part_here("anna")) == (3 / 4, 2 / 4)
+    assert here.turns.part_here("bert") == 1
+    await here.finish()
+    await there.finish()
