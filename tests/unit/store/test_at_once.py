@@ -174,7 +174,7 @@ async def test_what_depends_on_a_conversation_is_looked_at_once_nobody_else_chan
         await lock_conversation(connection, conversation_id)
         waiting = [asyncio.ensure_future(step) for step in steps]
         await asyncio.sleep(0.1)
-        later = queued_columns(new_turn(conversation_id=conversation_id), 0)
+        later = queued_columns(new_turn(conversation_id=conversation_id), 0, None)
         await connection.execute(insert(turns).values(later))
         await append_items(connection, conversation_id, later["id"], [new_item(*said("later"))], NOON)
     refused = await asyncio.gather(*waiting, return_exceptions=True)
