@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
 from ctypes import CDLL
@@ -24,6 +25,8 @@ from quern.store.database import Database
 
 NOBODY = 65534
 PR_SET_PDEATHSIG = 1
+KEPT = 8
+"""Databases, of 8 MB each."""
 OPTIONS = {
     "listen_addresses": "",
     "fsync": "off",
@@ -43,8 +46,9 @@ class PostgreSQL:
         self.options = dict(OPTIONS)
         self._user: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
         self._programs = _programs()
-        self._server: subprocess.Popen[bytes] | None = None
+        self._server: subprocess.Popen[Any] | None = None
         self._numbers = count()
+        self._databases: deque[str] = deque()
         self._migrated = ""
 
     def make(self) -> None:
@@ -90,28 +94,33 @@ class PostgreSQL:
             return cursor.fetchall() if cursor.description is not None else []
 
     def new_database(self, template: str = "template0") -> str:
-        """The name of a new database, which is a copy."""
+        """The name of a new database, which is a copy. Only the latest of them stay."""
+        if len(self._databases) == KEPT:
+            self.execute(f"DROP DATABASE {self._databases.popleft()} WITH (FORCE)")
         name = f"t{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        self._databases.append(name)
         return name
 
     def migrated_database(self) -> str:
         """The name of a new database with Quern's tables."""
         if not self._migrated:
             self._migrated = self.new_database()
+            self._databases.remove(self._migrated)
             asyncio.run(_open_and_close(self.url(self._migrated)))
         return self.new_database(self._migrated)
 
     def run(self, program: str, *arguments: str, stdin: bytes = b"", tries: int = 1) -> bytes:
         """Run one of PostgreSQL's programs; its output."""
-        for left in reversed(range(tries)):
+        said = b""
+        for _ in range(tries):
             command = [self._programs / program, *arguments]
             done = subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=60, **self._user)
             if done.returncode == 0:
                 return done.stdout
-            if left:
-                signal.sigtimedwait([], 0.02)
-        raise AssertionError(f"{program}: {done.stdout.decode()} {done.stderr.decode()}")
+            said = done.stdout + done.stderr
+            signal.sigtimedwait([], 0.02)
+        raise AssertionError(f"{program}: {said.decode()}")
 
 
 async def _open_and_close(url: str) -> None:

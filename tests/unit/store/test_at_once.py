@@ -53,7 +53,7 @@ async def both(postgresql: PostgreSQL) -> AsyncIterator[list[Database]]:
         await server.close()
 
 
-async def outcomes(*steps: Coroutine[Any, Any, Any]) -> Counter[type]:
+async def outcomes(*steps: Coroutine[Any, Any, object]) -> Counter[type[object]]:
     """How many of the steps, all at once, came to what."""
     return Counter(type(outcome) for outcome in await asyncio.gather(*steps, return_exceptions=True))
 
