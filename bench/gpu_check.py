@@ -49,7 +49,7 @@ class CheckFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large the check is: characters of a prompt, tokens of an answer and of one that is cut short, and settings."""
+    """How large the check is: characters of a prompt, tokens of an answer, of one that is cut short; settings."""
 
     shape: MoeShape
     prompt: int
@@ -192,11 +192,20 @@ class Checked:
         answers = await asyncio.gather(*asking)
         if whole := sum(not answer.error for answer in answers):
             raise CheckFailed(f"{whole} of {KILLED_STREAMS} answers end as if nothing had been")
-        while (await self._ready())["status"] != "ready":
-            await asyncio.sleep(0.1)
-        seconds = time.monotonic() - at
-        _well([await self._ask(3, self._size.answer)])
-        return f"back after {seconds:.0f} s; the answers ended with: {answers[0].error}"
+        refused = 0
+        while not await self._answers():  # what is left of the engine may take a moment to notice that it is dead
+            refused += 1
+            await asyncio.sleep(1)
+        return (
+            f"answers again after {time.monotonic() - at:.0f} s, before which {refused} were refused or failed; those "
+            f"that ran ended with: {answers[0].error}"
+        )
+
+    async def _answers(self) -> bool:
+        try:
+            return not (await self._ask(3, self._size.answer)).error
+        except Refused:
+            return False
 
     async def _ready(self) -> dict[str, Any]:
         return (await self._http.get("/ready")).json()
