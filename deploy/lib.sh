@@ -7,10 +7,13 @@ WORK=$(mktemp -d "${TMPDIR:-/tmp}/quern-smoke-XXXXXX")
 STARTED=() FAILED=0
 
 finish() {
-    local pid
+    local pid ends=$((SECONDS + 20))
     for pid in "${STARTED[@]}"; do kill -TERM -- "-$pid" 2>/dev/null || true; done
-    for pid in "${STARTED[@]}"; do wait "$pid" 2>/dev/null || true; done
-    for pid in "${STARTED[@]}"; do kill -KILL -- "-$pid" 2>/dev/null || true; done
+    for pid in "${STARTED[@]}"; do
+        while kill -0 -- "-$pid" 2>/dev/null && ((SECONDS < ends)); do sleep 0.2; done
+        kill -KILL -- "-$pid" 2>/dev/null || true
+    done
+    wait 2>/dev/null || true
     if ((FAILED)); then echo "FAIL; logs are in $WORK"; else rm -rf "$WORK"; fi
 }
 trap finish EXIT
