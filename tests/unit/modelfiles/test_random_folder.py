@@ -38,9 +38,8 @@ def test_its_weights_are_as_many_as_its_configuration_says(folder: Path) -> None
     data = (folder / "model.safetensors").read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    assert (
-        max(one["data_offsets"][1] for name, one in header.items() if name != "__metadata__") == len(data) - 8 - length
-    )
+    weights = {name: one for name, one in header.items() if name != "__metadata__"}
+    assert max(one["data_offsets"][1] for one in weights.values()) == len(data) - 8 - length
     experts = {name for name in weights if ".experts." in name}
     assert len(experts) == config["num_hidden_layers"] * config["num_experts"] * 3
     gate = weights["model.layers.0.mlp.experts.0.gate_proj.weight"]
