@@ -300,7 +300,7 @@ def main() -> None:
     parser.add_argument("--engines", default="transformers,vllm", help="which, in that order")
     parser.add_argument("--transformers", help="the environment of Transformers, or its Python")
     parser.add_argument("--vllm", help="the environment of vLLM, or its Python")
-    parser.add_argument("--seconds", type=float, default=480.0, help="what is not done by then has failed")
+    parser.add_argument("--seconds", type=float, default=460.0, help="what is not done by then has failed")
     parser.add_argument("--folder", type=Path, default=Path("build/gpu-check"), help="for the model and the data")
     options = parser.parse_args()
     ends_at = time.monotonic() + options.seconds

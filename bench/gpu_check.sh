@@ -57,7 +57,7 @@ pack)
     ;;
 --wheels)
     unpack "$2"
-    exec timeout --signal=INT 490 "$ENVIRONMENT/bin/python" bench/gpu_check.py \
+    exec timeout --signal=INT 480 "$ENVIRONMENT/bin/python" bench/gpu_check.py \
         --transformers "$PWD/$ENVIRONMENT" "${@:3}"
     ;;
 *)

@@ -24,10 +24,10 @@ served() { # how many requests a replica has answered
     curl --silent "http://127.0.0.1:$1/metrics" |
         awk '/^vllm:request_success_total/ { sum += $NF } END { print sum + 0 }'
 }
-quern() { # NAME URLS: Quern before those; its address is $URL
+quern() { # NAME URLS [HEALTH]: Quern before those; its address is $URL
     local port
     port=$(free_port) URL=http://127.0.0.1:$port
-    printf '[engine]\nname = "remote"\n[engine.remote]\nurls = [%s]\n' "$2" >"$WORK/$1.toml"
+    printf '[engine]\nname = "remote"\n[engine.remote]\nurls = [%s]\nhealth = "%s"\n' "$2" "${3:-/health}" >"$WORK/$1.toml"
     start "$1" "$QUERN" serve --model "$MODEL" --port "$port" --data-dir "$WORK/data-$1" --config "$WORK/$1.toml"
     wait_for 120 "$1 serves" ready "$URL"
 }
@@ -49,7 +49,7 @@ start router "$ROUTER/bin/vllm-router" --host 127.0.0.1 --port "$ROUTED" --prome
     --worker-urls "http://127.0.0.1:$FIRST" "http://127.0.0.1:$SECOND" --policy consistent_hash \
     --request-id-headers x-session-id --health-check-interval-secs 5 --health-failure-threshold 2
 wait_for 120 "the router serves" healthy "$ROUTED"
-quern behind-router "\"http://127.0.0.1:$ROUTED\""
+quern behind-router "\"http://127.0.0.1:$ROUTED\"" /readiness
 grep -o "remote_servers .*" "$WORK/behind-router.log" || true
 answers "$URL"
 check "a conversation stays with one replica, by the router" stays
@@ -61,6 +61,7 @@ check "a conversation stays with one replica, by Quern" stays
 
 kill -KILL -- "-$killed"
 check "with one replica killed, Quern's eight answers come from the other" answers "$URL"
-wait_for 60 "the router leaves the killed one out" ask "$routed_url"
+left_out() { for _ in 1 2 3 4 5 6; do ask "$routed_url" "{\"temperature\": 1, \"max_tokens\": $RANDOM}" || return 1; done; }
+wait_for 120 "the router leaves the killed one out" left_out
 check "and eight answers by the router" answers "$routed_url"
 verdict
