@@ -266,8 +266,8 @@ class RemoteSettings(_Frozen):
         default="/health",
         pattern="^/",
         description=(
-            "Where they say that they are well. For vllm-router `/readiness`: its `/health` is unwell as soon as one of "
-            "its servers is."
+            "Where they say that they are well. For vllm-router `/readiness`: its `/health` is unwell as soon as one "
+            "of its servers is."
         ),
     )
 
