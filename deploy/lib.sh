@@ -28,14 +28,14 @@ start() {
     STARTED+=("$LAST")
 }
 
-# wait_for SECONDS WHAT COMMAND…: until the command succeeds.
+# wait_for SECONDS WHAT COMMAND…: until the command succeeds, or what was started last has ended.
 wait_for() {
     local seconds=$1 what=$2 ends=$((SECONDS + $1))
     shift 2
     until "$@" >/dev/null 2>&1; do
-        if ((SECONDS >= ends)); then
+        if ((SECONDS >= ends)) || ! kill -0 "$LAST" 2>/dev/null; then
             FAILED=1
-            echo "FAIL $what: not within $seconds s"
+            echo "FAIL $what: not within $seconds s, or what was started last has ended"
             tail -n 5 "$WORK"/*.log
             exit 1
         fi
@@ -60,14 +60,15 @@ free_port() { "$PYTHON" -c 'import socket; s = socket.create_server(("127.0.0.1"
 # ready URL: whether a Quern there takes turns.
 ready() { curl --fail --silent --max-time 5 "$1/ready"; }
 
-# ask URL [FIELDS]: the text of a streamed answer; FIELDS are members of the request, as JSON.
+# ask URL [FIELDS]: the text of a streamed answer to $PROMPT; FIELDS are members of the request, as JSON.
 ask() {
     "$PYTHON" - "$@" <<'ASK'
 import json, os, sys
 from urllib.request import Request, urlopen
 
 url, fields = sys.argv[1], json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
-messages = [{"role": "user", "content": "Write a bubble sort in Python."}]
+prompt = os.environ.get("PROMPT", "Write a bubble sort in Python.")
+messages = [{"role": "user", "content": prompt}]
 body = {"messages": messages, "max_tokens": 32, "temperature": 0, "stream": True, **fields}
 key = os.environ.get("QUERN_API_KEY", "")
 headers = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})}

@@ -9,7 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 : "${MODEL:?Give a model\'s folder.}"
 ENGINES=${XDG_DATA_HOME:-$HOME/.local/share}/quern/engines
 VLLM=${VLLM:-$ENGINES/vllm} ROUTER=${ROUTER:-$ENGINES/router}
-FIRST=$(free_port) SECOND=$(free_port) ROUTED=$(free_port) METRICS=$(free_port)
+FIRST=$(free_port) SECOND=$(free_port)
 export VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_HOST_IP=127.0.0.1
 
 replica() {
@@ -45,6 +45,7 @@ replica "$SECOND"
 wait_for 900 "the first vLLM is loaded" healthy "$FIRST"
 wait_for 900 "the second vLLM is loaded" healthy "$SECOND"
 
+ROUTED=$(free_port) METRICS=$(free_port)
 start router "$ROUTER/bin/vllm-router" --host 127.0.0.1 --port "$ROUTED" --prometheus-port "$METRICS" \
     --worker-urls "http://127.0.0.1:$FIRST" "http://127.0.0.1:$SECOND" --policy consistent_hash \
     --request-id-headers x-session-id --health-check-interval-secs 5 --health-failure-threshold 2
@@ -61,7 +62,10 @@ check "a conversation stays with one replica, by Quern" stays
 
 kill -KILL -- "-$killed"
 check "with one replica killed, Quern's eight answers come from the other" answers "$URL"
-left_out() { for _ in 1 2 3 4 5 6; do ask "$routed_url" "{\"temperature\": 1, \"max_tokens\": $RANDOM}" || return 1; done; }
+left_out() { # whichever replica the conversations' names are for
+    local number
+    for number in 1 2 3 4 5 6; do PROMPT="$RANDOM and $number?" ask "$routed_url" '{"max_tokens": 4}' || return 1; done
+}
 wait_for 120 "the router leaves the killed one out" left_out
 check "and eight answers by the router" answers "$routed_url"
 verdict
