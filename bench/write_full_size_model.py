@@ -22,16 +22,13 @@ from gguf_tensors import Tensor
 from installed import installed
 from quern.modelfiles.gguf_header import Metadata, read_metadata
 from random_blocks import RandomBlocks
+from shapes import QWEN3_CODER_30B_A3B
 
 ARCHITECTURE = "qwen3moe"
-LAYERS = 48
-HIDDEN = 2048
-HEADS, KV_HEADS, HEAD_LENGTH = 32, 4, 128
-EXPERTS, EXPERTS_USED, EXPERT_HIDDEN = 128, 8, 768
-VOCABULARY = 151936
-CONTEXT = 262144
-ROPE_BASE = 1e7
-NORM_EPSILON = 1e-6
+SHAPE = QWEN3_CODER_30B_A3B
+LAYERS, HIDDEN, VOCABULARY = SHAPE.layers, SHAPE.hidden, SHAPE.vocabulary
+HEADS, KV_HEADS, HEAD_LENGTH = SHAPE.heads, SHAPE.kv_heads, SHAPE.head_length
+EXPERTS, EXPERTS_USED, EXPERT_HIDDEN = SHAPE.experts, SHAPE.experts_used, SHAPE.expert_hidden
 
 
 def more_bits(layer: int) -> bool:
@@ -69,15 +66,15 @@ def add_shape(writer: GGUFWriter) -> None:
     writer.add_file_type(LlamaFileType.MOSTLY_Q4_K_M)
     writer.add_quantization_version(2)
     writer.add_block_count(LAYERS)
-    writer.add_context_length(CONTEXT)
+    writer.add_context_length(SHAPE.context)
     writer.add_embedding_length(HIDDEN)
     writer.add_feed_forward_length(EXPERTS_USED * EXPERT_HIDDEN)  # of dense layers, which the model has none of
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_key_length(HEAD_LENGTH)
     writer.add_value_length(HEAD_LENGTH)
-    writer.add_rope_freq_base(ROPE_BASE)
-    writer.add_layer_norm_rms_eps(NORM_EPSILON)
+    writer.add_rope_freq_base(SHAPE.rope_base)
+    writer.add_layer_norm_rms_eps(SHAPE.norm_epsilon)
     writer.add_expert_count(EXPERTS)
     writer.add_expert_used_count(EXPERTS_USED)
     writer.add_expert_feed_forward_length(EXPERT_HIDDEN)

@@ -34,7 +34,7 @@ class CompletionsServer:
 
     `refusal`: status and body of every answer instead. `breaks_after`: a connection breaks after so many chunks of an
     answer. `names`: special tokens' texts, by which the engine knows them in a grammar. `tells_ids`, `tells_cache`,
-    `healthy`: what it does. `max_model_len`: what it says of its context.
+    `healthy`: what it does; `health`: where it says so. `max_model_len`: what it says of its context.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class CompletionsServer:
         self.tells_ids = True
         self.tells_cache = True
         self.healthy = True
+        self.health = "/health"
         self._writers: set[asyncio.StreamWriter] = set()
         self._answering: set[asyncio.Task[Any]] = set()
 
@@ -111,7 +112,7 @@ class CompletionsServer:
             labels = f'block_size="16",num_gpu_blocks="{self.kv_tokens // 16}"'
             await self._send(writer, 200, f"# HELP x\nvllm:cache_config_info{{{labels}}} 1.0\n".encode())
         else:
-            await self._send(writer, 200 if path == "/health" and self.healthy else 503, b"")
+            await self._send(writer, 200 if path == self.health and self.healthy else 503, b"")
 
     async def _complete(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: Json) -> None:
         if self.refusal is not None:

@@ -262,6 +262,14 @@ class RemoteSettings(_Frozen):
         default=(), description="How much each of them takes, in the same order: `2, 1`; the same if unset."
     )
     api_key: SecretStr | None = Field(default=None, description="Key for all of them.")
+    health: str = Field(
+        default="/health",
+        pattern="^/",
+        description=(
+            "Where they say that they are well. For vllm-router `/readiness`: its `/health` is unwell as soon as one "
+            "of its servers is."
+        ),
+    )
 
 
 class EngineSettings(_Frozen):

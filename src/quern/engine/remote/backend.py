@@ -32,6 +32,7 @@ class RemoteServers:
         self._urls = settings.urls
         self._weights = settings.weights or (1.0,) * len(settings.urls)
         self._key = settings.api_key.get_secret_value() if settings.api_key is not None else ""
+        self._health = settings.health
         self._vocabulary = vocabulary
         self._connections = connections
         self._servers: Sequence[CompletionServer] = ()
@@ -92,7 +93,10 @@ class RemoteServers:
         self._servers = ()
 
     def _connect(self) -> list[CompletionServer]:
-        return [CompletionServer(url, self._key, connections=self._connections, trust_env=True) for url in self._urls]
+        return [
+            CompletionServer(url, self._key, connections=self._connections, trust_env=True, health=self._health)
+            for url in self._urls
+        ]
 
     async def _ask(self, index: int) -> tuple[ServerFacts, Abilities]:
         """What a server holds and can do. Raises ModelLoadError with what to do about it."""

@@ -21,7 +21,8 @@ LOST = "The connection to the inference server broke while it was answering, so 
 
 class InferenceServer:
     """One server at `url`, or at the Unix socket `uds`. Making one reads certificates, so make it in a thread. It may
-    say nothing for `silence_seconds`; None: whoever notices that it is lost closes this client.
+    say nothing for `silence_seconds`; None: whoever notices that it is lost closes this client. `health`: where it says
+    that it is well.
 
     Raises ConnectionError where nothing answers, PermissionError where the key is wrong and EngineFailed where a
     running answer is lost.
@@ -36,7 +37,9 @@ class InferenceServer:
         trust_env: bool,
         uds: str | None = None,
         silence_seconds: float | None = SILENCE_SECONDS,
+        health: str = "/health",
     ) -> None:
+        self._health = health
         # A connection that the server closes after a while of silence would fail the next request: use none twice.
         limits = httpx2.Limits(max_connections=connections + SPARE_CONNECTIONS, max_keepalive_connections=0)
         self._http = httpx2.AsyncClient(
@@ -54,7 +57,7 @@ class InferenceServer:
 
     async def ready(self) -> bool:
         """Whether it has loaded its model."""
-        return (await self.get("/health")).status_code == 200
+        return (await self.get(self._health)).status_code == 200
 
     async def get(self, path: str) -> httpx2.Response:
         """Ask for something that is answered at once, whatever is computed."""

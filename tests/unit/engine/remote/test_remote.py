@@ -273,6 +273,20 @@ def test_weights_are_as_many_as_servers() -> None:
     assert settings(["http://a", "http://b"], weights="2, 1").remote.weights == (2.0, 1.0)
 
 
+async def test_a_router_is_asked_for_its_health_where_the_setting_says() -> None:
+    router = obedient()
+    router.health = "/readiness"
+    async with listening(router) as urls:
+        engine = engine_at(urls)
+        with pytest.raises(ModelLoadError, match="not well"):
+            await engine.start()
+        await engine.close()
+        engine = engine_at(urls, health="/readiness")
+        await engine.start()
+        assert tokens_of(await run(engine, ask())) == tuple(b"hello")
+        await engine.close()
+
+
 async def test_closing_an_answer_closes_it_at_its_server() -> None:
     server = obedient(token_delay=0.01)
     async with started(server) as engine:
