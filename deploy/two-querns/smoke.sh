@@ -23,8 +23,8 @@ check "nginx takes the configuration" "$NGINX" -q -t -e stderr -c "$WORK/nginx.c
 quern() {
     mkdir -p "$WORK/data-$1"
     ln -s "$DATA/models" "$WORK/data-$1/models"
-    start "quern-$1" env QUERN_ENGINE__THREADS=1 "$QUERN" serve --model "$MODEL" --engine "$ENGINE" --port "$2" \
-        --data-dir "$WORK/data-$1"
+    start "quern-$1" env QUERN_ENGINE__THREADS=1 QUERN_SERVER__HOSTS=quern.example.com "$QUERN" serve \
+        --model "$MODEL" --engine "$ENGINE" --port "$2" --data-dir "$WORK/data-$1"
 }
 quern a "$A"
 first=$LAST
@@ -41,6 +41,7 @@ import json, sys
 from urllib.request import Request, urlopen
 
 body = {"messages": [{"role": "user", "content": "Count to thirty. " * 40}], "max_tokens": 120, "stream": True}
+body["ignore_eos"] = True
 request = Request(f"{sys.argv[1]}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"})
 count = 0
 with urlopen(request, timeout=120) as answer:
