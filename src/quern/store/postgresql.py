@@ -129,7 +129,11 @@ def check_encoding(connection: Connection, where: str) -> None:
 
 
 def _drop_details(context: ExceptionContext) -> None:
-    """Leave of an error what its first line says: the others may have the row that was to be stored."""
+    """Leave of an error what its first line says: the others may have the row that was to be stored. That of a data
+    exception (class 22) may have a value.
+    """
+    code = str(getattr(context.original_exception, "sqlstate", None) or "")
     for error in (context.original_exception, context.sqlalchemy_exception):
         if error is not None and error.args:
-            error.args = (str(error.args[0]).strip().partition("\n")[0], *error.args[1:])
+            first_line = str(error.args[0]).strip().partition("\n")[0]
+            error.args = (f"SQLSTATE {code}" if code.startswith("22") else first_line, *error.args[1:])
