@@ -23,6 +23,8 @@ ENGINES = [
     *(pytest.param(name, marks=pytest.mark.engines) for name in ("llamacpp", "transformers", "vllm", "remote")),
 ]
 """`auto` is `cpu` where that runs. The others are for `make test-engines`."""
+EXACT = pytest.mark.parametrize("server", ENGINES[:2], indirect=True)
+"""For what only those engines keep to whose numbers don't depend on how much is computed at once."""
 OF_FLOATS = frozenset({"transformers", "vllm", "remote"})
 FOLDER = Settings().models_dir / f"{SMALL_MODEL}-hf"
 START_SECONDS = 600
