@@ -25,7 +25,8 @@ async def main(model: Path, port: int) -> None:
     server = server_of_model(model, codec, SETTINGS)
     await server.engine.start()
     async with server.listening(port) as url:
-        print(url, flush=True)
+        sys.stdout.write(f"{url}\n")
+        sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.read)
     await server.engine.close()
     codec.close()

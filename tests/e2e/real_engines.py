@@ -30,7 +30,7 @@ FOLDER = Settings().models_dir / f"{SMALL_MODEL}-hf"
 START_SECONDS = 600
 """Where other work has the cores, vLLM's start is minutes."""
 VLLM_ARGUMENTS = ("--block-size=32", "--enforce-eager")
-"""Blocks as large as those of `cpu`, so that as much is cached; and nothing is compiled, which would be minutes more."""
+"""Blocks as large as those of `cpu`, so that as much is cached; and nothing is compiled, which would take minutes."""
 SETTINGS = {
     "QUERN_MODEL__ALIASES": SMALL_MODEL,
     "QUERN_ENGINE__THREADS": "2",

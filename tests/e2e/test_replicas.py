@@ -85,14 +85,17 @@ def writing(server: ServerProcess, number: int, **fields: Any) -> Reader:
 def test_a_killed_replica_costs_no_finished_turn_and_what_had_not_begun_moves(
     tmp_path: Path, tiny_model_path: Path
 ) -> None:
-    with two_replicas(tiny_model_path) as replicas, serving(
-        tmp_path,
-        "--model",
-        str(tiny_model_path),
-        "--engine",
-        "remote",
-        QUERN_ENGINE__REMOTE__URLS=",".join(replica.url for replica in replicas),
-    ) as server:
+    with (
+        two_replicas(tiny_model_path) as replicas,
+        serving(
+            tmp_path,
+            "--model",
+            str(tiny_model_path),
+            "--engine",
+            "remote",
+            QUERN_ENGINE__REMOTE__URLS=",".join(replica.url for replica in replicas),
+        ) as server,
+    ):
         finished = [begin(server, **question(number), max_tokens=20) for number in range(4)]
         before = ended(server, *finished)
         assert {one["state"] for one in before} == {"completed"}

@@ -119,6 +119,18 @@ def test_the_engine_that_a_server_would_use_is_told_with_the_reason(
     assert "leave one of the two out" in checks["engine"]["advice"]
 
 
+def test_servers_elsewhere_are_asked_instead_of_this_machines_memory(
+    data_dir: Path, free_port: int, tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"http://127.0.0.1:{free_port}"
+    monkeypatch.setenv("QUERN_ENGINE__REMOTE__URLS", url)
+    code, checks = examine("--data-dir", str(data_dir), "--port", "0", "--model", str(tiny_model_path))
+    assert code == 1
+    assert checks["engine"]["found"].startswith("remote: The setting engine.remote.urls names")
+    assert (checks["remote"]["status"], "memory" in checks) == ("fail", False)
+    assert f"No server answers at {url}. Start it there" in checks["remote"]["advice"]
+
+
 def test_a_database_opens_or_is_in_use_or_is_none(data_dir: Path, free_port: int) -> None:
     arguments = ("--data-dir", str(data_dir), "--model", MODEL, "--port", str(free_port))
     file = data_dir / "quern.db"
