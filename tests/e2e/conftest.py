@@ -15,7 +15,7 @@ import psutil
 import pytest
 import requests
 
-from .real_engines import ENGINES, OF_FLOATS, serve_options, serve_settings
+from .real_engines import ENGINES, OF_FLOATS, serve_options, surroundings
 from .real_engines import START_SECONDS as LONG_START_SECONDS
 
 QUERN = str(Path(sys.executable).with_name("quern"))
@@ -150,8 +150,8 @@ def server(
 ) -> Iterator[ServerProcess]:
     """For each engine one server for the tests that leave it as they found it."""
     folder = data_dir_with_model(tmp_path_factory.mktemp("server"))
-    with serve_settings(request.param, folder) as settings:
-        running = ServerProcess(folder, *serve_options(request.param), "--log-format", "json", **settings)
+    with surroundings(request.param, folder) as found:
+        running = ServerProcess(folder, *serve_options(request.param), "--log-format", "json", **found.settings)
         try:
             yield running.wait_until_ready(LONG_START_SECONDS if request.param in OF_FLOATS else START_SECONDS)
         finally:

@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -44,18 +45,26 @@ def serve_options(engine: str) -> tuple[str, ...]:
     return ("--model", str(FOLDER) if engine in OF_FLOATS else SMALL_MODEL, "--engine", engine)
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What a server is started with: environment variables, and vLLMs elsewhere that they name."""
+
+    settings: Mapping[str, str]
+    elsewhere: Sequence[VllmServer] = ()
+
+
 @contextmanager
-def serve_settings(engine: str, data_dir: Path) -> Generator[Mapping[str, str]]:
-    """Environment variables for `quern serve` on a new data directory, and while they are used what they name."""
+def surroundings(engine: str, data_dir: Path) -> Generator[Surroundings]:
+    """For an engine's server, on a new data directory."""
     if engine in OF_FLOATS:
         (data_dir / "engines").symlink_to(Settings().engines_dir)
     if engine != "remote":
-        yield SETTINGS if engine in OF_FLOATS else {}
+        yield Surroundings(SETTINGS if engine in OF_FLOATS else {})
         return
     servers = [VllmServer(data_dir / f"vllm-{number}.log") for number in range(2)]
     try:
         urls = [server.wait_until_ready().url for server in servers]
-        yield {**SETTINGS, "QUERN_ENGINE__REMOTE__URLS": ",".join(urls)}
+        yield Surroundings({**SETTINGS, "QUERN_ENGINE__REMOTE__URLS": ",".join(urls)}, servers)
     finally:
         for server in servers:
             server.kill()

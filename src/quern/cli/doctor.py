@@ -15,11 +15,12 @@ from rich.text import Text
 from quern.cli import checks, facts
 from quern.cli.checks import Check, LocatedModel, PortFacts, Status
 from quern.cli.progress import progress_display
-from quern.config import EngineName, Settings
+from quern.config import EngineName, LogLevel, LogSettings, Settings
 from quern.config_sources import load_settings
 from quern.engine.engine_choice import EngineChoice
 from quern.errors import ConfigError
 from quern.models.locate import model_id
+from quern.obs.logging import configure_logging
 
 STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 INDENT = " " * 16
@@ -47,6 +48,7 @@ def doctor(
     given = {"data_dir": data_dir} if data_dir is not None else {}
     server = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     named = {"name": model} if model is not None else {}
+    configure_logging(LogSettings(level=LogLevel.WARNING))
     report = examine(load_settings(config, {**given, "server": server, "model": named}), checksum=verify)
     failed = any(check.status is Status.FAIL for check in report)
     if as_json:
@@ -93,8 +95,9 @@ def _engine_checks(
     if name is EngineName.TRANSFORMERS:
         return [checks.check_transformers(facts.transformers_python(settings))]
     if name is EngineName.REMOTE:
-        asked = isinstance(choice, EngineChoice) and model.path is not None
-        return [checks.check_remote(facts.remote_servers(settings.engine, model.path))] if asked else []
+        if model.path is None or isinstance(choice, ConfigError):
+            return []
+        return [checks.check_remote(facts.remote_servers(settings.engine, model.path))]
     if settings.engine.url is not None:
         return []
     weights, kv_cache = facts.memory_needed(settings.engine, model, choice)
