@@ -14,6 +14,7 @@ import requests
 from .conftest import START_SECONDS, ServerProcess
 from .real_engines import OF_FLOATS, Surroundings, serve_options, surroundings
 from .real_engines import START_SECONDS as LONG_START_SECONDS
+from .test_faults import until
 from .test_resuming import KINDS, Reader, begin, wait_until_it_goes_on
 
 PROSE, SEEDED = {**KINDS["prose"], "max_tokens": 60, "ignore_eos": True}, KINDS["seeded"]
@@ -89,6 +90,7 @@ def test_killed_engines_and_servers_lose_nothing_that_was_told_and_what_can_go_o
     else:
         assert prose.ended == "failed"
         assert str(turn(server, prose.turn_id)["error"]).endswith(".")
+        until(lambda: "engine_lost" in server.log(), "the news of it")
         server.wait_for(lambda stats: stats["status"] == "ready", killable.ready_seconds)
         answer = requests.post(f"{server.url}/v1/turns/{prose.turn_id}/continue", json={}, timeout=60)
         assert answer.status_code == 200, answer.text
@@ -112,4 +114,7 @@ def test_killed_engines_and_servers_lose_nothing_that_was_told_and_what_can_go_o
     assert turn(server, seeded.turn_id)["state"] == "interrupted"
     refused = requests.post(f"{server.url}/v1/turns/{seeded.turn_id}/continue", json={}, timeout=60)
     assert (refused.status_code, "drawn with a seed" in refused.text) == (400, True)
-    assert turn(server, done.turn_id) == before
+    assert turn(server, done.turn_id)["usage"] == before["usage"]
+    again = Reader(done.turn_id)
+    again.read(server, 10_000)
+    assert (again.ended, again.told) == ("completed", done.told)
