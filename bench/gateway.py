@@ -54,6 +54,7 @@ class Side:
             "prompt": prompt if self.ids is None else self.ids.tokenizer.encode(prompt),
             "max_tokens": tokens,
             "temperature": 0,
+            "repetition_penalty": 1.0,
             "ignore_eos": True,
             "stop_token_ids": [],
             "stream": True,
