@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from tests.unit.cli.command import Command
 from tests.unit.client.scripted_server import Scripted, ScriptedServer
 from typer.testing import CliRunner
@@ -48,6 +50,17 @@ def free_port() -> Iterator[int]:
 def nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("QUERN_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def logs_of_the_test_process() -> Iterator[None]:
+    """The command makes them quieter, here in this process."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers = handlers
+    root.setLevel(level)
 
 
 def examine(*arguments: str) -> tuple[int, dict[str, Any]]:
