@@ -98,7 +98,14 @@ def _margin(drawn: Drawn) -> float:
 @asynccontextmanager
 async def running(name: str, folder: Path, options: argparse.Namespace) -> AsyncGenerator[tuple[Engine, TextCodec]]:
     """An engine with its model, and the codec of its prompts."""
-    given = {"name": name, "context_length": 2048, "kv_tokens": 8192, "parallel": 4, "threads": options.threads}
+    given = {
+        "name": name,
+        "context_length": 2048,
+        "kv_tokens": 8192,
+        "parallel": 4,
+        "threads": options.threads,
+        "vllm": {"arguments": "--enforce-eager"},  # to compile takes longer than what is asked
+    }
     with tempfile.TemporaryDirectory() as data:
         settings = Settings(data_dir=Path(data), engine=EngineSettings.model_validate(given))
         # Environments are where they are, not in the folder that nothing else may be written to.

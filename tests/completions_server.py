@@ -7,8 +7,10 @@ import json
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+from quern.config import EngineSettings
 from quern.engine.base import Engine, EngineEvent, Finished, GenerateRequest, Logprob, Priority, Tokens
 from quern.engine.completions.client import CompletionServer
 from quern.engine.completions.engine import Connected
@@ -16,6 +18,7 @@ from quern.engine.completions.request import ALL, Abilities
 from quern.errors import QuernError
 from quern.events import Prefill
 from quern.grammar.kinds import LarkGrammar
+from quern.prompt.codec import TextCodec
 from quern.sampling import SamplingParams
 
 Json = dict[str, Any]
@@ -197,6 +200,16 @@ class CompletionsServer:
         head = f"HTTP/1.1 {status} ?\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
         writer.write(head.encode() + content)
         await writer.drain()
+
+
+def server_of_model(model: Path, codec: TextCodec, settings: EngineSettings) -> CompletionsServer:
+    """One with the model on `cpu` behind it, not yet started."""
+    from quern.engine.cpu.engine import CpuEngine  # noqa: PLC0415 (brings the native module along)
+
+    engine = CpuEngine(model, model_id="small", facts=codec.facts, settings=settings, vocabulary=codec.tokenizer)
+    special = {**codec.tokenizer.special.control, **codec.tokenizer.special.user_defined}
+    names = {token: text for text, token in special.items()}
+    return CompletionsServer(engine, kv_tokens=settings.kv_tokens, names=names)
 
 
 class ServerBackend:

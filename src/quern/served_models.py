@@ -9,14 +9,16 @@ from pathlib import Path
 
 import structlog
 
-from quern.config import EngineName, ModelToServe, Settings
+from quern.config import EngineName, EngineSettings, ModelToServe, Settings
 from quern.engine.base import Engine
 from quern.engine.engine_choice import ModelKind, choose, native_facts
 from quern.engine.fake import FakeEngine
 from quern.engine.residency import OnDemandEngine, Residency
+from quern.engine.vllm.command import GIB, computes_on_cpu, whole_gib
 from quern.errors import ConfigError, ModelError
 from quern.grammar.json_schema import Llguidance
 from quern.machine import memory
+from quern.modelfiles.description import ModelFacts
 from quern.modelfiles.sizes import kv_cache_bytes, loaded_bytes
 from quern.obs.metrics import Metrics
 from quern.prompt.codec import TextCodec
@@ -26,8 +28,6 @@ log = structlog.get_logger(__name__)
 
 OURS = 0.9
 """The part of the memory that models may have, where no setting says more."""
-ELSEWHERE = frozenset({EngineName.VLLM, EngineName.REMOTE})
-"""Engines whose models are not in this machine's memory: on GPUs, or at somebody else's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,11 @@ def _served(file: ModelFile, metrics: Metrics, residency: Residency | None, engi
         kind = ModelKind(facts.architecture, codec.quantisation, folder=file.path.is_dir(), embeds=facts.embeds)
         choice = choose(served.engine, native_facts(), kind)
         make = partial(_engine, choice.name, file, codec, metrics, engines_dir)
-        engine = make() if residency is None else _on_demand(choice.name, file, codec, make, residency)
+        if residency is None:
+            engine = make()
+        else:
+            size = memory_of(choice.name, served.engine, codec.facts, codec.size_bytes, engines_dir)
+            engine = _on_demand(file, make, residency, size)
     except (ConfigError, ModelError):
         codec.close()
         raise
@@ -91,19 +95,28 @@ def _served(file: ModelFile, metrics: Metrics, residency: Residency | None, engi
     return ServedModel(file.name, engine, codec, frozenset(served.aliases), reason)
 
 
-def _on_demand(
-    name: EngineName, file: ModelFile, codec: TextCodec, make: Callable[[], Engine], residency: Residency
-) -> OnDemandEngine:
-    settings = file.served.engine
-    elsewhere = settings.url is not None or name in ELSEWHERE
-    weights = loaded_bytes(codec.size_bytes, codec.quantisation, settings.quantise)
-    kv_cache = kv_cache_bytes(codec.facts.kv_shape, settings.kv_tokens, settings.kv_type)
+def memory_of(name: EngineName, settings: EngineSettings, facts: ModelFacts, weights: int, engines_dir: Path) -> int:
+    """Bytes of this machine's memory that a model takes with an engine, its KV cache among them: none where it is at
+    somebody else's, or on a GPU. `weights`: their bytes on the disk.
+    """
+    if settings.url is not None or name is EngineName.REMOTE:
+        return 0
+    if name is EngineName.VLLM and not computes_on_cpu(settings.vllm.command, engines_dir):
+        return 0
+    if name is EngineName.CPU:
+        kv_cache = kv_cache_bytes(facts.kv_shape, settings.kv_tokens, settings.kv_type)
+        return loaded_bytes(weights, facts.quantisation, settings.quantise) + kv_cache
+    kv_cache = kv_cache_bytes(facts.kv_shape, settings.kv_tokens)
+    return weights + (whole_gib(kv_cache) * GIB if name is EngineName.VLLM else kv_cache)
+
+
+def _on_demand(file: ModelFile, make: Callable[[], Engine], residency: Residency, size: int) -> OnDemandEngine:
     minutes = file.served.keep_alive_minutes
     return OnDemandEngine(
         file.name,
         make,
         residency,
-        size=0 if elsewhere else weights + kv_cache,
+        size=size,
         preload=file.served.preload,
         keep_alive=minutes * 60 if minutes is not None else None,
     )

@@ -10,11 +10,12 @@ import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
-from tests.completions_server import CompletionsServer, ServerBackend
+from tests.completions_server import ServerBackend, server_of_model
 
 from quern.config import EngineSettings, Settings
 from quern.engine.base import Engine, EngineEvent, EngineState, Finished, GenerateRequest, Tokens
@@ -259,14 +260,7 @@ def llamacpp_subject(model: Path, codec: TextCodec, settings: EngineSettings = S
 def completions_subject(model: Path, codec: TextCodec, settings: EngineSettings = SETTINGS) -> Subject:
     """The engine over vLLM's protocol, with `cpu` on the other side of it."""
     inside = settings.model_copy(update={"parallel": with_spare(settings.parallel)})
-
-    def serve() -> CompletionsServer:
-        engine = CpuEngine(model, model_id="small", facts=codec.facts, settings=inside, vocabulary=codec.tokenizer)
-        special = {**codec.tokenizer.special.control, **codec.tokenizer.special.user_defined}
-        names = {token: text for text, token in special.items()}
-        return CompletionsServer(engine, kv_tokens=settings.kv_tokens, names=names)
-
-    backend = ServerBackend(serve)
+    backend = ServerBackend(partial(server_of_model, model, codec, inside))
     engine = CompletionsEngine(
         backend,
         name="vllm",

@@ -15,6 +15,9 @@ import psutil
 import pytest
 import requests
 
+from .real_engines import ENGINES, OF_FLOATS, serve_options, surroundings
+from .real_engines import START_SECONDS as LONG_START_SECONDS
+
 QUERN = str(Path(sys.executable).with_name("quern"))
 START_SECONDS = 120
 ONE_THREAD = {"QUERN_ENGINE__THREADS": "1"}
@@ -41,8 +44,8 @@ class ServerProcess:
             )
         self.url = ""
 
-    def wait_until_ready(self) -> ServerProcess:
-        deadline = time.monotonic() + START_SECONDS
+    def wait_until_ready(self, seconds: float = START_SECONDS) -> ServerProcess:
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             for line in self.log().splitlines():
                 if line.startswith("Serving"):
@@ -139,15 +142,20 @@ def start_server(tmp_path: Path, data_dir_with_model: Callable[[Path], Path]) ->
         server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", params=ENGINES)
 def server(
-    tmp_path_factory: pytest.TempPathFactory, data_dir_with_model: Callable[[Path], Path]
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    data_dir_with_model: Callable[[Path], Path],
 ) -> Iterator[ServerProcess]:
-    """One server for the tests that leave it as they found it."""
+    """For each engine one server for the tests that leave it as they found it."""
     folder = data_dir_with_model(tmp_path_factory.mktemp("server"))
-    running = ServerProcess(folder, "--model", "qwen2.5-coder-0.5b", "--log-format", "json")
-    yield running.wait_until_ready()
-    running.stop()
+    with surroundings(request.param, folder) as found:
+        running = ServerProcess(folder, *serve_options(request.param), "--log-format", "json", **found.settings)
+        try:
+            yield running.wait_until_ready(LONG_START_SECONDS if request.param in OF_FLOATS else START_SECONDS)
+        finally:
+            running.stop()
 
 
 @pytest.fixture

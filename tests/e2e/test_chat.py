@@ -8,6 +8,7 @@ import threading
 import requests
 
 from .conftest import ServerProcess, chat
+from .real_engines import EXACT
 
 BUBBLE_SORT = "用 Python 写一个最基础版的冒泡排序算法，只写函数体即可，不必写测试代码和示例"
 TO_JAVA = "非常好。现在，请把上面这段 Python 代码无缝地转换成功能完全等效的 Java 代码。"
@@ -58,6 +59,7 @@ def test_chinese_and_emoji_come_through_without_noise(server: ServerProcess) -> 
     assert "".join(chunks[1:]) == text
 
 
+@EXACT
 def test_the_same_seed_gives_the_same_answer(server: ServerProcess) -> None:
     fields = {"prompt": "Write a haiku about merge sort.", "seed": 7, "max_tokens": 40}
     answers = [requests.post(f"{server.url}/v1/code/generate", data=fields, timeout=60).json() for _ in range(2)]

@@ -96,6 +96,20 @@ def undisturbed(server: ServerProcess, *kinds: str) -> dict[str, Reader]:
     return readers
 
 
+def test_ten_lost_connections_change_nothing_whatever_the_engine(server: ServerProcess) -> None:
+    disturbed = {kind: Reader(begin(server, **fields)) for kind, fields in KINDS.items()}
+    for _ in range(CUTS):
+        for reader in disturbed.values():
+            reader.read(server, 2)
+    for kind, reader in disturbed.items():
+        reader.read(server, 10_000)
+        again = Reader(reader.turn_id)
+        again.read(server, 10_000)
+        assert (reader.ended, again.ended) == ("completed", "completed"), kind
+        assert len(reader.told) > CUTS * 2, kind
+        assert reader.told == again.told, kind
+
+
 def test_ten_lost_connections_and_a_killed_server_change_nothing(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

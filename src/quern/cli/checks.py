@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +17,16 @@ OLDEST_PYTHON = (3, 11)
 WORK_MEMORY_BYTES = 700 * 10**6
 SPARE_DISK_BYTES = 10**9
 NO_KV_CACHE = KvShape(0, 0, 0)
+WITHOUT = {
+    "grammars": (
+        "JSON schemas and demanded calls are refused: a vLLM keeps to them with --structured-outputs-config "
+        '\'{"backend": "guidance"}\'.'
+    ),
+    "logprobs": "Probabilities of tokens are refused.",
+    "priorities": "All turns are alike to it: a vLLM has priorities with --scheduling-policy priority.",
+    "salts": "Owners share its cache, so one can tell by the time that an answer takes what another has asked.",
+}
+"""What follows from what a server lacks."""
 FAST_FEATURES = {"avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX-VNNI", "avx512f": "AVX-512", "avx2": "AVX2"}
 
 
@@ -91,6 +102,15 @@ class DiskFacts:
     writable: bool
     free: int
     to_fetch: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFacts:
+    """A server of `engine.remote`. `lacking`: what it can't do, by name; `problem`: why it can't be used at all."""
+
+    url: str
+    lacking: tuple[str, ...] = ()
+    problem: str = ""
 
 
 class DatabaseState(StrEnum):
@@ -219,6 +239,20 @@ def check_transformers(python: str | ModelError) -> Check:
     if isinstance(python, ModelError):
         return Check("transformers", Status.FAIL, "not found", str(python))
     return Check("transformers", Status.OK, python)
+
+
+def check_remote(servers: Sequence[RemoteFacts]) -> Check:
+    """The servers of `engine.remote`: one is enough to serve, and what one of them lacks is asked of none."""
+    problems = [server.problem for server in servers if server.problem]
+    usable = [server.url for server in servers if not server.problem]
+    found = f"{len(usable)} of {len(servers)} servers can be used"
+    if problems:
+        return Check("remote", Status.WARN if usable else Status.FAIL, found, " ".join(problems))
+    lacking = sorted({name for server in servers for name in server.lacking})
+    if lacking:
+        advice = " ".join(WITHOUT[name] for name in lacking)
+        return Check("remote", Status.WARN, f"{found}; without {', '.join(lacking)}", advice)
+    return Check("remote", Status.OK, found)
 
 
 def check_disk(disk: DiskFacts) -> Check:

@@ -13,11 +13,14 @@ from rich.console import Console
 from rich.text import Text
 
 from quern.cli import checks, facts
-from quern.cli.checks import Check, Status
+from quern.cli.checks import Check, LocatedModel, PortFacts, Status
 from quern.cli.progress import progress_display
-from quern.config import EngineName, Settings
+from quern.config import EngineName, LogLevel, LogSettings, Settings
 from quern.config_sources import load_settings
+from quern.engine.engine_choice import EngineChoice
+from quern.errors import ConfigError
 from quern.models.locate import model_id
+from quern.obs.logging import configure_logging
 
 STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 INDENT = " " * 16
@@ -45,6 +48,7 @@ def doctor(
     given = {"data_dir": data_dir} if data_dir is not None else {}
     server = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     named = {"name": model} if model is not None else {}
+    configure_logging(LogSettings(level=LogLevel.WARNING))
     report = examine(load_settings(config, {**given, "server": server, "model": named}), checksum=verify)
     failed = any(check.status is Status.FAIL for check in report)
     if as_json:
@@ -72,21 +76,33 @@ def examine(settings: Settings, *, checksum: bool = False) -> list[Check]:
         report.append(checks.check_model(model))
         if not model.problem:
             choice = facts.engine_choice(settings.engine, model)
-            report.append(checks.check_engine(choice))
-            if settings.engine.name is EngineName.VLLM:
-                report.append(checks.check_vllm(facts.vllm_program(settings)))
-            elif settings.engine.name is EngineName.TRANSFORMERS:
-                report.append(checks.check_transformers(facts.transformers_python(settings)))
-            elif settings.engine.url is None and settings.engine.name is not EngineName.REMOTE:
-                weights, kv_cache = facts.memory_needed(settings.engine, model, choice)
-                served = model_id(settings.model.name) in port.models
-                report.append(checks.check_memory(facts.memory_facts(weights, kv_cache, served=served)))
+            report += [checks.check_engine(choice), *_engine_checks(settings, model, choice, port)]
     return [
         *report,
         checks.check_disk(facts.disk_facts(settings.data_dir, to_fetch)),
         checks.check_database(facts.database_facts(settings)),
         checks.check_port(port),
     ]
+
+
+def _engine_checks(
+    settings: Settings, model: LocatedModel, choice: EngineChoice | ConfigError, port: PortFacts
+) -> list[Check]:
+    """What the chosen engine needs besides the model."""
+    name = choice.name if isinstance(choice, EngineChoice) else settings.engine.name
+    if name is EngineName.VLLM:
+        return [checks.check_vllm(facts.vllm_program(settings))]
+    if name is EngineName.TRANSFORMERS:
+        return [checks.check_transformers(facts.transformers_python(settings))]
+    if name is EngineName.REMOTE:
+        if model.path is None or isinstance(choice, ConfigError):
+            return []
+        return [checks.check_remote(facts.remote_servers(settings.engine, model.path))]
+    if settings.engine.url is not None:
+        return []
+    weights, kv_cache = facts.memory_needed(settings.engine, model, choice)
+    served = model_id(settings.model.name) in port.models
+    return [checks.check_memory(facts.memory_facts(weights, kv_cache, served=served))]
 
 
 def _print(report: list[Check]) -> None:

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import filelock
@@ -21,10 +22,12 @@ from quern.cli.checks import (
     MemoryFacts,
     PortFacts,
     PortState,
+    RemoteFacts,
 )
 from quern.client import QuernClient
 from quern.config import EngineName, EngineSettings, ServerSettings, Settings
 from quern.engine.engine_choice import EngineChoice, ModelKind, choose, native_facts
+from quern.engine.remote.backend import RemoteServers
 from quern.engine.transformers.process import find_python
 from quern.engine.vllm.command import find_vllm
 from quern.environment import key_of_clients
@@ -37,6 +40,7 @@ from quern.models.integrity import read_manifest, verify
 from quern.models.locate import entry_path, named_entry, resolve
 from quern.models.partial import PartialFile
 from quern.models.progress import Progress
+from quern.prompt.codec import TextCodec
 from quern.store.database import Database
 
 ANSWER_SECONDS = 5.0
@@ -117,6 +121,19 @@ def transformers_python(settings: Settings) -> str | ModelError:
         return str(find_python(settings.engine.transformers.command, settings.engines_dir))
     except ModelError as error:
         return error
+
+
+def remote_servers(settings: EngineSettings, model: Path) -> Sequence[RemoteFacts]:
+    """What the servers of `engine.remote` can do; each is asked what a server here would ask it at its start."""
+    codec = TextCodec.load(model)
+    try:
+        outcomes = asyncio.run(RemoteServers(settings.remote, codec.tokenizer, connections=1).survey())
+    finally:
+        codec.close()
+    return [
+        RemoteFacts(url, problem=str(outcome)) if isinstance(outcome, ModelError) else RemoteFacts(url, outcome.lacking)
+        for url, outcome in zip(settings.remote.urls, outcomes, strict=True)
+    ]
 
 
 def disk_facts(data_dir: Path, to_fetch: int) -> DiskFacts:

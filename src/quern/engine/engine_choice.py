@@ -32,6 +32,10 @@ URL_IS_ANOTHERS = (
     "The setting engine.url names a llama-server elsewhere, which the engine {} does not use: leave one of the two out."
 )
 NO_EMBEDDINGS = "The engine {} makes no embeddings, and this model nothing else. Leave the choice to --engine auto."
+TWO_ELSEWHERE = (
+    "The settings engine.url and engine.remote.urls both name servers elsewhere, a llama-server and servers of "
+    "completions over token ids: leave one of the two out."
+)
 NO_URLS = (
     "The engine remote uses servers that somebody else runs, and none is named: set engine.remote.urls to theirs, "
     "separated by commas."
@@ -73,11 +77,14 @@ def choose(settings: EngineSettings, native: NativeFacts, model: ModelKind) -> E
     """Decide. Raises ConfigError where the settings ask for what can't be."""
     obstacle = _obstacle(native, model)
     _check_named(settings, model)
-    if model.folder and settings.url is None:
+    elsewhere = bool(settings.remote.urls) and not model.embeds
+    if model.folder and settings.url is None and not (settings.name is EngineName.AUTO and elsewhere):
         _check_folder_engine(settings.name, obstacle)
     match settings.name:
         case EngineName.AUTO if settings.url is not None:
             return EngineChoice(EngineName.LLAMACPP, "The setting engine.url names a llama-server.")
+        case EngineName.AUTO if elsewhere:
+            return EngineChoice(EngineName.REMOTE, "The setting engine.remote.urls names servers elsewhere.")
         case EngineName.AUTO if obstacle:
             return EngineChoice(EngineName.LLAMACPP, obstacle, degraded=bool(native.problem))
         case EngineName.CPU if obstacle:
@@ -105,6 +112,8 @@ def _check_named(settings: EngineSettings, model: ModelKind) -> None:
     name = settings.name
     if name in FOLDER_ENGINES | {EngineName.CPU, EngineName.REMOTE} and settings.url is not None:
         raise ConfigError(URL_IS_ANOTHERS.format(name))
+    if name is EngineName.AUTO and settings.url is not None and settings.remote.urls:
+        raise ConfigError(TWO_ELSEWHERE)
     if name is EngineName.REMOTE and not settings.remote.urls:
         raise ConfigError(NO_URLS)
     if name in FOLDER_ENGINES and not model.folder:

@@ -20,11 +20,12 @@ from typing import ClassVar
 
 from quern.errors import InvalidRequest
 from quern.grammar.compiler import CompiledGrammar, GrammarCompiler
-from quern.grammar.json_schema import Llguidance
+from quern.grammar.json_schema import Llguidance, with_ids_replaced
 from quern.grammar.kinds import Grammar, JsonGrammar, LarkGrammar
 from quern.grammar.refusals import too_complex_grammar
 
 BYTES = 256
+ANY_TOKEN = f"<[0-{BYTES - 1}]>"
 ANSWERS = 2
 STEPS = 150
 STRIDE = 37
@@ -68,13 +69,20 @@ def replies(requests: Iterable[bytes]) -> Iterator[bytes]:
     yield _reply()
     for line in lines:
         request = json.loads(line)
-        grammar = JsonGrammar(request["schema"]) if "schema" in request else LarkGrammar(request["lark"])
+        grammar = _grammar(request)
         signal.setitimer(signal.ITIMER_PROF, opening["seconds"])  # its signal ends the process, also amid native code
         try:
             reply = _tried(compiler, grammar)
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
         yield reply
+
+
+def _grammar(request: Mapping[str, str]) -> Grammar:
+    """The grammar to try. Tokens that it names by their ids have others here, and are as good as any."""
+    if "schema" in request:
+        return JsonGrammar(request["schema"])
+    return LarkGrammar(with_ids_replaced(request["lark"], ANY_TOKEN))
 
 
 def _tried(compiler: GrammarCompiler, grammar: Grammar) -> bytes:

@@ -58,6 +58,8 @@ BOUNDS = {"time": FRACTION, "date-time": FRACTION}
 
 LARK_TOKEN = re.compile(r'"(?:\\.|[^"\\\n])*"|(?://|#)[^\n]*|<[^<>\[\]\s]+>|/(?:\\.|[^/\\\n])+/|%json\s*')
 """What may hold the text `%json` or `<…>` without being it; a special token; and `%json` itself."""
+NAMED_BY_ID = re.compile(rf"(<\[[^\]\n]*\]>)|{LARK_TOKEN.pattern}")
+"""Tokens by their ids, `<[7]>` or `<[7-9,^8]>`, or what may hold that text without being it."""
 
 TOO_DEEP = "This JSON schema can't be kept to: it is nested too deeply."
 
@@ -111,6 +113,11 @@ def for_llguidance(
         done = end
     _check_limits(schemas)
     return "".join([*pieces, grammar.lark[done:]]), schemas
+
+
+def with_ids_replaced(lark: str, other: str) -> str:
+    """The grammar with `other` instead of every token that it names by an id, or by a range of ids."""
+    return NAMED_BY_ID.sub(lambda found: other if found[1] else found[0], lark)
 
 
 def _json_at(lark: str, start: int) -> tuple[Schema | None, int]:

@@ -23,6 +23,7 @@ BAD_PATTERN = re.compile(r"regex parse error:\n +(?P<pattern>.*)\n[^\n]*\nerror:
 BEFORE = re.compile(r"\Aat \d+\(\d+\): failed to compile JSON schema: ")
 BEHIND = re.compile(r"\n +\d+ \| .*", re.DOTALL)
 """Where a message stands in the grammar's text, and the lines around, which may hold anything."""
+UNKNOWN_ID = "it names a token by an id that this model does not have"
 EXACT: dict[str, str] = {
     "oneOf constraints are not supported": (
         "the choices of a `oneOf` have to differ in their types or in a required constant; use `anyOf`"
@@ -33,6 +34,8 @@ EXACT: dict[str, str] = {
     "Default retriever does not fetch resources": "it refers to a schema elsewhere, and nothing is fetched",
     "recursion limit exceeded": "it is nested too deeply",
     "NoExtension": "nothing satisfies it",
+    "Token range end too large": UNKNOWN_ID,
+    "number too large to fit in target type": UNKNOWN_ID,
     "Unsatisfiable schema: Regex is empty": "nothing satisfies all of a string's patterns and bounds",
 }
 """Parts of messages, and what they mean."""

@@ -19,6 +19,7 @@ from quern.cli.checks import (
     MemoryFacts,
     PortFacts,
     PortState,
+    RemoteFacts,
     Status,
     check_cores,
     check_cpu,
@@ -29,8 +30,10 @@ from quern.cli.checks import (
     check_model,
     check_port,
     check_python,
+    check_remote,
 )
 from quern.config import EngineName
+from quern.engine.completions.request import Abilities
 from quern.engine.engine_choice import EngineChoice
 from quern.errors import ConfigError
 
@@ -169,6 +172,23 @@ def test_a_port_is_fine_when_it_is_free_or_a_quern_has_it(port: PortFacts, statu
     assert found in check.found
 
 
+@pytest.mark.parametrize(
+    ("servers", "status", "found"),
+    [
+        ([RemoteFacts("a"), RemoteFacts("b")], Status.OK, "2 of 2 servers can be used"),
+        ([RemoteFacts("a"), RemoteFacts("b", problem="It is away.")], Status.WARN, "1 of 2"),
+        ([RemoteFacts("a", problem="It is away.")], Status.FAIL, "0 of 1"),
+        ([RemoteFacts("a"), RemoteFacts("b", ("salts", "grammars"))], Status.WARN, "without grammars, salts"),
+    ],
+)
+def test_one_server_elsewhere_is_enough_and_what_any_of_them_lacks_is_said(
+    servers: list[RemoteFacts], status: Status, found: str
+) -> None:
+    check = check_remote(servers)
+    assert check.status is status
+    assert found in check.found
+
+
 def test_whatever_is_not_fine_says_what_to_do() -> None:
     bad = [
         check_python((3, 10, 0)),
@@ -177,6 +197,8 @@ def test_whatever_is_not_fine_says_what_to_do() -> None:
         check_memory(replace(MEMORY, total=0, available=0)),
         check_memory(replace(MEMORY, available=0)),
         check_model(replace(MODEL, path=None)),
+        check_remote([RemoteFacts("a", problem="Start it.")]),
+        check_remote([RemoteFacts("a", Abilities(False, False, False, False).lacking)]),
         check_disk(replace(DISK, writable=False)),
         check_database(DatabaseFacts("quern.db", DatabaseState.BROKEN, "Restore a backup.")),
         check_port(replace(PORT, state=PortState.OTHER)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from tests.unit.cli.command import Command
 from tests.unit.client.scripted_server import Scripted, ScriptedServer
 from typer.testing import CliRunner
@@ -48,6 +50,17 @@ def free_port() -> Iterator[int]:
 def nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("QUERN_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def logs_of_the_test_process() -> Iterator[None]:
+    """The command makes them quieter, here in this process."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers = handlers
+    root.setLevel(level)
 
 
 def examine(*arguments: str) -> tuple[int, dict[str, Any]]:
@@ -117,6 +130,18 @@ def test_the_engine_that_a_server_would_use_is_told_with_the_reason(
     code, checks = examine(*arguments)
     assert (code, checks["engine"]["status"]) == (1, "fail")
     assert "leave one of the two out" in checks["engine"]["advice"]
+
+
+def test_servers_elsewhere_are_asked_instead_of_this_machines_memory(
+    data_dir: Path, free_port: int, tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"http://127.0.0.1:{free_port}"
+    monkeypatch.setenv("QUERN_ENGINE__REMOTE__URLS", url)
+    code, checks = examine("--data-dir", str(data_dir), "--port", "0", "--model", str(tiny_model_path))
+    assert code == 1
+    assert checks["engine"]["found"].startswith("remote: The setting engine.remote.urls names")
+    assert (checks["remote"]["status"], "memory" in checks) == ("fail", False)
+    assert f"No server answers at {url}. Start it there" in checks["remote"]["advice"]
 
 
 def test_a_database_opens_or_is_in_use_or_is_none(data_dir: Path, free_port: int) -> None:

@@ -44,6 +44,15 @@ def test_auto_uses_a_llama_server_that_is_named() -> None:
     assert choose(settings, NATIVE, QWEN).name is EngineName.LLAMACPP
 
 
+def test_auto_uses_servers_of_completions_that_are_named_unless_the_model_makes_embeddings() -> None:
+    settings = EngineSettings.model_validate({"remote": {"urls": ["http://vllm:8000"]}})
+    for model in (QWEN, FOLDER, replace(FOLDER, quantisation="AWQ")):
+        assert choose(settings, NATIVE, model).name is EngineName.REMOTE
+    assert choose(settings, NATIVE, replace(FOLDER, embeds=True)).name is EngineName.CPU
+    with pytest.raises(ConfigError, match=r"engine\.url and engine\.remote\.urls both name servers"):
+        choose(settings.model_copy(update={"url": "http://llama:8080"}), NATIVE, QWEN)
+
+
 @pytest.mark.parametrize("name", [EngineName.LLAMACPP, EngineName.CPU])
 def test_an_engine_that_is_named_is_taken(name: EngineName) -> None:
     assert choose(EngineSettings(name=name), NATIVE, QWEN).name is name

@@ -84,6 +84,21 @@ def test_what_the_child_refuses_is_refused_with_its_sentence(trial: GrammarTrial
     assert not compiled.grammars
 
 
+def test_tokens_may_be_named_by_the_ids_of_the_model_which_the_child_does_not_have() -> None:
+    vocabulary = ScriptedVocabulary(5000, frozenset({4000}), ScriptedSpecialTexts({"<|end|>": 4000}, {}))
+    trial = GrammarTrial(vocabulary, GrammarCompiler(vocabulary, 5000).compile)
+    constraint = trial.compile(LarkGrammar('start: <[4567]> "<[a]>" <[3000-4999]> <[^7]>')).constraint()
+    constraint.consume([4567, *b"<[a]>", 3500, 8])
+    assert not constraint.failure
+    assert constraint.accepting
+    for lark in ("start: <[5000]>", "start: <[99999999999999]>"):
+        with pytest.raises(InvalidRequest, match="names a token by an id that this model does not have"):
+            trial.compile(LarkGrammar(lark))
+    with pytest.raises(InvalidRequest, match="invalid token range"):
+        trial.compile(LarkGrammar("start: <[9-8]>"))
+    trial.close()
+
+
 def test_what_takes_too_long_is_refused_and_the_next_one_gets_a_new_process(
     trial: GrammarTrial, compiled: Compiled
 ) -> None:

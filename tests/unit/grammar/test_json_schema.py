@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from quern.errors import InvalidRequest
-from quern.grammar.json_schema import FRACTION, LAYOUTS, MAX_OPTIONAL, Llguidance, for_llguidance, read_schema
+from quern.grammar.json_schema import (
+    FRACTION,
+    LAYOUTS,
+    MAX_OPTIONAL,
+    Llguidance,
+    for_llguidance,
+    read_schema,
+    with_ids_replaced,
+)
 from quern.grammar.kinds import JsonGrammar, LarkGrammar
 from quern.grammar.schema_walk import place_of
 
@@ -140,6 +148,11 @@ def test_special_tokens_are_written_as_their_ids_and_everything_else_as_it_is() 
     lark = 'start: <call> "<call>" /<call>/ <[5]> <other></call> // <call>\n'
     changed, _ = for_llguidance(LarkGrammar(lark), {"<call>": 7, "</call>": 8})
     assert changed == 'start: <[7]> "<call>" /<call>/ <[5]> <other><[8]> // <call>\n'
+
+
+def test_only_tokens_that_are_named_by_ids_are_replaced() -> None:
+    lark = 'start: <[7]> "<[7]>" /<[7]>/ <x> <[1-5,^3]> %json {"const": "<[7]>"} // <[7]>\n'
+    assert with_ids_replaced(lark, "<[0]>") == lark.replace("start: <[7]>", "start: <[0]>").replace("1-5,^3", "0")
 
 
 @pytest.mark.parametrize(

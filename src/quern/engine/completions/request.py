@@ -51,6 +51,12 @@ class Abilities:
     logprobs: bool = True
     progress: bool = False
 
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """What it can't do of what is missed, by name."""
+        wanted = {"grammars": self.grammars, "salts": self.salts, "priorities": self.priorities}
+        return tuple(name for name, able in {**wanted, "logprobs": self.logprobs}.items() if not able)
+
 
 ALL = Abilities()
 

@@ -51,18 +51,15 @@ class RemoteServers:
 
     async def start(self) -> Connected:
         """Connect to those that answer. Raises ModelLoadError where none does, or none is of use."""
-        self._servers = await asyncio.to_thread(self._connect)
+        asked = await self._ask_all()
         self._replicas = Replicas(self._weights)
-        asked = await asyncio.gather(*(self._ask(index) for index in range(len(self._urls))), return_exceptions=True)
         found: list[tuple[ServerFacts, Abilities]] = []
         for index, outcome in enumerate(asked):
-            self._replicas[index].healthy = not isinstance(outcome, BaseException)
-            if isinstance(outcome, tuple):
-                found.append(outcome)
-            elif not isinstance(outcome, ModelLoadError):
-                raise outcome
-            else:
+            self._replicas[index].healthy = not isinstance(outcome, ModelLoadError)
+            if isinstance(outcome, ModelLoadError):
                 log.warning("remote_server_unusable", url=self._urls[index], error=str(outcome))
+            else:
+                found.append(outcome)
         if not found:
             await self.stop()
             raise ModelLoadError(" ".join(str(outcome) for outcome in asked))
@@ -76,6 +73,14 @@ class RemoteServers:
             log.warning("remote_servers_share_their_cache_between_owners")
         urls = ", ".join(self._urls)
         return Connected(Fleet(self._servers, self._urls, self._replicas), facts, f"servers at {urls}", abilities)
+
+    async def survey(self) -> Sequence[Abilities | ModelLoadError]:
+        """What each of them can do, or why it is of no use; nothing is left connected."""
+        try:
+            asked = await self._ask_all()
+        finally:
+            await self.stop()
+        return [outcome if isinstance(outcome, ModelLoadError) else outcome[1] for outcome in asked]
 
     async def lost(self) -> str:
         """Watch them; return once none has answered for a while."""
@@ -97,6 +102,17 @@ class RemoteServers:
             CompletionServer(url, self._key, connections=self._connections, trust_env=True, health=self._health)
             for url in self._urls
         ]
+
+    async def _ask_all(self) -> Sequence[tuple[ServerFacts, Abilities] | ModelLoadError]:
+        """Connect to all of them, and ask each."""
+        self._servers = await asyncio.to_thread(self._connect)
+        asked = await asyncio.gather(*(self._ask(index) for index in range(len(self._urls))), return_exceptions=True)
+        outcomes: list[tuple[ServerFacts, Abilities] | ModelLoadError] = []
+        for outcome in asked:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, ModelLoadError):
+                raise outcome
+            outcomes.append(outcome)
+        return outcomes
 
     async def _ask(self, index: int) -> tuple[ServerFacts, Abilities]:
         """What a server holds and can do. Raises ModelLoadError with what to do about it."""

