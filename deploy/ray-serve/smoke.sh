@@ -10,6 +10,8 @@ RAY=${RAY:-${XDG_DATA_HOME:-$HOME/.local/share}/quern/engines/ray} KIND=${KIND:-
 PORT=$(free_port) SERVED=$(free_port) GCS=$(free_port) URL=http://127.0.0.1:$PORT
 export VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 RAY_USAGE_STATS_ENABLED=0
 export RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING=1
+# A machine of few cores takes longer to start Ray's processes than Ray is ready to wait.
+export RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=300 RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S=300
 export PATH="$RAY/bin:$PATH" RAY_ADDRESS=127.0.0.1:$GCS
 
 sed -e "s|/srv/models/[^ ]*|$MODEL|; s|kind: gpu|kind: $KIND|; s|port: 8100|port: $SERVED|" \
