@@ -10,7 +10,7 @@ from typing import Protocol
 import httpx2
 
 from quern.engine.completions.request import ALL, Asked, completion_body
-from quern.engine.completions.stream import CompletionReader, Part, explain
+from quern.engine.completions.stream import CompletionReader, Part, failure
 from quern.engine.served.client import InferenceServer
 from quern.errors import EngineFailed, ServerLost
 
@@ -70,7 +70,7 @@ class CompletionServer(InferenceServer):
         async with self.post(COMPLETIONS, completion_body(asked, self.model, self.abilities), headers) as response:
             if response.status_code != 200:
                 await response.aread()
-                raise (ServerLost if response.status_code in BUSY else EngineFailed)(refusal(response))
+                raise refusal(response)
             yield ACCEPTED
             async for chunk in response.aiter_bytes():
                 for part in reader.feed(chunk):
@@ -90,9 +90,10 @@ class CompletionServer(InferenceServer):
             return None
 
 
-def refusal(response: httpx2.Response) -> str:
-    """A sentence for a response that is none."""
+def refusal(response: httpx2.Response) -> EngineFailed:
+    """What a response means that is none."""
     try:
-        return explain(response.json())
+        failed = failure(response.json())
     except (ValueError, LookupError, TypeError, AttributeError):
-        return f"The inference server refused this request with the HTTP status {response.status_code}."
+        failed = EngineFailed(f"The inference server refused this request with the HTTP status {response.status_code}.")
+    return ServerLost(str(failed)) if response.status_code in BUSY else failed

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quern.engine.base import Logprob
-from quern.errors import EngineFailed
+from quern.errors import EngineFailed, ServerLost
 from quern.types import FinishReason
 
 PREFIX = b"data:"
@@ -59,6 +59,14 @@ class Computed:
 Part = Generated | Ended | Counted | Computed
 
 
+ENGINE_DEAD = "EngineCore encountered an issue"
+"""So vLLM answers everybody once the process that computes has died, until its server has ended as well."""
+DIED = (
+    "The process of the inference server that computes has died, so this answer was lost. Ask again once it is back, "
+    "or go on with what there is."
+)
+
+
 class CompletionReader:
     """Feed it the body's chunks as they come; it returns what they complete.
 
@@ -72,7 +80,9 @@ class CompletionReader:
         self.done = False
 
     def feed(self, chunk: bytes) -> Iterator[Part]:
-        """Raises EngineFailed where the server reports an error, or does not speak this protocol; after what came."""
+        """Raises, after what came, EngineFailed where the server reports an error or does not speak this protocol, and
+        ServerLost where it can't go on.
+        """
         *lines, self._partial_line = (self._partial_line + chunk).split(b"\n")
         for line in lines:
             if line.startswith(PREFIX):
@@ -86,7 +96,7 @@ class CompletionReader:
         try:
             event = json.loads(data)
             if "error" in event:
-                raise EngineFailed(explain(event))
+                raise failure(event)
             parts = [part for choice in event["choices"] for part in self._choice(choice)]
             return parts + _counted(event) + _computed(event)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -111,11 +121,13 @@ class CompletionReader:
         return parts
 
 
-def explain(error: dict[str, Any]) -> str:
-    """A sentence for an error body: `{"error": {"message": …}}`, or as older servers have it `{"message": …}`."""
+def failure(error: dict[str, Any]) -> EngineFailed:
+    """What an error body means: `{"error": {"message": …}}`, or as older servers have it `{"message": …}`."""
     inner: Any = error.get("error", error)
     message = str(inner if isinstance(inner, str) else inner["message"]).rstrip(".")
-    return f"The inference server refused or dropped this request: {message}."
+    if ENGINE_DEAD in message:
+        return ServerLost(DIED)
+    return EngineFailed(f"The inference server refused or dropped this request: {message}.")
 
 
 def _logprobs(told: dict[str, Any] | None, top: int) -> tuple[Logprob, ...] | None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from quern.engine.base import Logprob
+from quern.engine.completions.client import refusal
 from quern.engine.completions.stream import CompletionReader, Counted, Ended, Generated, Part
-from quern.errors import EngineFailed
+from quern.errors import EngineFailed, ServerLost
 from quern.types import FinishReason
 
 RECORDED = {path.stem: path.read_bytes() for path in (Path(__file__).parents[3] / "data" / "vllm").glob("*.sse")}
@@ -63,6 +65,14 @@ def test_under_a_grammar_the_end_is_no_part_of_the_answer_and_special_tokens_are
 def test_an_error_is_told_in_the_servers_words() -> None:
     with pytest.raises(EngineFailed, match='unknown name: "A"'):
         read(RECORDED["bad"])
+
+
+def test_a_server_whose_engine_has_died_is_lost_whatever_it_answers() -> None:
+    told = b"EngineCore encountered an issue. See stack trace (above) for the root cause."
+    with pytest.raises(ServerLost, match="that computes has died"):
+        read(b'data: {"error": {"message": "' + told + b'"}}\n\n')
+    response = httpx2.Response(500, json={"error": {"message": told.decode()}})
+    assert isinstance(refusal(response), ServerLost)
 
 
 @given(size=st.integers(1, 400))
