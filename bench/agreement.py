@@ -23,7 +23,8 @@ from statistics import fmean
 import structlog
 
 from quern.app import build_app
-from quern.config import EngineSettings, Settings
+from quern.config import Settings
+from quern.config_models import EngineSettings
 from quern.engine.base import Engine, GenerateRequest, Tokens
 from quern.prompt.codec import TextCodec
 from quern.sampling import SamplingParams

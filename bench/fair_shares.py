@@ -19,7 +19,7 @@ from unittest import mock
 
 from code_prompts import CodeTokens
 from installed import installed
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.base import Engine, GenerateRequest, Priority, Tokens
 from quern.engine.cpu.engine import CpuEngine
 from quern.engine.cpu.model import Drawn

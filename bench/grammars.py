@@ -19,7 +19,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.base import GenerateRequest, Tokens
 from quern.engine.cpu.engine import CpuEngine
 from quern.grammar.compile_trial import GrammarTrial

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.base import Engine, EngineEvent, Finished, GenerateRequest, Logprob, Priority, Tokens
 from quern.engine.completions.client import CompletionServer
 from quern.engine.completions.engine import Connected

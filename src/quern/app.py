@@ -16,7 +16,8 @@ from quern.access.limits import Limits
 from quern.access.usage import UsageMeter
 from quern.api.shared.body_budget import BodyBudget
 from quern.api.shared.services import Services
-from quern.config import EngineName, ResumeInterrupted, Settings, TitleSource
+from quern.config import ResumeInterrupted, Settings, TitleSource
+from quern.config_models import EngineName
 from quern.config_sources import Reload
 from quern.environment import otel_environment
 from quern.errors import ConfigError

@@ -6,50 +6,20 @@ The table in docs/operations.md is checked against these classes.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model, model_validator
+from pydantic import Field, SecretStr, create_model, model_validator
 
-from quern.config_values import AbsolutePath, HostPatterns, Listed, Numbers, OriginPatterns, Words
+from quern.config_models import EngineSettings, ModelSettings, ModelToServe, TableSettings
+from quern.config_values import AbsolutePath, Frozen, HostPatterns, OriginPatterns
 from quern.sampling import PARAMETERS, SETTINGS, SamplingParams
 from quern.types import DisconnectPolicy
 
 RELOADABLE: dict[str, Any] = {"reloadable": True}
 """Of a setting that a running server takes over when it reads its settings anew."""
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class EngineName(StrEnum):
-    """Engines that `--engine` accepts."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    LLAMACPP = "llamacpp"
-    VLLM = "vllm"
-    TRANSFORMERS = "transformers"
-    REMOTE = "remote"
-    FAKE = "fake"
-
-
-class KvType(StrEnum):
-    """Numbers in the `cpu` engine's KV cache."""
-
-    BF16 = "bf16"
-    INT8 = "int8"
-
-
-class Quantise(StrEnum):
-    """What the `cpu` engine makes of weights that are floats in the model's file."""
-
-    Q8 = "q8"
-    Q4 = "q4"
 
 
 class LogFormat(StrEnum):
@@ -75,7 +45,7 @@ class UnknownFields(StrEnum):
     REFUSE = "refuse"
 
 
-class ServerSettings(_Frozen):
+class ServerSettings(Frozen):
     """The HTTP listener."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
@@ -177,207 +147,9 @@ class ServerSettings(_Frozen):
             return False
 
 
-class ModelSettings(_Frozen):
-    """Which model, and how far its file is trusted."""
-
-    name: str = Field(
-        default="qwen2.5-coder-1.5b",
-        description="A catalog name (`quern models`), or a path to a GGUF file or a folder with safetensors.",
-    )
-    aliases: Listed = Field(
-        default=(),
-        description="More names, separated by commas, under which requests may ask for the model; `*` is any name.",
-    )
-    verify: bool = Field(
-        default=True, description="Check a downloaded model's SHA-256 at every start (about 0.6 s per GB)."
-    )
-
-
-class VllmSettings(_Frozen):
-    """vLLM, which the engine `vllm` starts; what is not set is vLLM's own business."""
-
-    command: str | None = Field(
-        default=None,
-        description=(
-            "The environment that vLLM is started from: its folder, its Python or its program `vllm`. If unset "
-            "`engines/vllm` or `engines/vllm-cpu` in the data directory, else the `vllm` on the PATH."
-        ),
-    )
-    tensor_parallel: int = Field(default=1, ge=1, description="GPUs that the model is spread over.")
-    max_model_len: int | None = Field(
-        default=None,
-        ge=256,
-        description="Most tokens of one sequence; what `engine.context_length` says if unset.",
-    )
-    gpu_memory_utilization: float | None = Field(
-        default=None,
-        gt=0,
-        le=1,
-        description="Share of the GPU's memory that it takes; what the weights leave of that is the KV cache.",
-    )
-    quantization: str | None = Field(
-        default=None, description="How the weights are quantised, where the model's folder does not say: `fp8`, say."
-    )
-    kv_cache_dtype: str | None = Field(
-        default=None, description="Numbers in its KV cache: `fp8` takes half the memory of the model's own."
-    )
-    arguments: Words = Field(
-        default=(), description="Further arguments of `vllm serve`, as a list or as one text; they win over ours."
-    )
-
-
-class TransformersSettings(_Frozen):
-    """Hugging Face Transformers, which the engine `transformers` runs the model with, on any device of PyTorch's."""
-
-    command: str | None = Field(
-        default=None,
-        description=(
-            "The environment that it runs in: its folder or its Python. If unset `engines/transformers` in the data "
-            "directory."
-        ),
-    )
-    device: str = Field(
-        default="auto",
-        description="Where the model goes, a `device_map` of Transformers: `auto` spreads it, or `cuda:1`, `cpu`.",
-    )
-    dtype: str = Field(
-        default="auto", description="Numbers that it computes with: `auto` is the folder's, or `bfloat16`, `float32`."
-    )
-    trust_remote_code: bool = Field(
-        default=False, description="Run programs that the model's folder brings along. They may do anything."
-    )
-
-
-class RemoteSettings(_Frozen):
-    """Servers that somebody else runs, which the engine `remote` uses."""
-
-    urls: Listed = Field(
-        default=(),
-        description=(
-            "Servers of completions over token ids (vLLM, a router in front of several), separated by commas; all hold "
-            "the model that `model.name` names."
-        ),
-    )
-    weights: Numbers = Field(
-        default=(), description="How much each of them takes, in the same order: `2, 1`; the same if unset."
-    )
-    api_key: SecretStr | None = Field(default=None, description="Key for all of them.")
-    health: str = Field(
-        default="/health",
-        pattern="^/",
-        description=(
-            "Where they say that they are well. For vllm-router `/readiness`: its `/health` is unwell as soon as one "
-            "of its servers is."
-        ),
-    )
-
-
-class EngineSettings(_Frozen):
-    """The inference engine."""
-
-    name: EngineName = Field(
-        default=EngineName.AUTO,
-        description="`auto`, `cpu`, `llamacpp`, `vllm`, `transformers`, `remote` or `fake`.",
-    )
-    url: str | None = Field(
-        default=None,
-        description="A running llama-server to use instead of our own child process; it must hold the same model.",
-    )
-    api_key: SecretStr | None = Field(default=None, description="Key for the llama-server at `engine.url`.")
-    parallel: int = Field(default=16, ge=1, le=256, description="Sequences generated at once; further ones wait.")
-    context_length: int | None = Field(
-        default=None,
-        ge=256,
-        description="Most tokens one sequence may hold; the model's own limit (at most 32768) if unset.",
-    )
-    kv_tokens: int = Field(
-        default=81920,
-        ge=256,
-        description="KV cache shared by all sequences, in tokens; a turn that does not fit waits.",
-    )
-    threads: int | None = Field(
-        default=None,
-        ge=1,
-        description="Threads for inference; if unset one for each physical core that affinity and cgroups allow.",
-    )
-    batch_tokens: int | None = Field(
-        default=None,
-        ge=32,
-        description=(
-            "Most prompt tokens per engine step: small keeps running streams' pace, large prefills. If unset 64 with "
-            "`cpu`, which takes twice as many while nothing streams, and 128 with `llamacpp`."
-        ),
-    )
-    stuck_seconds: float = Field(
-        default=120.0,
-        gt=0,
-        description=(
-            "How long one step of the engine may take; from then on it counts as stuck: its turns fail, `llamacpp` is "
-            "started anew, and `cpu` takes no turns until it goes on, or until systemd's watchdog starts the server "
-            "anew."
-        ),
-    )
-    hung_seconds: float = Field(
-        default=60.0,
-        gt=0,
-        description=(
-            "`llamacpp`: how long the inference process may answer nothing at all, not even whether it is alive; then "
-            "its turns fail and it is started anew."
-        ),
-    )
-    kv_type: KvType = Field(
-        default=KvType.BF16, description="`cpu`: numbers in the KV cache, `bf16` or `int8` (half the memory)."
-    )
-    quantise: Quantise = Field(
-        default=Quantise.Q8, description="`cpu`: what weights become that are floats in the file, `q8` or `q4`."
-    )
-    vllm: VllmSettings = VllmSettings()
-    transformers: TransformersSettings = TransformersSettings()
-    remote: RemoteSettings = RemoteSettings()
-
-
-class TableSettings(_Frozen):
-    """One of several models: a table `[models.NAME]` of the configuration file. Requests ask for it as `NAME`."""
-
-    path: str | None = Field(
-        default=None,
-        description="A catalog name, or a path to a GGUF file or a folder with safetensors; the table's name if unset.",
-    )
-    aliases: Listed = Field(default=(), description="More names under which requests may ask for it.")
-    default: bool = Field(default=False, description="It answers requests that name no model; else the first one does.")
-    verify: bool = Field(default=True, description="As `model.verify`.")
-    preload: bool = Field(
-        default=True,
-        description="Load it at the start, where it fits beside those before it; else when it is asked for.",
-    )
-    keep_alive_minutes: float | None = Field(
-        default=None,
-        ge=0,
-        description="Unload it after so long without work; if unset only where another one needs its memory.",
-    )
-    engine: EngineSettings = Field(
-        default=EngineSettings(), description="What differs from `[engine]`: a table `[models.NAME.engine]`."
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class ModelToServe:
-    """One model, as the settings have it. `name`: for requests; None is that of its file. `source`: a catalog name or a
-    path. `preload`, `keep_alive_minutes`: as in `TableSettings`.
-    """
-
-    source: str
-    name: str | None
-    aliases: tuple[str, ...]
-    verify: bool
-    engine: EngineSettings
-    preload: bool = True
-    keep_alive_minutes: float | None = None
-
-
-def _generation_settings() -> type[_Frozen]:
+def _generation_settings() -> type[Frozen]:
     declared: dict[str, Any] = {name: (PARAMETERS[name].type, PARAMETERS[name].field()) for name in SETTINGS}
-    return create_model("_GenerationSettings", __base__=_Frozen, **declared)
+    return create_model("_GenerationSettings", __base__=Frozen, **declared)
 
 
 class GenerationSettings(_generation_settings()):
@@ -397,7 +169,7 @@ class ResumeInterrupted(StrEnum):
     ALL = "all"
 
 
-class TurnSettings(_Frozen):
+class TurnSettings(Frozen):
     """Turns: the queue, and what happens when nobody listens any more."""
 
     max_queued: int = Field(
@@ -508,7 +280,7 @@ class TitleSource(StrEnum):
     OFF = "off"
 
 
-class ConversationSettings(_Frozen):
+class ConversationSettings(Frozen):
     """Conversations: their titles, and how long they are kept."""
 
     titles: TitleSource = Field(
@@ -537,7 +309,7 @@ class ConversationSettings(_Frozen):
     )
 
 
-class AccessSettings(_Frozen):
+class AccessSettings(Frozen):
     """Keys, which are in the database: `quern keys`."""
 
     share_cache: bool = Field(
@@ -553,7 +325,7 @@ def _limit(description: str) -> Any:
     return Field(default=0, ge=0, description=description, json_schema_extra=RELOADABLE)
 
 
-class LimitSettings(_Frozen):
+class LimitSettings(Frozen):
     """What each key may use, where it has no limit of its own (`quern keys limit`), and everybody without a key
     together. 0 is no limit.
     """
@@ -568,7 +340,7 @@ class LimitSettings(_Frozen):
     )
 
 
-class MetricsSettings(_Frozen):
+class MetricsSettings(Frozen):
     """What `GET /metrics` shows, and to whom."""
 
     public: bool = Field(
@@ -579,7 +351,7 @@ class MetricsSettings(_Frozen):
     )
 
 
-class TracingSettings(_Frozen):
+class TracingSettings(Frozen):
     """Traces for OpenTelemetry; they take the extra `quern-coder[otel]`."""
 
     otlp_endpoint: str | None = Field(
@@ -591,7 +363,7 @@ class TracingSettings(_Frozen):
     )
 
 
-class StoreSettings(_Frozen):
+class StoreSettings(Frozen):
     """The database."""
 
     url: SecretStr | None = Field(
@@ -632,7 +404,7 @@ class StoreSettings(_Frozen):
         return self.reserve_mib * 2**20
 
 
-class LogSettings(_Frozen):
+class LogSettings(Frozen):
     """Logs go to standard error. Prompts, answers and keys are never in them."""
 
     format: LogFormat = Field(
@@ -650,7 +422,7 @@ def default_data_dir() -> Path:
     return Path(platformdirs.user_data_dir("quern", appauthor=False))
 
 
-class Settings(_Frozen):
+class Settings(Frozen):
     """All settings."""
 
     data_dir: AbsolutePath = Field(default_factory=default_data_dir, description="Models and the embedded database.")

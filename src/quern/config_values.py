@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 _HOST = re.compile(r"\*|(\*\.)?[^\s/@*:]+|[0-9a-fA-F:.]+")
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.\-]*://[^\s/]*")
@@ -60,3 +60,9 @@ OriginPatterns = Annotated[Listed, AfterValidator(_origin_patterns)]
 """Origins of web pages in lower case; `*` is any origin, and `vscode-webview://*` any of that scheme."""
 AbsolutePath = Annotated[Path, BeforeValidator(_expand)]
 """A path; `~` is the user's home, and a relative one begins at the working directory."""
+
+
+class Frozen(BaseModel):
+    """Settings that belong together, which never change; unknown ones are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import structlog
 
-from quern.config import EngineName, EngineSettings, ModelToServe, Settings
+from quern.config import Settings
+from quern.config_models import EngineName, EngineSettings, ModelToServe
 from quern.engine.base import Engine
 from quern.engine.engine_choice import ModelKind, choose, native_facts
 from quern.engine.fake import FakeEngine

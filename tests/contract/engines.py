@@ -17,7 +17,8 @@ import psutil
 import pytest
 from tests.completions_server import ServerBackend, server_of_model
 
-from quern.config import EngineSettings, Settings
+from quern.config import Settings
+from quern.config_models import EngineSettings
 from quern.engine.base import Engine, EngineEvent, EngineState, Finished, GenerateRequest, Tokens
 from quern.engine.completions.engine import CompletionsEngine
 from quern.engine.cpu.engine import CpuEngine, native_options

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from quern.config import EngineSettings, KvType
+from quern.config_models import EngineSettings, KvType
 from quern.engine.base import EngineState, Priority
 from quern.errors import ModelLoadError
 from quern.prompt.codec import TextCodec

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import pytest_asyncio
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.base import Finished, Tokens
 from quern.errors import InvalidRequest
 from quern.types import FinishReason

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.base import GenerateRequest
 from quern.sampling import SamplingParams
 

@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 from tests.json_schemas import GIVES_UP, PATHOLOGICAL, PERSON, SCHEMAS, TEXT, WHOLE, Schema, an_object
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.base import GenerateRequest, Tokens
 from quern.engine.cpu.engine import CpuEngine
 from quern.engine.llamacpp.engine import LlamaCppEngine

@@ -21,7 +21,7 @@ import pytest
 import pytest_asyncio
 from tests.unit.engine.cpu.scripted import ScriptedVocabulary
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.base import EngineState, GenerateRequest, Tokens
 from quern.engine.llamacpp.child import ChildConfig
 from quern.engine.llamacpp.client import LlamaServer
@@ -246,7 +246,7 @@ async def test_each_slot_has_its_own_part_of_the_cache_where_that_is_enough(
 PARENT = """
 import asyncio, psutil, sys
 from pathlib import Path
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.llamacpp.engine import LlamaCppEngine
 from quern.prompt.codec import TextCodec
 

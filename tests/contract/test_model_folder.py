@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from quern.config import KvType, Quantise
+from quern.config_models import KvType, Quantise
 from quern.engine.engine_choice import native_facts
 from quern.grammar.tool_calls import OPENING, ToolFormat
 from quern.modelfiles.sizes import loaded_bytes, size_on_disk

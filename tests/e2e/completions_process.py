@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import structlog
 from tests.completions_server import CompletionsServer, server_of_model
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.fake import FakeEngine
 from quern.prompt.codec import TextCodec
 

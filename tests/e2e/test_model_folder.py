@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from quern.config import Quantise
+from quern.config_models import Quantise
 from quern.engine.engine_choice import native_facts
 from quern.modelfiles.sizes import loaded_bytes, size_on_disk
 from quern.models.progress import format_bytes

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import quern.config
+import quern.config_models
 from quern.engine.cpu import _native
 from quern.engine.cpu.native import NativeModel, NativeOptions
 from quern.errors import ModelLoadError
@@ -127,7 +127,7 @@ def test_an_int8_kv_cache_is_nearly_as_good_and_about_half_as_large(tmp_path: Pa
     reference = write_gguf(path, config, types=[Q.Q8_0])
     assert_same_as_reference(path, reference, kv_type="int8")
     shape = KvShape(config.layers * config.kv_heads, config.head_dim, config.head_dim)
-    full, small = (kv_cache_bytes(shape, tokens=1, kv_type=kv_type) for kv_type in quern.config.KvType)
+    full, small = (kv_cache_bytes(shape, tokens=1, kv_type=kv_type) for kv_type in quern.config_models.KvType)
     assert load(path).kv_bytes_per_token == full == 2 * 2 * config.layers * config.kv_heads * config.head_dim
     assert load(path, kv_type="int8").kv_bytes_per_token == small
     assert full / 2 <= small < full * 0.6
@@ -139,9 +139,9 @@ def test_a_kv_cache_that_no_memory_holds_is_refused_with_its_size(tmp_path: Path
     options = NativeOptions(
         threads=1,
         kv_tokens=2**31,
-        kv_type=quern.config.KvType.BF16,
+        kv_type=quern.config_models.KvType.BF16,
         kv_bytes=kv_cache_bytes(KvShape(8 * 8, 256, 256), 2**31),
-        quantise=quern.config.Quantise.Q8,
+        quantise=quern.config_models.Quantise.Q8,
     )
     with pytest.raises(ModelLoadError, match=r"not enough memory .* which takes 140737\.5 GB\. .*engine\.kv_tokens"):
         NativeModel.load(path, options, lambda _: None)

@@ -15,7 +15,7 @@ import yaml
 
 from quern.cli import service_units
 from quern.cli.service_units import Unit
-from quern.config import EngineName
+from quern.config_models import EngineName
 from quern.config_sources import load_settings
 
 ROOT = Path(__file__).parents[2]

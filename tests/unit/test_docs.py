@@ -14,7 +14,8 @@ from typer.main import get_command
 from quern.app import Application
 from quern.cli.checks import WORK_MEMORY_BYTES
 from quern.cli.main import build_app
-from quern.config import EngineSettings, Settings
+from quern.config import Settings
+from quern.config_models import EngineSettings
 from quern.config_sources import setting_fields
 from quern.engine.fake import FakeEngine
 from quern.modelfiles.sizes import kv_cache_bytes

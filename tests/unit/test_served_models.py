@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quern.config import EngineName, EngineSettings
+from quern.config_models import EngineName, EngineSettings
 from quern.modelfiles.description import ModelFacts
 from quern.modelfiles.sizes import kv_cache_bytes
 from quern.served_models import memory_of

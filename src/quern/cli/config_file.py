@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from quern.config import RELOADABLE, Settings, TableSettings, default_data_dir
+from quern.config import RELOADABLE, Settings, default_data_dir
+from quern.config_models import TableSettings
 from quern.config_sources import SECRET_SETTINGS, TABLES, room_of, setting_fields, value_of
 
 WIDTH = 100

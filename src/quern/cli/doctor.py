@@ -15,7 +15,8 @@ from rich.text import Text
 from quern.cli import checks, facts
 from quern.cli.checks import Check, LocatedModel, PortFacts, Status
 from quern.cli.progress import progress_display
-from quern.config import EngineName, LogLevel, LogSettings, Settings
+from quern.config import LogLevel, LogSettings, Settings
+from quern.config_models import EngineName
 from quern.config_sources import load_settings
 from quern.engine.engine_choice import EngineChoice
 from quern.errors import ConfigError

@@ -25,7 +25,8 @@ from quern.cli.checks import (
     RemoteFacts,
 )
 from quern.client import QuernClient
-from quern.config import EngineName, EngineSettings, ServerSettings, Settings
+from quern.config import ServerSettings, Settings
+from quern.config_models import EngineName, EngineSettings
 from quern.engine.engine_choice import EngineChoice, ModelKind, choose, native_facts
 from quern.engine.remote.backend import RemoteServers
 from quern.engine.transformers.process import find_python

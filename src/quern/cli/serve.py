@@ -21,7 +21,8 @@ from quern.app import build_app
 from quern.cli.progress import progress_display
 from quern.cli.running_server import claimed, find
 from quern.cli.serving import STDERR, ServingProcess, Sockets, console_of, has_terminal
-from quern.config import EngineName, LogFormat, ServerSettings, Settings
+from quern.config import LogFormat, ServerSettings, Settings
+from quern.config_models import EngineName
 from quern.config_sources import load_settings
 from quern.errors import ConfigError, StoreError
 from quern.http_server.control_socket import control_socket

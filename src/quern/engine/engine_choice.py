@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quern.config import EngineName, EngineSettings
+from quern.config_models import EngineName, EngineSettings
 from quern.errors import ConfigError
 
 INSTRUCTION_SETS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from quern.config import KvType, Quantise
+from quern.config_models import KvType, Quantise
 from quern.modelfiles.description import KvShape
 from quern.modelfiles.file_types import FLOAT_BITS
 from quern.modelfiles.folder import weight_files

@@ -32,7 +32,7 @@ from quern.cli.checks import (
     check_python,
     check_remote,
 )
-from quern.config import EngineName
+from quern.config_models import EngineName
 from quern.engine.completions.request import Abilities
 from quern.engine.engine_choice import EngineChoice
 from quern.errors import ConfigError

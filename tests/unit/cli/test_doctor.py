@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from quern.cli import facts
 from quern.cli.checks import MemoryFacts
 from quern.cli.main import build_app
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.engine_choice import native_facts
 from quern.models.catalog import find
 from quern.models.progress import format_bytes

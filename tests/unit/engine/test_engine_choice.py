@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from quern.config import EngineName, EngineSettings
+from quern.config_models import EngineName, EngineSettings
 from quern.engine import cpu
 from quern.engine.cpu import native
 from quern.engine.engine_choice import ModelKind, NativeFacts, choose, native_facts

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quern.config import KvType, Quantise
+from quern.config_models import KvType, Quantise
 from quern.modelfiles.description import KvShape
 from quern.modelfiles.file_types import FLOAT_BITS, LLAMA_FILE_TYPES
 from quern.modelfiles.sizes import kv_cache_bytes, loaded_bytes, size_on_disk

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from quern.config import ModelSettings
+from quern.config_models import ModelSettings
 from quern.errors import ModelNotFound
 from quern.modelfiles.sizes import kv_cache_bytes
 from quern.models.catalog import CATALOG, HubSource, SourceKind, WheelSource, find

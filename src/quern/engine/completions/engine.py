@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass, replace
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.base import EmbedRequest, EngineInfo, GenerateRequest, Vector
 from quern.engine.completions.client import CompletionSource, ServerFacts
 from quern.engine.completions.generation import CompletionRun

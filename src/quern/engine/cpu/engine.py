@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.base import (
     EmbedRequest,
     EngineEvent,

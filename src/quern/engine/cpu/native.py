@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from quern.config import KvType, Quantise
+from quern.config_models import KvType, Quantise
 from quern.engine.base import GenerateRequest
 from quern.engine.cpu import _native  # pyright: ignore[reportMissingModuleSource] (built from native/)
 from quern.engine.cpu.model import Drawn, DrawnToken, ModelSpec

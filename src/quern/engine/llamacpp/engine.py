@@ -6,7 +6,7 @@ import math
 from collections.abc import Set
 from pathlib import Path
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.base import EmbedRequest, EngineInfo, GenerateRequest, Vector
 from quern.engine.llamacpp.backend import Connected, RemoteServer
 from quern.engine.llamacpp.embedding_call import EmbeddingCall

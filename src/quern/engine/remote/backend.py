@@ -9,7 +9,7 @@ from dataclasses import asdict
 import httpx2
 import structlog
 
-from quern.config import RemoteSettings
+from quern.config_models import RemoteSettings
 from quern.engine.completions.client import CompletionServer, ServerFacts
 from quern.engine.completions.engine import Connected
 from quern.engine.completions.request import Abilities

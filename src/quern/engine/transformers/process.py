@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.completions.client import CompletionServer, ServerFacts
 from quern.engine.completions.engine import LONGEST_CONTEXT, Connected
 from quern.engine.completions.request import Abilities

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.slots import with_spare
 from quern.errors import ModelLoadError
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import structlog
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.completions.client import CompletionServer
 from quern.engine.completions.engine import LONGEST_CONTEXT, Connected
 from quern.engine.served.child_process import ChildProcess, how_it_ended, last_words, lost

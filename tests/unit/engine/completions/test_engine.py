@@ -13,7 +13,7 @@ import pytest
 from tests.completions_server import CompletionsServer, ServerBackend, tokens_of
 from tests.unit.engine.cpu.scripted import ScriptedVocabulary
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.base import EmbedRequest, EngineEvent, EngineState, Finished, GenerateRequest, Logprob, Tokens
 from quern.engine.completions.engine import CompletionsEngine
 from quern.engine.completions.request import ALL, Abilities

@@ -15,7 +15,7 @@ from blockbuster import blockbuster_ctx
 from structlog.testing import capture_logs
 from tests.unit.engine.cpu.scripted import VOCABULARY_SIZE, ScriptedModel, ScriptedVocabulary, answer
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.base import EngineEvent, EngineState, Finished, GenerateRequest, Logprob, Tokens
 from quern.engine.cpu import engine as cpu_engine_module
 from quern.engine.cpu import thread_watch

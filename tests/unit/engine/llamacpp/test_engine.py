@@ -16,7 +16,7 @@ import psutil
 import pytest
 from tests.unit.engine.cpu.scripted import ScriptedVocabulary
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.base import EmbedRequest, EngineEvent, Finished, GenerateRequest, Tokens
 from quern.engine.llamacpp.engine import LlamaCppEngine
 from quern.engine.served import client

@@ -13,7 +13,7 @@ import structlog.testing
 from tests.completions_server import CompletionsServer, tokens_of
 from tests.unit.engine.cpu.scripted import ScriptedVocabulary
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.base import EngineEvent, EngineState, Finished, GenerateRequest, Priority, Tokens
 from quern.engine.completions.engine import CompletionsEngine
 from quern.engine.completions.request import ALL, Abilities

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.base import Finished, GenerateRequest, Tokens
 from quern.engine.completions.engine import CompletionsEngine
 from quern.engine.transformers.process import TransformersProcess, explain

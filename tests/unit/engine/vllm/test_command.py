@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.vllm.command import MODULE, Launch, command_line, computes_on_cpu, find_vllm, variables
 from quern.errors import ModelLoadError
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import structlog.testing
 
-from quern.config import EngineSettings
+from quern.config_models import EngineSettings
 from quern.engine.vllm.process import VllmProcess, explain
 from quern.errors import ModelLoadError
 from quern.modelfiles.description import ModelFacts
