@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .conftest import ServerProcess
 
-SECONDS = os.environ.get("FUZZ_API_SECONDS", "40")
+SECONDS = os.environ.get("FUZZ_API_SECONDS", "20")
 RANDOM = "FUZZ_API_SECONDS" in os.environ
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance"
 RUN = "from schemathesis.cli import schemathesis; schemathesis()"

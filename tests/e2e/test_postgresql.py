@@ -9,6 +9,7 @@ import requests
 from tests.postgresql import PostgreSQL
 
 from .conftest import ServerProcess
+from .test_faults import until
 from .test_status_and_stop import run
 
 PASSWORD = "hunter2"
@@ -17,7 +18,7 @@ LONG = " ".join(map(str, range(3000)))
 
 def test_a_killed_server_finds_everything_on_postgresql_again(postgresql: PostgreSQL, tmp_path: Path) -> None:
     name = postgresql.new_database()
-    store = {"QUERN_STORE__URL": postgresql.url(name, password=PASSWORD)}
+    store = {"QUERN_STORE__URL": postgresql.url(name, password=PASSWORD), "QUERN_STORE__LEASE_SECONDS": "1"}
     server = ServerProcess(tmp_path, "--engine", "fake", **store).wait_until_ready()
     key = run("keys", "create", "ann", folder=tmp_path).stdout.strip()
     session = requests.Session()
@@ -40,7 +41,7 @@ def test_a_killed_server_finds_everything_on_postgresql_again(postgresql: Postgr
     try:
         items = session.get(f"{again.url}/v1/conversations/{conversation_id}/items", timeout=60).json()["data"]
         assert [item["role"] for item in items] == ["user", "assistant", "user"]
-        turns = session.get(f"{again.url}/v1/turns", timeout=60).json()["data"]
+        turns = until(lambda: _ended(session, again.url), "the end of what the killed server's lease covered")
         assert [turn["state"] for turn in turns] == ["interrupted", "completed"]
         turn = f"{again.url}/v1/turns/{turns[0]['id']}"
         session.post(f"{turn}/continue", timeout=60).raise_for_status()
@@ -58,6 +59,12 @@ def test_a_killed_server_finds_everything_on_postgresql_again(postgresql: Postgr
         assert again.stop() == 0
     assert PASSWORD not in server.log() + again.log()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("quern.db")] == []
+
+
+def _ended(session: requests.Session, url: str) -> list[dict[str, str]]:
+    """The turns, once none runs."""
+    turns = session.get(f"{url}/v1/turns", timeout=60).json()["data"]
+    return [] if any(turn["state"] in {"queued", "running"} for turn in turns) else turns
 
 
 def _saved(postgresql: PostgreSQL, name: str) -> int:

@@ -219,10 +219,15 @@ class Storm:
         self._new_turn, self._ended = new_turn, ended
         self.done: Counter[str] = Counter()
 
+    @property
+    def over(self) -> bool:
+        """Whether everything has happened, and often enough."""
+        return len(self.done) == 5 and sum(self.done.values()) >= 60
+
     async def act(self, database: Database) -> None:
         """Do some of it, as far as nothing is in the way."""
         steps = (self._say, self._say, self._put, self._choose, self._delete_all, self._delete_older)
-        for _ in range(20):
+        while not self.over:
             step = self._chance.choices(steps, weights=(4, 4, 2, 2, 1, 1))[0]
             with suppress(*self.expected):
                 await step(database, self._chance.choice(self.names))
@@ -230,7 +235,7 @@ class Storm:
 
     async def begin(self, database: Database, name: str) -> None:
         """Begin a conversation whenever it is gone."""
-        while sum(self.done.values()) < 40:
+        while not self.over:
             if await ConversationStore(database).get(name, "ann") is None:
                 await begun(database, name)
             await asyncio.sleep(0.001)
@@ -263,7 +268,6 @@ async def test_a_storm_of_everything_leaves_what_belongs_together(
             tasks.create_task(storm.begin(database, name))
             for _ in range(4):
                 tasks.create_task(storm.act(database))
-    assert len(storm.done) == 5
     await TurnStore(both[0]).recover_interrupted(NOON, STOPPED)
     counted = await StorageStore(both[0]).by_owner()
     assert {owner: size for owner, size in counted.items() if size} == await bytes_there(both[1])
