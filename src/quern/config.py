@@ -371,11 +371,11 @@ class StoreSettings(Frozen):
     )
     pool_size: int = Field(
         default=8,
-        ge=2,
+        ge=1,
         le=1000,
         description=(
-            "Connections to PostgreSQL that a server opens at most, and keeps; one of them hears what others on the "
-            "same database do. SQLite has one."
+            "Connections to PostgreSQL that a server opens at most, and keeps; one more hears what others on the same "
+            "database do. SQLite has one."
         ),
     )
     reserve_mib: int = Field(

@@ -73,11 +73,18 @@ class Announcements:
                 async with self._database.listening(CHANNEL) as payloads:
                     heard(Kind.MISSED, ())
                     async for payload in payloads:
-                        kind, values = _read(payload)
-                        heard(kind, values)
+                        _tell(heard, payload)
             except StoreError as error:
                 log.warning("announcements_not_heard", error=str(error))
             await asyncio.sleep(RETRY_SECONDS)
+
+
+def _tell(heard: Heard, payload: str) -> None:
+    kind, values = _read(payload)
+    try:
+        heard(kind, values)
+    except Exception as error:  # noqa: BLE001 (a newer server may say it otherwise, and what comes next is to be heard)
+        log.warning("announcement_not_understood", kind=kind, error=repr(error))
 
 
 def _payloads(kind: Kind, values: Sequence[str]) -> Iterator[str]:

@@ -8,13 +8,14 @@ documentation. `locking.py` says what transactions need there.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from sqlalchemy import URL, Connection, event, text
 from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from quern.errors import StoreError
 
@@ -78,20 +79,20 @@ def reader(engine: AsyncEngine) -> AsyncEngine:
 
 @asynccontextmanager
 async def listening(engine: AsyncEngine, channel: str) -> AsyncGenerator[AsyncIterator[str]]:
-    """What is said on a channel (NOTIFY), over a connection that is nobody else's. Raises SQLAlchemyError and psycopg's
-    errors, as SQLAlchemy's.
+    """What is said on a channel (NOTIFY), over a connection beside those of the pool, which is closed afterwards.
+
+    Raises SQLAlchemyError.
     """
-    listener = engine.execution_options(isolation_level="AUTOCOMMIT")
+    listener = create_async_engine(engine.url, isolation_level="AUTOCOMMIT", poolclass=NullPool, hide_parameters=True)
+    event.listen(listener.sync_engine, "handle_error", _drop_details)
     async with listener.connect() as connection:
         driver: Any = (await connection.get_raw_connection()).driver_connection
         await connection.exec_driver_sql(f'LISTEN "{channel}"')
-        try:
-            yield _payloads(driver)
-        finally:
-            await connection.invalidate()  # it would go on listening in the pool
+        async with aclosing(_payloads(driver)) as payloads:
+            yield payloads
 
 
-async def _payloads(driver: Any) -> AsyncIterator[str]:
+async def _payloads(driver: Any) -> AsyncGenerator[str]:
     import psycopg  # noqa: PLC0415 (the driver, which only this database needs)
 
     try:

@@ -79,14 +79,19 @@ class Instance:
         while True:
             await asyncio.sleep(self._lease.total_seconds() / 3)
             try:
-                if not await self._store.renew(self._lease):
-                    log.error("lease_lost", seconds=self._lease.total_seconds(), setting="store.lease_seconds")
-                    await self._store.register(self._address, self._lease)
-                    self._turns.disown()
-                if await self._turns.take_over():
-                    await self._on_taken_over()
+                await self._look_after_leases()
             except StoreError as error:
                 log.warning("lease_not_renewed", error=str(error))
+            except Exception:  # whatever it is, the next renewal must come
+                log.exception("lease_not_renewed")
+
+    async def _look_after_leases(self) -> None:
+        if not await self._store.renew(self._lease):
+            log.error("lease_lost", seconds=self._lease.total_seconds(), setting="store.lease_seconds")
+            await self._store.register(self._address, self._lease)
+            self._turns.disown()
+        if await self._turns.take_over():
+            await self._on_taken_over()
 
     def _heard(self, kind: Kind, values: Sequence[str]) -> None:
         self._elsewhere.heard(kind, values)
