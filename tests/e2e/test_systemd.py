@@ -109,7 +109,7 @@ def test_the_installed_service_starts_reloads_restarts_and_stops(systemd: System
 
     systemd.configure("[turns]\nmax_queued = 7\n")
     systemd.ctl("reload", "q.service")
-    assert systemd.shown("StatusText").startswith("Serving")
+    systemd.wait_until(lambda: systemd.shown("StatusText").startswith("Serving"))
     systemd.configure("[turns]\nmax_queued = 'many'\n")
     systemd.ctl("reload", "q.service")
     systemd.wait_until(lambda: "turns.max_queued" in systemd.shown("StatusText"))

@@ -19,6 +19,10 @@ SECRET = "a prompt that nobody else may read"
 def _logging_as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
+    for name in ("uvicorn", "uvicorn.error"):  # servers that were tested before may have made them quieter
+        logger = logging.getLogger(name)
+        logger.handlers, logger.filters, logger.propagate, logger.disabled = [], [], True, False
+        logger.setLevel(logging.NOTSET)
     yield
     root.handlers, root.level = handlers, level
     structlog.reset_defaults()
