@@ -9,7 +9,6 @@ import asyncio
 import json
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,11 +17,12 @@ from typing import Any
 import structlog
 
 from quern.config_models import EngineSettings
-from quern.engine.completions.client import CompletionServer, ServerFacts
+from quern.engine.completions.child import CompletionsChild
+from quern.engine.completions.client import ServerFacts
 from quern.engine.completions.engine import LONGEST_CONTEXT, Connected
 from quern.engine.completions.request import Abilities
 from quern.engine.environments.place import environment_python
-from quern.engine.served.child_process import ChildProcess, how_it_ended, last_words, lost
+from quern.engine.served.child_process import ChildProcess, how_it_ended, last_words
 from quern.engine.slots import with_spare
 from quern.engine.transformers.child import __main__ as child_main
 from quern.engine.transformers.child.http import MODEL
@@ -32,8 +32,6 @@ from quern.modelfiles.description import ModelFacts
 
 log = structlog.get_logger(__name__)
 
-ANY_HOST = "http://transformers"
-"""Over a Unix socket the host says nothing."""
 EXPECTED_SECONDS = 30.0
 ENVIRONMENT = "transformers"
 VARIABLES: Mapping[str, str] = {
@@ -71,8 +69,8 @@ ADVICE = {
 }
 
 
-class TransformersProcess:
-    """One child at a time. It listens on a Unix socket in a folder that only we can enter, and asks for a key.
+class TransformersProcess(CompletionsChild):
+    """One child at a time, which asks for a key.
 
     `facts`: of the model in the folder `model`, of which `end_ids` end an answer.
     """
@@ -80,15 +78,12 @@ class TransformersProcess:
     def __init__(
         self, model: Path, *, facts: ModelFacts, end_ids: Iterable[int], settings: EngineSettings, engines_dir: Path
     ) -> None:
+        super().__init__(ENVIRONMENT, settings)
         self._model = model
         self._end_ids = sorted(end_ids)
-        self._settings = settings
         self._engines_dir = engines_dir
         self._sequence_tokens = min(settings.context_length or LONGEST_CONTEXT, facts.context_length)
         self._kv_tokens = max(settings.kv_tokens, self._sequence_tokens)
-        self._folder: Path | None = None
-        self._child: ChildProcess | None = None
-        self._server: CompletionServer | None = None
         self._progress = 0.0
 
     @property
@@ -96,62 +91,24 @@ class TransformersProcess:
         """A guess; the child tells more."""
         return EXPECTED_SECONDS
 
-    @property
-    def pid(self) -> int | None:
-        """The child's."""
-        return self._child.pid if self._child is not None else None
-
     def progress(self) -> float:
         """As the child tells it: how much of the weights is in memory."""
         return self._progress
 
-    async def start(self) -> Connected:
-        """Start a child and wait until it has loaded the model. Raises ModelLoadError."""
-        self._progress = 0.0
-        try:
-            return await self._start()
-        except BaseException:
-            await self.stop()
-            raise
-
-    async def lost(self) -> str:
-        """Wait until the child has ended, or hangs."""
-        if self._child is None or self._server is None:
-            return "There is no inference process."
-        return await lost(self._child, self._server.ready, self._settings.hung_seconds)
-
-    async def stop(self) -> None:
-        """Kill the child."""
-        if self._server is not None:
-            await self._server.close()
-        if self._child is not None:
-            await self._child.stop()
-        if self._folder is not None:
-            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
-        self._server = self._child = self._folder = None
-
     async def _start(self) -> Connected:
+        self._progress = 0.0
         python = await asyncio.to_thread(find_python, self._settings.transformers.command, self._engines_dir)
-        self._folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="quern-transformers-"))
-        socket, key = str(self._folder / "socket"), secrets.token_urlsafe(32)
+        socket, key = await self._new_socket(), secrets.token_urlsafe(32)
         self._child = child = await ChildProcess.start(
             (str(python), "-P", child_main.__file__), on_line=_listen, variables=VARIABLES
         )
-        child.write_line(json.dumps(asdict(self._config(socket, key))).encode())
+        child.write_line(json.dumps(asdict(self._config(str(socket), key))).encode())
         ready = await self._wait_until_ready(child)
-        self._server = await asyncio.to_thread(
-            CompletionServer,
-            ANY_HOST,
-            key,
-            connections=self._settings.parallel,
-            trust_env=False,
-            uds=socket,
-            silence_seconds=None,
-        )
+        server = await self._connect(socket, key)
         self._progress = 1.0
-        self._server.model, self._server.abilities = MODEL, Abilities(progress=True)
+        server.model, server.abilities = MODEL, Abilities(progress=True)
         facts = ServerFacts(MODEL, ready["context_length"], self._kv_tokens)
-        return Connected(self._server, facts, ready["device"], self._server.abilities)
+        return Connected(server, facts, ready["device"], server.abilities)
 
     def _config(self, socket: str, key: str) -> ChildConfig:
         settings = self._settings

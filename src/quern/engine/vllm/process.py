@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +12,10 @@ import httpx2
 import structlog
 
 from quern.config_models import EngineSettings
+from quern.engine.completions.child import CompletionsChild
 from quern.engine.completions.client import CompletionServer
 from quern.engine.completions.engine import LONGEST_CONTEXT, Connected
-from quern.engine.served.child_process import ChildProcess, how_it_ended, last_words, lost
+from quern.engine.served.child_process import ChildProcess, how_it_ended, last_words
 from quern.engine.vllm.command import Launch, command_line, find_vllm, variables
 from quern.engine.vllm.log_lines import LoadProgress, read_line
 from quern.environment import search_path
@@ -27,8 +26,6 @@ from quern.modelfiles.sizes import kv_cache_bytes
 log = structlog.get_logger(__name__)
 
 KEEPER = (sys.executable, "-P", "-m", "quern.engine.served.keeper")
-ANY_HOST = "http://vllm"
-"""Over a Unix socket the host says nothing."""
 LOOK_SECONDS = 0.25
 EXPECTED_SECONDS = 60.0
 ADVICE = {
@@ -55,9 +52,9 @@ ADVICE = {
 }
 
 
-class VllmProcess:
-    """One vLLM at a time. It listens on a Unix socket in a folder that only we can enter: over its port some routes
-    would be open to everybody on the machine, with a key or without.
+class VllmProcess(CompletionsChild):
+    """One vLLM at a time, on a Unix socket: over its port some routes would be open to everybody on the machine, with a
+    key or without. Its `pid` is that of the process that keeps it, whose group has all of its processes.
 
     `served_name` is what it calls the model, of which `facts` are.
     """
@@ -67,7 +64,7 @@ class VllmProcess:
     ) -> None:
         longest = settings.vllm.max_model_len or settings.context_length or LONGEST_CONTEXT
         sequence_tokens = min(longest, facts.context_length)
-        self._settings = settings
+        super().__init__("vllm", settings)
         self._engines_dir = engines_dir
         self._launch = Launch(
             model=model,
@@ -77,9 +74,6 @@ class VllmProcess:
             kv_bytes=kv_cache_bytes(facts.kv_shape, max(settings.kv_tokens, sequence_tokens)),
             settings=settings,
         )
-        self._folder: Path | None = None
-        self._child: ChildProcess | None = None
-        self._server: CompletionServer | None = None
         self._load = LoadProgress()
         self._problem = ""
 
@@ -88,58 +82,20 @@ class VllmProcess:
         """A guess; its own phases tell more."""
         return EXPECTED_SECONDS
 
-    @property
-    def pid(self) -> int | None:
-        """That of the process that keeps it, whose group has all of its processes."""
-        return self._child.pid if self._child is not None else None
-
     def progress(self) -> float:
         """By the phases that it writes of."""
         return self._load.fraction
 
-    async def start(self) -> Connected:
-        """Start it and wait until it answers. Raises ModelLoadError."""
-        self._load, self._problem = LoadProgress(), ""
-        try:
-            return await self._start()
-        except BaseException:
-            await self.stop()
-            raise
-
-    async def lost(self) -> str:
-        """Wait until it has ended, or hangs."""
-        if self._child is None or self._server is None:
-            return "There is no inference process."
-        return await lost(self._child, self._server.ready, self._settings.hung_seconds)
-
-    async def stop(self) -> None:
-        """End it with all of its processes."""
-        if self._server is not None:
-            await self._server.close()
-        if self._child is not None:
-            await self._child.stop()
-        if self._folder is not None:
-            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
-        self._server = self._child = self._folder = None
-
     async def _start(self) -> Connected:
+        self._load, self._problem = LoadProgress(), ""
         program = await asyncio.to_thread(find_vllm, self._settings.vllm.command, self._engines_dir)
-        self._folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="quern-vllm-"))
-        launch = replace(self._launch, socket=self._folder / "socket")
+        launch = replace(self._launch, socket=await self._new_socket())
         command = command_line(program, launch)
         log.info("vllm_starting", program=program[0])
         self._child = child = await ChildProcess.start(
             (*KEEPER, *command), on_line=self._listen, variables=variables(program, launch, search_path())
         )
-        self._server = server = await asyncio.to_thread(
-            CompletionServer,
-            ANY_HOST,
-            "",
-            connections=self._settings.parallel,
-            trust_env=False,
-            uds=str(launch.socket),
-            silence_seconds=None,
-        )
+        server = await self._connect(launch.socket)
         await self._wait_until_ready(child, server)
         try:
             facts = await server.facts()
