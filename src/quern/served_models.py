@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -24,6 +25,10 @@ from quern.modelfiles.sizes import kv_cache_bytes, loaded_bytes
 from quern.obs.metrics import Metrics
 from quern.prompt.codec import TextCodec
 from quern.turns.models import ServedModel
+
+if TYPE_CHECKING:
+    from quern.engine.completions.engine import Connected
+    from quern.engine.served.backend import Backend
 
 log = structlog.get_logger(__name__)
 
@@ -151,8 +156,7 @@ def _cpu(file: ModelFile, codec: TextCodec, metrics: Metrics) -> Engine:
 
 
 def _vllm(file: ModelFile, codec: TextCodec, engines_dir: Path) -> Engine:
-    from quern.engine.completions.engine import CompletionsEngine  # noqa: PLC0415 (what one engine needs)
-    from quern.engine.vllm.process import VllmProcess  # noqa: PLC0415
+    from quern.engine.vllm.process import VllmProcess  # noqa: PLC0415 (what one engine needs)
 
     process = VllmProcess(
         file.path,
@@ -161,19 +165,11 @@ def _vllm(file: ModelFile, codec: TextCodec, engines_dir: Path) -> Engine:
         settings=file.served.engine,
         engines_dir=engines_dir,
     )
-    return CompletionsEngine(
-        process,
-        name="vllm",
-        model_id=file.name,
-        quantisation=codec.quantisation,
-        settings=file.served.engine,
-        vocabulary=codec.tokenizer,
-    )
+    return _completions(EngineName.VLLM, process, file, codec)
 
 
 def _transformers(file: ModelFile, codec: TextCodec, engines_dir: Path) -> Engine:
-    from quern.engine.completions.engine import CompletionsEngine  # noqa: PLC0415 (what one engine needs)
-    from quern.engine.transformers.process import TransformersProcess  # noqa: PLC0415
+    from quern.engine.transformers.process import TransformersProcess  # noqa: PLC0415 (what one engine needs)
 
     process = TransformersProcess(
         file.path,
@@ -182,29 +178,34 @@ def _transformers(file: ModelFile, codec: TextCodec, engines_dir: Path) -> Engin
         settings=file.served.engine,
         engines_dir=engines_dir,
     )
-    return CompletionsEngine(
-        process,
-        name="transformers",
-        model_id=file.name,
-        quantisation=codec.quantisation,
-        settings=file.served.engine,
-        vocabulary=codec.tokenizer,
-        llguidance=Llguidance.OWN,
-    )
+    return _completions(EngineName.TRANSFORMERS, process, file, codec, Llguidance.OWN)
 
 
 def _remote(file: ModelFile, codec: TextCodec) -> Engine:
-    from quern.engine.completions.engine import CompletionsEngine  # noqa: PLC0415 (what one engine needs)
-    from quern.engine.remote.backend import RemoteServers  # noqa: PLC0415
+    from quern.engine.remote.backend import RemoteServers  # noqa: PLC0415 (what one engine needs)
 
     servers = RemoteServers(file.served.engine.remote, codec.tokenizer, connections=file.served.engine.parallel)
+    return _completions(EngineName.REMOTE, servers, file, codec)
+
+
+def _completions(
+    name: EngineName,
+    backend: Backend[Connected],
+    file: ModelFile,
+    codec: TextCodec,
+    llguidance: Llguidance = Llguidance.VLLM,
+) -> Engine:
+    """The engine over what completes token ids. `llguidance`: whose is there."""
+    from quern.engine.completions.engine import CompletionsEngine  # noqa: PLC0415 (what some engines need)
+
     return CompletionsEngine(
-        servers,
-        name="remote",
+        backend,
+        name=name.value,
         model_id=file.name,
         quantisation=codec.quantisation,
         settings=file.served.engine,
         vocabulary=codec.tokenizer,
+        llguidance=llguidance,
     )
 
 

@@ -20,7 +20,8 @@ from tests.completions_server import ServerBackend, server_of_model
 from quern.config import Settings
 from quern.config_models import EngineSettings
 from quern.engine.base import Engine, EngineEvent, EngineState, Finished, GenerateRequest, Tokens
-from quern.engine.completions.engine import CompletionsEngine
+from quern.engine.completions.child import CompletionsChild
+from quern.engine.completions.engine import CompletionsEngine, Connected
 from quern.engine.cpu.engine import CpuEngine, native_options
 from quern.engine.cpu.model import Drawn, Model
 from quern.engine.cpu.native import NativeModel
@@ -29,6 +30,7 @@ from quern.engine.engine_choice import native_facts
 from quern.engine.fake import FakeEngine
 from quern.engine.llamacpp.engine import LlamaCppEngine
 from quern.engine.llamacpp.process import COMMAND
+from quern.engine.served.backend import Backend
 from quern.engine.slots import with_spare
 from quern.engine.transformers.process import TransformersProcess
 from quern.engine.vllm.process import VllmProcess
@@ -252,30 +254,46 @@ def llamacpp_subject(model: Path, codec: TextCodec, settings: EngineSettings = S
 
     async def crash() -> None:
         inference_process(engine).kill()
-        while engine.stats().state is EngineState.READY:
-            await asyncio.sleep(0.01)
+        await noticed(engine)
 
     return Subject(engine, codec, crash)
+
+
+def over_completions(
+    name: str, backend: Backend[Connected], codec: TextCodec, settings: EngineSettings, llguidance: Llguidance
+) -> CompletionsEngine:
+    return CompletionsEngine(
+        backend,
+        name=name,
+        model_id="small",
+        quantisation="F16",
+        settings=settings,
+        vocabulary=codec.tokenizer,
+        llguidance=llguidance,
+    )
+
+
+async def noticed(engine: Engine) -> None:
+    """Wait until the engine knows that its server has gone."""
+    while engine.stats().state is EngineState.READY:
+        await asyncio.sleep(0.01)
+
+
+async def killed(process: CompletionsChild, engine: Engine) -> None:
+    assert process.pid is not None
+    os.killpg(process.pid, signal.SIGKILL)
+    await noticed(engine)
 
 
 def completions_subject(model: Path, codec: TextCodec, settings: EngineSettings = SETTINGS) -> Subject:
     """The engine over vLLM's protocol, with `cpu` on the other side of it."""
     inside = settings.model_copy(update={"parallel": with_spare(settings.parallel)})
     backend = ServerBackend(partial(server_of_model, model, codec, inside))
-    engine = CompletionsEngine(
-        backend,
-        name="vllm",
-        model_id="small",
-        quantisation="F16",
-        settings=settings,
-        vocabulary=codec.tokenizer,
-        llguidance=Llguidance.OWN,  # the test's server has ours
-    )
+    engine = over_completions("vllm", backend, codec, settings, Llguidance.OWN)  # the test's server has ours
 
     async def crash() -> None:
         await backend.crash()
-        while engine.stats().state is EngineState.READY:
-            await asyncio.sleep(0.01)
+        await noticed(engine)
 
     return Subject(
         engine,
@@ -297,20 +315,11 @@ def vllm_subject(model: Path, codec: TextCodec, settings: EngineSettings = SETTI
     process = VllmProcess(
         model, served_name="small", facts=codec.facts, settings=settings, engines_dir=Settings().engines_dir
     )
-    engine = CompletionsEngine(
-        process, name="vllm", model_id="small", quantisation="F16", settings=settings, vocabulary=codec.tokenizer
-    )
-
-    async def crash() -> None:
-        assert process.pid is not None
-        os.killpg(process.pid, signal.SIGKILL)
-        while engine.stats().state is EngineState.READY:
-            await asyncio.sleep(0.01)
-
+    engine = over_completions("vllm", process, codec, settings, Llguidance.VLLM)
     return Subject(
         engine,
         codec,
-        crash,
+        partial(killed, process, engine),
         reserves=False,
         cache_grain=CPU_BLOCK_TOKENS,
         tells_prefill=False,
@@ -330,26 +339,11 @@ def transformers_subject(model: Path, codec: TextCodec, settings: EngineSettings
         settings=settings,
         engines_dir=Settings().engines_dir,
     )
-    engine = CompletionsEngine(
-        process,
-        name="transformers",
-        model_id="small",
-        quantisation="F16",
-        settings=settings,
-        vocabulary=codec.tokenizer,
-        llguidance=Llguidance.OWN,
-    )
-
-    async def crash() -> None:
-        assert process.pid is not None
-        os.killpg(process.pid, signal.SIGKILL)
-        while engine.stats().state is EngineState.READY:
-            await asyncio.sleep(0.01)
-
+    engine = over_completions("transformers", process, codec, settings, Llguidance.OWN)
     return Subject(
         engine,
         codec,
-        crash,
+        partial(killed, process, engine),
         reserves=False,
         cache_grain=CPU_BLOCK_TOKENS,
         tells_prefill=False,
