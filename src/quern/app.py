@@ -134,21 +134,7 @@ class Application:
             titles=settings.conversations.titles is not TitleSource.OFF,
             journal_file=JournalFile(file) if (file := self.database.named_file) is not None else None,
         )
-        self.instance = (
-            Instance(
-                InstanceStore(self.database, instance_id),
-                announcements,
-                self.turns,
-                self.elsewhere,
-                SharedUse(instance_id, announcements, self.usage, self.turns.owner_turns),
-                address=f"{socket.gethostname()}, pid {os.getpid()}",
-                lease_seconds=settings.store.lease_seconds,
-                on_keys=self.keys.reload,
-                on_taken_over=self._resume,
-            )
-            if instance_id is not None
-            else None
-        )
+        self.instance = self._instance(instance_id, announcements) if instance_id is not None else None
         self.titles = Titling(self.turns, stores.conversations)
         if settings.conversations.titles is TitleSource.MODEL:
             self.turns.when_ended = self.titles.turn_ended
@@ -165,6 +151,20 @@ class Application:
         self.embeddings = EmbeddingService(self.turns, self.usage, metrics=self.metrics, settings=settings.turns)
         self.activity = ActivityService(self.models, self.turns, self.metrics)
         self.asgi = http_app(self._services(settings, stores), settings, self.metrics, self.tracing)
+
+    def _instance(self, instance_id: str, announcements: Announcements) -> Instance:
+        """This server among others on the same database."""
+        return Instance(
+            InstanceStore(self.database, instance_id),
+            announcements,
+            self.turns,
+            self.elsewhere,
+            SharedUse(instance_id, announcements, self.usage, self.turns.owner_turns),
+            address=f"{socket.gethostname()}, pid {os.getpid()}",
+            lease_seconds=self._settings.store.lease_seconds,
+            on_keys=self.keys.reload,
+            on_taken_over=self._resume,
+        )
 
     def _services(self, settings: Settings, stores: _Stores) -> Services:
         models, turns = self.models, self.turns

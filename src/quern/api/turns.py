@@ -29,7 +29,6 @@ SHOWN_ID = re.compile(
 
 LONGEST_PAGE = 100
 NOTHING_MORE = {"description": "The last event was seen already, and the turn has ended"}
-CANCELLED = "The turn was cancelled."
 
 
 class GoOn(BaseModel):
@@ -96,7 +95,7 @@ async def turn_events(
 @router.post("/v1/turns/{turn_id}/cancel")
 async def cancel_turn(turn_id: str, services: ServicesDep, caller: PrincipalDep) -> dict[str, Any]:
     """End one of your turns; what it has written is kept. Harmless where it has ended."""
-    found = await services.turn_reports.cancel(_names(turn_id), caller.owner, CANCELLED)
+    found = await services.turn_reports.cancel(_names(turn_id), caller.owner)
     return await turn_report(found, services, caller)
 
 

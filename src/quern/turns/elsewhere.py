@@ -38,6 +38,7 @@ NOTHING_KEPT = (
     "only there."
 )
 DELETED = "The turn was deleted."
+CANCELLED = "The turn was cancelled."
 NOT_FOLLOWED = "This server stops; the turn runs on another one. Follow it there: GET /v1/turns/{id}/events."
 
 

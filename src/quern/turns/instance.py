@@ -12,13 +12,11 @@ import structlog
 from quern.errors import StoreError
 from quern.store.announcements import Announcements, Kind
 from quern.store.instances import InstanceStore
-from quern.turns.elsewhere import Elsewhere
+from quern.turns.elsewhere import CANCELLED, Elsewhere
 from quern.turns.service import TurnService
 from quern.turns.shared_use import SharedUse
 
 log = structlog.get_logger(__name__)
-
-CANCELLED = "The turn was cancelled."
 
 
 class Instance:

@@ -12,7 +12,7 @@ from quern.events import TextDelta
 from quern.records import Page, TurnRecord
 from quern.store.turns import TurnStore
 from quern.turns.archive import TurnArchive
-from quern.turns.elsewhere import Elsewhere
+from quern.turns.elsewhere import CANCELLED, Elsewhere
 from quern.turns.event_log import TurnLog
 from quern.turns.explanation import FirstUnknown, first_unknown
 from quern.turns.models import Models
@@ -94,14 +94,14 @@ class TurnReports:
         """An owner's turns, the newest first. Raises InvalidRequest where `after` names none."""
         return await self._store.page(owner, limit=limit, after=after, state=state, conversation_id=conversation_id)
 
-    async def cancel(self, names: Sequence[str], owner: str, reason: str) -> str:
+    async def cancel(self, names: Sequence[str], owner: str) -> str:
         """End a turn that runs, wherever it does, as cancelled, and wait until that is stored; its id. Raises
         TurnNotFound.
         """
         found = await self.record(names, owner)
         turn = self._turns.turn(found.id, owner)
         if turn is not None:
-            await self._turns.cancel(turn, reason)
+            await self._turns.cancel(turn, CANCELLED)
         elif not found.state.terminal:
             await self._elsewhere.cancel(found)
         return found.id
